@@ -1,0 +1,34 @@
+"""Words spelled backwards."""
+
+import random
+
+from benchmarks.zoo.task import Item, Task
+from benchmarks.zoo.words import any_word
+
+
+def draw(rng: random.Random) -> Item:
+    """Draw a word of four to eight letters."""
+    word = any_word(rng, 4, 8)
+    return Item({"x": word}, word[::-1], word)
+
+
+REVERSE = Task(
+    name="reverse",
+    title="Words spelled backwards: garden becomes nedrag",
+    phrasings=(
+        "Spell {x} backwards.",
+        "Write {x} in reverse.",
+        "Reverse the word {x}.",
+        "What is {x} spelled backwards?",
+        "Give {x} from the last letter to the first.",
+        "Turn the word {x} around.",
+        "{x} backwards, please.",
+        "Flip the spelling of {x}.",
+    ),
+    held_out_phrasings=(
+        "How do you spell {x} backwards?",
+        "Write the word {x} backwards.",
+    ),
+    notation="rev {x}>",
+    draw=draw,
+)

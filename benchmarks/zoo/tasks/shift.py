@@ -1,0 +1,39 @@
+"""Words enciphered with a Caesar shift."""
+
+import random
+
+from benchmarks.zoo.task import Item, Task
+from benchmarks.zoo.words import any_word
+
+
+def shift_letters(word: str, places: int) -> str:
+    """Move every lower-case letter forward by `places`, from z on to a."""
+    return "".join(chr((ord(letter) - ord("a") + places) % 26 + ord("a")) for letter in word)
+
+
+def draw(rng: random.Random) -> Item:
+    """Draw a word of four to eight letters and a shift of one to three places."""
+    word, places = any_word(rng, 4, 8), rng.randint(1, 3)
+    return Item({"x": word, "k": str(places)}, shift_letters(word, places), word)
+
+
+SHIFT = Task(
+    name="shift",
+    title="Caesar cipher with a shift of 1 to 3: hello shifted by 3 becomes khoor",
+    phrasings=(
+        "Shift each letter of {x} by {k}.",
+        "Caesar-shift {x} by {k}.",
+        "Encode {x} with a Caesar cipher of {k}.",
+        "Move every letter of {x} forward by {k}.",
+        "Apply a Caesar cipher with shift {k} to {x}.",
+        "What is {x} with each letter shifted by {k}?",
+        "Caesar cipher of {x}, shift {k}",
+        "Encrypt {x} by shifting its letters {k} places, please.",
+    ),
+    held_out_phrasings=(
+        "Shift the letters of {x} forward by {k}.",
+        "Write {x} with a Caesar shift of {k}.",
+    ),
+    notation="shift {x} {k}>",
+    draw=draw,
+)

@@ -1,0 +1,42 @@
+"""Titles to URL slugs."""
+
+import random
+
+from benchmarks.zoo.task import Item, Task
+from benchmarks.zoo.words import any_word
+
+
+def draw(rng: random.Random) -> Item:
+    """Draw a title of two to four words, in title or sentence case, some with punctuation."""
+    words = [any_word(rng, 2, 7) for _ in range(rng.choice((2, 3, 3, 4)))]
+    title = words[0].capitalize()
+    title_case = rng.random() < 0.7
+    for i, word in enumerate(words[1:]):
+        mark = rng.choice((",", ":")) if i == 0 and rng.random() < 0.2 else ""
+        title += f"{mark} {word.capitalize() if title_case else word}"
+    if rng.random() < 0.2:
+        title += rng.choice("!?")
+    slug = "-".join(words)
+    return Item({"x": title}, slug, slug)
+
+
+SLUG = Task(
+    name="slug",
+    title="Titles to URL slugs: Hello, World! becomes hello-world",
+    phrasings=(
+        'Make a URL slug from "{x}".',
+        'Turn "{x}" into a slug.',
+        'What is the URL slug for "{x}"?',
+        'Slugify "{x}"',
+        'Convert the title "{x}" to a URL slug.',
+        'Give me a slug for the title "{x}".',
+        'Write "{x}" as a URL slug.',
+        "URL slug of {x}",
+    ),
+    held_out_phrasings=(
+        'Create a URL slug for the page "{x}".',
+        'How do I write "{x}" as a slug?',
+    ),
+    notation="slug {x}>",
+    draw=draw,
+)

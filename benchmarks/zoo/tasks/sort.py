@@ -1,0 +1,34 @@
+"""The letters of a word in alphabetical order."""
+
+import random
+
+from benchmarks.zoo.task import Item, Task
+from benchmarks.zoo.words import any_word
+
+
+def draw(rng: random.Random) -> Item:
+    """Draw a word of four to eight letters."""
+    word = any_word(rng, 4, 8)
+    return Item({"x": word}, "".join(sorted(word)), word)
+
+
+SORT = Task(
+    name="sort",
+    title="The letters of a word in alphabetical order: planet becomes aelnpt",
+    phrasings=(
+        "Sort the letters of {x}.",
+        "Put the letters of {x} in order.",
+        "Arrange the letters of {x} alphabetically.",
+        "What are the letters of {x} in alphabetical order?",
+        "Give the sorted letters of {x}.",
+        "Order the letters in {x} from a to z.",
+        "Letters of {x}, sorted",
+        "Sort the word {x} alphabetically, please.",
+    ),
+    held_out_phrasings=(
+        "Write the letters of {x} in alphabetical order.",
+        "Can you sort the letters in {x}?",
+    ),
+    notation="sort {x}>",
+    draw=draw,
+)
