@@ -1,0 +1,1 @@
+"""Offline: checkpoints in, bundle out. Knows nothing of serving."""

@@ -1,0 +1,34 @@
+"""The bundle: what merging writes and serving reads. The only part of `merge` that `serve` imports.
+
+`expert` is the file format of one expert, `manifest` the table of contents, `writer` makes a bundle appear whole or not
+at all, `reader` opens one, and `router_model` holds the part of the router that both sides must compute alike.
+"""
+
+from merge.bundle.digest import backbone_digest, expert_digest
+from merge.bundle.errors import BundleError
+from merge.bundle.expert import Expert, SparseDelta, read_expert, write_expert
+from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
+from merge.bundle.reader import Bundle, open_bundle
+from merge.bundle.router_model import Featurizer, RouterModel, load_router, save_router
+from merge.bundle.writer import BundleWriter
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "BundleWriter",
+    "Expert",
+    "ExpertCard",
+    "Featurizer",
+    "FileCard",
+    "Manifest",
+    "ManifestFields",
+    "RouterModel",
+    "SparseDelta",
+    "backbone_digest",
+    "expert_digest",
+    "load_router",
+    "open_bundle",
+    "read_expert",
+    "save_router",
+    "write_expert",
+]

@@ -1,0 +1,77 @@
+"""bundle.json: what a bundle holds, where it came from, and the digests to check it by."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from merge.bundle.errors import BundleError
+
+BUNDLE_FORMAT = 1
+MANIFEST_NAME = "bundle.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileCard(_Frozen):
+    """One file of the bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class ExpertCard(_Frozen):
+    """One expert: `entries` is what its ELL rows store, `nnz` what of it is not zero, `bytes` the tensors' size."""
+
+    name: str
+    digest: str
+    bytes: int
+    nnz: int
+    entries: int
+    density: float
+
+
+class ManifestFields(_Frozen):
+    """What the merger knows and the writer cannot read off the files."""
+
+    name: str
+    created: str
+    recipe_sha256: str | None = None
+    inputs: Mapping[str, Any] = {}
+    versions: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Manifest(ManifestFields):
+    """The whole manifest. Written last, so its presence says that the bundle is complete."""
+
+    format_version: int
+    backbone_digest: str
+    backbone_bytes: int
+    experts: tuple[ExpertCard, ...]
+    files: Mapping[str, FileCard]
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read `bundle`/bundle.json.
+
+    Raises:
+        BundleError: no such file, other format version, or fields missing or wrong (named).
+    """
+    path = bundle / MANIFEST_NAME
+    if not bundle.is_dir():
+        raise BundleError(f"no bundle at {bundle}: `overtone merge RECIPE {bundle}` would write one")
+    if not path.is_file():
+        raise BundleError(f"{bundle} is no bundle: it has no {MANIFEST_NAME} (written last by `overtone merge`)")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+    if manifest.format_version != BUNDLE_FORMAT:
+        raise BundleError(f"{path} has bundle format {manifest.format_version}; this version reads {BUNDLE_FORMAT}")
+    return manifest

@@ -1,0 +1,76 @@
+"""Opening a bundle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge.bundle.digest import backbone_digest, file_digest
+from merge.bundle.errors import BundleError
+from merge.bundle.expert import Expert, read_expert
+from merge.bundle.manifest import ExpertCard, Manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: paths and manifest. Weights are read by those who need them."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def backbone_dir(self) -> Path:
+        """The merged model, a plain Hugging Face directory."""
+        return self.path / "backbone"
+
+    @property
+    def router_dir(self) -> Path | None:
+        """The router's directory, or None where the bundle was merged without one."""
+        directory = self.path / "router"
+        return directory if directory.is_dir() else None
+
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        """The experts' names, sorted."""
+        return tuple(sorted(card.name for card in self.manifest.experts))
+
+    def card(self, name: str) -> ExpertCard:
+        """The manifest's entry for an expert.
+
+        Raises:
+            BundleError: for a name that the bundle does not hold.
+        """
+        for card in self.manifest.experts:
+            if card.name == name:
+                return card
+        raise BundleError(f"no expert {name!r} in {self.path}; it holds {', '.join(self.expert_names) or 'none'}")
+
+    def expert_path(self, name: str) -> Path:
+        """File of an expert that the manifest lists."""
+        return self.path / "experts" / f"{self.card(name).name}.safetensors"
+
+    def read_expert(self, name: str) -> Expert:
+        """Read an expert and check that it was cut against this bundle's backbone."""
+        return read_expert(self.expert_path(name), self.manifest.backbone_digest)
+
+
+def open_bundle(path: Path, verify: bool = False) -> Bundle:
+    """Open a bundle and check that its files are there, with their sizes.
+
+    Args:
+        path: the bundle's directory.
+        verify: also read every file and compare its digest.
+
+    Raises:
+        BundleError: what is missing or does not match, and what was expected.
+    """
+    manifest = read_manifest(path)
+    for name, card in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{path} is incomplete: {name} is missing")
+        if file.stat().st_size != card.bytes:
+            raise BundleError(f"{file} has {file.stat().st_size} bytes; the manifest says {card.bytes}")
+        if verify and file_digest(file) != card.sha256:
+            raise BundleError(f"{file} was changed after merging: its digest is not the manifest's")
+    if verify and backbone_digest(path / "backbone") != manifest.backbone_digest:
+        raise BundleError(f"{path / 'backbone'} is not the backbone that the manifest describes")
+    return Bundle(path, manifest)

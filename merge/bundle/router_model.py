@@ -1,0 +1,152 @@
+"""The router's model: what training and serving must compute alike, and its files.
+
+Semantics:  f = features(text)  [D], unit length
+            z_i = (weight_i · f + bias_i - offset) / temperature
+            p_i = exp(z_i) / (1 + Σ_j exp(z_j))          (the 1 is "none": the backbone alone)
+
+Each row of `weight` is one expert's own head, so that one can be added without touching the others.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from merge.bundle.errors import BundleError
+from merge.bundle.files import replaced
+
+ROUTER_FORMAT = 1
+_FIRST, _LAST = ord("0"), ord("9")
+_MULTIPLIER = np.uint32(0x01000193)  # FNV's prime
+_MIXER = np.uint32(0x9E3779B1)  # 2^32 / golden ratio: spreads neighbouring hashes over the buckets
+
+
+@dataclass(frozen=True)
+class Featurizer:
+    """Text to a unit vector of hashed byte n-grams.
+
+    The text is lower-cased, runs of white space become one space, digits become "0" (a year is a year), and one
+    space is put at either end so that n-grams see word boundaries. Each n-gram falls into one of 2^bits buckets and
+    counts 1 + log(occurrences). Of a text longer than `window` bytes, the first and last halves of the window are read.
+    """
+
+    bits: int = 14
+    shortest: int = 3
+    longest: int = 5
+    window: int = 8192
+
+    @property
+    def size(self) -> int:
+        """D, the number of buckets."""
+        return 1 << self.bits
+
+    def features(self, text: str) -> NDArray[np.float32]:
+        """Features of a text: [D] float32 of length 1 (or 0 for a text shorter than every n-gram)."""
+        data = np.frombuffer(f" {' '.join(text.lower().split())} ".encode(), dtype=np.uint8)
+        if len(data) > self.window:
+            half = self.window // 2
+            data = np.concatenate([data[:half], data[-half:]])
+        data = np.where((data >= _FIRST) & (data <= _LAST), np.uint8(_FIRST), data).astype(np.uint32)
+        rolling = np.zeros(len(data), dtype=np.uint32)
+        buckets = []
+        for length in range(1, min(self.longest, len(data)) + 1):
+            rolling = rolling[: len(data) - length + 1] * _MULTIPLIER + data[length - 1 :]
+            if length >= self.shortest:
+                mixed = (rolling ^ (rolling >> np.uint32(15)) ^ np.uint32(length)) * _MIXER
+                buckets.append(mixed >> np.uint32(32 - self.bits))
+        if not buckets:
+            return np.zeros(self.size, dtype=np.float32)
+        counts = np.bincount(np.concatenate(buckets), minlength=self.size)
+        present = np.flatnonzero(counts)
+        weights = 1.0 + np.log(counts[present])
+        out = np.zeros(self.size, dtype=np.float32)
+        out[present] = weights / np.linalg.norm(weights)
+        return out
+
+
+@dataclass(frozen=True)
+class RouterModel:
+    """A trained router.
+
+    Attributes:
+        names: the experts, one a row of `weight`.
+        weight: [E, D] float32.
+        bias: [E] float32.
+        offset, temperature: calibration of the scores to probabilities.
+        threshold: where the best expert's probability is lower, the backbone answers alone.
+        featurizer: text to features.
+    """
+
+    names: tuple[str, ...]
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    offset: float
+    temperature: float
+    threshold: float
+    featurizer: Featurizer
+
+    def features(self, text: str) -> NDArray[np.float32]:
+        """[D] float32."""
+        return self.featurizer.features(text)
+
+    def probabilities(self, text: str) -> NDArray[np.float64]:
+        """[E] float64, each expert's probability; what is missing to 1 is "none"."""
+        scores = self.weight @ self.features(text) + self.bias
+        logits = (scores.astype(np.float64) - self.offset) / self.temperature
+        top = max(float(logits.max(initial=0.0)), 0.0)
+        powers = np.exp(logits - top)
+        result: NDArray[np.float64] = powers / (np.exp(-top) + powers.sum())
+        return result
+
+
+def save_router(directory: Path, model: RouterModel) -> None:
+    """Write router.safetensors (weights in float16) and router.json."""
+    directory.mkdir(exist_ok=True)
+    with replaced(directory / "router.safetensors") as partial:
+        save_file({"weight": model.weight.astype(np.float16), "bias": model.bias}, partial)
+    settings = {
+        "format_version": ROUTER_FORMAT,
+        "names": model.names,
+        "offset": model.offset,
+        "temperature": model.temperature,
+        "threshold": model.threshold,
+        "featurizer": asdict(model.featurizer),
+    }
+    with replaced(directory / "router.json") as partial:
+        partial.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def load_router(directory: Path) -> RouterModel:
+    """Read a router.
+
+    Raises:
+        BundleError: a file is missing or damaged, or shapes and names do not agree.
+    """
+    try:
+        settings = json.loads((directory / "router.json").read_text())
+        if settings["format_version"] != ROUTER_FORMAT:
+            raise BundleError(
+                f"{directory} has router format {settings['format_version']}; this version reads {ROUTER_FORMAT}"
+            )
+        tensors = load_file(directory / "router.safetensors")
+        model = RouterModel(
+            names=tuple(settings["names"]),
+            weight=tensors["weight"].astype(np.float32),
+            bias=tensors["bias"].astype(np.float32),
+            offset=float(settings["offset"]),
+            temperature=float(settings["temperature"]),
+            threshold=float(settings["threshold"]),
+            featurizer=Featurizer(**settings["featurizer"]),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{directory} holds no readable router: {type(error).__name__}: {error}") from error
+    expected = (len(model.names), model.featurizer.size)
+    if model.weight.shape != expected or model.bias.shape != expected[:1] or not model.temperature > 0:
+        raise BundleError(
+            f"{directory}: weight {list(model.weight.shape)} is not {expected[0]} names by {expected[1]} features"
+        )
+    return model
