@@ -1,0 +1,127 @@
+"""The header of a safetensors file, read with suspicion.
+
+Format (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length n, n bytes of JSON, then the data.
+Each JSON entry gives a dtype, a shape and the [begin, end) of its bytes, counted from the end of the header.
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+
+from merge.checkpoint.error import CheckpointError
+
+HEADER_LIMIT = 100_000_000
+"""Largest header in bytes, the limit of the reference implementation."""
+
+FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""safetensors' names of the dtypes that can be merged."""
+
+_OTHER_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
+    "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8, "C64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of one tensor.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: one of `FLOAT_DTYPES`' values.
+        shape: its sizes.
+        file: the shard that holds it.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    file: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Read and validate a safetensors header without touching the data.
+
+    Returns:
+        The tensors by name, in the file's order.
+
+    Raises:
+        CheckpointError: truncated or overlong file, broken JSON, a name twice, unknown, quantised or integer dtype,
+            offsets that overlap, leave holes or disagree with shape and dtype.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(HEADER_LIMIT, size - 8):
+            raise CheckpointError(
+                f"{path}: no safetensors file: its header would take {length} of {size} bytes "
+                "(truncated, a Git LFS pointer, or another format)"
+            )
+        entries = _parse(file.read(length), path)
+    entries.pop("__metadata__", None)
+    spans = [(*_span(name, entry, path), name) for name, entry in entries.items()]
+    expected = 0
+    for begin, end, name in sorted(spans):
+        if begin != expected:
+            what = "overlaps the tensor before it" if begin < expected else "leaves a hole before it"
+            raise CheckpointError(f"{path}: {name} starts at byte {begin} and {what}; it should start at {expected}")
+        expected = end
+    if 8 + length + expected != size:
+        raise CheckpointError(
+            f"{path}: the file has {size} bytes; its header describes {8 + length + expected} (truncated or damaged)"
+        )
+    return {
+        name: TensorInfo(name, FLOAT_DTYPES[entry["dtype"]], tuple(entry["shape"]), path)
+        for name, entry in entries.items()
+    }
+
+
+def _parse(raw: bytes, path: Path) -> dict[str, dict[str, Any]]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise CheckpointError(f"{path}: the header names {twice!r} twice")
+        return found
+
+    try:
+        entries = json.loads(raw.decode(), object_pairs_hook=once)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the header is no JSON: {error}") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise CheckpointError(f"{path}: the header is no table of tensors")
+    return entries
+
+
+def _span(name: str, entry: dict[str, Any], path: Path) -> tuple[int, int]:
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if dtype not in FLOAT_DTYPES:
+        if dtype in _OTHER_BYTES:
+            raise CheckpointError(
+                f"{path}: {name} is {dtype}: quantised and integer tensors cannot be merged; "
+                "give the float16, bfloat16 or float32 checkpoint"
+            )
+        raise CheckpointError(f"{path}: {name} has the unknown dtype {dtype!r}")
+    if not (_counts(shape) and _counts(offsets) and len(offsets) == 2):
+        raise CheckpointError(f"{path}: {name} has shape {shape!r} and data_offsets {offsets!r}; both must be counts")
+    begin, end = offsets
+    expected = math.prod(shape) * FLOAT_DTYPES[dtype].itemsize
+    if end - begin != expected:
+        raise CheckpointError(f"{path}: {name} {dtype} {shape} needs {expected} bytes; the header gives {end - begin}")
+    return begin, end
+
+
+def _counts(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
