@@ -1,0 +1,143 @@
+"""Which sequences a step attends for, and where their keys lie: worked out once a step, shared by its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DecodeGroup:
+    """Sequences with one query token each and contexts of similar length, attended together.
+
+    Attributes:
+        tokens: `[n]` int64 rows of the query.
+        places: `[n * longest]` int64 rows of the flattened cache, sequence by sequence, padded with place 0.
+        visible: `[n, 1, 1, longest]` bool, False for padding and for what lies before the sliding window.
+    """
+
+    tokens: Tensor
+    places: Tensor
+    visible: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionBatch:
+    """The sequences of one step, flattened into T query tokens.
+
+    Attributes:
+        block_tables: `[B, max_blocks]` int32, the cache blocks of each sequence in order; unused entries are ignored.
+        context_lens: tokens of each sequence in the cache, those of this step included.
+        query_lens: tokens of each sequence in this step, the last ones of its context.
+        query_start: B + 1 offsets of the sequences in the flattened query.
+        block_size: tokens in a cache block.
+        window: a token sees itself and the window - 1 tokens before it; None for all.
+    """
+
+    block_tables: Tensor
+    context_lens: tuple[int, ...]
+    query_lens: tuple[int, ...]
+    query_start: tuple[int, ...]
+    block_size: int
+    window: int | None
+
+    @property
+    def tokens(self) -> int:
+        """Query tokens of the step."""
+        return self.query_start[-1]
+
+    @classmethod
+    def build(
+        cls,
+        block_tables: Tensor,
+        context_lens: Sequence[int],
+        query_lens: Sequence[int],
+        block_size: int,
+        window: int | None = None,
+    ) -> AttentionBatch:
+        """Plan a step.
+
+        Raises:
+            ValueError: lengths do not fit each other or the block tables.
+        """
+        contexts, queries = tuple(context_lens), tuple(query_lens)
+        if block_tables.dim() != 2 or not len(contexts) == len(queries) == block_tables.shape[0]:
+            raise ValueError(
+                f"block_tables {list(block_tables.shape)}, {len(contexts)} context lengths and {len(queries)} query "
+                "lengths must be of the same number of sequences"
+            )
+        if window is not None and window < 1:
+            raise ValueError(f"a sliding window holds at least 1 token, not {window}")
+        capacity = block_tables.shape[1] * block_size
+        for sequence, (context, query) in enumerate(zip(contexts, queries, strict=True)):
+            if not 1 <= query <= context <= capacity:
+                raise ValueError(
+                    f"sequence {sequence} has {query} query and {context} context tokens; "
+                    f"needed: 1 <= query <= context <= {capacity}, what its block table holds"
+                )
+        return cls(block_tables, contexts, queries, (0, *accumulate(queries)), block_size, window)
+
+    def places(self, sequence: int, first: int = 0) -> Tensor:
+        """Rows of the flattened cache that hold one sequence's tokens, from token `first` on: int64."""
+        token = torch.arange(first, self.context_lens[sequence], device=self.block_tables.device)
+        block = self.block_tables[sequence].to(torch.int64)[token // self.block_size]
+        return block * self.block_size + token % self.block_size
+
+    @cached_property
+    def prefills(self) -> tuple[tuple[int, Tensor, Tensor], ...]:
+        """Sequences of several query tokens: number, cache rows, and what each query sees, `[query, keys]` bool."""
+        return tuple(
+            (sequence, self.places(sequence, self._first_seen(sequence)), self._visible(sequence))
+            for sequence, length in enumerate(self.query_lens)
+            if length > 1
+        )
+
+    @cached_property
+    def decodes(self) -> tuple[DecodeGroup, ...]:
+        """Sequences of one query token, grouped so that padding at most doubles what a group reads."""
+        seen = {
+            sequence: self.context_lens[sequence] - self._first_seen(sequence)
+            for sequence, length in enumerate(self.query_lens)
+            if length == 1
+        }
+        groups: list[list[int]] = []
+        for sequence in sorted(seen, key=lambda sequence: -seen[sequence]):
+            if groups and 2 * seen[sequence] >= seen[groups[-1][0]]:
+                groups[-1].append(sequence)
+            else:
+                groups.append([sequence])
+        return tuple(self._decode_group(group, seen[group[0]]) for group in groups)
+
+    def _decode_group(self, sequences: list[int], longest: int) -> DecodeGroup:
+        device = self.block_tables.device
+        number = torch.tensor(sequences, device=device)
+        first = torch.tensor([self._first_seen(sequence) for sequence in sequences], device=device)
+        context = torch.tensor([self.context_lens[sequence] for sequence in sequences], device=device)
+        token = first[:, None] + torch.arange(longest, device=device)
+        visible = token < context[:, None]
+        token = torch.where(visible, token, 0)
+        block = self.block_tables[number].to(torch.int64).gather(1, token // self.block_size)
+        places = torch.where(visible, block * self.block_size + token % self.block_size, 0)
+        return DecodeGroup(
+            tokens=torch.tensor([self.query_start[sequence] for sequence in sequences], device=device),
+            places=places.reshape(-1),
+            visible=visible[:, None, None, :],
+        )
+
+    def _first_seen(self, sequence: int) -> int:
+        if self.window is None:
+            return 0
+        return max(0, self.context_lens[sequence] - self.query_lens[sequence] + 1 - self.window)
+
+    def _visible(self, sequence: int) -> Tensor:
+        context, query = self.context_lens[sequence], self.query_lens[sequence]
+        device = self.block_tables.device
+        own = torch.arange(context - query, context, device=device)[:, None]
+        key = torch.arange(self._first_seen(sequence), context, device=device)
+        visible = key <= own
+        return visible if self.window is None else visible & (key > own - self.window)

@@ -1,0 +1,134 @@
+"""Which tokens of a step carry which experts: worked out once a step, shared by all of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+NO_EXPERT = -1
+
+
+@dataclass(frozen=True)
+class ExpertGroup:
+    """The tokens that carry one slot in the same column of `slots`.
+
+    Attributes:
+        slot: which expert.
+        tokens: `[n]` int64 positions in the batch, ascending.
+        gates: `[n]` fp32.
+    """
+
+    slot: int
+    tokens: Tensor
+    gates: Tensor
+
+
+@dataclass(frozen=True)
+class ExpertBatch:
+    """Slots and gates of one step's tokens.
+
+    The groups come column by column of `slots`, and inside a column by slot. Adding them in that order adds each
+    token's own experts in the order of its row whatever the other tokens carry, so a token's result depends on its
+    own row alone.
+
+    Attributes:
+        slots: `[T, m]` int32, -1 for none.
+        gates: `[T, m]` fp32.
+        group_slot: `[G]` int32, the groups' slots.
+        group_start: `[G + 1]` int32, where each group's tokens begin in the two below.
+        group_token: `[P]` int32, positions in the batch, ascending inside a group.
+        group_gate: `[P]` fp32.
+        highest_slot: the largest slot used, -1 where no token has an expert.
+        uniform: the slot that every token carries alone and with gate 1, or None; then its residual may be patched
+            into the weights instead.
+    """
+
+    slots: Tensor
+    gates: Tensor
+    group_slot: Tensor
+    group_start: Tensor
+    group_token: Tensor
+    group_gate: Tensor
+    highest_slot: int
+    uniform: int | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the step, with and without experts."""
+        return self.slots.shape[0]
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether any token carries an expert."""
+        return self.highest_slot != NO_EXPERT
+
+    @cached_property
+    def groups(self) -> tuple[ExpertGroup, ...]:
+        """The tokens that share an expert; empty where no token has one."""
+        starts = self.group_start.tolist()
+        sizes = [end - start for start, end in pairwise(starts)]
+        tokens, gates = torch.split(self.group_token.long(), sizes), torch.split(self.group_gate, sizes)
+        return tuple(map(ExpertGroup, self.group_slot.tolist(), tokens, gates))
+
+    @classmethod
+    def from_slots(
+        cls,
+        slots: Tensor | Sequence[int] | Sequence[Sequence[int]],
+        gates: Tensor | Sequence[Sequence[float]] | None = None,
+        device: torch.device | str | None = None,
+    ) -> ExpertBatch:
+        """Plan a step.
+
+        Args:
+            slots: `[T]` or `[T, m]` integers, -1 for none. A tensor on a GPU is copied to the host, which waits for it.
+            gates: `[T, m]` (or `[T]` with slots `[T]`) weights of the experts; None for 1.
+            device: where the tensors of the plan go; the slots' own device, or the CPU, when None.
+
+        Raises:
+            ValueError: a shape does not fit, a slot is below -1 or a gate is not finite.
+        """
+        if device is None:
+            device = slots.device if isinstance(slots, Tensor) else "cpu"
+        table = torch.as_tensor(slots).to(device="cpu")
+        if table.dim() not in {1, 2} or (table.numel() and table.dtype.is_floating_point):
+            raise ValueError(f"slots must be integers [T] or [T, m], not {table.dtype} {list(table.shape)}")
+        weights = None if gates is None else torch.as_tensor(gates, dtype=torch.float32).to(device="cpu")
+        if weights is not None and weights.shape != table.shape:
+            raise ValueError(f"gates are {list(weights.shape)} but slots are {list(table.shape)}")
+        if weights is not None and not bool(torch.isfinite(weights).all()):
+            raise ValueError("gates must be finite")
+        table = table.to(torch.int32)[:, None] if table.dim() == 1 else table.to(torch.int32)
+        if table.numel() and int(table.min()) < NO_EXPERT:
+            raise ValueError(f"slots must be -1 (no expert) or more, not {int(table.min())}")
+        weights = torch.ones(table.shape) if weights is None else weights.reshape(table.shape)
+        return _plan(table, weights, torch.device(device))
+
+
+def _plan(slots: Tensor, gates: Tensor, device: torch.device) -> ExpertBatch:
+    members: dict[tuple[int, int], list[int]] = {}
+    for token, row in enumerate(slots.tolist()):
+        for column, slot in enumerate(row):
+            if slot != NO_EXPERT:
+                members.setdefault((column, slot), []).append(token)
+    order = sorted(members)
+    sizes = [len(members[key]) for key in order]
+    group_token = torch.tensor([token for key in order for token in members[key]], dtype=torch.int32)
+    column_of = torch.tensor([key[0] for key in order for _ in members[key]], dtype=torch.int64)
+    group_gate = gates[group_token.long(), column_of]
+    starts = [0, *accumulate(sizes)]
+    one_expert = len(order) == 1 and sizes[0] == slots.shape[0] and bool((group_gate == 1).all())
+    return ExpertBatch(
+        slots=slots.to(device),
+        gates=gates.to(device),
+        group_slot=torch.tensor([slot for _, slot in order], dtype=torch.int32, device=device),
+        group_start=torch.tensor(starts, dtype=torch.int32, device=device),
+        group_token=group_token.to(device),
+        group_gate=group_gate.to(device),
+        highest_slot=max((slot for _, slot in order), default=NO_EXPERT),
+        uniform=order[0][1] if one_expert else None,
+    )

@@ -1,0 +1,65 @@
+"""The one public function of the op."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.expert_linear.bank import ExpertBank
+from kernels.expert_linear.batch import ExpertBatch
+from kernels.expert_linear.cpu import expert_linear_torch
+
+
+def expert_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    bank: ExpertBank | None = None,
+    batch: ExpertBatch | None = None,
+) -> Tensor:
+    """A linear layer in which every token may carry experts of its own.
+
+    Semantics: `y[t] = weight @ x[t] + bias + sum_j gates[t, j] * E[slots[t, j]] @ x[t]`, slot -1 adding nothing;
+    accumulated in fp32, deterministic, and independent of the other tokens in what the experts add.
+
+    Without a bank, without a batch, or where no token of the batch has an expert, this is the plain product and no
+    expert work is done.
+
+    Args:
+        x: `[T, K]`, contiguous or not.
+        weight: `[N, K]`, the dtype of `x`.
+        bias: `[N]` or None.
+        bank: the layer's residuals; on the device of `x`.
+        batch: the plan of the step's T tokens, made once by `ExpertBatch.from_slots`.
+
+    Returns:
+        `[T, N]` in the dtype of `x`.
+
+    Raises:
+        ValueError: shapes, dtypes or slots do not fit together.
+    """
+    _check_product(x, weight, bias)
+    if bank is None or batch is None or not batch.has_experts:
+        return F.linear(x, weight, bias)
+    _check_experts(x, weight, bank, batch)
+    return expert_linear_torch(x, weight, bias, bank, batch)
+
+
+def _check_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x [T, K] and weight [N, K] do not fit: {list(x.shape)} and {list(weight.shape)}")
+    if x.dtype != weight.dtype:
+        raise ValueError(f"x is {x.dtype} but weight is {weight.dtype}; they must be the same")
+    if bias is not None and bias.shape != (weight.shape[0],):
+        raise ValueError(f"bias must be [{weight.shape[0]}], not {list(bias.shape)}")
+
+
+def _check_experts(x: Tensor, weight: Tensor, bank: ExpertBank, batch: ExpertBatch) -> None:
+    if (bank.out_features, bank.in_features) != (weight.shape[0], weight.shape[1]):
+        raise ValueError(
+            f"the bank is for a weight [{bank.out_features}, {bank.in_features}], not {list(weight.shape)}"
+        )
+    if batch.tokens != x.shape[0]:
+        raise ValueError(f"the batch plans {batch.tokens} tokens but x has {x.shape[0]}")
+    if batch.highest_slot >= bank.slots:
+        raise ValueError(f"slot {batch.highest_slot} is not in this bank of {bank.slots} slots")

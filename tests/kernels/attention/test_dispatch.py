@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kernels.attention import AttentionBatch, paged_attention
+from kernels.attention.reference import paged_attention_reference
+from tests.kernels.attention.cases import random_cache, scattered_tables
+
+# Outputs are averages of order 1: bf16 keeps 8 bits and torch rounds the probabilities to it as well.
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
+MIXED = ([1, 40, 3, 17, 129, 6], [1, 1, 3, 5, 1, 1])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("window", [None, 1, 4, 64])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 8), (6, 2, 16), (3, 1, 17)])
+def test_matches_the_reference(
+    heads: int, kv_heads: int, head_dim: int, window: int | None, dtype: torch.dtype
+) -> None:
+    contexts, queries = MIXED
+    batch = AttentionBatch.build(scattered_tables(contexts, 4), contexts, queries, 4, window)
+    query, key, value = random_cache(batch, heads, kv_heads, head_dim, dtype)
+    want = paged_attention_reference(query.double(), key, value, batch, 0.3)
+    got = paged_attention(query, key, value, batch, scale=0.3)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=TOLERANCE[dtype])
+
+
+def test_the_reference_is_causal_attention() -> None:
+    batch = AttentionBatch.build(torch.tensor([[0, 1]], dtype=torch.int32), [7], [7], 4)
+    query, key, value = random_cache(batch, 2, 2, 8, torch.float64)
+    keys, values = (cache.view(-1, 2, 8)[:7].transpose(0, 1) for cache in (key, value))
+    want = F.scaled_dot_product_attention(query.transpose(0, 1), keys, values, is_causal=True).transpose(0, 1)
+    torch.testing.assert_close(paged_attention_reference(query, key, value, batch, 8**-0.5), want)
+
+
+def test_the_default_scale() -> None:
+    batch = AttentionBatch.build(torch.tensor([[0]], dtype=torch.int32), [3], [1], 4)
+    query, key, value = random_cache(batch, 2, 1, 16, torch.float32)
+    assert torch.equal(paged_attention(query, key, value, batch), paged_attention(query, key, value, batch, 0.25))
+
+
+def test_chunks_of_a_prompt_attend_as_the_whole() -> None:
+    tables = scattered_tables([11], 4)
+    whole = AttentionBatch.build(tables, [11], [11], 4)
+    query, key, value = random_cache(whole, 2, 1, 16, torch.float32)
+    want = paged_attention(query, key, value, whole)
+    for start, end in ((0, 5), (5, 10), (10, 11)):
+        chunk = AttentionBatch.build(tables, [end], [end - start], 4)
+        torch.testing.assert_close(paged_attention(query[start:end], key, value, chunk), want[start:end])
+
+
+def test_other_sequences_content_does_not_matter() -> None:
+    batch = AttentionBatch.build(scattered_tables([5, 9], 4), [5, 9], [1, 1], 4)
+    query, key, value = random_cache(batch, 2, 1, 16, torch.float32)
+    want = paged_attention(query, key, value, batch)[0]
+    strangers = batch.block_tables[1][batch.block_tables[1] >= 0].long()
+    key[strangers], value[strangers] = 1e4, 1e4
+    assert torch.equal(paged_attention(query, key, value, batch)[0], want)
+
+
+TABLES = torch.zeros(1, 2, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "queries", "window", "message"),
+    [
+        ([1, 1], [1], None, "same number of sequences"),
+        ([9], [1], None, "context <= 8"),
+        ([2], [3], None, "3 query and 2 context"),
+        ([2], [0], None, "0 query"),
+        ([2], [1], 0, "at least 1 token"),
+    ],
+)
+def test_build_refuses(contexts: list[int], queries: list[int], window: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AttentionBatch.build(TABLES, contexts, queries, 4, window)
+
+
+@pytest.mark.parametrize(
+    ("query", "cache", "message"),
+    [
+        ((2, 2, 8), (3, 4, 1, 8), r"query must be \[1, heads, head_dim\]"),
+        ((1, 2, 8), (3, 5, 1, 8), "plans blocks of 4 tokens"),
+        ((1, 3, 8), (3, 4, 2, 8), "does not fit"),
+        ((1, 2, 16), (3, 4, 2, 8), "does not fit"),
+        ((1, 2, 8), (4, 1, 8), "4-D"),
+    ],
+)
+def test_refuses(query: tuple[int, ...], cache: tuple[int, ...], message: str) -> None:
+    batch = AttentionBatch.build(TABLES, [3], [1], 4)
+    with pytest.raises(ValueError, match=message):
+        paged_attention(torch.zeros(query), torch.zeros(cache), torch.zeros(cache), batch)

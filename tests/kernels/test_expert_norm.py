@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from kernels.expert_linear import ExpertBatch
+from kernels.expert_norm import expert_bias, expert_rms_norm
+
+
+def llama_norm(x: Tensor, weight: Tensor) -> Tensor:
+    norm = LlamaRMSNorm(weight.shape[0], eps=1e-5).to(weight.dtype)
+    norm.weight.data.copy_(weight)
+    return norm(x).detach()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (5, 2, 129)])
+def test_without_experts_it_is_llamas_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, weight = torch.randn(shape).to(dtype), torch.randn(shape[-1]).to(dtype)
+    assert torch.equal(expert_rms_norm(x, weight, 1e-5), llama_norm(x, weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("heads", [(), (3,)])
+def test_every_token_gets_its_experts_weight(heads: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, weight = torch.randn(4, *heads, 33).to(dtype), torch.randn(33).to(dtype)
+    delta = torch.randn(3, 33)
+    batch = ExpertBatch.from_slots([[0, -1], [-1, -1], [2, 1], [1, -1]], [[1, 9], [9, 9], [0.25, 0.5], [1, 9]])
+    got = expert_rms_norm(x, weight, 1e-5, delta, batch)
+    shifts = [delta[0], torch.zeros(33), 0.25 * delta[2] + 0.5 * delta[1], delta[1]]
+    for token, shift in enumerate(shifts):
+        want = llama_norm(x[token], (weight.float() + shift).to(dtype))
+        torch.testing.assert_close(got[token], want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_bias(dtype: torch.dtype) -> None:
+    y, delta = torch.randn(3, 17).to(dtype), torch.randn(2, 17)
+    got = expert_bias(y, delta, ExpertBatch.from_slots([[1], [-1], [0]], [[0.5], [1], [1]]))
+    assert torch.equal(got[1], y[1])
+    assert torch.equal(got[0], (y[0].float() + 0.5 * delta[1]).to(dtype))
+    assert torch.equal(got[2], (y[2].float() + delta[0]).to(dtype))
+
+
+def test_bias_without_experts_is_the_input() -> None:
+    y = torch.randn(2, 5)
+    assert expert_bias(y) is y
+    assert expert_bias(y, torch.ones(1, 5), ExpertBatch.from_slots([-1, -1])) is y
+
+
+@pytest.mark.parametrize(
+    ("delta", "slots", "message"),
+    [
+        (torch.ones(2, 4), [0, 1], r"delta must be \[slots, 5\]"),
+        (torch.ones(2, 5), [0], "plans 1 tokens"),
+        (torch.ones(2, 5), [0, 2], "slot 2 is not among the 2 slots"),
+    ],
+)
+def test_refuses(delta: Tensor, slots: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        expert_rms_norm(torch.ones(2, 5), torch.ones(5), 1e-5, delta, ExpertBatch.from_slots(slots))
+    with pytest.raises(ValueError, match=message):
+        expert_bias(torch.ones(2, 5), delta, ExpertBatch.from_slots(slots))
+
+
+def test_norm_refuses_a_weight_of_another_size() -> None:
+    with pytest.raises(ValueError, match=r"weight must be \[5\]"):
+        expert_rms_norm(torch.ones(2, 5), torch.ones(4), 1e-5)
