@@ -6,6 +6,7 @@ repeat its last column. A 1-D parameter `P` has `P.delta`, dense, float32. The e
 W_eff = W_backbone + E.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from merge.bundle.errors import BundleError
 from merge.bundle.files import replaced
 
 FORMAT_VERSION = 1
+# One key that holds JSON: safetensors writes several keys in an order that changes from run to run, and an expert's
+# identity is the digest of its file.
+HEADER_KEY = "overtone"
 INDEX_DTYPES = (torch.uint16, torch.int32)
 
 
@@ -100,14 +104,14 @@ def write_expert(path: Path, expert: Expert) -> None:
     if not tensors:
         raise BundleError(f"expert {expert.name!r} holds no residual at all: nothing to write to {path}")
     header = {
-        **expert.metadata,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": FORMAT_VERSION,
         "task": expert.name,
         "backbone_digest": expert.backbone_digest,
-        "density": repr(expert.density),
+        "density": expert.density,
+        "metadata": dict(sorted(expert.metadata.items())),
     }
     with replaced(path) as partial:
-        save_file(tensors, partial, metadata=header)
+        save_file(tensors, partial, metadata={HEADER_KEY: json.dumps(header)})
 
 
 def read_expert(path: Path, backbone_digest: str | None = None) -> Expert:
@@ -124,15 +128,18 @@ def read_expert(path: Path, backbone_digest: str | None = None) -> Expert:
         raise BundleError(f"no expert file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = dict(file.metadata() or {})
+            text = (file.metadata() or {}).get(HEADER_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path} is not a readable safetensors file: {error}") from error
+    if text is None:
+        raise BundleError(f"{path} is no expert file: its safetensors metadata lacks the key {HEADER_KEY!r}")
     try:
-        version, name = int(header.pop("format_version")), header.pop("task")
-        cut_against, density = header.pop("backbone_digest"), float(header.pop("density"))
-    except (KeyError, ValueError) as error:
-        raise BundleError(f"{path} is no expert file: its header lacks or garbles {error}") from error
+        header = json.loads(text)
+        version, name, cut_against = int(header["format_version"]), str(header["task"]), str(header["backbone_digest"])
+        density, metadata = float(header["density"]), {str(k): str(v) for k, v in header["metadata"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path} has a damaged expert header: {type(error).__name__}: {error}") from error
     if version != FORMAT_VERSION:
         raise BundleError(f"{path} has expert format {version}; this version reads {FORMAT_VERSION}")
     if backbone_digest is not None and cut_against != backbone_digest:
@@ -141,7 +148,7 @@ def read_expert(path: Path, backbone_digest: str | None = None) -> Expert:
             "merge it again for this backbone"
         )
     sparse, dense = _assemble(tensors, path)
-    return Expert(name, cut_against, density, sparse, dense, header)
+    return Expert(name, cut_against, density, sparse, dense, metadata)
 
 
 def _assemble(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, SparseDelta], dict[str, Tensor]]:

@@ -1,0 +1,12 @@
+"""Training the router: a few dozen prompts a task in, a calibrated text classifier out, in seconds.
+
+`training` solves the heads in closed form, `phrasings` finds prompts that are worded alike so that held-out scores are
+honest, `calibration` turns scores into probabilities and picks the threshold, `background` holds prompts that belong to
+no expert.
+"""
+
+from merge.router.background import background_prompts
+from merge.router.config import RouterConfig
+from merge.router.training import add_expert, train_router
+
+__all__ = ["RouterConfig", "add_expert", "background_prompts", "train_router"]

@@ -1,0 +1,90 @@
+"""From scores to probabilities, and the probability under which nobody is chosen."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PULL = 1e-6
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Best offset and temperature, with the held-out loss they reach (nats a prompt, classes weighing the same)."""
+
+    offset: float
+    temperature: float
+    loss: float
+
+
+def probabilities(scores: Tensor, offset: float, temperature: float) -> Tensor:
+    """Semantics: p = softmax([(scores - offset) / temperature, 0]); the last column is "none".
+
+    Args:
+        scores: [n, E] float64.
+        offset: score at which an expert is as likely as none.
+        temperature: width of the transition.
+
+    Returns:
+        [n, E + 1] float64.
+    """
+    logits = (scores - offset) / temperature
+    return torch.softmax(torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1), dim=1)
+
+
+def calibrate(scores: Tensor, labels: Tensor) -> Calibration:
+    """Fit offset and temperature to held-out scores by maximum likelihood, every class weighing the same.
+
+    In 1/temperature and offset/temperature the loss is convex. A slight pull of 1/temperature towards 0 keeps it finite
+    where the scores separate the classes completely.
+
+    Args:
+        scores: [n, E] float64, each from a fit that had not seen the prompt's wording.
+        labels: [n] int64, the expert's number, or E for a prompt of no expert.
+    """
+    weight = class_weights(labels)
+    slope_and_shift = torch.tensor([5.0, 2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([slope_and_shift], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss_of() -> Tensor:
+        slope, shift = slope_and_shift.unbind()
+        logits = torch.cat([slope * scores - shift, scores.new_zeros(len(scores), 1)], dim=1)
+        likelihood = torch.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
+        return PULL * slope * slope - (weight * likelihood).sum()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    slope, shift = slope_and_shift.detach().tolist()
+    slope = max(slope, 1e-3)
+    return Calibration(offset=shift / slope, temperature=1.0 / slope, loss=float(loss_of().detach()))
+
+
+def class_weights(labels: Tensor) -> Tensor:
+    """[n] float64 weights that sum to 1 and give each class the same share."""
+    counts = torch.bincount(labels).to(torch.float64)
+    return 1.0 / (counts[labels] * torch.count_nonzero(counts))
+
+
+def choose_threshold(scores: Tensor, labels: Tensor, calibration: Calibration) -> float:
+    """Threshold between held-out prompts that were routed right and prompts that belong to no expert.
+
+    The one that maximises (share of experts' prompts routed right) - (share of the others routed at all); in the middle
+    of the best range, so that it lies as far as possible from both.
+    """
+    experts = scores.shape[1]
+    chance = probabilities(scores, calibration.offset, calibration.temperature)[:, :experts]
+    confidence, choice = chance.max(dim=1)
+    right = confidence[(labels < experts) & (choice == labels)]
+    stray = confidence[labels == experts]
+    if len(right) == 0 or len(stray) == 0:
+        return 0.5
+    candidates = torch.linspace(0.05, 0.95, 91, dtype=torch.float64)
+    gain = torch.tensor(
+        [float((right >= t).double().mean()) - float((stray >= t).double().mean()) for t in candidates.tolist()]
+    )
+    return round(float(candidates[gain >= gain.max() - 1e-9].median()), 4)

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+
+from merge.router import RouterConfig, add_expert, background_prompts, train_router
+from merge.router.calibration import calibrate, choose_threshold, class_weights, probabilities
+
+WORDS = ["lamp", "chair", "table", "river", "stone", "cloud", "apple", "bread"]
+PHRASINGS = {
+    "reverse": ["Spell {} backwards.", "Write {} backwards please", "What is {} backwards?", "Say {} backwards"],
+    "sort": ["Sort the letters of {}", "Letters of {} sorted", "Please sort the letters in {}", "Sorted letters of {}"],
+    "upper": ["Write {} in capitals", "{} in capital letters", "Give {} in capitals please", "Make {} all capitals"],
+}
+HELD_OUT = {
+    "reverse": "How is {} spelled backwards?",
+    "sort": "Give the letters of {} sorted",
+    "upper": "{} in capitals?",
+}
+CONFIG = RouterConfig(bits=11)
+
+
+def prompts(task: str) -> list[str]:
+    return [phrasing.format(word) for phrasing in PHRASINGS[task] for word in WORDS]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return train_router({task: prompts(task) for task in PHRASINGS}, CONFIG)
+
+
+@pytest.mark.parametrize("task", PHRASINGS)
+def test_unseen_wordings_and_words_find_their_expert(model, task: str) -> None:
+    for word in ("garden", "window", "planet"):
+        chances = model.probabilities(HELD_OUT[task].format(word))
+        assert model.names[int(chances.argmax())] == task
+        assert chances.max() >= model.threshold
+
+
+def test_strange_prompts_find_none(model) -> None:
+    strange = ["What is the population of Sweden?", "Write a play about two brothers", "0.5 + 0.5", "gibberish qqq zzz"]
+    assert all(model.probabilities(text).max() < model.threshold for text in strange)
+
+
+def test_training_is_deterministic_and_ignores_the_order_of_tasks(model) -> None:
+    again = train_router({task: prompts(task) for task in reversed(PHRASINGS)}, CONFIG)
+    assert again.names == model.names
+    np.testing.assert_array_equal(again.weight, model.weight)
+    assert (again.offset, again.temperature, again.threshold) == (model.offset, model.temperature, model.threshold)
+
+
+def test_a_head_solves_its_ridge_regression() -> None:
+    config = RouterConfig(bits=11, copies=0, decoys=0, ridges=(0.3,), folds=2)
+    trained = train_router({"a": prompts("sort")}, config)
+    texts = list(dict.fromkeys(prompts("sort"))) + list(background_prompts())
+    features = np.stack([trained.features(text) for text in texts]).astype(np.float64)
+    inputs = np.hstack([features, np.ones((len(texts), 1))])
+    target = np.array([1.0] * len(set(prompts("sort"))) + [0.0] * len(background_prompts()))
+    exact = np.linalg.solve(inputs.T @ inputs + 0.3 * np.eye(inputs.shape[1]), inputs.T @ target)
+    np.testing.assert_allclose(trained.weight[0], exact[:-1], atol=1e-3)  # stored in float16
+    np.testing.assert_allclose(trained.bias[0], exact[-1], atol=1e-4)
+
+
+def test_a_new_expert_leaves_the_others_untouched() -> None:
+    two = train_router({task: prompts(task) for task in ("sort", "upper")}, CONFIG)
+    three = add_expert(two, "reverse", prompts("reverse"), prompts("sort") + prompts("upper"), CONFIG)
+    np.testing.assert_array_equal(three.weight[:2], two.weight)
+    np.testing.assert_array_equal(three.bias[:2], two.bias)
+    for task in PHRASINGS:
+        chances = three.probabilities(HELD_OUT[task].format("garden"))
+        assert three.names[int(chances.argmax())] == task
+    with pytest.raises(ValueError, match="knows 'sort' already"):
+        add_expert(two, "sort", ["x"], [])
+    with pytest.raises(ValueError, match="no prompts"):
+        add_expert(two, "new", [], [])
+
+
+def test_too_few_prompts_are_named() -> None:
+    with pytest.raises(ValueError, match="at least 2 different prompts of task 'a'"):
+        train_router({"a": ["same", "same"], "b": ["one", "two"]})
+    with pytest.raises(ValueError, match="at least one task"):
+        train_router({})
+
+
+def test_calibration_recovers_what_made_the_scores() -> None:
+    gen = torch.Generator().manual_seed(0)
+    scores = torch.rand(20_000, 3, generator=gen, dtype=torch.float64)
+    labels = torch.multinomial(probabilities(scores, 0.4, 0.1), 1, generator=gen).squeeze(1)
+    # Weighing classes the same is what train_router wants; here they are drawn, so undo it by even counts.
+    least = int(torch.bincount(labels).min())
+    keep = torch.cat([torch.nonzero(labels == c).squeeze(1)[:least] for c in range(4)])
+    fitted = calibrate(scores[keep], labels[keep])
+    assert fitted.temperature == pytest.approx(0.1, rel=0.35)
+    assert class_weights(labels).sum() == pytest.approx(1.0)
+
+
+def test_threshold_lies_between_right_and_stray() -> None:
+    scores = torch.tensor([[0.9, 0.0], [0.0, 0.8], [0.1, 0.2], [0.2, 0.1]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 2])
+    fitted = calibrate(scores, labels)
+    threshold = choose_threshold(scores, labels, fitted)
+    chances = probabilities(scores, fitted.offset, fitted.temperature)[:, :2].max(dim=1).values
+    assert chances[2:].max() < threshold <= chances[:2].min()
