@@ -1,0 +1,26 @@
+"""Merge methods: functions from a base tensor and a stream of task vectors to the merged tensor, one file each.
+
+`@method("name")` on such a function registers it; the function's keyword-only parameters are the schema that a recipe's
+`parameters:` are checked against, for the whole recipe and, where annotated `PerTask`, for each model.
+"""
+
+from merge.methods import fr, iso_c, linear, task_arithmetic, ties, tsv_m
+from merge.methods.registry import METHODS, BoundMethod, Method, ParameterError, find_method, method
+from merge.methods.vectors import PerTask, TaskVectors
+
+__all__ = [
+    "METHODS",
+    "BoundMethod",
+    "Method",
+    "ParameterError",
+    "PerTask",
+    "TaskVectors",
+    "find_method",
+    "fr",
+    "iso_c",
+    "linear",
+    "method",
+    "task_arithmetic",
+    "ties",
+    "tsv_m",
+]

@@ -1,0 +1,37 @@
+"""Iso-C: isotropic merging (Marczak et al., ICML 2025, arXiv 2502.04959)."""
+
+import torch
+from torch import Tensor
+
+from merge.methods.registry import method
+from merge.methods.vectors import EMBEDDINGS, ONE, PerTask, TaskVectors, is_matrix, weighted_sum
+
+
+@method("iso_c")
+def iso_c(
+    name: str,
+    base: Tensor,
+    vectors: TaskVectors,
+    *,
+    weight: PerTask = ONE,
+    lambda_: float = 1.0,
+    exclude: tuple[str, ...] = EMBEDDINGS,
+) -> Tensor:
+    """Flatten the singular values of the summed task vectors to their mean.
+
+    Semantics: U S Vᵀ = Σ_i w_i τ_i; θ₀ + λ mean(S) U Vᵀ for 2-D weights, θ₀ + λ mean_i(w_i τ_i) for everything else.
+
+    Args:
+        name: the tensor's name.
+        base: θ₀, any shape.
+        vectors: τ_i.
+        weight: w_i.
+        lambda_: λ, the paper's α; 1.3 to 1.5 did best on its eight tasks.
+        exclude: patterns of 2-D tensors that are averaged instead.
+    """
+    total = weighted_sum(base, vectors, weight)
+    if not is_matrix(name, base, exclude):
+        return total.mul_(lambda_ / len(vectors)).add_(base)
+    u, s, vh = torch.linalg.svd(total, full_matrices=False)
+    flat: Tensor = u @ vh
+    return flat.mul_(lambda_ * float(s.mean())).add_(base)

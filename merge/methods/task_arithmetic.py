@@ -1,0 +1,32 @@
+"""Task arithmetic (Ilharco et al., ICLR 2023, arXiv 2212.04089)."""
+
+from torch import Tensor
+
+from merge.methods.registry import method
+from merge.methods.vectors import PerTask, TaskVectors, weighted_sum
+
+USUAL = PerTask(0.3)
+"""The coefficient that the paper found to suit eight tasks."""
+
+
+@method("task_arithmetic")
+def task_arithmetic(
+    _name: str,
+    base: Tensor,
+    vectors: TaskVectors,
+    *,
+    weight: PerTask = USUAL,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """Add the weighted sum of the task vectors to the base.
+
+    Semantics: θ₀ + λ Σ_i w_i τ_i
+
+    Args:
+        _name: the tensor's name; all tensors are treated alike.
+        base: θ₀, any shape.
+        vectors: τ_i.
+        weight: w_i.
+        lambda_: λ.
+    """
+    return weighted_sum(base, vectors, weight).mul_(lambda_).add_(base)

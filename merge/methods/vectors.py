@@ -1,0 +1,57 @@
+"""What every method takes: the task vectors of one tensor, and parameters that may differ from task to task."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+EMBEDDINGS = ("*embed_tokens*", "*lm_head*")
+"""Tensors with a row a token: their rows have no order, so methods that treat a matrix as a whole pass them by."""
+
+
+@dataclass(frozen=True)
+class PerTask:
+    """A number for each task: its own, else the common one."""
+
+    common: float
+    own: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __getitem__(self, task: str) -> float:
+        return self.own.get(task, self.common)
+
+
+ONE = PerTask(1.0)
+
+
+class TaskVectors:
+    """The task vectors of one tensor, read one at a time and as often as a method iterates.
+
+    Tasks come in the order of their names, so that a merge does not depend, to the last bit, on the recipe's order.
+    """
+
+    def __init__(self, tasks: Sequence[str], read: Callable[[str], Tensor]) -> None:
+        """Take the tasks' names and a function that reads a task's vector."""
+        self.tasks = tuple(sorted(tasks))
+        self._read = read
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return ((task, self._read(task)) for task in self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+def weighted_sum(like: Tensor, vectors: TaskVectors, weight: PerTask | Mapping[str, float]) -> Tensor:
+    """Σ_i weight_i τ_i, of `like`'s shape and dtype."""
+    total = torch.zeros_like(like)
+    for task, vector in vectors:
+        total.add_(vector, alpha=weight[task])
+    return total
+
+
+def is_matrix(name: str, tensor: Tensor, exclude: Sequence[str]) -> bool:
+    """Whether a tensor is a 2-D weight whose name matches none of the shell-style patterns `exclude`."""
+    return tensor.ndim == 2 and not any(fnmatchcase(name, pattern) for pattern in exclude)

@@ -1,0 +1,40 @@
+"""linear, task_arithmetic and ties on numbers small enough to check by hand."""
+
+import pytest
+import torch
+from torch import tensor
+
+from tests.merge.methods.vectors import bound, stream
+
+BASE = tensor([1.0, 1.0, 1.0, 1.0])
+VECTORS = {"a": tensor([4.0, -1.0, 2.0, 0.0]), "b": tensor([2.0, 3.0, -6.0, 0.0])}
+
+
+def test_linear_averages_the_fine_tunes() -> None:
+    merged = bound("linear", {"a": {"weight": 3.0}})("w", BASE, stream(VECTORS))
+    torch.testing.assert_close(merged, (3 * (BASE + VECTORS["a"]) + (BASE + VECTORS["b"])) / 4)
+    summed = bound("linear", {"a": {"weight": 3.0}}, normalize=False)("w", BASE, stream(VECTORS))
+    torch.testing.assert_close(summed, 3 * (BASE + VECTORS["a"]) + (BASE + VECTORS["b"]))
+
+
+def test_linear_names_weights_that_cancel() -> None:
+    with pytest.raises(ValueError, match="the weights sum to 0"):
+        bound("linear", {"a": {"weight": -1.0}})("w", BASE, stream(VECTORS))
+
+
+def test_task_arithmetic_adds() -> None:
+    merged = bound("task_arithmetic", {"b": {"weight": 1.0}}, **{"lambda": 2.0})("w", BASE, stream(VECTORS))
+    torch.testing.assert_close(merged, BASE + 2 * (0.3 * VECTORS["a"] + VECTORS["b"]))
+
+
+def test_ties_trims_elects_and_averages() -> None:
+    merged = bound("ties", density=0.5)("w", BASE, stream(VECTORS)) - BASE
+    # kept: a = [4, 0, 2, 0], b = [0, 3, -6, 0]; signs of the sums [4, 3, -4, 0]; only what agrees is averaged
+    torch.testing.assert_close(merged, tensor([4.0, 3.0, -6.0, 0.0]))
+    summed = bound("ties", {"a": {"weight": 2.0}}, density=1.0, normalize=False)("w", BASE, stream(VECTORS)) - BASE
+    torch.testing.assert_close(summed, tensor([10.0, 3.0, -6.0, 0.0]))
+
+
+def test_ties_keeps_one_entry_at_least() -> None:
+    merged = bound("ties", density=0.01)("w", BASE, stream({"a": VECTORS["a"]})) - BASE
+    torch.testing.assert_close(merged, tensor([4.0, 0.0, 0.0, 0.0]))
