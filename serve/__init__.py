@@ -1,0 +1,1 @@
+"""Online: serve a bundle, many experts in one batch."""

@@ -1,0 +1,161 @@
+"""Rotary position embedding (Su et al., 2021, "RoFormer") with the Llama family's four ways to stretch it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from serve.model.errors import ModelError
+
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """How positions become angles.
+
+    Attributes:
+        kind: one of `ROPE_KINDS`.
+        theta: base of the geometric series of wavelengths.
+        factor: by how much the context is stretched.
+        original_positions: context length before stretching (llama3, yarn).
+        low_freq_factor, high_freq_factor: bounds of llama3's blend, in periods per original context.
+        beta_fast, beta_slow: bounds of yarn's blend, in rotations per original context.
+        attention_factor: yarn's scale of cos and sin.
+        truncate: yarn rounds its bounds outwards to whole dimensions.
+    """
+
+    kind: str = "default"
+    theta: float = 10_000.0
+    factor: float = 1.0
+    original_positions: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> "RopeConfig":
+        """Read `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before) from config.json.
+
+        Raises:
+            ModelError: a kind that is not one of `ROPE_KINDS`, or a kind without its settings.
+        """
+        given: dict[str, Any] = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+        kind = given.get("rope_type") or given.get("type") or "default"
+        if kind not in ROPE_KINDS:
+            raise ModelError(f"rope type {kind!r} is not implemented; these are: {', '.join(ROPE_KINDS)}")
+        if float(given.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0) != 1.0:
+            raise ModelError("partial_rotary_factor other than 1 is not implemented")
+        theta = float(given.get("rope_theta") or raw.get("rope_theta") or 10_000.0)
+        if kind == "default":
+            return cls(theta=theta)
+        positions = int(raw["max_position_embeddings"])
+        original = int(
+            raw.get("original_max_position_embeddings") or given.get("original_max_position_embeddings") or positions
+        )
+        factor = given.get("factor") or (positions / original if kind == "yarn" else None)
+        if factor is None:
+            raise ModelError(f"rope type {kind!r} needs a 'factor'")
+        if kind == "llama3" and not {"low_freq_factor", "high_freq_factor"} <= given.keys():
+            raise ModelError("rope type 'llama3' needs 'low_freq_factor' and 'high_freq_factor'")
+        return cls(
+            kind=kind,
+            theta=theta,
+            factor=float(factor),
+            original_positions=original,
+            low_freq_factor=float(given.get("low_freq_factor") or 1.0),
+            high_freq_factor=float(given.get("high_freq_factor") or 4.0),
+            beta_fast=float(given.get("beta_fast") or 32.0),
+            beta_slow=float(given.get("beta_slow") or 1.0),
+            attention_factor=_yarn_attention(given, float(factor)) if kind == "yarn" else 1.0,
+            truncate=bool(given.get("truncate", True)),
+        )
+
+    def inverse_frequencies(self, head_dim: int) -> Tensor:
+        """Radians per position of each pair of dimensions: [head_dim / 2] float32."""
+        plain = 1.0 / self.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        if self.kind == "linear":
+            return plain / self.factor
+        if self.kind == "llama3":
+            return self._llama3(plain)
+        if self.kind == "yarn":
+            return self._yarn(plain, head_dim)
+        return plain
+
+    def _llama3(self, plain: Tensor) -> Tensor:
+        """Llama 3.1: long wavelengths are stretched, short ones kept, a linear blend between them."""
+        periods = self.original_positions * plain / (2 * math.pi)
+        blend = (periods - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        return torch.lerp(plain / self.factor, plain, blend.clamp(0, 1))
+
+    def _yarn(self, plain: Tensor, head_dim: int) -> Tensor:
+        """YaRN (Peng et al., 2023, eq. 23): as llama3, but the blend is linear in the dimension's number."""
+
+        def dimension(rotations: float) -> float:
+            """Dimension (pair) that turns `rotations` times within the original context."""
+            return head_dim * math.log(self.original_positions / (rotations * 2 * math.pi)) / (2 * math.log(self.theta))
+
+        low, high = dimension(self.beta_fast), dimension(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, head_dim - 1)
+        span = (high - low) or 0.001
+        stretched = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / span).clamp(0, 1)
+        return torch.lerp(plain, plain / self.factor, stretched)
+
+
+def _yarn_attention(given: Mapping[str, Any], factor: float) -> float:
+    """YaRN's temperature, 0.1 ln(factor) + 1, or the ratio of two of them where the model names both mscales."""
+    if given.get("attention_factor") is not None:
+        return float(given["attention_factor"])
+
+    def scale(mscale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+    if given.get("mscale") and given.get("mscale_all_dim"):
+        return scale(float(given["mscale"])) / scale(float(given["mscale_all_dim"]))
+    return scale(1.0)
+
+
+class RotaryTable:
+    """cos and sin of every position's angles, computed once.
+
+    Attributes:
+        cos, sin: [positions, head_dim / 2] float32, times the attention factor.
+    """
+
+    def __init__(self, config: RopeConfig, head_dim: int, positions: int, device: torch.device) -> None:
+        angles = torch.outer(torch.arange(positions, dtype=torch.float32), config.inverse_frequencies(head_dim))
+        self.cos = (angles.cos() * config.attention_factor).to(device)
+        self.sin = (angles.sin() * config.attention_factor).to(device)
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cos and sin, each [T, 1, head_dim / 2] in `dtype`, for positions [T] int64."""
+        return self.cos[positions].to(dtype).unsqueeze(1), self.sin[positions].to(dtype).unsqueeze(1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (i, i + head_dim / 2) by its position's angle.
+
+    Semantics:  y = concat(x1 * cos - x2 * sin, x2 * cos + x1 * sin)  with x1, x2 the halves of the last dimension
+
+    Args:
+        x: [T, heads, head_dim].
+        cos: [T, 1, head_dim / 2], in x's dtype.
+        sin: the same shape.
+
+    Returns:
+        [T, heads, head_dim], x's dtype.
+    """
+    first, second = x.chunk(2, dim=-1)
+    out = torch.empty_like(x)
+    out_first, out_second = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
+    return out

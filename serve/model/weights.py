@@ -1,0 +1,88 @@
+"""Reading a Hugging Face model directory into a decoder."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from serve.model.config import read_config
+from serve.model.decoder import Decoder
+from serve.model.errors import ModelError
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def load_model(
+    directory: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    max_positions: int | None = None,
+) -> Decoder:
+    """Load a Llama, Mistral, Qwen2 or Qwen3 model.
+
+    Args:
+        directory: config.json with model.safetensors, or with an index and its shards.
+        dtype: of weights and activations; None: as stored.
+        device: where the weights go.
+        max_positions: longest sequence that will be computed; None: what the model was made for.
+
+    Raises:
+        ModelError: another architecture; a tensor that is missing, unknown or of another shape (named); no weights.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    decoder = Decoder(config, max_positions or config.max_positions, dtype or config.dtype, torch.device(device))
+    missing = set(decoder.placements)
+    for shard in _shards(directory):
+        missing -= _read_shard(shard, decoder)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{directory} lacks the tensor {min(missing)!r}{more}")
+    return decoder
+
+
+def _read_shard(path: Path, decoder: Decoder) -> set[str]:
+    seen = set()
+    try:
+        with safe_open(path, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 (not a mapping)
+                if _is_derived(name, decoder):
+                    continue
+                placement = decoder.placements.get(name)
+                if placement is None:
+                    raise ModelError(
+                        f"{path} holds {name!r}, which {decoder.config.architecture} of this config.json lacks"
+                    )
+                tensor = shard.get_tensor(name)
+                if tuple(tensor.shape) != placement.shape:
+                    raise ModelError(
+                        f"{path}: {name} is {list(tensor.shape)}; config.json implies {list(placement.shape)}"
+                    )
+                placement.target.copy_(tensor)
+                seen.add(name)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+    return seen
+
+
+def _is_derived(name: str, decoder: Decoder) -> bool:
+    """Tensors that some checkpoints store although others imply them."""
+    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and decoder.config.tied)
+
+
+def _shards(directory: Path) -> Iterator[Path]:
+    if (directory / _INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((directory / _INDEX).read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"{directory / _INDEX} is not a readable index of shards: {error}") from error
+        for name in names:
+            if Path(name).name != name or not (directory / name).is_file():
+                raise ModelError(f"{directory / _INDEX} names the shard {name!r}, which is not in that directory")
+            yield directory / name
+    elif (directory / _SINGLE).is_file():
+        yield directory / _SINGLE
+    else:
+        raise ModelError(f"{directory} holds neither {_SINGLE} nor {_INDEX}")

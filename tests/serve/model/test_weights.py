@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from serve.model import ModelError, load_model
+from tests.serve.conftest import random_model
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    random_model(num_hidden_layers=1).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewrite(directory: Path, drop: str = "", **changes: torch.Tensor) -> None:
+    file = directory / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(file).items() if name != drop}
+    save_file({**tensors, **changes}, file, metadata={"format": "pt"})
+
+
+def test_dtype_is_the_checkpoints_unless_given(directory: Path) -> None:
+    assert load_model(directory).dtype == torch.float32
+    decoder = load_model(directory, torch.bfloat16)
+    assert decoder.layers[0].qkv.weight.dtype == torch.bfloat16
+
+
+def test_a_missing_tensor_is_named(directory: Path) -> None:
+    rewrite(directory, drop="model.layers.0.self_attn.k_proj.weight")
+    with pytest.raises(ModelError, match=r"lacks the tensor 'model.layers.0.self_attn.k_proj.weight'"):
+        load_model(directory)
+
+
+def test_an_unknown_tensor_is_named(directory: Path) -> None:
+    rewrite(directory, extra=torch.zeros(3))
+    with pytest.raises(ModelError, match="'extra'"):
+        load_model(directory)
+
+
+def test_a_wrong_shape_is_named(directory: Path) -> None:
+    rewrite(directory, **{"model.norm.weight": torch.zeros(3)})
+    with pytest.raises(ModelError, match=r"model.norm.weight is \[3\]; config.json implies \[48\]"):
+        load_model(directory)
+
+
+def test_no_weights_a_missing_shard_and_a_damaged_file(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        load_model(directory)
+    file.unlink()
+    with pytest.raises(ModelError, match="neither"):
+        load_model(directory)
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../a.safetensors"}}))
+    with pytest.raises(ModelError, match=r"names the shard '../a.safetensors'"):
+        load_model(directory)
+    index.write_text("[]")
+    with pytest.raises(ModelError, match="not a readable index"):
+        load_model(directory)
