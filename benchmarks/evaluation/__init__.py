@@ -1,0 +1,10 @@
+"""How well a bundle answers: exact match of the fine-tunes, the backbone, the named expert and the routed model.
+
+`run` asks the questions and scores the replies, `engine` and `http` are the two ways to ask, `table` is the result.
+"""
+
+from benchmarks.evaluation.ask import Ask, Question, Reply
+from benchmarks.evaluation.run import evaluate, expert_size, unseen_prompts
+from benchmarks.evaluation.table import Evaluation, TaskScores
+
+__all__ = ["Ask", "Evaluation", "Question", "Reply", "TaskScores", "evaluate", "expert_size", "unseen_prompts"]

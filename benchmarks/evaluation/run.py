@@ -1,0 +1,83 @@
+"""Asking every prompt three ways and scoring the replies."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.evaluation.ask import Ask, Question
+from benchmarks.evaluation.table import Evaluation, TaskScores
+from benchmarks.zoo import TASKS, Example
+from benchmarks.zoo.matching import exact_match
+from merge.bundle import Bundle
+
+
+def unseen_prompts(per_task: int, seed: int = 0) -> dict[str, list[Example]]:
+    """The zoo's unseen prompts: contents of the test split, in phrasings that calibration and the router never saw."""
+    return {task.name: task.generate("test", per_task, seed, phrasings="held_out") for task in TASKS}
+
+
+def evaluate(
+    ask: Ask, bundle: Bundle, examples: Mapping[str, Sequence[Example]], fine_tunes: Mapping[str, Path]
+) -> Evaluation:
+    """Measure a bundle.
+
+    Args:
+        ask: how to reach it.
+        bundle: what is behind `ask`, for the experts' sizes.
+        examples: by task, as many for each; every task must be an expert of the bundle.
+        fine_tunes: model directory of each task's fine-tune.
+
+    Raises:
+        ValueError: a task that the bundle has no expert for, or tasks with different numbers of examples.
+    """
+    missing = sorted(set(examples) - set(bundle.expert_names))
+    if missing:
+        raise ValueError(
+            f"the bundle has no expert for {', '.join(missing)}; it holds {', '.join(bundle.expert_names)}"
+        )
+    counts = {len(prompts) for prompts in examples.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError("every task needs the same number of examples, at least one")
+    scores: dict[str, TaskScores] = {}
+    routed_right = 0
+    for task, prompts in examples.items():
+        replies = {
+            model: ask([Question(model, example.prompt) for example in prompts]) for model in ("backbone", task, "auto")
+        }
+        hits = {
+            model: sum(reply.text.strip() == example.answer for reply, example in zip(answers, prompts, strict=True))
+            for model, answers in replies.items()
+        }
+        routed_right += sum(reply.ran == task for reply in replies["auto"])
+        scores[task] = TaskScores(
+            fine_tune=_fine_tune_score(fine_tunes[task], prompts),
+            backbone=hits["backbone"] / len(prompts),
+            expert=hits[task] / len(prompts),
+            routed=hits["auto"] / len(prompts),
+        )
+    density, bytes_fraction = expert_size(bundle)
+    per_task = counts.pop()
+    return Evaluation(scores, per_task, routed_right / (per_task * len(scores)), density, bytes_fraction)
+
+
+def expert_size(bundle: Bundle) -> tuple[float, float]:
+    """(entries over the backbone's parameters, bytes over the backbone's bytes), each the mean over the experts."""
+    parameters = sum(
+        torch.Size(file.get_slice(name).get_shape()).numel()
+        for shard in sorted(bundle.backbone_dir.glob("*.safetensors"))
+        for file in [safe_open(shard, framework="pt")]
+        for name in file.keys()  # noqa: SIM118 (not a mapping)
+    )
+    cards = bundle.manifest.experts
+    entries = sum(card.entries for card in cards) / len(cards)
+    size = sum(card.bytes for card in cards) / len(cards)
+    return entries / parameters, size / bundle.manifest.backbone_bytes
+
+
+def _fine_tune_score(directory: Path, examples: Sequence[Example]) -> float:
+    model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    return exact_match(model, tokenizer, examples)
