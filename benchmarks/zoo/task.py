@@ -12,6 +12,9 @@ Phrasings = Literal["train", "held_out", "all"]
 TEST_SHARE = 8
 """One content in this many belongs to the test split."""
 
+_MOST_REPEATS = 200
+"""After this many known prompts in a row a task is taken to have no more."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -92,9 +95,7 @@ class Task:
         if split not in get_args(Split):
             raise ValueError(f"split is {split!r}, but should be one of {', '.join(get_args(Split))}")
         if phrasings not in get_args(Phrasings):
-            raise ValueError(
-                f"phrasings is {phrasings!r}, but should be one of {', '.join(get_args(Phrasings))}"
-            )
+            raise ValueError(f"phrasings is {phrasings!r}, but should be one of {', '.join(get_args(Phrasings))}")
         if count < 0:
             raise ValueError(f"count is {count}, but should be 0 or more")
         templates = {
@@ -104,10 +105,12 @@ class Task:
         }[phrasings]
         rng = random.Random(f"{self.name}:{split}:{phrasings}:{seed}")
         found: dict[str, Example] = {}
-        for _ in range(20 * count + 1000):
-            if len(found) == count:
-                return list(found.values())
+        repeats = 0
+        while len(found) < count:
             item = self.draw_from(split, rng)
             prompt = rng.choice(templates).format(**item.fields)
-            found.setdefault(prompt, Example(prompt, item.answer))
-        raise ValueError(f"task {self.name} has too few distinct {split} prompts for a count of {count}")
+            repeats = repeats + 1 if prompt in found else 0
+            if repeats == _MOST_REPEATS:
+                raise ValueError(f"task {self.name} has too few distinct {split} prompts for a count of {count}")
+            found[prompt] = Example(prompt, item.answer)
+        return list(found.values())
