@@ -1,0 +1,45 @@
+"""The bundle's README.md: what was merged, how, and how to serve it."""
+
+from collections.abc import Mapping, Sequence
+
+from merge.recipe import Recipe
+
+_TEXT = """\
+---
+library_name: overtone
+tags:
+- merge
+- overtone
+---
+# {name}
+
+{count} fine-tunes of `{base}` served as one model: a backbone merged by `{method}`, and for each fine-tune an expert, a
+sparse residual that is added to the backbone's weights while its requests run.
+
+{table}
+
+{notes}
+Serve it with `overtone serve {name}`. Requests name an expert, or the bundle, whose router then chooses. `backbone/` is
+an ordinary Hugging Face directory that other engines load unchanged; `recipe.yml` is the recipe; `bundle.json` lists
+every file, and every input, with its digest.
+"""
+
+
+def model_card(recipe: Recipe, rows: Sequence[Mapping[str, str]], notes: Sequence[str]) -> str:
+    """Write the card.
+
+    Args:
+        recipe: the recipe.
+        rows: the table's rows, one an expert, with the same keys each.
+        notes: sentences to list below the table.
+    """
+    heads = list(rows[0])
+    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
+    return _TEXT.format(
+        name=recipe.name,
+        count=len(recipe.models),
+        base=recipe.base_model.name,
+        method=recipe.merge_method,
+        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+        notes="".join(f"- {note}\n" for note in notes),
+    )

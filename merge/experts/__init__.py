@@ -1,0 +1,29 @@
+"""Cutting experts: from a fine-tune and the stored backbone to a sparse residual.
+
+`magnitude` is the paper's data-free expert; `activation` chooses entries by what the layers compute on prompts of the
+task (`calibration`, `gram`); `distill` trains the kept values; `extract` puts one task's expert together; `running`
+loads and runs the checkpoints.
+"""
+
+from merge.experts.calibration import CalibrationError, read_prompts
+from merge.experts.config import CalibrationConfig, ExpertConfig
+from merge.experts.extract import Calibration, Cut, Sources, cut_expert, task_magnitudes
+from merge.experts.magnitude import code_factor, paper_factors
+from merge.experts.running import build_model, end_tokens, load_tokenizer
+
+__all__ = [
+    "Calibration",
+    "CalibrationConfig",
+    "CalibrationError",
+    "Cut",
+    "ExpertConfig",
+    "Sources",
+    "build_model",
+    "code_factor",
+    "cut_expert",
+    "end_tokens",
+    "load_tokenizer",
+    "paper_factors",
+    "read_prompts",
+    "task_magnitudes",
+]

@@ -1,0 +1,198 @@
+"""Distillation of an expert's values: supports fixed, only the kept numbers learn.
+
+Trained so that backbone + expert gives the fine-tune's next-token distribution along the fine-tune's own continuations.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from merge.experts.calibration import Batch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to distil.
+
+    Attributes:
+        steps: optimiser steps, one batch each.
+        rate: Adam's learning rate at the start; it decays linearly to 0.
+        seed: of the batches' order.
+        autocast: run products in bfloat16.
+    """
+
+    steps: int
+    rate: float = 2e-3
+    seed: int = 0
+    autocast: bool = True
+
+
+@dataclass
+class Values:
+    """The trainable part of one parameter.
+
+    Attributes:
+        index: [N, k] int64 columns of a 2-D weight, or None for a parameter that is trained whole.
+        value: [N, k] float32 (or the parameter's shape), what is added to the backbone there.
+    """
+
+    index: Tensor | None
+    value: Tensor
+
+
+@torch.inference_mode()
+def teacher_log_probs(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Tensor]:
+    """The fine-tune's distributions at every predicting position: for each batch [M, V] log-probabilities.
+
+    They are kept in bfloat16 once they would take more than a gigabyte in float32 (M V elements over all batches).
+    """
+    positions = sum(int(batch.predicts.sum()) for batch in batches)
+    large = 4 * positions * int(model.config.vocab_size) > 1 << 30
+    dtype = torch.bfloat16 if large else torch.float32
+    return [functional.log_softmax(predictions(model, batch), -1).to(dtype) for batch in batches]
+
+
+def predictions(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Logits at the predicting positions of a batch, [M, V] float32. Only those go through the output head."""
+    hidden: Tensor = model.base_model(
+        input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False
+    ).last_hidden_state
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    logits: Tensor = head(hidden[batch.predicts])
+    return logits.float()
+
+
+def distill(
+    model: PreTrainedModel,
+    values: Mapping[str, Values],
+    batches: Sequence[Batch],
+    teacher: Sequence[Tensor],
+    settings: Settings,
+) -> None:
+    """Train an expert's values in place.
+
+    Semantics: minimise KL(p_fine-tune ‖ p_backbone+expert), the mean over the predicting positions of a batch, by Adam.
+
+    A weight's gradient is computed dense, read at the support and dropped at once, so that at most one dense gradient
+    exists at a time beside the activations.
+
+    Args:
+        model: holds the backbone's weights; they are the same afterwards.
+        values: by parameter name; `value` is updated, rounded to bfloat16 where there is an index.
+        batches: the task's prompts with the fine-tune's continuations.
+        teacher: `teacher_log_probs` of the same batches.
+        settings: steps and so on.
+    """
+    with _placed(model, values) as placed:
+        for item in placed:
+            item.train()
+        optimizer = torch.optim.Adam([item.value for item in placed], lr=settings.rate, betas=(0.9, 0.99), foreach=True)
+        for step, i in enumerate(_order(len(batches), settings)):
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.autocast):
+                logits = predictions(model, batches[i])
+            loss = functional.kl_div(
+                functional.log_softmax(logits, -1), teacher[i].float(), reduction="batchmean", log_target=True
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate * (1 - step / settings.steps)
+            optimizer.step()
+            for item in placed:
+                item.write()
+    for name, item in zip(values, placed, strict=True):
+        values[name].value = item.rounded()
+
+
+@torch.inference_mode()
+def divergence(
+    model: PreTrainedModel, values: Mapping[str, Values], batches: Sequence[Batch], teacher: Sequence[Tensor]
+) -> float:
+    """Mean KL(p_fine-tune ‖ p_backbone+expert) in nats a predicted token, with the values as they stand.
+
+    The model holds the backbone's weights; they are the same afterwards.
+    """
+    total, count = 0.0, 0
+    with _placed(model, values):
+        for batch, expected in zip(batches, teacher, strict=True):
+            found = functional.log_softmax(predictions(model, batch), -1)
+            total += float(functional.kl_div(found, expected.float(), reduction="sum", log_target=True))
+            count += expected.shape[0]
+    return total / max(count, 1)
+
+
+class _Placed:
+    """Values added to one parameter of a model, until they are taken out again."""
+
+    def __init__(self, parameter: nn.Parameter, values: Values) -> None:
+        self._parameter = parameter
+        self._index = values.index
+        self._backbone = self._gather(parameter.detach()).clone()
+        self.value = values.value.clone()
+        self._hook: RemovableHandle | None = None
+        self.write()
+
+    def train(self) -> None:
+        """From now on a backward pass leaves the gradient of `value`, and no dense one."""
+        self._parameter.requires_grad_(True)
+        self._hook = self._parameter.register_post_accumulate_grad_hook(self._take_gradient)  # type: ignore[no-untyped-call]
+
+    def write(self) -> None:
+        """Bring the parameter up to date with `value`."""
+        self._set(self._backbone + self.value)
+
+    def restore(self) -> None:
+        """Leave the parameter as it was found."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._parameter.requires_grad_(False)
+        self._parameter.grad = None
+        self._set(self._backbone)
+
+    def rounded(self) -> Tensor:
+        """The values as they will be stored."""
+        return self.value if self._index is None else self.value.to(torch.bfloat16).float()
+
+    def _gather(self, dense: Tensor) -> Tensor:
+        return dense if self._index is None else dense.gather(1, self._index)
+
+    def _take_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self.value.grad = self._gather(parameter.grad)
+            parameter.grad = None
+
+    @torch.no_grad()
+    def _set(self, numbers: Tensor) -> None:
+        if self._index is None:
+            self._parameter.copy_(numbers)
+        else:
+            self._parameter.scatter_(1, self._index, numbers)
+
+
+@contextmanager
+def _placed(model: PreTrainedModel, values: Mapping[str, Values]) -> Iterator[list[_Placed]]:
+    parameters = dict(model.named_parameters())
+    placed: list[_Placed] = []
+    try:
+        placed.extend(_Placed(parameters[name], item) for name, item in values.items())
+        yield placed
+    finally:
+        for item in placed:
+            item.restore()
+
+
+def _order(batches: int, settings: Settings) -> Iterator[int]:
+    """Batch numbers: each batch once in random order, then again."""
+    rng = random.Random(settings.seed)
+    queue: list[int] = []
+    for _ in range(settings.steps):
+        if not queue:
+            queue = list(range(batches))
+            rng.shuffle(queue)
+        yield queue.pop()

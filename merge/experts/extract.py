@@ -1,0 +1,198 @@
+"""One task's expert: which parameters get a residual, and how its parts are put together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from merge.bundle import Expert, SparseDelta
+from merge.checkpoint import Checkpoint
+from merge.experts.activation import fit_values, greedy_support
+from merge.experts.calibration import Batch, continue_greedily, make_batches
+from merge.experts.config import ExpertConfig
+from merge.experts.distill import Settings, Values, distill, divergence, teacher_log_probs
+from merge.experts.gram import gram_matrices
+from merge.experts.magnitude import Magnitudes, largest_entries, measure
+from merge.experts.running import assign
+
+BATCH = 16
+"""Sequences of a calibration batch, and so of a distillation step."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an expert is cut from.
+
+    Attributes:
+        base: θ₀.
+        backbone: θ_m as it is stored.
+        backbone_digest: digest of its files.
+        config: resolved.
+    """
+
+    base: Checkpoint
+    backbone: Checkpoint
+    backbone_digest: str
+    config: ExpertConfig
+
+    def weights(self) -> list[str]:
+        """Names of the 2-D weights that get a sparse residual, sorted."""
+        include, exclude = self.config.include, self.config.exclude
+        return [
+            name
+            for name, info in sorted(self.base.tensors.items())
+            if len(info.shape) == 2
+            and any(fnmatchcase(name, pattern) for pattern in include)
+            and not any(fnmatchcase(name, pattern) for pattern in exclude)
+        ]
+
+    def vectors(self) -> list[str]:
+        """Names of the 1-D parameters that get a dense residual, sorted."""
+        return [name for name, info in sorted(self.base.tensors.items()) if len(info.shape) == 1]
+
+    def entries(self, columns: int) -> int:
+        """Entries kept of a row: max(1, round(density · columns)), so the true density is k / columns."""
+        return max(1, round(self.config.density * columns))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the prompts of a task are run.
+
+    Attributes:
+        model: a decoder whose weights are free to be exchanged.
+        prompts: token ids.
+        ends: token ids that end a reply.
+        answer_tokens: most tokens of a reply.
+    """
+
+    model: PreTrainedModel
+    prompts: Sequence[Sequence[int]]
+    ends: frozenset[int]
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An expert, and how far backbone + expert is from the fine-tune.
+
+    Attributes:
+        expert: what to store.
+        divergence: mean KL in nats a predicted token on the calibration prompts: of the backbone alone, and with the
+            expert as stored; None without calibration.
+    """
+
+    expert: Expert
+    divergence: tuple[float, float] | None
+
+
+def task_magnitudes(sources: Sources, fine_tune: Checkpoint) -> Magnitudes:
+    """What the closed forms of μ need of one fine-tune."""
+    names = sources.weights()
+    columns = {sources.base.tensors[name].shape[1] for name in names}
+    vectors = (_difference(fine_tune, sources.base, name) for name in names)
+    return measure(vectors, {width: sources.entries(width) for width in columns})
+
+
+def cut_expert(
+    name: str, fine_tune: Checkpoint, sources: Sources, calibration: Calibration | None = None, factor: float = 1.0
+) -> Cut:
+    """Cut one task's expert.
+
+    Memory: one decoder in float32, one layer's matrices, and the Gram matrices of a group of layers.
+
+    Args:
+        name: the expert's name.
+        fine_tune: θ_k.
+        sources: base, stored backbone and settings.
+        calibration: prompts and a model to run them; needed by `activation`, `least_squares` and distillation.
+        factor: μ for `rescaled` values.
+    """
+    dense = {
+        key: Values(None, _difference(fine_tune, sources.backbone, key))
+        for key in (sources.vectors() if sources.config.dense_1d else [])
+    }
+    if calibration is None:
+        sparse = {key: _data_free(key, fine_tune, sources, factor) for key in sources.weights()}
+        return Cut(_expert(name, sources, sparse, dense), None)
+
+    model, config = calibration.model, sources.config
+    assign(model, fine_tune)
+    replies = continue_greedily(model, calibration.prompts, calibration.answer_tokens, calibration.ends)
+    batches = make_batches(calibration.prompts, replies, BATCH)
+    sparse = dict(_calibrated(model, batches, fine_tune, sources, factor))
+    teacher = teacher_log_probs(model, batches)
+    assign(model, sources.backbone)
+    before = divergence(model, {}, batches, teacher)
+    values = sparse | dense
+    if config.distill:
+        distill(model, values, batches, teacher, Settings(config.distill, seed=config.seed))
+    expert = _expert(name, sources, {key: values[key] for key in sparse}, {key: values[key] for key in dense})
+    return Cut(expert, (before, divergence(model, values, batches, teacher)))
+
+
+def _difference(minuend: Checkpoint, subtrahend: Checkpoint, name: str) -> Tensor:
+    return minuend.tensor(name, torch.float32) - subtrahend.tensor(name, torch.float32)
+
+
+def _data_free(name: str, fine_tune: Checkpoint, sources: Sources, factor: float) -> Values:
+    vector = _difference(fine_tune, sources.base, name)
+    index = largest_entries(vector, sources.entries(vector.shape[1]))
+    return Values(index, _closed_form(name, vector, index, sources, factor))
+
+
+def _closed_form(name: str, vector: Tensor, index: Tensor, sources: Sources, factor: float) -> Tensor:
+    """Additive values of `exact` and `rescaled`; `replace` takes the backbone's own change of the entry back."""
+    value = vector.gather(1, index)
+    if sources.config.values == "rescaled":
+        value = value * factor
+    if sources.config.overlap == "replace":
+        value = value - _difference(sources.backbone, sources.base, name).gather(1, index)
+    return value
+
+
+def _calibrated(
+    model: PreTrainedModel, batches: Sequence[Batch], fine_tune: Checkpoint, sources: Sources, factor: float
+) -> Iterator[tuple[str, Values]]:
+    config, left = sources.config, set(sources.weights())
+    if config.selection == "magnitude" and config.values != "least_squares":
+        yield from ((key, _data_free(key, fine_tune, sources, factor)) for key in sorted(left))
+        return
+    for key, gram in gram_matrices(model, batches, left):
+        left.discard(key)
+        residual, vector = _difference(fine_tune, sources.backbone, key), _difference(fine_tune, sources.base, key)
+        k = sources.entries(residual.shape[1])
+        if config.selection == "magnitude":
+            index = largest_entries(vector, k)
+            value = fit_values(residual @ gram, gram, index)
+        else:
+            index, value = greedy_support(residual, gram, k)
+        if config.values != "least_squares":
+            value = _closed_form(key, vector, index, sources, factor)
+        yield key, Values(index, value)
+    for key in sorted(left):  # an embedding is looked up, not multiplied: it has no inputs to measure
+        residual = _difference(fine_tune, sources.backbone, key)
+        index = largest_entries(residual, sources.entries(residual.shape[1]))
+        yield key, Values(index, residual.gather(1, index))
+
+
+def _expert(name: str, sources: Sources, sparse: Mapping[str, Values], dense: Mapping[str, Values]) -> Expert:
+    config = sources.config
+    metadata = {"selection": str(config.selection), "values": str(config.values), "distill": str(config.distill)}
+    return Expert(
+        name=name,
+        backbone_digest=sources.backbone_digest,
+        density=config.density,
+        sparse={key: _sparse(item, sources.base.tensors[key].shape[1]) for key, item in sparse.items()},
+        dense={key: item.value.float() for key, item in dense.items()},
+        metadata=metadata,
+    )
+
+
+def _sparse(item: Values, columns: int) -> SparseDelta:
+    assert item.index is not None
+    dtype = torch.uint16 if columns <= 1 << 16 else torch.int32
+    return SparseDelta(item.index.to(dtype), item.value.to(torch.bfloat16))

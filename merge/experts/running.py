@@ -1,0 +1,69 @@
+"""Running a checkpoint: one decoder in memory, whose weights are exchanged from task to task."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from merge.checkpoint import Checkpoint, CheckpointError
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Load a model directory's tokenizer; nothing is downloaded and no code of the directory runs.
+
+    Raises:
+        CheckpointError: there is none that can be read.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory} has no tokenizer that can be read: {first_line(error)}") from error
+    return tokenizer
+
+
+def build_model(directory: Path) -> PreTrainedModel:
+    """Build the float32 decoder that a directory's config.json describes, its weights still to be assigned.
+
+    Raises:
+        CheckpointError: transformers knows no such decoder (code of the directory is never run).
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
+        model = build(config, trust_remote_code=False, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory} cannot be run as a causal language model: {first_line(error)}") from error
+    model.train(False)
+    model.requires_grad_(False)
+    return model
+
+
+@torch.no_grad()
+def assign(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights into a model.
+
+    Raises:
+        CheckpointError: the names do not agree.
+    """
+    parameters = dict(model.named_parameters())
+    differ = sorted(set(parameters) ^ set(checkpoint.tensors))
+    if differ:
+        where = "is not in the checkpoint" if differ[0] in parameters else "is no parameter of the model"
+        raise CheckpointError(f"{checkpoint.path} cannot be run: {differ[0]} {where} ({len(differ)} names differ)")
+    for name, parameter in parameters.items():
+        parameter.copy_(checkpoint.tensor(name))
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Token ids that end a reply: the config's and the tokenizer's."""
+    configured = model.config.eos_token_id
+    ids: Iterable[int | None] = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def first_line(error: Exception) -> str:
+    """A library's message, cut to one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,95 @@
+"""The shape of a recipe."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from merge.experts.config import CalibrationConfig, ExpertConfig
+from merge.methods import METHODS, BoundMethod
+from merge.router import RouterConfig
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED = ("auto", "backbone")
+"""Names that a request's `model` field uses for something else."""
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelEntry(_Block):
+    """One fine-tune: its directory, its name (by default the directory's) and its own method parameters."""
+
+    model: Path
+    name: str = ""
+    parameters: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_directory(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not value.get("name") and isinstance(value.get("model"), str):
+            return {**value, "name": Path(value["model"]).name}
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _usable(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no usable name: letters, digits, '.', '_' and '-', at most 100")
+        if name in RESERVED:
+            raise ValueError(f"{name!r} is reserved: requests use it for the {name} choice")
+        return name
+
+
+class Recipe(_Block):
+    """A whole recipe. Paths are absolute once `load_recipe` returns it.
+
+    Attributes:
+        name: the bundle's name.
+        base_model: θ₀, a Hugging Face directory.
+        merge_method: a key of `METHODS`.
+        parameters: the method's, for all models.
+        models: the fine-tunes.
+        dtype: arithmetic.
+        out_dtype: stored; None: each tensor in the base's own.
+        experts: how experts are cut.
+        calibration: prompts; None: none, so data-free experts and no router.
+        router: how the router is trained.
+    """
+
+    name: str
+    base_model: Path
+    merge_method: str = "fr"
+    parameters: dict[str, Any] = {}
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    dtype: Literal["float32", "float64"] = "float32"
+    out_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    experts: ExpertConfig = ExpertConfig()
+    calibration: CalibrationConfig | None = None
+    router: RouterConfig = RouterConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _usable(cls, name: str) -> str:
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise ValueError(f"{name!r} is no usable name: letters, digits, '.', '_' and '-', and not auto or backbone")
+        return name
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [entry.name for entry in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two models are called {name!r}: give each its own name")
+            if name == self.name:
+                raise ValueError(f"a model has the bundle's name {name!r}: requests could not tell them apart")
+        self.experts.resolved(self.calibration is not None)
+        return self
+
+    def method(self) -> BoundMethod:
+        """The merge method with this recipe's parameters."""
+        method = METHODS[self.merge_method]
+        own = {entry.name: method.task_parameters.model_validate(entry.parameters) for entry in self.models}
+        return method.bind(method.parameters.model_validate(self.parameters), own)
