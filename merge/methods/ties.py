@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from merge.methods.election import elect
 from merge.methods.registry import method
 from merge.methods.vectors import ONE, PerTask, TaskVectors
 
@@ -39,19 +40,8 @@ def ties(
         normalize: average instead of sum.
         lambda_: λ.
     """
-    total = torch.zeros_like(base)
-    for task, vector in vectors:
-        total.add_(trim(vector, density[task]), alpha=weight[task])
-    positive = total >= 0
-    merged, weights = torch.zeros_like(base), torch.zeros_like(base)
-    for task, vector in vectors:
-        trimmed = trim(vector, density[task])
-        agrees = (trimmed != 0) & ((trimmed > 0) == positive)
-        merged.add_(trimmed * agrees, alpha=weight[task])
-        weights.add_(agrees, alpha=weight[task])
-    if normalize:
-        merged.div_(torch.where(weights == 0, 1, weights))
-    return merged.mul_(lambda_).add_(base)
+    trimmed = vectors.map(lambda task, vector: trim(vector, density[task]))
+    return elect(base, trimmed, weight, normalize).mul_(lambda_).add_(base)
 
 
 def trim(vector: Tensor, density: float) -> Tensor:

@@ -43,6 +43,10 @@ class TaskVectors:
     def __len__(self) -> int:
         return len(self.tasks)
 
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> "TaskVectors":
+        """The same tasks, each vector passed through `change`(task, vector) when it is read."""
+        return TaskVectors(self.tasks, lambda task: change(task, self._read(task)))
+
 
 def weighted_sum(like: Tensor, vectors: TaskVectors, weight: PerTask | Mapping[str, float]) -> Tensor:
     """Σ_i weight_i τ_i, of `like`'s shape and dtype."""

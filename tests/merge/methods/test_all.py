@@ -47,6 +47,8 @@ def test_the_inputs_are_left_alone(name: str) -> None:
         ("fr", {"filter": "normalized", "d0": 0.0, "lambda": 1.0}),
         ("fr", {"r": 1.0, "lambda": 1.0}),
         ("tsv_m", {}),
+        ("dare_linear", {"weight": 1.0, "density": 1.0}),
+        ("dare_ties", {"density": 1.0}),
     ],
 )
 @pytest.mark.parametrize("shape", [(8, 8), (5, 8), (9,)])
@@ -58,5 +60,5 @@ def test_one_model_with_weight_one_gives_itself_back(
     vectors = {"task": tune.double() - base.double()}
     merged = bound(name, **parameters)("w", base.double(), stream(vectors)).float()
     torch.testing.assert_close(merged, tune, rtol=0, atol=1e-6)
-    if name in {"linear", "task_arithmetic", "ties"}:
+    if name in {"linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"}:
         assert torch.equal(merged, tune)

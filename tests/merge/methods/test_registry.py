@@ -9,7 +9,9 @@ from tests.merge.methods.vectors import stream
 
 
 def test_unknown_method_lists_the_known() -> None:
-    with pytest.raises(ParameterError, match="unknown merge_method 'slerp'; there are fr, iso_c, linear"):
+    with pytest.raises(
+        ParameterError, match="unknown merge_method 'slerp'; there are dare_linear, dare_ties, fr, iso_c"
+    ):
         find_method("slerp")
 
 
@@ -43,6 +45,8 @@ def test_the_signature_is_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ties", {"density": 0.0}),
         ("ties", {"density": 1.5}),
         ("iso_c", {"r": 0.7}),
+        ("dare_linear", {"density": 0}),
+        ("dare_ties", {"seed": -1}),
     ],
 )
 def test_parameters_outside_the_schema_are_refused(name: str, parameters: dict[str, object]) -> None:
