@@ -1,6 +1,7 @@
 """Tiny random models and experts, and bundles made of them."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -27,6 +29,16 @@ from merge.bundle import (
     backbone_digest,
     open_bundle,
     write_expert,
+)
+from serve.engine import (
+    AsyncEngine,
+    Engine,
+    EngineConfig,
+    EngineObserver,
+    Output,
+    Request,
+    SamplingParams,
+    build_engine,
 )
 
 SIZES: dict[str, Any] = {
@@ -107,18 +119,24 @@ class TinyBundle:
     bundle: Bundle
     model: PreTrainedModel
     experts: dict[str, Expert] = field(default_factory=dict)
+    _dense: dict[tuple[tuple[str, float], ...], PreTrainedModel] = field(default_factory=dict)
 
     def dense(self, *experts: tuple[str, float]) -> PreTrainedModel:
         """The model with some of the experts added into its weights."""
-        return with_expert(self.model, [(self.experts[name], gate) for name, gate in experts])
+        if experts not in self._dense:
+            self._dense[experts] = with_expert(self.model, [(self.experts[name], gate) for name, gate in experts])
+        return self._dense[experts]
 
     def greedy(self, prompt: Sequence[int], tokens: int, *experts: tuple[str, float]) -> list[int]:
         """What transformers generates greedily with dense weights, never stopping early."""
-        model, sequence = self.dense(*experts), list(prompt)
+        model, found = self.dense(*experts), list[int]()
+        cache, step = DynamicCache(config=model.config), torch.tensor([list(prompt)])
         with torch.inference_mode():
-            for _ in range(tokens):
-                sequence.append(int(model(torch.tensor([sequence])).logits[0, -1].argmax()))
-        return sequence[len(prompt) :]
+            while len(found) < tokens:
+                logits = model(step, past_key_values=cache, use_cache=True).logits
+                found.append(int(logits[0, -1].argmax()))
+                step = torch.tensor([found[-1:]])
+        return found
 
 
 def write_bundle(
@@ -134,6 +152,15 @@ def write_bundle(
     return TinyBundle(open_bundle(path), model, {expert.name: expert for expert in experts})
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Matrices this small are computed faster by one thread than by several that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
     """A Llama with four experts, `a` to `d`."""
@@ -143,3 +170,46 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
         model,
         lambda digest: [random_expert(model, digest, name, seed) for seed, name in enumerate("abcd")],
     )
+
+
+def engine_of(bundle: Bundle, observer: EngineObserver | None = None, **settings: Any) -> AsyncEngine:
+    """An engine, not started, with small blocks and little memory unless `settings` say otherwise."""
+    small: dict[str, Any] = {
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 32,
+        "block_size": 4,
+        "kv_cache_bytes": 1 << 20,
+    }
+    return build_engine(bundle, EngineConfig(**{**small, **settings}), observer)
+
+
+def greedy(tokens: int, **params: Any) -> SamplingParams:
+    """Greedy choice of exactly `tokens` tokens."""
+    return SamplingParams(**{"max_tokens": tokens, "temperature": 0.0, "ignore_eos": True, **params})
+
+
+def drain(engine: Engine, patience: float = 20.0) -> dict[str, list[Output]]:
+    """Step an engine until nothing is unfinished, waiting for experts where there is nothing to compute."""
+    outputs: dict[str, list[Output]] = {}
+    deadline = time.monotonic() + patience
+    while engine.has_work:
+        assert time.monotonic() < deadline, "the engine does not finish its requests"
+        for output in engine.step():
+            outputs.setdefault(output.request_id, []).append(output)
+        if engine.idle:
+            time.sleep(0.002)
+    return outputs
+
+
+def tokens_of(outputs: Sequence[Output]) -> list[int]:
+    """All generated tokens of a request."""
+    return [token.token for output in outputs for token in output.tokens]
+
+
+def run_alone(engine: Engine, *requests: Request) -> dict[str, list[int]]:
+    """Tokens of each request, by its id, each computed with nothing else in the engine."""
+    tokens: dict[str, list[int]] = {}
+    for request in requests:
+        engine.add(request)
+        tokens[request.request_id] = tokens_of(drain(engine)[request.request_id])
+    return tokens

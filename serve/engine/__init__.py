@@ -1,0 +1,47 @@
+"""The engine: token ids in, token ids out; it never sees text.
+
+`request`, `config`, `records` and `errors` are the values that cross its border. `sequence`, `kv_blocks`, `waiting` and
+`scheduler` decide what a step computes, `runner` computes it, `sampler` draws the tokens, and `engine` puts a step
+together. `loop` and `stream` bring it to asyncio, `memory` and `build` make one from a bundle.
+"""
+
+from serve.engine.build import build_engine
+from serve.engine.config import EngineConfig
+from serve.engine.engine import Engine
+from serve.engine.errors import (
+    Draining,
+    EngineDead,
+    EngineError,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+    UnknownExpert,
+)
+from serve.engine.loop import AsyncEngine
+from serve.engine.records import EngineObserver, EngineStats, RequestRecord, SilentObserver, StepRecord
+from serve.engine.request import Output, Request, SamplingParams, TokenOutput
+from serve.engine.stream import OutputStream
+
+__all__ = [
+    "AsyncEngine",
+    "Draining",
+    "Engine",
+    "EngineConfig",
+    "EngineDead",
+    "EngineError",
+    "EngineObserver",
+    "EngineStats",
+    "InvalidRequest",
+    "Output",
+    "OutputStream",
+    "PromptTooLong",
+    "QueueFull",
+    "Request",
+    "RequestRecord",
+    "SamplingParams",
+    "SilentObserver",
+    "StepRecord",
+    "TokenOutput",
+    "UnknownExpert",
+    "build_engine",
+]

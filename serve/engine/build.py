@@ -1,0 +1,72 @@
+"""From a bundle to an engine: load, make room, put together."""
+
+import threading
+
+import torch
+
+from merge.bundle import Bundle
+from serve.engine.config import EngineConfig
+from serve.engine.engine import Engine
+from serve.engine.errors import EngineError
+from serve.engine.loop import AsyncEngine
+from serve.engine.memory import num_blocks
+from serve.engine.records import EngineObserver, SilentObserver
+from serve.experts import ExpertStore
+from serve.model import KvCache, ResidualBanks, ResidualShape, load_model, read_config
+
+MAX_DEFAULT_SLOTS = 64
+
+_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver | None = None) -> AsyncEngine:
+    """Load a bundle's backbone, make slots for its experts, and KV blocks in what memory remains.
+
+    Raises:
+        ModelError: the backbone cannot be served.
+        EngineError: a setting does not fit the model, the machine or the memory (named).
+    """
+    observer = observer or SilentObserver()
+    device = _device(config)
+    max_model_len = _max_model_len(config, read_config(bundle.backbone_dir).max_positions)
+    decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len)
+    names = bundle.expert_names
+    slots = min(len(names), MAX_DEFAULT_SLOTS) if config.max_expert_slots is None else config.max_expert_slots
+    banks = ResidualBanks(decoder, ResidualShape.of([bundle.expert_path(name) for name in names]), slots)
+    blocks = num_blocks(decoder, config, max_model_len)
+    cache = KvCache.allocate(decoder.config, blocks, config.block_size, decoder.dtype, device)
+    host_bytes = config.max_expert_host_bytes
+    if host_bytes is None and device.type == "cpu":
+        host_bytes = 0  # the slots are host memory already
+    wake = threading.Event()
+    experts = ExpertStore(banks, bundle.manifest.backbone_digest, observer, host_bytes, on_change=wake.set)
+    for name in names:
+        experts.register(name, bundle.expert_path(name), bundle.card(name).digest)
+    engine = Engine(decoder, cache, experts, config, max_model_len, observer)
+    return AsyncEngine(engine, config, observer, wake)
+
+
+def _device(config: EngineConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+    except RuntimeError as error:
+        raise EngineError(f"device {config.device!r} is not one of auto, cpu, cuda, cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineError(f"device {config.device!r} is asked for, but torch finds no GPU here")
+    return device
+
+
+def _dtype(config: EngineConfig) -> torch.dtype | None:
+    if config.dtype not in _DTYPES:
+        raise EngineError(f"dtype {config.dtype!r} is not one of {', '.join(_DTYPES)}")
+    return _DTYPES[config.dtype]
+
+
+def _max_model_len(config: EngineConfig, max_positions: int) -> int:
+    if config.max_model_len is not None and config.max_model_len > max_positions:
+        raise EngineError(
+            f"max_model_len {config.max_model_len} is more than the {max_positions} the model was made for"
+        )
+    return config.max_model_len or max_positions

@@ -1,0 +1,53 @@
+"""The engine's settings."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What the engine may use.
+
+    Attributes:
+        dtype: "auto" (as the checkpoint is stored), "float32", "bfloat16" or "float16".
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        max_model_len: longest sequence, prompt and generated tokens together; None: what the model was made for.
+        max_num_seqs: sequences in one batch.
+        max_num_batched_tokens: tokens in one step; longer prompts are computed in chunks.
+        block_size: tokens in one KV block.
+        kv_cache_bytes: memory for KV blocks; None: a share of what is free once weights and experts are in place.
+        max_expert_slots: experts resident on the device at once; None: all of the bundle, up to 64.
+        max_expert_host_bytes: memory for experts kept ready on the host; None: no limit.
+        max_num_queued_reqs: requests that may wait beyond the `max_num_seqs` that run.
+        max_num_queued_tokens: prompt tokens that may wait; None: no limit.
+        enable_prefix_caching: reuse KV blocks of equal prefixes under equal experts.
+        seed: seeds the requests that bring none.
+    """
+
+    dtype: str = "auto"
+    device: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    kv_cache_bytes: int | None = None
+    max_expert_slots: int | None = None
+    max_expert_host_bytes: int | None = None
+    max_num_queued_reqs: int = 1024
+    max_num_queued_tokens: int | None = None
+    enable_prefix_caching: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("max_model_len", "kv_cache_bytes", "max_expert_slots"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1, or unset")
+        if self.max_num_queued_reqs < 0:
+            raise ValueError(f"max_num_queued_reqs is {self.max_num_queued_reqs}; it must be at least 0")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens {self.max_num_batched_tokens} is less than max_num_seqs {self.max_num_seqs}: "
+                "a step must hold one token of every running sequence"
+            )

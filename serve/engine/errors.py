@@ -1,0 +1,29 @@
+"""Why a request is not admitted."""
+
+
+class EngineError(RuntimeError):
+    """The engine refuses a request. The message is one line and says what would be accepted."""
+
+
+class InvalidRequest(EngineError):  # noqa: N818
+    """A field of the request has a value that this model or engine cannot serve."""
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt leaves no room for a single generated token."""
+
+
+class UnknownExpert(EngineError):  # noqa: N818
+    """The request names an expert that is not registered."""
+
+
+class QueueFull(EngineError):  # noqa: N818
+    """The queue is at its limit of requests or tokens."""
+
+
+class Draining(EngineError):  # noqa: N818
+    """The engine finishes what runs and admits nothing more."""
+
+
+class EngineDead(EngineError):  # noqa: N818
+    """The engine's loop has ended by an error; the message holds it."""

@@ -1,0 +1,90 @@
+"""One step on the model: from planned chunks to logits."""
+
+from collections.abc import Sequence as Rows
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.attention import AttentionBatch
+from kernels.expert_linear import ExpertBatch
+from serve.engine.records import StepMode
+from serve.engine.scheduler import Chunk
+from serve.model import Decoder, ForwardBatch, KvCache
+
+_NO_EXPERT = -1
+
+
+class Runner:
+    """Builds the flattened batch of a step, once for all layers, and runs the decoder on it."""
+
+    def __init__(self, decoder: Decoder, cache: KvCache, block_size: int) -> None:
+        self._decoder, self._cache, self._block_size = decoder, cache, block_size
+
+    def run(self, chunks: Rows[Chunk], rows: Rows[int]) -> tuple[Tensor, StepMode]:
+        """Compute the chunks' tokens, write their keys and values, and return logits [R, vocab] of some of the tokens.
+
+        Args:
+            chunks: what to compute.
+            rows: numbers of the wanted tokens in the flattened batch, ascending.
+        """
+        experts, head_experts = self._experts(chunks, rows)
+        mode: StepMode = "plain" if experts is None else "fused"
+        batch = self._batch(chunks, experts)
+        with torch.inference_mode():
+            hidden = self._decoder.forward(batch, self._cache)
+            if not rows:
+                return hidden.new_empty(0, self._decoder.config.vocab_size), mode
+            wanted = hidden[torch.tensor(rows, dtype=torch.int64, device=hidden.device)]
+            logits = self._decoder.logits(wanted, head_experts)
+        return logits, mode
+
+    def _batch(self, chunks: Rows[Chunk], experts: ExpertBatch | None) -> ForwardBatch:
+        size, device = self._block_size, self._decoder.device
+        counts = [chunk.count for chunk in chunks]
+        starts = [chunk.sequence.computed for chunk in chunks]
+        tables = np.zeros((len(chunks), max(len(chunk.sequence.blocks) for chunk in chunks)), dtype=np.int32)
+        tokens: list[int] = []
+        for row, chunk in enumerate(chunks):
+            sequence = chunk.sequence
+            tables[row, : len(sequence.blocks)] = sequence.blocks
+            tokens += sequence.tokens[sequence.computed : sequence.computed + chunk.count]
+        owner = np.repeat(np.arange(len(chunks)), counts)
+        offset = np.arange(len(tokens)) - np.repeat(np.cumsum(counts) - counts, counts)
+        positions = np.repeat(starts, counts) + offset
+        places = tables[owner, positions // size].astype(np.int64) * size + positions % size
+        block_tables = torch.from_numpy(tables).to(device)
+        contexts = [start + count for start, count in zip(starts, counts, strict=True)]
+        return ForwardBatch(
+            tokens=torch.tensor(tokens, dtype=torch.int64).to(device),
+            positions=torch.from_numpy(positions).to(device),
+            slot_mapping=torch.from_numpy(places).to(device),
+            attention={
+                window: AttentionBatch.build(block_tables, contexts, counts, size, window)
+                for window in self._decoder.windows
+            },
+            experts=experts,
+        )
+
+    def _experts(self, chunks: Rows[Chunk], rows: Rows[int]) -> tuple[ExpertBatch | None, ExpertBatch | None]:
+        """Plans of the experts for all tokens and for the wanted rows; None where no token has an expert."""
+        width = max(len(chunk.sequence.experts) for chunk in chunks)
+        if width == 0:
+            return None, None
+        slots = np.full((len(chunks), width), _NO_EXPERT, dtype=np.int32)
+        gates = np.ones((len(chunks), width), dtype=np.float32)
+        for row, chunk in enumerate(chunks):
+            sequence = chunk.sequence
+            if sequence.lease is not None:
+                slots[row, : len(sequence.experts)] = sequence.lease.slots
+                gates[row, : len(sequence.experts)] = [gate for _, gate in sequence.experts]
+        owner = np.repeat(np.arange(len(chunks)), [chunk.count for chunk in chunks])
+
+        def plan(owners: np.typing.NDArray[np.int64]) -> ExpertBatch:
+            return ExpertBatch.from_slots(
+                torch.from_numpy(slots[owners]), torch.from_numpy(gates[owners]), self._decoder.device
+            )
+
+        every = plan(owner)
+        wanted = owner[list(rows)]
+        return every, every if len(wanted) == len(owner) else plan(wanted)

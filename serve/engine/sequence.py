@@ -1,0 +1,74 @@
+"""One request on its way through the engine."""
+
+from serve.engine.kv_blocks import cache_root, chain_digest
+from serve.engine.request import FinishReason, Request, TokenOutput
+from serve.engine.sampler import SamplingState
+from serve.experts import ExpertVersion, Lease
+
+
+class Sequence:
+    """A request's tokens, and what the engine holds for it.
+
+    Attributes:
+        request: what was asked.
+        experts: (version, gate) of each expert, ordered by content so that equal mixes add up alike.
+        sampling: what its next draw depends on.
+        tokens: prompt and generated token ids.
+        computed: how many of them have keys and values.
+        cached: how many of those were found in the prefix cache when it was first admitted.
+        blocks: KV blocks, in order.
+        published: how many of them are in the prefix cache.
+        lease: slots of its experts, or None while it has none.
+        prompt_logprobs: of the prompt tokens computed so far, where asked for.
+        finish_reason, error: why it ended, or None.
+        scheduled, first_token: `time.monotonic()` of its first step and first token.
+    """
+
+    def __init__(self, request: Request, experts: tuple[tuple[ExpertVersion, float], ...], seed: int) -> None:
+        self.request = request
+        self.experts = tuple(sorted(experts, key=lambda pair: pair[0].digest))
+        self.sampling = SamplingState(request.params, request.prompt, seed)
+        self.tokens = list(request.prompt)
+        self.computed = 0
+        self.cached = 0
+        self.blocks: list[int] = []
+        self.published = 0
+        self.lease: Lease | None = None
+        self.prompt_logprobs: list[TokenOutput | None] = [None]
+        self.finish_reason: FinishReason | None = None
+        self.error: str | None = None
+        self.scheduled: float | None = None
+        self.first_token: float | None = None
+        self._keys = [cache_root((version.digest, gate) for version, gate in self.experts)]
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens without keys and values; 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """Sorts sequences by who is served first."""
+        return self.request.priority, self.request.arrival
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """The experts' contents: sequences of one group compete with other groups for fair shares."""
+        return tuple(version.digest for version, _ in self.experts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended."""
+        return self.finish_reason is not None
+
+    def key(self, block: int, block_size: int) -> bytes:
+        """Prefix key of a full block."""
+        for number in range(len(self._keys) - 1, block + 1):
+            tokens = self.tokens[number * block_size : (number + 1) * block_size]
+            self._keys.append(chain_digest(self._keys[-1], tokens))
+        return self._keys[block + 1]

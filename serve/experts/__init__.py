@@ -1,0 +1,11 @@
+"""The expert store: files on disk, packed residuals on the host, and the device-side slots that sequences lease.
+
+`version` is one content of one expert, `slots` decides who sits where, `store` moves residuals between the tiers on
+its own thread.
+"""
+
+from serve.experts.slots import Lease
+from serve.experts.store import ExpertStore
+from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch
+
+__all__ = ["ExpertInfo", "ExpertLoadError", "ExpertStore", "ExpertVersion", "GenerationMismatch", "Lease"]

@@ -1,0 +1,263 @@
+"""The expert store: disk to host to slots, outside the engine's loop."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Literal, Protocol
+
+from merge.bundle import BundleError, expert_digest, read_expert
+from serve.experts.slots import Lease, Slot, SlotTable
+from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch
+from serve.model import ModelError, PackedExpert, ResidualBanks
+
+Tier = Literal["host", "device"]
+
+
+class ExpertListener(Protocol):
+    """Gets told of experts that come and go."""
+
+    def on_expert_load(self, name: str, seconds: float, nbytes: int, tier: Tier) -> None:
+        """An expert arrived in a tier."""
+
+    def on_expert_evict(self, name: str, tier: Tier) -> None:
+        """An expert left a tier."""
+
+
+class ExpertStore:
+    """Experts by name, and the way of their residuals from disk to the slots.
+
+    Reading, validating and copying happen on a thread of the store's own, into slots that no running sequence uses.
+    Whoever needs an expert takes a lease, which pins its slots; the least recently used of the others give way.
+    All methods may be called from any thread; none but `load` waits for a disk.
+    """
+
+    def __init__(
+        self,
+        banks: ResidualBanks,
+        backbone_digest: str,
+        listener: ExpertListener,
+        max_host_bytes: int | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make a store without experts.
+
+        Args:
+            banks: the slots.
+            backbone_digest: what experts must have been cut against.
+            listener: told of loads and evictions.
+            max_host_bytes: limit of the host tier; None: no limit.
+            on_change: called when a lease became ready or failed.
+        """
+        self._banks, self._backbone, self._listener = banks, backbone_digest, listener
+        self._max_host_bytes, self._on_change = max_host_bytes, on_change
+        self._lock = threading.Lock()
+        self._versions: dict[str, ExpertVersion] = {}
+        self._generations = count(1)
+        self._host: OrderedDict[str, tuple[str, PackedExpert]] = OrderedDict()
+        self._nbytes: dict[str, int] = {}
+        self._table = SlotTable.of(banks.slots)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="expert-loader")
+
+    @property
+    def slots(self) -> int:
+        """Experts that can be resident at once."""
+        return self._banks.slots
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of all slots, filled or not."""
+        return self._banks.nbytes
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of the host tier."""
+        with self._lock:
+            return sum(packed.nbytes for _, packed in self._host.values())
+
+    def register(self, name: str, path: Path, digest: str) -> ExpertVersion:
+        """Make an expert known without reading it: it is read and checked when it is first needed."""
+        with self._lock:
+            version = ExpertVersion(name, path, digest, next(self._generations))
+            self._versions[name] = version
+        return version
+
+    def get(self, name: str) -> ExpertVersion | None:
+        """The registered version of a name."""
+        return self._versions.get(name)
+
+    def infos(self) -> tuple[ExpertInfo, ...]:
+        """All registered experts, by name."""
+        with self._lock:
+            return tuple(self._info(self._versions[name]) for name in sorted(self._versions))
+
+    def load(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:
+        """Read and check an expert file, then make it what the name stands for. Waits for the disk.
+
+        Sequences that were admitted with an earlier version keep it.
+
+        Args:
+            name: new, or of an expert to replace.
+            path: the file.
+            expected_generation: where given, the generation that the name must have now; 0 for a new name.
+
+        Raises:
+            GenerationMismatch: the name has another generation; nothing changed.
+            ExpertLoadError: the file cannot be served; nothing changed.
+        """
+        self._expect(name, expected_generation)
+        started = time.monotonic()
+        digest, packed = self._read(name, path)
+        with self._lock:
+            self._expect(name, expected_generation)
+            old = self._versions.get(name)
+            version = ExpertVersion(name, path, digest, next(self._generations))
+            self._versions[name] = version
+        self._keep(version, packed, time.monotonic() - started)
+        if old is not None:
+            self._drop(old)
+        with self._lock:
+            return self._info(version)
+
+    def unload(self, name: str, expected_generation: int | None = None) -> ExpertVersion | None:
+        """Forget a name; sequences that were admitted with it keep it. None where there is no such name.
+
+        Raises:
+            GenerationMismatch: the name has another generation; nothing changed.
+        """
+        with self._lock:
+            self._expect(name, expected_generation)
+            version = self._versions.pop(name, None)
+        if version is not None:
+            self._drop(version)
+        return version
+
+    def preload(self) -> None:
+        """Start loading experts, by name, until the slots are full."""
+        for name in sorted(self._versions)[: self.slots]:
+            lease = self.acquire([self._versions[name]])
+            if lease is not None:
+                self.release(lease)
+
+    def acquire(self, versions: Sequence[ExpertVersion]) -> Lease | None:
+        """Pin slots for experts and start loading those that are not there. Does not wait.
+
+        Returns:
+            A lease, to be asked whether it is `ready` or has an `error`, and to be released in either case. None, with
+            nothing changed, where the slots are in use by others.
+        """
+        with self._lock:
+            found = self._table.lease(versions)
+        if found is None:
+            return None
+        lease, awaiting, evicted = found
+        for slot in awaiting:
+            self._loader.submit(self._fill, slot)
+        self._tell_evicted([(version.name, "device") for version in evicted])
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back. The experts stay until their slots are needed, or leave if they are no longer known."""
+        with self._lock:
+            self._table.release(lease)
+            known = {version.digest for version in self._versions.values()}
+            gone = [slot for slot in lease.places if _unknown(slot, known)]
+            evicted: list[tuple[str, Tier]] = [(s.version.name, "device") for s in gone if s.version is not None]
+            for slot in gone:
+                slot.empty()
+        self._tell_evicted(evicted)
+
+    def close(self) -> None:
+        """Stop loading."""
+        self._loader.shutdown(wait=True, cancel_futures=True)
+
+    def _fill(self, slot: Slot) -> None:
+        version = slot.version
+        assert version is not None
+        try:
+            packed = self._fetch(version)
+            started = time.monotonic()
+            self._banks.load(slot.number, packed)
+            self._listener.on_expert_load(version.name, time.monotonic() - started, packed.nbytes, "device")
+            slot.ready = True
+        except Exception as error:
+            with self._lock:
+                slot.error = str(error) if isinstance(error, ExpertLoadError) else f"{type(error).__name__}: {error}"
+                if slot.pins == 0:
+                    slot.empty()
+        self._on_change()
+
+    def _fetch(self, version: ExpertVersion) -> PackedExpert:
+        with self._lock:
+            if version.digest in self._host:
+                self._host.move_to_end(version.digest)
+                return self._host[version.digest][1]
+        started = time.monotonic()
+        digest, packed = self._read(version.name, version.path)
+        if digest != version.digest:
+            raise ExpertLoadError(
+                f"expert {version.name!r}: {version.path} changed since it was registered: load it again"
+            )
+        self._keep(version, packed, time.monotonic() - started)
+        return packed
+
+    def _read(self, name: str, path: Path) -> tuple[str, PackedExpert]:
+        try:
+            expert = read_expert(path, self._backbone)
+            return expert_digest(path), self._banks.pack(expert)
+        except (BundleError, ModelError, OSError) as error:
+            raise ExpertLoadError(f"expert {name!r} cannot be served: {error}") from error
+
+    def _keep(self, version: ExpertVersion, packed: PackedExpert, seconds: float) -> None:
+        """Put what took `seconds` to read into the host tier, where it fits."""
+        evicted: list[tuple[str, Tier]] = []
+        with self._lock:
+            self._nbytes[version.digest] = packed.nbytes
+            if self._max_host_bytes is not None and packed.nbytes > self._max_host_bytes:
+                return
+            self._host[version.digest] = (version.name, packed)
+            self._host.move_to_end(version.digest)
+            total = sum(kept.nbytes for _, kept in self._host.values())
+            while self._max_host_bytes is not None and total > self._max_host_bytes:
+                _, (name, oldest) = self._host.popitem(last=False)
+                total -= oldest.nbytes
+                evicted.append((name, "host"))
+        self._listener.on_expert_load(version.name, seconds, packed.nbytes, "host")
+        self._tell_evicted(evicted)
+
+    def _drop(self, version: ExpertVersion) -> None:
+        """Remove a content that no name stands for from the tiers; a pinned slot follows when it is released."""
+        evicted: list[tuple[str, Tier]] = []
+        with self._lock:
+            if any(other.digest == version.digest for other in self._versions.values()):
+                return
+            self._nbytes.pop(version.digest, None)
+            if self._host.pop(version.digest, None) is not None:
+                evicted.append((version.name, "host"))
+            slot = self._table.find(version.digest)
+            if slot is not None and slot.evictable:
+                slot.empty()
+                evicted.append((version.name, "device"))
+        self._tell_evicted(evicted)
+
+    def _info(self, version: ExpertVersion) -> ExpertInfo:
+        slot = self._table.find(version.digest)
+        number = slot.number if slot is not None and slot.ready else None
+        return ExpertInfo(version, number, version.digest in self._host, self._nbytes.get(version.digest))
+
+    def _expect(self, name: str, generation: int | None) -> None:
+        current = self._versions.get(name)
+        found = 0 if current is None else current.generation
+        if generation is not None and generation != found:
+            raise GenerationMismatch(f"expert {name!r} is of generation {found}, not {generation}: read it again")
+
+    def _tell_evicted(self, evicted: Sequence[tuple[str, Tier]]) -> None:
+        for name, tier in evicted:
+            self._listener.on_expert_evict(name, tier)
+
+
+def _unknown(slot: Slot, known: set[str]) -> bool:
+    return slot.evictable and slot.version is not None and slot.version.digest not in known
