@@ -1,0 +1,145 @@
+"""The names that a request's `model` may say, and what each of them runs."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from merge.bundle import Bundle
+from serve.api.errors import invalid, model_not_found
+
+AUTO = "auto"
+BACKBONE = "backbone"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What answers a prompt.
+
+    Attributes:
+        experts: (name, gate) of each expert; none: the backbone alone.
+        confidence: the router's, where it decided.
+    """
+
+    experts: tuple[tuple[str, float], ...] = ()
+    confidence: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The expert's name, "a+b" for a mix, or "backbone"."""
+        return "+".join(name for name, _ in self.experts) or BACKBONE
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One expert: digest of its content, and its file within the bundle."""
+
+    digest: str
+    root: str
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Names and digests of a bundle.
+
+    Attributes:
+        routing: names that let the router decide; the first is the bundle's.
+        experts: name → entry.
+        backbone_digest: digest of the backbone's weights.
+        backbone_root: its directory.
+        created: seconds since 1970.
+        max_model_len: longest sequence in tokens.
+    """
+
+    routing: tuple[str, ...]
+    experts: Mapping[str, Entry]
+    backbone_digest: str
+    backbone_root: str
+    created: int
+    max_model_len: int
+
+    def __post_init__(self) -> None:
+        for name in self.experts:
+            if name in (*self.routing, BACKBONE):
+                raise ValueError(
+                    f"{name!r} names an expert and also the served model; choose another --served-model-name"
+                    if name not in (AUTO, BACKBONE)
+                    else f"an expert may not be named {name!r}: requests use that name for something else"
+                )
+        if BACKBONE in self.routing:
+            raise ValueError(f"the served model may not be named {BACKBONE!r}: that name asks for no expert")
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, max_model_len: int, served_names: Sequence[str] = ()) -> "Catalogue":
+        """Names of a bundle.
+
+        Args:
+            bundle: the bundle.
+            max_model_len: longest sequence in tokens.
+            served_names: names that route, instead of the bundle's own; "auto" always does.
+
+        Raises:
+            ValueError: a name means two things.
+        """
+        manifest = bundle.manifest
+        routing = dict.fromkeys((*(served_names or (manifest.name,)), AUTO))
+        return cls(
+            routing=tuple(routing),
+            experts={
+                name: Entry(bundle.card(name).digest, str(bundle.expert_path(name))) for name in bundle.expert_names
+            },
+            backbone_digest=manifest.backbone_digest,
+            backbone_root=str(bundle.backbone_dir),
+            created=int(datetime.fromisoformat(manifest.created).timestamp()),
+            max_model_len=max_model_len,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that `model` may say."""
+        return (*self.routing, BACKBONE, *self.experts)
+
+    def resolve(self, model: str, experts: Mapping[str, float] | None = None) -> Target | None:
+        """What a request asks for; None leaves it to the router.
+
+        Raises:
+            ApiError: 404 for a name that does not exist, 400 where `model` and `experts` disagree.
+        """
+        if model not in self.names:
+            raise model_not_found(model, self.names)
+        if experts is None:
+            return None if model in self.routing else Target(() if model == BACKBONE else ((model, 1.0),))
+        if model not in self.routing:
+            raise invalid(
+                "experts",
+                f"experts mixes under the model {self.routing[0]!r}; {model!r} already says what runs",
+            )
+        for name in experts:
+            if name not in self.experts:
+                raise model_not_found(name, tuple(self.experts), param=f"experts.{name}")
+        return Target(tuple(experts.items()))
+
+    def fingerprint(self, targets: Iterable[Target]) -> str:
+        """OpenAI's `system_fingerprint`: equal where the same weights answered."""
+        parts = {
+            self.backbone_digest,
+            *(f"{self.experts[name].digest}:{gate!r}" for target in targets for name, gate in target.experts),
+        }
+        return "fp_" + hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
+
+    def cards(self) -> list[dict[str, object]]:
+        """OpenAI's model objects: the names that route, the backbone, each expert with the backbone as its parent."""
+        routed = [self._card(name, self.backbone_root, None) for name in self.routing]
+        experts = [self._card(name, entry.root, BACKBONE) for name, entry in self.experts.items()]
+        return [*routed, self._card(BACKBONE, self.backbone_root, None), *experts]
+
+    def _card(self, name: str, root: str, parent: str | None) -> dict[str, object]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "overtone",
+            "root": root,
+            "parent": parent,
+            "max_model_len": self.max_model_len,
+        }

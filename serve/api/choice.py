@@ -1,0 +1,141 @@
+"""The text of one choice: tokens in, pieces of text out."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from serve.api.detokenizer import Detokenizer
+from serve.api.errors import internal, unavailable
+from serve.api.logprobs import TokenRecord
+from serve.api.stops import StopSearch
+from serve.api.text import TextCodec
+from serve.engine import Output, TokenOutput
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one engine output adds to a choice.
+
+    Attributes:
+        text: text to append.
+        records: tokens whose text has begun by now.
+        finish_reason: set on the last piece.
+        stop_reason: the stop string, or the id of the `stop_token_ids`, that ended it.
+    """
+
+    text: str
+    records: tuple[TokenRecord, ...] = ()
+    finish_reason: Finish | None = None
+    stop_reason: str | int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.records or self.finish_reason)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The part of a request that is about text, which the engine does not see.
+
+    Attributes:
+        stops: strings that end the text, wherever tokens end.
+        include_stop: keep the string, or the text of the stop token, in the output.
+        min_tokens: a stop string counts once that many tokens are there.
+        stop_token_ids: tokens that end the text without being part of it.
+        echo: begin with the prompt.
+        logprobs: keep a record of each token.
+    """
+
+    stops: tuple[str, ...] = ()
+    include_stop: bool = False
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    echo: bool = False
+    logprobs: bool = False
+
+
+class ChoiceText:
+    """Turns the engine's outputs for one choice into pieces.
+
+    Args:
+        codec: the tokenizer.
+        prompt: the prompt's tokens.
+        prompt_text: the prompt as the client wrote it, None where it sent tokens.
+        options: stop strings and echo.
+    """
+
+    def __init__(self, codec: TextCodec, prompt: tuple[int, ...], prompt_text: str | None, options: TextOptions):
+        self._codec = codec
+        self._prompt = prompt
+        self._echo = (codec.decode(prompt) if prompt_text is None else prompt_text) if options.echo else ""
+        self._options = options
+        self._detokenizer = Detokenizer(codec, prompt)
+        self._search = StopSearch(options.stops, options.include_stop)
+        self._text = ""
+        self._sent = 0
+        self._search_from = 0
+        self._held: list[TokenRecord] = []
+        self._begun = False
+        self.tokens = 0
+        self.cached_tokens = 0
+
+    def push(self, output: Output) -> Piece:
+        """Take one output; once a piece has a finish reason there must not be another.
+
+        Raises:
+            ApiError: the engine gave the request up.
+        """
+        if output.finish_reason == "error":
+            raise internal(output.error or "the engine gave the request up")
+        if output.finish_reason == "abort":
+            raise unavailable("the server stopped before the completion was finished", "aborted")
+        head = "" if self._begun else self._begin(output)
+        finish: Finish | None = output.finish_reason
+        reason: str | int | None = None
+        for position, token in enumerate(output.tokens, 1):
+            ends = finish == "stop" and position == len(output.tokens)
+            if ends and token.token in self._options.stop_token_ids:
+                reason = token.token
+            text = "" if ends and not self._options.include_stop else self._detokenizer.push(token.token)
+            if (stop := self._append(token, text)) is not None:
+                return self._release(head, "stop", stop, end=True)
+        if finish and (stop := self._extend(self._detokenizer.finish())) is not None:
+            return self._release(head, "stop", stop, end=True)
+        return self._release(head, finish, reason, end=finish is not None)
+
+    def _begin(self, output: Output) -> str:
+        self._begun = True
+        self.cached_tokens = output.cached_tokens
+        if self._options.echo and output.prompt_logprobs is not None:
+            reader, offset = Detokenizer(self._codec), 0
+            for token, scored in zip(self._prompt, output.prompt_logprobs, strict=True):
+                self._held.append(TokenRecord.of(scored or TokenOutput(token), min(offset, len(self._echo))))
+                offset += len(reader.push(token))
+        return self._echo
+
+    def _append(self, token: TokenOutput, text: str) -> str | None:
+        self.tokens += 1
+        if self._options.logprobs:
+            self._held.append(TokenRecord.of(token, len(self._echo) + len(self._text)))
+        if self.tokens < self._options.min_tokens:
+            self._search_from = len(self._text) + len(text)
+        return self._extend(text)
+
+    def _extend(self, text: str) -> str | None:
+        """Append text; the stop string that it completes, at which the text is cut."""
+        self._text += text
+        match = self._search.find(self._text, len(text), self._search_from) if text else None
+        if match is None:
+            return None
+        self._text = self._text[: match.end]
+        self._held = [record for record in self._held if record.offset < len(self._echo) + match.end]
+        return match.stop
+
+    def _release(self, head: str, finish: Finish | None, reason: str | int | None, end: bool) -> Piece:
+        """Everything that no further token can take back."""
+        until = len(self._text) if end else self._search.safe_length(self._text, self._search_from)
+        text, self._sent = self._text[self._sent : until], until
+        limit = len(self._echo) + until
+        ready = [record for record in self._held if end or record.offset < limit]
+        self._held = self._held[len(ready) :]
+        return Piece(head + text, tuple(ready), finish, reason)

@@ -1,0 +1,95 @@
+"""The errors of the API: OpenAI's JSON body, its status and headers, in one exception."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from starlette.responses import JSONResponse
+
+RETRY_AFTER_SECONDS = 1
+_LISTED = 20
+
+
+@dataclass(eq=False)  # not frozen: Python itself assigns to a raised exception
+class ApiError(Exception):
+    """What a client is told.
+
+    Attributes:
+        status: HTTP status.
+        message: one sentence that names what was wrong and what would be right.
+        type: OpenAI's error class, "invalid_request_error" and its like.
+        param: the request field at fault.
+        code: a word for programs.
+        headers: further response headers.
+    """
+
+    status: int
+    message: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> dict[str, object]:
+        """The JSON document `{"error": {...}}`."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The whole HTTP response."""
+        return JSONResponse(self.body(), status_code=self.status, headers=dict(self.headers))
+
+
+def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
+    """400: a field of the request is wrong."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def model_not_found(name: str, known: Sequence[str], param: str = "model") -> ApiError:
+    """404: no such model or expert, with what there is."""
+    listed = ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
+    message = f"the model {shortened(name)!r} does not exist{did_you_mean(name, known)}; there are: {listed}"
+    return ApiError(404, message, param=param, code="model_not_found")
+
+
+def context_overflow(message: str) -> ApiError:
+    """400: prompt and completion do not fit into the model's context."""
+    return invalid("prompt", message, code="context_length_exceeded")
+
+
+def overloaded(message: str) -> ApiError:
+    """429: the queue is full."""
+    return ApiError(429, message, "server_overloaded", None, "queue_full", _retry_after())
+
+
+def unavailable(message: str, code: str) -> ApiError:
+    """503: loading, draining or dead."""
+    return ApiError(503, message, "service_unavailable", None, code, _retry_after())
+
+
+def unauthorized() -> ApiError:
+    """401: no key, or a wrong one."""
+    message = "missing or wrong API key; send it as `Authorization: Bearer KEY`"
+    return ApiError(401, message, param=None, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def internal(message: str) -> ApiError:
+    """500: a fault of the server."""
+    return ApiError(500, message, "internal_error", None, "internal_error")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' (did you mean x?)' where some known word is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def shortened(text: str, limit: int = 80) -> str:
+    """The text, cut to `limit` characters: what a client sends must not fill the answer or the log."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _retry_after() -> dict[str, str]:
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)}

@@ -1,0 +1,115 @@
+"""Running a job: admission, all choices at once, and no work left behind."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from serve.api.choice import Piece
+from serve.api.errors import ApiError, context_overflow, invalid, overloaded, unavailable
+from serve.api.prepare import Job
+from serve.api.schemas import CompletionRequest
+from serve.api.service import Runtime
+from serve.engine import Draining, EngineError, InvalidRequest, Output, PromptTooLong, QueueFull, UnknownExpert
+from serve.metrics import HttpMetrics
+
+
+class Generation:
+    """The choices of one job, from admission to the last piece.
+
+    Whoever admits must close, however the job ends: a client that goes away, an error in another choice, a stop string.
+    """
+
+    def __init__(self, runtime: Runtime, job: Job, metrics: HttpMetrics):
+        self._runtime = runtime
+        self._job = job
+        self._metrics = metrics
+        self._outputs: dict[int, AsyncIterator[Output]] = {}
+
+    def admit(self) -> None:
+        """Hand every choice to the engine, or none.
+
+        Raises:
+            ApiError: the engine refuses one of them.
+        """
+        for index, choice in enumerate(self._job.choices):
+            try:
+                self._outputs[index] = self._runtime.engine.generate(choice.request)
+            except EngineError as error:
+                self.close()
+                raise _refusal(error) from error
+
+    def close(self) -> None:
+        """Abort what has not ended, which frees its KV blocks."""
+        for index in list(self._outputs):
+            self._end(index, "abort")
+
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
+        """(choice number, piece) as they come, from all choices; ends with the last of them.
+
+        Raises:
+            ApiError: the engine gave a choice up.
+        """
+        queue: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
+        pumps = [asyncio.create_task(self._pump(index, queue)) for index in self._outputs]
+        try:
+            unfinished = len(pumps)
+            while unfinished:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                unfinished -= item[1].finish_reason is not None
+                yield item
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            self.close()
+
+    async def _pump(self, index: int, queue: "asyncio.Queue[tuple[int, Piece] | Exception]") -> None:
+        text, before, ended = self._job.choices[index].text, self._job.arrival, False
+        try:
+            async for output in self._outputs[index]:
+                if ended:
+                    continue  # a stop string ended it; this is the engine's answer to the abort
+                if output.tokens:
+                    now = time.monotonic()
+                    self._metrics.tokens(len(output.tokens), now - before, first=text.tokens == 0)
+                    before = now
+                piece = text.push(output)
+                if piece.finish_reason:
+                    self._end(index, piece.finish_reason)
+                if piece:
+                    queue.put_nowait((index, piece))
+                ended = piece.finish_reason is not None
+            if not ended:
+                raise unavailable("the engine has stopped", "engine_dead")
+        except EngineError as error:
+            queue.put_nowait(_refusal(error))
+        except Exception as error:
+            if isinstance(error, ApiError) and error.status == 500:
+                self._end(index, "error")
+            queue.put_nowait(error)
+
+    def _end(self, index: int, reason: str) -> None:
+        """Count a choice once, and make sure that the engine is not working on it."""
+        if self._outputs.pop(index, None) is not None:
+            self._metrics.finished(reason)
+            self._runtime.engine.abort(self._job.choices[index].request.request_id)
+
+
+def _refusal(error: EngineError) -> ApiError:
+    """The engine's refusal as the API says it."""
+    message = str(error)
+    match error:
+        case QueueFull():
+            return overloaded(message)
+        case Draining():
+            return unavailable("the server is shutting down and takes no new requests", "draining")
+        case PromptTooLong():
+            return context_overflow(message)
+        case UnknownExpert():
+            return ApiError(404, message, param="model", code="model_not_found")
+        case InvalidRequest():
+            field = message.split(maxsplit=1)[0]  # the engine begins its message with it
+            return invalid(field if field in CompletionRequest.model_fields else None, message, code="invalid_value")
+    return unavailable(f"the engine has stopped: {message}", "engine_dead")

@@ -1,0 +1,33 @@
+"""From a bundle's directory to something that answers."""
+
+from merge.bundle import open_bundle
+from serve.api.catalogue import Catalogue
+from serve.api.service import Runtime
+from serve.api.text import TextCodec
+from serve.config import ServerSettings
+from serve.engine import EngineError, build_engine
+from serve.metrics import Metrics
+from serve.model import read_config
+from serve.router import Router
+
+
+def load_runtime(settings: ServerSettings, metrics: Metrics) -> Runtime:
+    """Open the bundle, load tokenizer, router and model. The engine's loop is not started yet.
+
+    Raises:
+        ValueError: the bundle, or a part of it, is missing, damaged or does not fit.
+    """
+    bundle = open_bundle(settings.bundle)
+    codec = TextCodec.from_directory(bundle.backbone_dir)
+    router = Router.from_bundle(bundle, settings.router_threshold) if bundle.router_dir else None
+    try:
+        engine = build_engine(bundle, settings.engine, observer=metrics.engine)
+    except EngineError as error:
+        raise ValueError(str(error)) from error
+    return Runtime(
+        engine=engine,
+        codec=codec,
+        router=router,
+        catalogue=Catalogue.from_bundle(bundle, engine.engine.max_model_len, settings.served_model_names),
+        vocab_size=read_config(bundle.backbone_dir).vocab_size,
+    )

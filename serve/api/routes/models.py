@@ -1,0 +1,33 @@
+"""GET /v1/models and GET /v1/models/{model}."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from serve.api.catalogue import Catalogue
+from serve.api.errors import model_not_found, unavailable
+from serve.api.service import Service
+
+
+def router(service: Service) -> APIRouter:
+    """The routes over a service."""
+    routes = APIRouter()
+
+    def catalogue() -> Catalogue:
+        # Draining or dead, the names are still true; only while loading there are none.
+        if service.runtime is None:
+            raise unavailable("the model is still loading", "loading")
+        return service.runtime.catalogue
+
+    @routes.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": catalogue().cards()}
+
+    @routes.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, object]:
+        for card in catalogue().cards():
+            if card["id"] == name:
+                return card
+        raise model_not_found(name, catalogue().names)
+
+    return routes

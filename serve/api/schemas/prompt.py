@@ -1,0 +1,44 @@
+"""The `prompt` field: a text, several texts, one list of token ids or several."""
+
+from typing import Annotated, Any
+
+from pydantic import PlainValidator
+from pydantic_core import PydanticCustomError
+
+_SHAPES = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
+
+Prompts = tuple[str | tuple[int, ...], ...]
+
+
+def _prompts(value: Any) -> Prompts:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and value:
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
+        if _is_ids(value):
+            return (tuple(value),)
+        if all(isinstance(item, list) and item and _is_ids(item) for item in value):
+            return tuple(tuple(item) for item in value)
+    raise PydanticCustomError("prompt", f"must be {_SHAPES}, and not empty")
+
+
+def _is_ids(value: list[Any]) -> bool:
+    # type() and not isinstance(): true is an int to Python and not a token id to anybody.
+    return all(type(item) is int and item >= 0 for item in value)
+
+
+PromptField = Annotated[Prompts, PlainValidator(_prompts)]
+"""Always a tuple of prompts, each a text or token ids, whatever of the four shapes came in."""
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise PydanticCustomError("prompt", "must be a string or a list of strings, and not empty")
+
+
+TextPromptField = Annotated[tuple[str, ...], PlainValidator(_texts)]
+"""Texts only: what the router reads."""

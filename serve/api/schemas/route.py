@@ -1,0 +1,20 @@
+"""The body of POST /v1/route."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve.api.schemas.prompt import TextPromptField
+
+
+class RouteRequest(BaseModel):
+    """Ask for decisions without generating.
+
+    `model` may be left out, and where it is given it must be a name that routes; `top` limits the scores shown.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    prompt: TextPromptField
+    model: str | None = None
+    top: Annotated[int, Field(ge=1)] | None = None

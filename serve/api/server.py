@@ -1,0 +1,196 @@
+"""Running the server: listen, load, serve, drain."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import uvicorn
+from prometheus_client import disable_created_metrics
+
+from serve.api.app import create_app
+from serve.api.loading import load_runtime
+from serve.api.logs import configure_logging
+from serve.api.service import Runtime, Service
+from serve.config import ServerSettings
+from serve.metrics import Metrics
+
+_BACKLOG = 2048
+_FLUSH_SECONDS = 5
+"""How long clients get to read the ends of their replies once the engine has stopped."""
+
+_Result = TypeVar("_Result")
+
+_log = logging.getLogger("overtone")
+
+
+class ServerError(ValueError):
+    """The server cannot start. The message is one line."""
+
+
+def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serve a bundle until SIGTERM or SIGINT.
+
+    The port is taken first, and probes are answered while the model loads. The first signal drains: nothing more is
+    admitted (503), and what runs gets `settings.shutdown_timeout` seconds before it is aborted. A second signal aborts
+    at once.
+
+    Args:
+        settings: the settings.
+        on_ready: called with the server's URL once completions are answered.
+
+    Raises:
+        ServerError: the address cannot be listened on.
+        ValueError: the bundle cannot be served.
+    """
+    # Each series would have a second line, with the time of its birth, that no dashboard reads.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    with contextlib.closing(listen(settings.host, settings.port)) as listener:
+        configure_logging(settings.log_level)
+        asyncio.run(_Run(settings, listener).serve(on_ready))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        ServerError: the address is taken, not this machine's or not an address.
+    """
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)  # two sockets may be bound to one address as long as neither listens
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise ServerError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --host or --port"
+        ) from error
+    return listener
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers, which stop accepting at once and end the process by the signal."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Run:
+    """One life of the server."""
+
+    def __init__(self, settings: ServerSettings, listener: socket.socket):
+        self._settings = settings
+        self._listener = listener
+        self._service = Service(Metrics(version=settings.api.version))
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def serve(self, on_ready: Callable[[str], None] | None) -> None:
+        config = uvicorn.Config(
+            create_app(self._service, self._settings.api),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_FLUSH_SECONDS,
+        )
+        server = _Uvicorn(config)
+        with self._signals():
+            serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+            try:
+                runtime = await self._unless_stopped(_in_thread(self._load))
+                if runtime is not None:
+                    self._service.attach(runtime)
+                    url = self._url()
+                    _log.info("serving %s on %s", self._settings.bundle, url)
+                    if on_ready is not None:
+                        on_ready(url)
+                    await self._unless_stopped(serving)
+                    await self._drain(runtime)
+            finally:
+                server.should_exit = True
+                await serving
+
+    def _load(self) -> Runtime:
+        runtime = load_runtime(self._settings, self._service.metrics)
+        runtime.engine.start()
+        return runtime
+
+    async def _drain(self, runtime: Runtime) -> None:
+        timeout = self._settings.shutdown_timeout
+        _log.info("draining: running requests have %g seconds", timeout)
+        self._service.drain()
+        draining = asyncio.create_task(runtime.engine.shutdown(timeout))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not draining.done():
+            draining.cancel()
+            await runtime.engine.shutdown(0)
+        _log.info("stopped")
+
+    async def _unless_stopped(self, work: asyncio.Future[_Result]) -> _Result | None:
+        """The result of `work`, or None where a signal comes first."""
+        stop = asyncio.create_task(self._stop.wait())
+        either: set[asyncio.Future[Any]] = {work, stop}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        return work.result() if work.done() else None
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may listen to signals; whoever runs this elsewhere ends it otherwise
+            return
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self._signalled)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def _url(self) -> str:
+        host, port = self._listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _in_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:
+    """Run `work` in a daemon thread: unlike an executor's, it does not hold up a process that is told to stop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_Result] = loop.create_future()
+
+    def settle(result: _Result | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def body() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=body, name="overtone-load", daemon=True).start()
+    return future

@@ -1,0 +1,99 @@
+"""What the routes talk to: the loaded model and the server's phase."""
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+
+from serve.api.catalogue import Catalogue, Target
+from serve.api.errors import invalid, unavailable
+from serve.api.text import TextCodec
+from serve.engine import AsyncEngine, EngineError
+from serve.metrics import Metrics
+from serve.router import Decision, Router
+
+
+class Phase(Enum):
+    """Where the server is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A loaded bundle.
+
+    Attributes:
+        engine: generates, in tokens.
+        codec: its tokenizer.
+        router: None where the bundle has none.
+        catalogue: names and digests.
+        vocab_size: token ids that the model has rows for.
+    """
+
+    engine: AsyncEngine
+    codec: TextCodec
+    router: Router | None
+    catalogue: Catalogue
+    vocab_size: int
+
+
+class Service:
+    """The server's state. It begins without a model, so that probes are answered while one loads."""
+
+    def __init__(self, metrics: Metrics, runtime: Runtime | None = None):
+        self.metrics = metrics
+        self.runtime = runtime
+        self.phase = Phase.READY if runtime else Phase.LOADING
+
+    def attach(self, runtime: Runtime) -> None:
+        """The model is loaded."""
+        self.runtime = runtime
+        if self.phase is Phase.LOADING:
+            self.phase = Phase.READY
+
+    def drain(self) -> None:
+        """Admit nothing more."""
+        self.phase = Phase.DRAINING
+
+    def ready(self) -> Runtime:
+        """The model.
+
+        Raises:
+            ApiError: 503 while loading or draining, and after the engine died.
+        """
+        if self.phase is Phase.DRAINING:
+            raise unavailable("the server is shutting down and takes no new requests", "draining")
+        if self.runtime is None:
+            raise unavailable("the model is still loading", "loading")
+        if (reason := self.death()) is not None:
+            raise unavailable(f"the engine has stopped: {reason}", "engine_dead")
+        return self.runtime
+
+    def death(self) -> str | None:
+        """Why the engine's loop ended, None while it lives."""
+        if self.runtime is not None:
+            try:
+                self.runtime.engine.health()
+            except EngineError as error:
+                return str(error)
+        return None
+
+    def route(self, runtime: Runtime, text: str) -> Decision:
+        """Ask the router, and count its answer.
+
+        Raises:
+            ApiError: 400 where the bundle has no router.
+        """
+        if runtime.router is None:
+            raise invalid("model", "this bundle has no router; name an expert (see GET /v1/models) or 'backbone'")
+        began = time.perf_counter()
+        decision = runtime.router.decide(text)
+        self.metrics.router.observe(decision.expert, time.perf_counter() - began)
+        return decision
+
+    def target(self, runtime: Runtime, text: str) -> Target:
+        """The router's decision as what to run."""
+        decision = self.route(runtime, text)
+        return Target(((decision.expert, 1.0),) if decision.expert else (), decision.confidence)

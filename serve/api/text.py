@@ -1,0 +1,69 @@
+"""Text to tokens and back: the only place of serving that holds a tokenizer."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer, pre_tokenizers
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+
+class TextCodec:
+    """A model's tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        # A tokenizer.json may ask for truncation or padding, which are for training; here every token counts.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> "TextCodec":
+        """Load `directory`/tokenizer.json.
+
+        Raises:
+            ValueError: the file is missing or not a tokenizer.
+        """
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"{directory} has no tokenizer.json, which serving needs to read and write text")
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids, with the special tokens that the model's tokenizer adds."""
+        return tuple(self.tokenizer.encode(text).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of whole token lists, without special tokens."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def token_text(self, token: int) -> str:
+        r"""One token as OpenAI's logprobs show it: its text, or `bytes:\xe2\x82` where it is part of a character."""
+        text = self.tokenizer.decode([token], skip_special_tokens=False)
+        piece = self.tokenizer.id_to_token(token)
+        if piece is None:
+            return f"token_id:{token}"
+        if _UNFINISHED not in text or piece == text:
+            return text or piece
+        data = self._piece_bytes(piece)
+        return piece if data is None else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    def _piece_bytes(self, piece: str) -> bytes | None:
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):  # byte fallback, "<0xE2>"
+            return bytes.fromhex(piece[3:5])
+        try:
+            return bytes(self._byte_of_character[character] for character in piece)
+        except KeyError:
+            return None
+
+    @cached_property
+    def _byte_of_character(self) -> dict[str, int]:
+        """GPT-2's alphabet: printable bytes are themselves, the others characters from U+0100 on, in order."""
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        own = {character: ord(character) for character in alphabet if ord(character) < 0x100}
+        others = (byte for byte in range(0x100) if byte not in own.values())
+        return own | dict(zip(sorted(set(alphabet) - set(own)), others, strict=True))

@@ -1,0 +1,75 @@
+"""The program: its commands, and what becomes of errors."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from serve.cli import merge, route, serve
+from serve.cli.environment import check_environment
+from serve.version import overtone_version
+
+COMMANDS: Mapping[str, Callable[..., Any]] = {
+    "merge": merge.command,
+    "route": route.command,
+    "serve": serve.command,
+}
+"""Name → function; its docstring is the command's help."""
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0, 1 where it failed, 2 where the command line is wrong.
+
+    A failure that the user can do something about is one line on stderr. Anything else is a fault of this program and
+    shows where it happened.
+    """
+    try:
+        check_environment()
+        code = _program()(arguments, prog_name="overtone", standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has seen enough; the interpreter must not try to flush the rest to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError, ImportError) as error:
+        _fail(str(error), 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _program() -> typer.Typer:
+    """All commands under one program."""
+    program = typer.Typer(
+        name="overtone",
+        help="Serve many fine-tunes of one language model as one model.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name, command in COMMANDS.items():
+        program.command(name)(command)
+    program.callback()(_options)
+    return program
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"overtone {overtone_version()}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Serve many fine-tunes of one language model as one model."""
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split()) or "unknown"
+    typer.echo(f"error: {line}", err=True)
+    sys.exit(code)

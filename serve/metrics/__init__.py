@@ -1,0 +1,13 @@
+"""What the server measures, in Prometheus' words: vLLM's stems under `overtone_`, on a registry of its own.
+
+An `expert` label appears on counters and gauges only, and on a bounded number of names; histograms, which cost a line a
+bucket, are never split by expert.
+"""
+
+from serve.metrics.engine import EngineMetrics
+from serve.metrics.http import HttpMetrics
+from serve.metrics.labels import CappedNames
+from serve.metrics.metrics import Metrics
+from serve.metrics.router import RouterMetrics
+
+__all__ = ["CappedNames", "EngineMetrics", "HttpMetrics", "Metrics", "RouterMetrics"]

@@ -1,0 +1,35 @@
+"""All metrics of one server."""
+
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from serve.metrics.engine import EngineMetrics
+from serve.metrics.http import HttpMetrics
+from serve.metrics.labels import CappedNames
+from serve.metrics.router import RouterMetrics
+
+EXPERT_LABELS = 100
+
+
+class Metrics:
+    """One registry and what is on it.
+
+    Args:
+        expert_labels: how many experts get a label of their own before the rest are counted as "other".
+        version: the server's version, shown as `overtone_build_info`.
+    """
+
+    def __init__(self, expert_labels: int = EXPERT_LABELS, version: str = ""):
+        self.registry = CollectorRegistry()
+        names = CappedNames(expert_labels)
+        self.engine = EngineMetrics(self.registry, names)
+        self.router = RouterMetrics(self.registry, names)
+        self.http = HttpMetrics(self.registry)
+        ProcessCollector(registry=self.registry)
+        info = Gauge("overtone_build_info", "1; the label is the version.", ["version"], registry=self.registry)
+        info.labels(version).set(1)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The scrape's body and content type: OpenMetrics where `accept` asks for it, else Prometheus' text."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type

@@ -1,0 +1,155 @@
+"""An engine that says what it is told to, a byte-level tokenizer, and a server to ask."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from serve.api.app import create_app
+from serve.api.catalogue import Catalogue, Entry
+from serve.api.service import Runtime, Service
+from serve.api.text import TextCodec
+from serve.config import ApiSettings
+from serve.engine import EngineDead, EngineError, Output, Request, TokenOutput
+from serve.metrics import Metrics
+from serve.router import Decision
+
+EOS = 256
+MAX_MODEL_LEN = 512
+
+
+def byte_codec() -> TextCodec:
+    """One token a UTF-8 byte, in GPT-2's alphabet, and <eos>: characters beyond ASCII span tokens."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in plain]
+    vocabulary = {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<eos>"])
+    return TextCodec(tokenizer)
+
+
+def says(text: str) -> Callable[[Request], list[int]]:
+    """A model that always answers `text` and ends."""
+    return lambda request: [*text.encode(), EOS]
+
+
+class FakeEngine:
+    """Yields the tokens of `model(request)` one by one, `delay` seconds apart."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.model = says("hello")
+        self.delay = 0.0
+        self.refusal: EngineError | None = None
+        self.refuse_after = 0
+        self.dead: str | None = None
+        self.output_error: str | None = None
+        self.requests: list[Request] = []
+        self.running: set[str] = set()
+        self.aborted: list[str] = []
+        self.cached_tokens = 0
+
+    def health(self) -> None:
+        if self.dead is not None:
+            raise EngineDead(self.dead)
+
+    def abort(self, request_id: str) -> None:
+        if request_id in self.running:
+            self.running.remove(request_id)
+            self.aborted.append(request_id)
+
+    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        if self.refusal is not None and len(self.requests) >= self.refuse_after:
+            raise self.refusal
+        self.requests.append(request)
+        self.running.add(request.request_id)
+        return self._run(request)
+
+    async def _run(self, request: Request) -> AsyncGenerator[Output, None]:
+        name, params = request.request_id, request.params
+        scored = None
+        if params.prompt_logprobs is not None:
+            scored = (None, *(TokenOutput(token, -0.25, ((token, -0.25),)) for token in request.prompt[1:]))
+        tokens = self.model(request)[: params.max_tokens] if params.max_tokens else []
+        if not tokens:
+            self.running.discard(name)
+            yield Output(name, finish_reason="length", prompt_logprobs=scored)
+            return
+        for number, token in enumerate(tokens, 1):
+            await asyncio.sleep(self.delay)
+            if self.dead is not None:
+                raise EngineDead(self.dead)
+            if name not in self.running:
+                yield Output(name, finish_reason="abort")
+                return
+            if self.output_error is not None and number == 2:
+                self.running.discard(name)
+                yield Output(name, finish_reason="error", error=self.output_error)
+                return
+            ends = token in params.stop_token_ids or (token == EOS and not params.ignore_eos)
+            finish = "stop" if ends else "length" if number == len(tokens) else None
+            if finish:
+                self.running.discard(name)
+            top = None if params.logprobs is None else tuple((token + k, -0.5 - k) for k in range(params.logprobs))
+            output = TokenOutput(token, None if params.logprobs is None else -0.5, top)
+            yield Output(name, (output,), finish, None, self.cached_tokens, scored)
+            scored = None
+            if finish:
+                return
+
+
+class WordRouter:
+    """Routes by the first expert whose name is in the text; sure by 0.9, else the backbone by 0.6."""
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+
+    def decide(self, prompt: str) -> Decision:
+        scores = {name: 0.9 if name in prompt else 0.05 for name in self.names}
+        best = next((name for name in self.names if name in prompt), None)
+        return Decision(best, 0.9 if best else 0.6, scores)
+
+
+def fake_service(engine: FakeEngine, experts: tuple[str, ...] = ("sql", "poetry")) -> Service:
+    """A ready service over a fake engine."""
+    catalogue = Catalogue(
+        routing=("tiny", "auto"),
+        experts={name: Entry(f"digest of {name}", f"/bundle/experts/{name}.safetensors") for name in experts},
+        backbone_digest="digest of the backbone",
+        backbone_root="/bundle/backbone",
+        created=1_700_000_000,
+        max_model_len=MAX_MODEL_LEN,
+    )
+    runtime = Runtime(engine, byte_codec(), WordRouter(experts), catalogue, vocab_size=EOS + 1)
+    return Service(Metrics(version="1.2.3"), runtime)
+
+
+@contextmanager
+def live(service: Service, settings: ApiSettings | None = None) -> Iterator[str]:
+    """A uvicorn server in a thread; yields its URL."""
+    config = uvicorn.Config(
+        create_app(service, settings or ApiSettings(version="1.2.3")),
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            threading.Event().wait(0.005)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

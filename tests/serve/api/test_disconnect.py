@@ -1,0 +1,68 @@
+"""A client that goes away frees what its request holds, streaming or not."""
+
+import contextlib
+import json
+import socket
+import time
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.serve.api.fakes import FakeEngine, says
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def sent(url: str, **fields):
+    """A connection on which a completion was asked for."""
+    body = json.dumps({"model": "sql", "prompt": "hi", "max_tokens": 400, **fields})
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall((head + body).encode())
+        yield connection
+
+
+@pytest.mark.parametrize("fields", [{"stream": False}, {"stream": True}, {"stream": True, "n": 3}, {"n": 3}])
+def test_leaving_aborts(url: str, engine: FakeEngine, fields):
+    engine.model, engine.delay = says("x" * 400), 0.01
+    with sent(url, **fields) as connection:
+        wait_for(lambda: len(engine.running) == fields.get("n", 1))
+        if fields.get("stream"):
+            assert connection.recv(10)
+    wait_for(lambda: not engine.running)
+    assert sorted(engine.aborted) == sorted(request.request_id for request in engine.requests)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_before_the_first_token_aborts(url: str, engine: FakeEngine, stream: bool):
+    engine.delay = 1000
+    with sent(url, stream=stream):
+        wait_for(lambda: engine.running)
+    wait_for(lambda: not engine.running)
+
+
+def test_the_log_and_the_counters_say_that_the_client_left(url: str, engine: FakeEngine, http, caplog):
+    engine.delay = 1000
+    with caplog.at_level("INFO", logger="overtone.access"):
+        with sent(url, request_id="gone"):
+            wait_for(lambda: engine.running)
+        wait_for(lambda: "gone POST /v1/completions 499" in caplog.text)
+    assert (
+        'overtone_http_requests_total{handler="/v1/completions",method="POST",status="499"}'
+        in http.get("/metrics").text
+    )
+
+
+def test_others_go_on(url: str, engine: FakeEngine, http):
+    engine.model, engine.delay = says("x" * 30), 0.01
+    with sent(url, stream=True):
+        wait_for(lambda: engine.running)
+    reply = http.post("/v1/completions", json={"model": "sql", "prompt": "hi", "max_tokens": 30})
+    assert reply.json()["choices"][0]["text"] == "x" * 30

@@ -1,0 +1,55 @@
+import httpx
+import openai as openai_package
+import pytest
+from openai import OpenAI
+
+from serve.api.catalogue import Catalogue, Entry, Target
+
+
+def catalogue(routing=("tiny", "auto"), experts=("a", "b")) -> Catalogue:
+    return Catalogue(routing, {name: Entry(name * 2, f"/{name}") for name in experts}, "d", "/backbone", 5, 64)
+
+
+def test_the_list(openai: OpenAI):
+    cards = {card.id: card for card in openai.models.list()}
+    assert list(cards) == ["tiny", "auto", "backbone", "sql", "poetry"]
+    sql = cards["sql"]
+    assert (sql.object, sql.created, sql.owned_by) == ("model", 1_700_000_000, "overtone")
+    assert (sql.root, sql.parent, sql.max_model_len) == ("/bundle/experts/sql.safetensors", "backbone", 512)
+    assert cards["tiny"].parent is None
+
+
+def test_one_model(openai: OpenAI, http: httpx.Client):
+    assert openai.models.retrieve("poetry").id == "poetry"
+    with pytest.raises(openai_package.NotFoundError, match="did you mean 'poetry'"):
+        openai.models.retrieve("poetri")
+    assert http.get("/v1/models/a/b").json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("routing", "experts", "message"),
+    [
+        (("tiny", "auto"), ("tiny",), "'tiny' names an expert and also the served model"),
+        (("tiny", "auto"), ("auto",), "may not be named 'auto'"),
+        (("tiny", "auto"), ("backbone",), "may not be named 'backbone'"),
+        (("backbone", "auto"), (), "may not be named 'backbone'"),
+    ],
+)
+def test_a_name_means_one_thing(routing, experts, message):
+    with pytest.raises(ValueError, match=message):
+        catalogue(routing, experts)
+
+
+def test_labels():
+    assert Target().label == "backbone"
+    assert Target((("a", 1.0),)).label == "a"
+    assert Target((("a", 0.5), ("b", 0.5))).label == "a+b"
+
+
+def test_the_fingerprint_depends_on_contents_and_gates_not_on_order():
+    names = catalogue()
+    one, two = Target((("a", 0.5), ("b", 0.25))), Target((("b", 0.25), ("a", 0.5)))
+    assert names.fingerprint([one]) == names.fingerprint([two])
+    assert names.fingerprint([one]) != names.fingerprint([Target((("a", 0.25), ("b", 0.5)))])
+    changed = Catalogue(names.routing, {"a": Entry("other", "/a"), "b": names.experts["b"]}, "d", "/backbone", 5, 64)
+    assert changed.fingerprint([one]) != names.fingerprint([one])

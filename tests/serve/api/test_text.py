@@ -1,0 +1,116 @@
+import random
+
+import pytest
+from tokenizers import Tokenizer, decoders, models
+
+from serve.api.detokenizer import Detokenizer
+from serve.api.text import TextCodec
+from tests.serve.api.fakes import EOS, byte_codec
+
+TEXT = "naïve 日本語 😀👩‍👩‍👧 – done"
+
+
+def byte_fallback_codec() -> TextCodec:
+    """A SentencePiece-like tokenizer: words with a blank in front, other bytes one by one."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    for piece in ("▁", "a", "b", "▁ab", "cd"):
+        vocabulary[piece] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return TextCodec(tokenizer)
+
+
+def test_round_trip():
+    codec = byte_codec()
+    assert codec.decode(codec.encode(TEXT)) == TEXT
+    assert codec.encode(TEXT) == tuple(TEXT.encode())
+
+
+def test_characters_come_out_whole_with_their_last_byte():
+    detokenizer = Detokenizer(byte_codec())
+    pieces = [detokenizer.push(byte) for byte in "aé😀".encode()]
+    assert pieces == ["a", "", "é", "", "", "", "😀"]
+    assert detokenizer.finish() == ""
+
+
+def test_an_unfinished_character_is_left_out_at_the_end():
+    detokenizer = Detokenizer(byte_codec())
+    pieces = [detokenizer.push(byte) for byte in "ok😀".encode()[:-1]]
+    assert "".join(pieces) + detokenizer.finish() == "ok"
+
+
+@pytest.mark.parametrize("make", [byte_codec, byte_fallback_codec])
+@pytest.mark.parametrize("seed", range(40))
+def test_any_token_sequence_streams_without_error(make, seed):
+    codec, rng = make(), random.Random(seed)
+    detokenizer, out = Detokenizer(codec), ""
+    words = [codec.tokenizer.token_to_id(piece) for piece in "abab"]
+    for token in [*(rng.randrange(codec.tokenizer.get_vocab_size()) for _ in range(60)), *words]:
+        out += detokenizer.push(token)
+    out += detokenizer.finish()
+    assert out.encode().endswith(b"abab")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_are_the_whole_text_for_byte_level_tokens(seed):
+    codec, rng = byte_codec(), random.Random(seed)
+    tokens = [rng.randrange(EOS) for _ in range(80)]
+    detokenizer = Detokenizer(codec)
+    out = "".join(map(detokenizer.push, tokens)) + detokenizer.finish()
+    assert out == codec.decode(tokens).rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+def test_bytes_that_change_how_earlier_ones_read_do_not_stop_the_stream():
+    codec = byte_fallback_codec()
+    token = codec.tokenizer.token_to_id
+    tokens = [token("<0x1A>"), token("<0xE2>"), token("a"), token("b")]
+    detokenizer = Detokenizer(codec)
+    assert "".join(map(detokenizer.push, tokens)).endswith("ab")
+
+
+def test_the_context_keeps_the_blank_of_a_following_word():
+    codec = byte_fallback_codec()
+    cd, ab = codec.tokenizer.token_to_id("cd"), codec.tokenizer.token_to_id("▁ab")
+    assert Detokenizer(codec).push(ab) == "ab"
+    assert Detokenizer(codec, context=[cd]).push(ab) == " ab"
+
+
+@pytest.mark.parametrize(
+    ("make", "token", "text"),
+    [
+        (byte_codec, ord("A"), "A"),
+        (byte_codec, 0xE2, "bytes:\\xe2"),
+        (byte_codec, EOS, "<eos>"),
+        (byte_codec, 9999, "token_id:9999"),
+        (byte_fallback_codec, 3 + 0xE2, "bytes:\\xe2"),
+        (byte_fallback_codec, 3 + ord("A"), "A"),
+        (byte_fallback_codec, 0, "<unk>"),
+    ],
+)
+def test_the_text_of_one_token(make, token, text):
+    assert make().token_text(token) == text
+
+
+def test_every_partial_byte_has_its_own_text():
+    codec = byte_codec()
+    assert len({codec.token_text(token) for token in range(256)}) == 256
+
+
+def test_truncation_and_padding_of_the_file_are_not_applied(tmp_path):
+    tokenizer = byte_codec().tokenizer
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=10)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert TextCodec.from_directory(tmp_path).encode("abcdef") == tuple(b"abcdef")
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[1"])
+def test_a_missing_or_damaged_tokenizer_is_one_clear_line(tmp_path, content):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer") as error:
+        TextCodec.from_directory(tmp_path)
+    assert "\n" not in str(error.value)
