@@ -1,0 +1,60 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from serve.engine import EngineError, Request
+from serve.engine import memory as memory_module
+from serve.engine.memory import free_bytes
+from tests.serve.conftest import TinyBundle, drain, engine_of, greedy, random_model, tokens_of, write_bundle
+
+BLOCK_BYTES = 4 * 3 * 2 * 2 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "tpu-ish"}, "device 'tpu-ish' is not one of auto, cpu, cuda, cuda:N"),
+        ({"dtype": "int4"}, "dtype 'int4' is not one of auto, float32, bfloat16, float16"),
+        ({"max_model_len": 257}, "257 is more than the 256"),
+        ({"kv_cache_bytes": 63 * BLOCK_BYTES}, f"needs {64 * BLOCK_BYTES} bytes of KV cache, of {63 * BLOCK_BYTES}"),
+    ],
+)
+def test_what_does_not_fit_is_named(tiny: TinyBundle, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        engine_of(tiny.bundle, **settings)
+
+
+def test_blocks_fill_the_budget_up_to_what_all_sequences_can_need(tiny: TinyBundle) -> None:
+    assert engine_of(tiny.bundle, kv_cache_bytes=100 * BLOCK_BYTES + 1).stats().kv_blocks_total == 100
+    assert engine_of(tiny.bundle, max_num_seqs=2, kv_cache_bytes=1000 * BLOCK_BYTES).stats().kv_blocks_total == 128
+
+
+def test_by_default_blocks_take_a_share_of_free_memory(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "free_bytes", lambda _: 1000 * BLOCK_BYTES)
+    assert engine_of(tiny.bundle, kv_cache_bytes=None).stats().kv_blocks_total == 300
+
+
+def test_free_memory_is_within_what_is_installed() -> None:
+    assert 0 < free_bytes(torch.device("cpu")) < 1 << 50
+
+
+def test_slots_default_to_the_number_of_experts(tiny: TinyBundle) -> None:
+    assert engine_of(tiny.bundle).stats().expert_slots == 4
+    assert engine_of(tiny.bundle, max_expert_slots=2).stats().expert_slots == 2
+
+
+def test_a_bundle_without_experts_serves_its_backbone(tmp_path: Path) -> None:
+    tiny = write_bundle(tmp_path / "bundle", random_model("qwen3", tie_word_embeddings=True))
+    engine = engine_of(tiny.bundle)
+    engine.engine.add(Request("x", (3, 4, 5), greedy(5)))
+    assert tokens_of(drain(engine.engine)["x"]) == tiny.greedy((3, 4, 5), 5)
+    assert engine.stats().expert_slots == 0
+
+
+def test_a_dtype_can_be_chosen(tiny: TinyBundle) -> None:
+    engine = engine_of(tiny.bundle, dtype="bfloat16")
+    engine.engine.add(Request("x", (3, 4, 5), greedy(5), (("a", 1.0),)))
+    assert drain(engine.engine)["x"][-1].finish_reason == "length"
+    assert engine.stats().kv_cache_bytes == engine.stats().kv_blocks_total * BLOCK_BYTES // 2

@@ -1,0 +1,113 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from merge.bundle import write_expert
+from serve.engine import AsyncEngine, Engine, EngineDead, InvalidRequest, Request, UnknownExpert
+from serve.experts import ExpertLoadError, GenerationMismatch
+from tests.serve.conftest import TinyBundle, engine_of, greedy, random_expert, tokens_of
+
+PROMPT = (11, 22, 33, 44, 55)
+
+
+async def collect(engine: AsyncEngine, request: Request) -> list[int]:
+    return tokens_of([output async for output in engine.generate(request)])
+
+
+async def test_streams_run_together(tiny: TinyBundle) -> None:
+    engine = engine_of(tiny.bundle)
+    engine.start()
+    names = ("a", "b", "c")
+    found = await asyncio.gather(*(collect(engine, Request(name, PROMPT, greedy(6), ((name, 1.0),))) for name in names))
+    assert found == [tiny.greedy(PROMPT, 6, (name, 1.0)) for name in names]
+    engine.health()
+    await engine.shutdown(1)
+
+
+async def test_a_finished_stream_is_over(tiny: TinyBundle) -> None:
+    engine = engine_of(tiny.bundle)
+    engine.start()
+    stream = engine.generate(Request("x", PROMPT, greedy(1), (("a", 1.0),)))
+    assert [version.name for version, _ in stream.experts] == ["a"]
+    await anext(stream)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    await engine.shutdown(1)
+
+
+async def test_an_abort_from_elsewhere_ends_the_stream(tiny: TinyBundle) -> None:
+    engine = engine_of(tiny.bundle)
+    engine.start()
+    stream = engine.generate(Request("x", PROMPT, greedy(200)))
+    await anext(stream)
+    engine.abort("x")
+    engine.abort("never was")
+    assert [output async for output in stream][-1].finish_reason == "abort"
+    await engine.shutdown(1)
+
+
+async def test_two_unfinished_requests_cannot_share_an_id(tiny: TinyBundle) -> None:
+    engine = engine_of(tiny.bundle)
+    engine.start()
+    stream = engine.generate(Request("x", PROMPT, greedy(200)))
+    with pytest.raises(InvalidRequest, match="'x' is that of an unfinished request"):
+        engine.generate(Request("x", PROMPT, greedy(1)))
+    await stream.aclose()
+    await engine.shutdown(1)
+
+
+async def test_the_end_of_the_loop_is_seen_by_streams_callers_and_health(
+    tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(tiny.bundle)
+    engine.start()
+    stream = engine.generate(Request("x", PROMPT, greedy(200)))
+    await anext(stream)
+
+    def fail(_: Engine) -> None:
+        raise AssertionError("unforeseen")
+
+    monkeypatch.setattr(Engine, "step", fail)
+    with pytest.raises(EngineDead, match="the engine's loop ended: AssertionError: unforeseen"):
+        while True:
+            await anext(stream)
+    with pytest.raises(EngineDead, match="unforeseen"):
+        engine.health()
+    with pytest.raises(EngineDead, match="unforeseen"):
+        engine.generate(Request("y", PROMPT, greedy(1)))
+    await engine.shutdown(1)
+
+
+async def test_an_engine_that_was_not_started_says_so(tiny: TinyBundle) -> None:
+    engine = engine_of(tiny.bundle)
+    with pytest.raises(EngineDead, match="not running"):
+        engine.generate(Request("x", PROMPT, greedy(1)))
+    await engine.shutdown(0)
+
+
+async def test_experts_come_and_go_while_it_runs(tiny: TinyBundle, tmp_path: Path) -> None:
+    engine = engine_of(tiny.bundle)
+    engine.start()
+    stream = engine.generate(Request("long", PROMPT, greedy(100), (("a", 1.0),)))
+    await anext(stream)
+    file = tmp_path / "new.safetensors"
+    write_expert(file, random_expert(tiny.model, tiny.bundle.manifest.backbone_digest, "new", seed=50))
+    info = await engine.load_expert("new", file, expected_generation=0)
+    assert info.version.name == "new"
+    with pytest.raises(GenerationMismatch, match=f"is of generation {info.version.generation}, not 0"):
+        await engine.load_expert("new", file, expected_generation=0)
+    with pytest.raises(ExpertLoadError, match="no expert file"):
+        await engine.load_expert("other", tmp_path / "missing.safetensors")
+    assert len(await collect(engine, Request("x", PROMPT, greedy(3), (("new", 1.0),)))) == 3
+    await engine.unload_expert("new", info.version.generation)
+    await engine.unload_expert("a")
+    with pytest.raises(UnknownExpert, match="no expert 'new'; there are: b, c, d"):
+        engine.generate(Request("y", PROMPT, greedy(1), (("new", 1.0),)))
+    with pytest.raises(UnknownExpert, match="'new'"):
+        await engine.unload_expert("new")
+    assert [info.version.name for info in engine.experts()] == ["b", "c", "d"]
+    # The running request was admitted with `a` and keeps it.
+    rest = [output async for output in stream]
+    assert tokens_of(rest) == tiny.greedy(PROMPT, 100, ("a", 1.0))[1:]
+    await engine.shutdown(1)
