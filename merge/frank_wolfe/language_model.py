@@ -1,0 +1,136 @@
+"""The loss of a causal language model on replies to prompts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from merge.checkpoint import Checkpoint
+from merge.experts import CalibrationConfig, CalibrationError, build_model, end_tokens, load_tokenizer
+from merge.experts.calibration import Batch, continue_greedily, make_batches
+from merge.experts.distill import predictions
+from merge.experts.running import assign
+from merge.frank_wolfe.config import ObjectiveConfig
+from merge.frank_wolfe.examples import read_examples
+
+
+class LanguageModelLoss:
+    """Cross-entropy of replies, in nats: the mean over a task's reply tokens, then over the tasks.
+
+    Memory: the parameters, their gradients, and one minibatch's activations; logits are computed where a reply token is
+    predicted, and nowhere else. The parameters under test are lent to the model, not copied, so they cost nothing more.
+    """
+
+    def __init__(self, model: PreTrainedModel, batches: Mapping[str, Sequence[Batch]]) -> None:
+        """Take a float32 model, which keeps its own values of whatever it is not lent, and minibatches by task."""
+        self._model = model
+        self._batches = {task: tuple(batches[task]) for task in sorted(batches)}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The target tasks' names, sorted."""
+        return tuple(self._batches)
+
+    @torch.no_grad()
+    def loss(self, parameters: Mapping[str, Tensor]) -> float:
+        """The mean of the tasks' losses."""
+        with self._lent(parameters):
+            return sum(float(part) for task in self.tasks for part in self._parts(task)) / len(self.tasks)
+
+    def loss_and_gradient(
+        self, parameters: Mapping[str, Tensor], task: str | None = None
+    ) -> tuple[float, Mapping[str, Tensor]]:
+        """One task's loss (None: the mean of all) and its gradient.
+
+        Args:
+            parameters: float32, by the model's names; left as they are.
+            task: one of `tasks`.
+
+        Raises:
+            ValueError: a name is no parameter of the model, or a tensor has another shape or dtype.
+        """
+        tasks = self.tasks if task is None else (task,)
+        total = 0.0
+        with torch.enable_grad(), self._lent(parameters) as lent:
+            for chosen in tasks:
+                for part in self._parts(chosen):
+                    (part / len(tasks)).backward()  # type: ignore[no-untyped-call]
+                    total += float(part.detach()) / len(tasks)
+            gradient = {
+                name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                for name, parameter in lent.items()
+            }
+        return total, gradient
+
+    def _parts(self, task: str) -> Iterator[Tensor]:
+        """Each minibatch's share of a task's loss; they sum to it."""
+        batches = self._batches[task]
+        tokens = sum(int(batch.predicts.sum()) for batch in batches)
+        for batch in batches:
+            wanted = batch.ids.roll(-1, 1)[batch.predicts]
+            yield functional.cross_entropy(predictions(self._model, batch), wanted, reduction="sum") / tokens
+
+    @contextmanager
+    def _lent(self, parameters: Mapping[str, Tensor]) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """Let the model's parameters be the given tensors, and need gradients, for the time of the block."""
+        own = dict(self._model.named_parameters())
+        for name, tensor in parameters.items():
+            if name not in own:
+                raise ValueError(f"{name} is no parameter of the model: exclude it from the merge")
+            if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+                raise ValueError(
+                    f"{name} is {tensor.dtype} {list(tensor.shape)}; the model has {own[name].dtype} "
+                    f"{list(own[name].shape)}"
+                )
+        lent = {name: own[name] for name in parameters}
+        kept = {name: parameter.data for name, parameter in lent.items()}
+        try:
+            for name, parameter in lent.items():
+                parameter.data = parameters[name]
+                parameter.requires_grad_(True)
+            yield lent
+        finally:
+            for name, parameter in lent.items():
+                parameter.data = kept[name]
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+
+def language_model_loss(
+    base: Checkpoint, fine_tunes: Mapping[str, Checkpoint], calibration: CalibrationConfig, config: ObjectiveConfig
+) -> LanguageModelLoss:
+    """Build the loss from a recipe's calibration file.
+
+    Args:
+        base: gives the architecture, the tokenizer and the values of what is not merged.
+        fine_tunes: by name; run where `config.replies` is `fine_tune`.
+        calibration: where the examples are.
+        config: which of them, and what the replies are.
+
+    Raises:
+        CalibrationError: the file is missing or malformed, or lacks a target task or its answers.
+        CheckpointError: a checkpoint cannot be run.
+    """
+    answered = config.replies == "answer"
+    examples = read_examples(calibration.file, config.tasks, answered)
+    tokenizer, model = load_tokenizer(base.path), build_model(base.path)
+    ends = end_tokens(model, tokenizer)
+    batches = {}
+    for task, found in examples.items():
+        chosen = found[: config.per_task]
+        prompts: list[list[int]] = tokenizer([example.prompt for example in chosen])["input_ids"]
+        if answered:
+            texts = [f"{config.separator}{example.answer}" for example in chosen]
+            end = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
+            replies = [ids + end for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        elif task in fine_tunes:
+            assign(model, fine_tunes[task])
+            replies = continue_greedily(model, prompts, config.answer_tokens, ends)
+        else:
+            raise CalibrationError(f"the target task {task!r} has no fine-tune to reply: use replies: answer")
+        batches[task] = make_batches(prompts, replies, config.batch_size)
+    assign(model, base)
+    return LanguageModelLoss(model, batches)
