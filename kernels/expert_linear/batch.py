@@ -10,10 +10,12 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from kernels.compiled import BatchView
+
 NO_EXPERT = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExpertGroup:
     """The tokens that carry one slot in the same column of `slots`.
 
@@ -28,7 +30,7 @@ class ExpertGroup:
     gates: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExpertBatch:
     """Slots and gates of one step's tokens.
 
@@ -74,6 +76,12 @@ class ExpertBatch:
         sizes = [end - start for start, end in pairwise(starts)]
         tokens, gates = torch.split(self.group_token.long(), sizes), torch.split(self.group_gate, sizes)
         return tuple(map(ExpertGroup, self.group_slot.tolist(), tokens, gates))
+
+    @cached_property
+    def view(self) -> BatchView:
+        """The groups as the compiled kernels read them."""
+        flat = (self.group_slot, self.group_start, self.group_token, self.group_gate)
+        return BatchView(len(self.group_slot), *(part.data_ptr() for part in flat))
 
     @classmethod
     def from_slots(

@@ -1,0 +1,105 @@
+"""Building the C++ kernels into a cache directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).parent.parent / "csrc"
+COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp")
+AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+AVX512_FLAGS = (*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
+X86_FLAGS = {
+    "avx2": AVX2_FLAGS,
+    "avx512": AVX512_FLAGS,
+    "avx512bf16": (*AVX512_FLAGS, "-mavx512bf16"),
+}
+"""One object file each. An instruction set that the compiler does not know is left out."""
+
+
+class BuildError(RuntimeError):
+    """The kernels could not be built; the message says why in one line."""
+
+
+def build() -> Path:
+    """The shared library, compiled unless the cache has it.
+
+    The cache is `$OVERTONE_CACHE_DIR`, else `$XDG_CACHE_HOME/overtone`, else `~/.cache/overtone`. The name in it
+    depends on the sources, the flags and the compiler's version. It is written under another name and moved there, so
+    processes that build at the same time do not disturb each other.
+
+    Raises:
+        BuildError: there is no compiler, it failed, or the cache cannot be written.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise BuildError("no C++ compiler was found (c++, g++ or clang++; or set CXX)")
+    target = cache_dir() / f"kernels-{_key(compiler)}.so"
+    if target.exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+            made = _compile(compiler, Path(folder))
+            made.replace(target)
+    except OSError as error:
+        raise BuildError(f"the kernels' cache {target.parent} cannot be written: {error}") from error
+    return target
+
+
+def cache_dir() -> Path:
+    """Where built kernels are kept."""
+    own = os.environ.get("OVERTONE_CACHE_DIR")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "overtone"
+
+
+def _key(compiler: str) -> str:
+    digest = hashlib.sha256()
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    digest.update(repr((COMMON_FLAGS, X86_FLAGS, platform.machine(), _run([compiler, "--version"]))).encode())
+    return digest.hexdigest()[:16]
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    def one(name: str, flags: tuple[str, ...]) -> Path:
+        made = folder / f"{name}.o"
+        source = str(SOURCES / "isa.cpp")
+        _run([compiler, *COMMON_FLAGS, *flags, f"-DOVERTONE_ISA={name}", "-c", source, "-o", str(made)])
+        return made
+
+    def optional(item: tuple[str, tuple[str, ...]]) -> Path | None:
+        try:
+            return one(*item)
+        except BuildError:
+            return None
+
+    flags = X86_FLAGS if platform.machine().lower() in {"x86_64", "amd64"} else {}
+    with ThreadPoolExecutor() as pool:
+        generic = pool.submit(one, "generic", ())
+        objects = [made for made in pool.map(optional, flags.items()) if made is not None]
+        defines = [f"-DOVERTONE_{made.stem.upper()}" for made in objects]
+        objects.append(generic.result())
+    made = folder / "kernels.so"
+    main = str(SOURCES / "expert_linear.cpp")
+    _run([compiler, *COMMON_FLAGS, *defines, "-shared", main, *map(str, objects), "-o", str(made)])
+    return made
+
+
+def _run(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+    except subprocess.CalledProcessError as error:
+        reason = next((line for line in error.stderr.splitlines() if "error" in line), "it gave no reason")
+        raise BuildError(f"{command[0]} failed: {reason.strip()}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} could not be run: {error}") from error

@@ -1,0 +1,210 @@
+// The dense product of a block of rows. Included inside the namespace of isa.cpp.
+//
+// Every (row, token) has one vector of partial sums and adds the columns to it in the same order whatever the tile,
+// so a token's result does not depend, to the last bit, on how many tokens share the call.
+
+// One step of columns: `Weight` is how weights are stored, `Packed` how x is.
+struct Float32Step {
+  using Weight = float;
+  using Packed = float;
+  static constexpr int kColumns = kLanes;
+  static constexpr bool kRepack = false;
+  using Loaded = Float;
+  static OVERTONE_INLINE Loaded weights(const Weight* w) { return load<Float>(w); }
+  static OVERTONE_INLINE Float add(Float sum, Loaded w, const Packed* x) { return sum + w * load<Float>(x); }
+};
+
+#if defined(__AVX512BF16__)
+struct Bfloat16Step {
+  using Weight = uint16_t;
+  using Packed = uint16_t;
+  static constexpr int kColumns = 2 * kLanes;
+  static constexpr bool kRepack = false;
+  using Loaded = __m512i;
+  static OVERTONE_INLINE Loaded weights(const Weight* w) { return _mm512_loadu_si512(w); }
+  static OVERTONE_INLINE Float add(Float sum, Loaded w, const Packed* x) {
+    return (Float)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_loadu_si512(x));
+  }
+};
+#else
+// Without bf16 products a vector of pairs is split into its even and odd columns by a shift and a mask; x is packed
+// in fp32 with the even columns of each step before the odd ones.
+struct Bfloat16Step {
+  using Weight = uint16_t;
+  using Packed = float;
+  static constexpr int kColumns = 2 * kLanes;
+  static constexpr bool kRepack = true;
+  struct Loaded {
+    Float even, odd;
+  };
+  static OVERTONE_INLINE Loaded weights(const Weight* w) {
+    Word pairs = load<Word>(w);
+    return {(Float)(pairs << 16), (Float)(pairs & 0xffff0000u)};
+  }
+  static OVERTONE_INLINE Float add(Float sum, Loaded w, const Packed* x) {
+    sum += w.even * load<Float>(x);
+    return sum + w.odd * load<Float>(x + kLanes);
+  }
+};
+#endif
+
+// Add `steps` steps of columns to the sums of kRows rows and kTokens tokens, fetching `ahead` as it goes unless null.
+template <class Step, int kRows, int kTokens, bool kFetch>
+static void tile(Float* sums, const typename Step::Weight* w, int64_t w_stride, const typename Step::Packed* x,
+                 int64_t x_stride, int64_t steps, const char* ahead) {
+  Float acc[kRows][kTokens];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; t++) acc[r][t] = sums[t * kRowBlock + r];
+  for (int64_t s = 0; s < steps; s++) {
+    typename Step::Loaded loaded[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; r++) {
+      const typename Step::Weight* row = w + r * w_stride + s * Step::kColumns;
+      if constexpr (kFetch) __builtin_prefetch((const char*)row + (ahead - (const char*)w), 0, 2);
+      loaded[r] = Step::weights(row);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; t++) {
+      const typename Step::Packed* column = x + t * x_stride + s * Step::kColumns;
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; r++) acc[r][t] = Step::add(acc[r][t], loaded[r], column);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; t++) sums[t * kRowBlock + r] = acc[r][t];
+}
+
+template <class Step, int kRows, bool kFetch, class... Arguments>
+static void tile_of(int64_t tokens, Arguments... arguments) {
+  switch (tokens) {
+    case 1: return tile<Step, kRows, 1, kFetch>(arguments...);
+    case 2: return tile<Step, kRows, 2, kFetch>(arguments...);
+    case 3: return tile<Step, kRows, 3, kFetch>(arguments...);
+    case 4: return tile<Step, kRows, 4, kFetch>(arguments...);
+    default: break;
+  }
+  if constexpr (kRows <= 2) {
+    switch (tokens) {
+      case 5: return tile<Step, kRows, 5, kFetch>(arguments...);
+      case 6: return tile<Step, kRows, 6, kFetch>(arguments...);
+      case 7: return tile<Step, kRows, 7, kFetch>(arguments...);
+      default: return tile<Step, kRows, 8, kFetch>(arguments...);
+    }
+  }
+}
+
+constexpr int64_t kChunkBytes = 16384;  // of x: half of the smallest first-level cache about
+constexpr int64_t kAheadBytes = 32768;  // of weights between what is fetched and what is used
+
+// The order in which a thread reads weights: blocks of rows, in each the chunks of columns, in each chunk the rows.
+// A chunk keeps the x of a tile of tokens in the first-level cache while all rows of the block go over it.
+template <class Step> struct Walk {
+  const typename Step::Weight* weight;
+  int64_t stride, chunk, columns, distance, last_row;
+
+  Walk(const Task& task, int64_t last_block) {
+    weight = (const typename Step::Weight*)task.weight;
+    stride = task.weight_stride;
+    columns = task.columns;
+    last_row = last_block * kRowBlock < task.rows ? last_block * kRowBlock : task.rows;
+    int64_t tokens = task.tokens < kMaxTile ? task.tokens : kMaxTile;
+    int64_t fits = kChunkBytes / int64_t(tokens * sizeof(typename Step::Packed));
+    chunk = columns <= fits + fits / 2 ? columns : fits / Step::kColumns * Step::kColumns;
+    distance = kAheadBytes / (chunk * int64_t(sizeof(typename Step::Weight)));
+    distance = distance < 4 ? 4 : distance > kRowBlock ? kRowBlock : distance & ~3;
+  }
+
+  bool whole_rows() const { return chunk == columns; }
+
+  // The weights `distance` rows after (row, column) in that order; the row itself at the end of the thread's share.
+  const char* ahead(int64_t row, int64_t column) const {
+    int64_t target = row + distance;
+    if (target >= row / kRowBlock * kRowBlock + kRowBlock) {
+      bool more = column + chunk < columns;
+      column = more ? column + chunk : 0;
+      target -= more ? kRowBlock : 0;
+    }
+    if (target + 4 > last_row) target = row;
+    return (const char*)(weight + target * stride + column);
+  }
+};
+
+// out[t * kRowBlock + r] = weight[row + r] @ x[t] + bias[row + r], for `count` rows from `row` on.
+template <class Step>
+static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, int64_t count, Float* sums,
+                        float* out) {
+  using Weight = typename Step::Weight;
+  using Packed = typename Step::Packed;
+  const Packed* x = (const Packed*)task.packed;
+  int64_t stride = task.packed_stride;
+  int64_t whole = task.columns / Step::kColumns * Step::kColumns, tail = task.columns - whole;
+  for (int64_t i = 0; i < task.tokens * kRowBlock; i++) sums[i] = Float{};
+  for (int64_t column = 0; column < whole; column += walk.chunk) {
+    int64_t end = column + walk.chunk < whole ? column + walk.chunk : whole;
+    int64_t steps = (end - column) / Step::kColumns;
+    for (int64_t t = 0; t < task.tokens; t += kMaxTile) {
+      int64_t tokens = task.tokens - t < kMaxTile ? task.tokens - t : kMaxTile;
+      const Packed* columns = x + t * stride + column;
+      // Whole rows one after another are what the hardware's own prefetching follows best: 25 GB/s from one core,
+      // against 12 to 20 with several rows at once and any prefetch distance. Chunks of rows it cannot follow.
+      bool single = walk.whole_rows() && task.tokens == 1;
+      for (int64_t r = 0; r < count;) {
+        const Weight* w = walk.weight + (row + r) * walk.stride + column;
+        Float* at = sums + t * kRowBlock + r;
+        if (single || count - r < 2) {
+          tile_of<Step, 1, false>(tokens, at, w, walk.stride, columns, stride, steps, nullptr);
+          r += 1;
+        } else if (tokens <= 4 && count - r >= 4) {
+          const char* ahead = t == 0 ? walk.ahead(row + r, column) : (const char*)w;
+          tile_of<Step, 4, true>(tokens, at, w, walk.stride, columns, stride, steps, ahead);
+          r += 4;
+        } else {
+          const char* ahead = t == 0 ? walk.ahead(row + r, column) : (const char*)w;
+          tile_of<Step, 2, true>(tokens, at, w, walk.stride, columns, stride, steps, ahead);
+          r += 2;
+        }
+      }
+    }
+  }
+  if (tail) {
+    for (int64_t r = 0; r < count; r++) {
+      Weight last[Step::kColumns] = {};
+      __builtin_memcpy(last, walk.weight + (row + r) * walk.stride + whole, tail * sizeof(Weight));
+      for (int64_t t = 0; t < task.tokens; t++)
+        tile<Step, 1, 1, false>(sums + t * kRowBlock + r, last, 0, x + t * stride + whole, 0, 1, nullptr);
+    }
+  }
+  float bias[kRowBlock] = {};
+  if (task.bias)
+    for (int64_t r = 0; r < count; r++) bias[r] = widen(((const Weight*)task.bias)[row + r]);
+  for (int64_t t = 0; t < task.tokens; t++)
+    for (int r = 0; r < kRowBlock; r += kLanes)
+      store(out + t * kRowBlock + r, sums_of(sums + t * kRowBlock + r) + load<Float>(bias + r));
+}
+
+// Copy rows [first, last) of x into the packed form, zeros after the last column.
+template <class Step> static void pack(const Task& task, int64_t first, int64_t last) {
+  using Weight = typename Step::Weight;
+  using Packed = typename Step::Packed;
+  for (int64_t t = first; t < last; t++) {
+    const Weight* from = (const Weight*)task.x + t * task.x_stride;
+    Packed* to = (Packed*)task.packed + t * task.packed_stride;
+    for (int64_t column = 0; column < task.columns; column += Step::kColumns) {
+      Weight step[Step::kColumns] = {};
+      int64_t left = task.columns - column < Step::kColumns ? task.columns - column : Step::kColumns;
+      __builtin_memcpy(step, from + column, left * sizeof(Weight));
+      if constexpr (Step::kRepack) {
+        for (int i = 0; i < kLanes; i++) {
+          to[column + i] = widen(step[2 * i]);
+          to[column + kLanes + i] = widen(step[2 * i + 1]);
+        }
+      } else {
+        __builtin_memcpy(to + column, step, sizeof step);
+      }
+    }
+  }
+}

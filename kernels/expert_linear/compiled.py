@@ -1,0 +1,105 @@
+"""`expert_linear` on the CPU with the compiled kernels."""
+
+from __future__ import annotations
+
+from ctypes import byref
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.compiled import Library
+from kernels.expert_linear.bank import COMPILED_TYPES, ExpertBank
+from kernels.expert_linear.batch import ExpertBatch
+
+
+def compiles(x: Tensor, bank: ExpertBank | None) -> bool:
+    """Whether the kernels know these dtypes: bf16 or fp32 layers; bf16, fp32 or int8 experts of 16-bit columns."""
+    if x.dtype not in {torch.bfloat16, torch.float32}:
+        return False
+    return bank is None or (bank.index.dtype == torch.uint16 and bank.value.dtype in COMPILED_TYPES)
+
+
+def expert_linear_compiled(
+    kernels: Library,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bank: ExpertBank | None,
+    batch: ExpertBatch | None,
+    isa: int | None = None,
+) -> Tensor:
+    """Product and residuals in one pass over the weights, rounded once.
+
+    Shapes and semantics are those of `expert_linear`. With the same weights a token's result is the same to the last
+    bit for any number of tokens and whatever experts the others carry.
+
+    Args:
+        kernels: the loaded library.
+        x: `[T, K]` bf16 or fp32.
+        weight: `[N, K]`.
+        bias: `[N]` or None.
+        bank: residuals, or None for the plain product.
+        batch: the plan of the T tokens; None with no bank.
+        isa: another instruction set than the library's own.
+    """
+    y = x.new_empty(x.shape[0], weight.shape[0])
+    _call(kernels, x, weight, bias, bank, batch, y, add=False, isa=isa)
+    return y
+
+
+def linear_then_residuals(
+    kernels: Library,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bank: ExpertBank,
+    batch: ExpertBatch,
+    isa: int | None = None,
+) -> Tensor:
+    """The product by torch, then the residuals added to it: for many tokens, where torch's product is faster.
+
+    Shapes and semantics are those of `expert_linear`; bf16 results are rounded twice.
+    """
+    y = F.linear(x, weight, bias)
+    _call(kernels, x, weight, None, bank, batch, y, add=True, isa=isa)
+    return y
+
+
+def _call(
+    kernels: Library,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bank: ExpertBank | None,
+    batch: ExpertBatch | None,
+    y: Tensor,
+    add: bool,
+    isa: int | None,
+) -> None:
+    tokens, columns = x.shape
+    if not tokens:
+        return
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    if weight.stride(1) != 1:
+        weight = weight.contiguous()
+    failed = kernels.handle.overtone_expert_linear(
+        kernels.isa if isa is None else isa,
+        torch.get_num_threads(),
+        COMPILED_TYPES[x.dtype],
+        add,
+        tokens,
+        weight.shape[0],
+        columns,
+        x.data_ptr(),
+        x.stride(0),
+        weight.data_ptr(),
+        weight.stride(0),
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+        None if bank is None else byref(bank.view),
+        None if batch is None else byref(batch.view),
+    )
+    if failed:
+        raise MemoryError(f"no memory for {tokens} tokens of {columns} columns")
