@@ -127,35 +127,32 @@ class RotaryTable:
     """cos and sin of every position's angles, computed once.
 
     Attributes:
-        cos, sin: [positions, head_dim / 2] float32, times the attention factor.
+        cos: [positions, head_dim] float32, both halves alike, times the attention factor.
+        sin: the same for sin, its first half negated: what the other half of a pair is multiplied by.
     """
 
     def __init__(self, config: RopeConfig, head_dim: int, positions: int, device: torch.device) -> None:
         angles = torch.outer(torch.arange(positions, dtype=torch.float32), config.inverse_frequencies(head_dim))
-        self.cos = (angles.cos() * config.attention_factor).to(device)
-        self.sin = (angles.sin() * config.attention_factor).to(device)
+        cos, sin = angles.cos() * config.attention_factor, angles.sin() * config.attention_factor
+        self.cos = torch.cat([cos, cos], dim=1).to(device)
+        self.sin = torch.cat([-sin, sin], dim=1).to(device)
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cos and sin, each [T, 1, head_dim / 2] in `dtype`, for positions [T] int64."""
+        """Cosines and sines, each [T, 1, head_dim] in `dtype`, for positions [T] int64."""
         return self.cos[positions].to(dtype).unsqueeze(1), self.sin[positions].to(dtype).unsqueeze(1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (i, i + head_dim / 2) by its position's angle.
 
-    Semantics:  y = concat(x1 * cos - x2 * sin, x2 * cos + x1 * sin)  with x1, x2 the halves of the last dimension
+    Semantics: `y = x * cos + swap(x) * sin`, `swap` exchanging the halves of the last dimension
 
     Args:
         x: [T, heads, head_dim].
-        cos: [T, 1, head_dim / 2], in x's dtype.
-        sin: the same shape.
+        cos: [T, 1, head_dim], in x's dtype.
+        sin: the same shape, its first half negated.
 
     Returns:
         [T, heads, head_dim], x's dtype.
     """
-    first, second = x.chunk(2, dim=-1)
-    out = torch.empty_like(x)
-    out_first, out_second = out.chunk(2, dim=-1)
-    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
-    return out
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, dims=-1), sin)
