@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import tensor
 
+from merge.methods.ties import trim
 from tests.merge.methods.vectors import bound, stream
 
 BASE = tensor([1.0, 1.0, 1.0, 1.0])
@@ -33,6 +34,17 @@ def test_ties_trims_elects_and_averages() -> None:
     torch.testing.assert_close(merged, tensor([4.0, 3.0, -6.0, 0.0]))
     summed = bound("ties", {"a": {"weight": 2.0}}, density=1.0, normalize=False)("w", BASE, stream(VECTORS)) - BASE
     torch.testing.assert_close(summed, tensor([10.0, 3.0, -6.0, 0.0]))
+
+
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_trim_is_a_stable_sort_cut_off(density: float, dtype: torch.dtype) -> None:
+    # few distinct values, so that the cut goes through equal ones
+    vector = torch.randint(-6, 7, (30, 20), generator=torch.Generator().manual_seed(0)).to(dtype)
+    kept = vector.reshape(-1).abs().argsort(descending=True, stable=True)[: max(1, int(density * 600))]
+    expected = torch.zeros(600, dtype=dtype)
+    expected[kept] = vector.reshape(-1)[kept]
+    assert torch.equal(trim(vector, density), expected.view(30, 20))
 
 
 def test_ties_keeps_one_entry_at_least() -> None:
