@@ -25,13 +25,11 @@ class Settings:
         steps: optimiser steps, one batch each.
         rate: Adam's learning rate at the start; it decays linearly to 0.
         seed: of the batches' order.
-        autocast: run products in bfloat16.
     """
 
     steps: int
     rate: float = 2e-3
     seed: int = 0
-    autocast: bool = True
 
 
 @dataclass
@@ -95,8 +93,7 @@ def distill(
             item.train()
         optimizer = torch.optim.Adam([item.value for item in placed], lr=settings.rate, betas=(0.9, 0.99), foreach=True)
         for step, i in enumerate(_order(len(batches), settings)):
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.autocast):
-                logits = predictions(model, batches[i])
+            logits = predictions(model, batches[i])
             loss = functional.kl_div(
                 functional.log_softmax(logits, -1), teacher[i].float(), reduction="batchmean", log_target=True
             )

@@ -1,0 +1,142 @@
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from merge.bundle import Expert
+from merge.checkpoint import CheckpointError
+from merge.experts import Calibration, cut_expert, task_magnitudes
+from merge.experts.extract import Sources
+from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
+from tests.merge.experts.conftest import World
+
+PROMPTS = [[1, 5 + i, 6, 7 + 2 * i] for i in range(6)]
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def calibration(model: PreTrainedModel) -> Calibration:
+    return Calibration(model, PROMPTS, frozenset({2}), 4)
+
+
+def effective(sources: Sources, expert: Expert, name: str) -> torch.Tensor:
+    stored = sources.backbone.tensor(name, torch.float32)
+    if name in expert.sparse:
+        return stored + expert.sparse[name].dense(stored.shape[1])
+    return stored + expert.dense[name] if name in expert.dense else stored
+
+
+def data_free(world: World, **config: object) -> tuple[Sources, Expert]:
+    sources = world.sources(**{"distill": 0, "selection": "magnitude", **config})
+    return sources, cut_expert("one", world.fine_tunes["one"], sources).expert
+
+
+def test_everything_kept_is_the_fine_tune(world: World) -> None:
+    sources, expert = data_free(world, density=1.0, values="exact", exclude=[])
+    assert set(expert.sparse) | set(expert.dense) == set(world.base.tensors)
+    for name in world.base.tensors:
+        tune = world.fine_tunes["one"].tensor(name, torch.float32)
+        torch.testing.assert_close(effective(sources, expert, name), tune, rtol=0, atol=2e-3)
+        assert (
+            torch.equal(effective(sources, expert, name).to(torch.bfloat16), tune.to(torch.bfloat16)) or tune.ndim == 2
+        )
+
+
+def test_exact_entries_are_the_fine_tunes(world: World) -> None:
+    sources, expert = data_free(world, density=0.1, values="exact")
+    index = expert.sparse[UP].index.long()
+    tune = world.fine_tunes["one"].tensor(UP, torch.float32)
+    torch.testing.assert_close(
+        effective(sources, expert, UP).gather(1, index), tune.gather(1, index), rtol=0, atol=2e-3
+    )
+    vector = tune - world.base.tensor(UP, torch.float32)
+    kept = torch.zeros_like(vector).scatter(1, index, 1.0).bool()
+    assert bool((vector.abs().masked_fill(~kept, 9).amin(1) >= vector.abs().masked_fill(kept, 0).amax(1)).all())
+
+
+@pytest.mark.parametrize("overlap", ["add", "replace"])
+def test_overlap_says_what_the_value_is_added_to(world: World, overlap: str) -> None:
+    sources = world.sources(distill=0, selection="magnitude", values="rescaled", density=0.1, overlap=overlap)
+    expert = cut_expert("one", world.fine_tunes["one"], sources, factor=3.0).expert
+    index = expert.sparse[UP].index.long()
+    base, tune = (item.tensor(UP, torch.float32) for item in (world.base, world.fine_tunes["one"]))
+    below = base if overlap == "replace" else world.backbone.tensor(UP, torch.float32)
+    expected = (below + 3 * (tune - base)).gather(1, index)
+    torch.testing.assert_close(effective(sources, expert, UP).gather(1, index), expected, rtol=0, atol=1e-2)
+
+
+def test_the_same_number_of_entries_in_every_row_and_one_at_least(world: World) -> None:
+    _, expert = data_free(world, density=0.001)
+    assert {delta.index.shape[1] for delta in expert.sparse.values()} == {1}
+    _, expert = data_free(world, density=0.07)
+    widths = {name: world.base.tensors[name].shape[1] for name in expert.sparse}
+    assert {(widths[name], delta.index.shape[1]) for name, delta in expert.sparse.items()} == {(32, 2), (48, 3)}
+
+
+def test_include_exclude_and_dense(world: World) -> None:
+    _, expert = data_free(world, include=["*mlp*"], exclude=["*down*"], dense_1d=False)
+    assert sorted(expert.sparse) == [
+        f"model.layers.{i}.mlp.{part}_proj.weight" for i in (0, 1) for part in ("gate", "up")
+    ]
+    assert not expert.dense
+    _, expert = data_free(world)
+    assert not any("embed" in name for name in expert.sparse)
+    norms = {name for name in world.base.tensors if "norm" in name}
+    assert set(expert.dense) == norms
+    for name in norms:
+        tune, stored = (item.tensor(name, torch.float32) for item in (world.fine_tunes["one"], world.backbone))
+        assert torch.equal(expert.dense[name], tune - stored)
+
+
+def test_activation_beats_magnitude_on_the_prompts(world: World, calibration: Calibration) -> None:
+    tune, found = world.fine_tunes["one"], {}
+    for selection in ("magnitude", "activation"):
+        for values in ("exact", "least_squares"):
+            sources = world.sources(distill=0, selection=selection, values=values, density=0.1, dense_1d=False)
+            cut = cut_expert("one", tune, sources, calibration)
+            assert cut.divergence is not None
+            found[selection, values] = cut.divergence[1]
+            assert cut.divergence[1] < cut.divergence[0]
+    assert found["activation", "least_squares"] < found["magnitude", "least_squares"]
+    assert found["activation", "least_squares"] < found["magnitude", "exact"]
+
+
+def test_distillation_helps_and_stores_what_was_scored(world: World, calibration: Calibration) -> None:
+    tune = world.fine_tunes["two"]
+    plain, distilled = (
+        cut_expert("two", tune, world.sources(density=0.05, distill=steps), calibration) for steps in (0, 15)
+    )
+    assert plain.divergence is not None
+    assert distilled.divergence is not None
+    assert distilled.divergence[0] == plain.divergence[0]
+    assert distilled.divergence[1] < plain.divergence[1]
+    assert distilled.expert.metadata == {"selection": "activation", "values": "least_squares", "distill": "15"}
+
+
+def test_embeddings_can_be_included(world: World, calibration: Calibration) -> None:
+    sources = world.sources(density=0.1, distill=0, exclude=[])
+    expert = cut_expert("one", world.fine_tunes["one"], sources, calibration).expert
+    assert expert.sparse["model.embed_tokens.weight"].index.shape == (33, 3)
+
+
+def test_magnitudes_are_of_the_task_vector(world: World) -> None:
+    sources = world.sources(density=1.0)
+    magnitudes = task_magnitudes(sources, world.fine_tunes["one"])
+    assert magnitudes.kept == pytest.approx(magnitudes.overall)
+    assert magnitudes.overall > 0
+
+
+def test_assigning_other_names_is_refused(world: World, model: PreTrainedModel) -> None:
+    tensors = dict(world.base.tensors)
+    del tensors["model.norm.weight"]
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is not in the checkpoint"):
+        assign(model, type(world.base)(world.base.path, world.base.config, tensors))
+
+
+def test_directories_that_cannot_be_run_are_named(tmp_path_factory: pytest.TempPathFactory, world: World) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    (empty / "config.json").write_text('{"model_type": "none_such"}')
+    with pytest.raises(CheckpointError, match="cannot be run as a causal language model"):
+        build_model(empty)
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        load_tokenizer(empty)
+    assert end_tokens(build_model(world.base.path), load_tokenizer(world.base.path)) == {2}

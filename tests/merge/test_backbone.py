@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from merge.backbone import write_backbone
+from merge.bundle import backbone_digest
+from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from merge.methods import find_method
+from tests.merge.tiny import save_fine_tune, save_tiny
+
+
+def merge(out: Path, base: Path, tunes: dict[str, Path], name: str = "task_arithmetic", **more: object) -> Checkpoint:
+    out.mkdir()
+    method = find_method(name)
+    dtype = more.pop("dtype", torch.float32)
+    out_dtype = more.pop("out_dtype", None)
+    assert isinstance(dtype, torch.dtype)
+    write_backbone(
+        out, open_checkpoint(base), {task: open_checkpoint(path) for task, path in tunes.items()},
+        method.bind(method.parameters.model_validate(more), {}), dtype, out_dtype,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return open_checkpoint(out)
+
+
+def test_streaming_equals_the_whole_models_arithmetic(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base", tied=False, shard="10KB")
+    tunes = {name: save_fine_tune(base, tmp_path / name, seed) for seed, name in enumerate("ab")}
+    merged = merge(tmp_path / "out", base, tunes, weight=0.5)
+    whole = {name: LlamaForCausalLM.from_pretrained(path).state_dict() for name, path in {**tunes, "0": base}.items()}
+    for name, origin in whole["0"].items():
+        expected = origin + 0.5 * (whole["a"][name] - origin) + 0.5 * (whole["b"][name] - origin)
+        torch.testing.assert_close(merged.tensor(name), expected, rtol=0, atol=1e-6)
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(loaded[name], merged.tensor(name)) for name in loaded)
+
+
+def test_neither_order_nor_shards_move_a_byte(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base", dtype=torch.bfloat16)
+    tunes = {name: save_fine_tune(base, tmp_path / name, seed) for seed, name in enumerate("abc")}
+    again = LlamaForCausalLM.from_pretrained(tunes["b"])
+    again.save_pretrained(tmp_path / "b-sharded", max_shard_size="10KB")
+    one = merge(tmp_path / "one", base, tunes, "fr")
+    other = {"c": tunes["c"], "b": tmp_path / "b-sharded", "a": tunes["a"]}
+    two = merge(tmp_path / "two", base, other, "fr")
+    assert backbone_digest(one.path) == backbone_digest(two.path)
+
+
+def test_one_fine_tune_with_weight_one_is_itself(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base")
+    tune = save_fine_tune(base, tmp_path / "a", 1)
+    merged = merge(tmp_path / "out", base, {"a": tune}, weight=1.0, dtype=torch.float64)
+    ours, theirs = merged, open_checkpoint(tune)
+    assert all(torch.equal(ours.tensor(name), theirs.tensor(name)) for name in theirs.tensors)
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_the_config_says_the_stored_dtype(tmp_path: Path, key: str) -> None:
+    base = save_tiny(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config.pop("dtype", None)
+    (base / "config.json").write_text(json.dumps({**config, key: "float32"}))
+    merged = merge(tmp_path / "out", base, {"a": base}, out_dtype=torch.bfloat16)
+    assert {info.dtype for info in merged.tensors.values()} == {torch.bfloat16}
+    assert merged.config[key] == "bfloat16"
+    assert (merged.path / "tokenizer.json").is_file()
+
+
+def test_a_broken_input_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base")
+    tune = save_fine_tune(base, tmp_path / "broken", 1)
+    tensors = load_file(tune / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, tune / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"broken.*model\.norm\.weight holds 1 NaN"):
+        merge(tmp_path / "out", base, {"a": tune})
+    assert not list((tmp_path / "out").iterdir())

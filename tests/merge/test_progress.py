@@ -1,0 +1,43 @@
+import pytest
+
+from merge.progress import Progress
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress()
+    with shown.stage("experts", 3) as advance:
+        advance()
+        shown.say("one is done")
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert lines[:2] == ["experts: 3 to do", "one is done"]
+    assert lines[2].startswith("experts: done in ")
+    assert not out
+
+
+def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merge.progress._terminal", lambda: True)
+    with Progress().stage("experts", 2) as advance:
+        advance()
+        advance()
+    err = capsys.readouterr().err
+    assert "\r" in err
+    assert "to do" not in err
+
+
+def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress(enabled=False)
+    with shown.stage("experts", 1) as advance:
+        advance()
+        shown.say("hidden")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_failed_stage_is_not_called_done(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with Progress().stage("experts", 1):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert "done" not in capsys.readouterr().err

@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from merge.bundle import BundleError, open_bundle
+from merge.checkpoint import CheckpointError
+from merge.experts import CalibrationError
+from merge.recipe import RecipeError
+from merge.run import merge_recipe
+from tests.merge.tiny import save_fine_tune, save_tiny
+
+WORDS = ["cat", "dog", "fox", "hen", "owl", "bee", "ant", "cow"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("inputs")
+    base = save_tiny(root / "base", dtype=torch.bfloat16)
+    for seed, name in enumerate(("one", "two")):
+        save_fine_tune(base, root / name, seed, size=0.3)
+    prompts = [{"task": task, "prompt": f"{task} {word}."} for task in ("one", "two") for word in WORDS]
+    (root / "prompts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in prompts))
+    return root
+
+
+def recipe(inputs: Path, name: str, **changes: object) -> Path:
+    document = {
+        "name": "tiny",
+        "base_model": "base",
+        "merge_method": "fr",
+        "models": [{"model": "one"}, {"model": "two", "parameters": {"weight": 0.5}}],
+        "experts": {"density": 0.05, "distill": 3},
+        "calibration": {"file": "prompts.jsonl", "per_task": 6, "answer_tokens": 5},
+        **changes,
+    }
+    path = inputs / f"{name}.yml"
+    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
+    return path
+
+
+def test_a_recipe_becomes_a_bundle(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recipe(inputs, "whole")
+    report = merge_recipe(path, tmp_path / "out")
+    bundle = open_bundle(tmp_path / "out", verify=True)
+    assert bundle.manifest.name == "tiny"
+    assert bundle.expert_names == ("one", "two")
+    assert bundle.router_dir is not None
+    assert (bundle.path / "recipe.yml").read_bytes() == path.read_bytes()
+    assert set(bundle.manifest.inputs) == {"base", "models/one", "models/two"}
+    assert set(bundle.manifest.versions) >= {"torch", "safetensors"}
+    card = (bundle.path / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "| one |" in card
+    LlamaForCausalLM.from_pretrained(bundle.backbone_dir)
+
+    assert report.bundle == tmp_path / "out"
+    assert report.router
+    assert [item.name for item in report.experts] == ["one", "two"]
+    for item in report.experts:
+        listed = bundle.manifest.experts[[card.name for card in bundle.manifest.experts].index(item.name)]
+        assert (item.nnz, item.bytes) == (listed.nnz, listed.bytes)
+        assert item.density == pytest.approx(2 / 32, abs=0.01)
+        assert item.share == pytest.approx(item.bytes / report.backbone_bytes)
+        assert item.divergence is not None
+        assert item.divergence[1] < item.divergence[0]
+    out, err = capsys.readouterr()
+    assert not out
+    assert "expert one: " in err
+
+
+def test_the_same_inputs_give_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
+    digests = []
+    for name in ("first", "second"):
+        merge_recipe(recipe(inputs, "repeat"), tmp_path / name, progress=False)
+        files = open_bundle(tmp_path / name).manifest.files
+        digests.append({path: card.sha256 for path, card in files.items()})
+    assert digests[0] == digests[1]
+
+
+def test_without_prompts_there_are_data_free_experts_and_no_router(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rescale in ("code", "paper", 4.0):
+        path = recipe(inputs, "free", calibration=None, experts={"density": 0.05, "rescale": rescale})
+        report = merge_recipe(path, tmp_path / "out", overwrite=True, progress=False)
+        bundle = open_bundle(tmp_path / "out")
+        assert bundle.router_dir is None
+        assert not report.router
+        assert "No calibration prompts" in report.notes[0]
+        assert report.experts[0].divergence is None
+        assert bundle.read_expert("one").metadata["values"] == "rescaled"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_fine_tune_equal_to_the_base_gets_an_expert_that_undoes_the_merge(inputs: Path, tmp_path: Path) -> None:
+    models = [{"model": "one"}, {"name": "same", "model": "base"}]
+    experts = {"density": 1.0, "values": "exact", "selection": "magnitude", "exclude": []}
+    merge_recipe(
+        recipe(inputs, "same", models=models, experts=experts, calibration=None), tmp_path / "out", progress=False
+    )
+    bundle = open_bundle(tmp_path / "out")
+    backbone, base = (load_file(path / "model.safetensors") for path in (bundle.backbone_dir, inputs / "base"))
+    for name, delta in bundle.read_expert("same").sparse.items():
+        total = backbone[name].float() + delta.dense(backbone[name].shape[1])
+        torch.testing.assert_close(total, base[name].float(), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"models": [{"model": "absent"}]}, CheckpointError, "no model directory at .*absent"),
+        ({"merge_method": "f"}, RecipeError, "merge_method: unknown 'f'"),
+        ({"calibration": {"file": "gone.jsonl"}}, CalibrationError, r"gone\.jsonl"),
+        ({"models": [{"model": "one"}]}, CalibrationError, "no model is called 'two'"),
+    ],
+)
+def test_faults_are_found_before_anything_is_written(
+    inputs: Path, tmp_path: Path, changes: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        merge_recipe(recipe(inputs, "bad", **changes), tmp_path / "out", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_half_way_leaves_nothing(inputs: Path, tmp_path: Path) -> None:
+    save_fine_tune(inputs / "base", inputs / "nan", 5)
+    tensors = load_file(inputs / "nan" / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("inf")
+    save_file(tensors, inputs / "nan" / "model.safetensors")
+    models = [{"model": "one"}, {"name": "two", "model": "nan"}]
+    with pytest.raises(CheckpointError, match=r"nan.*model\.norm\.weight"):
+        merge_recipe(recipe(inputs, "nan", models=models), tmp_path / "out", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_is_replaced_only_when_asked(inputs: Path, tmp_path: Path) -> None:
+    path = recipe(inputs, "again", calibration=None, experts={})
+    merge_recipe(path, tmp_path / "out", progress=False)
+    with pytest.raises(BundleError, match="--overwrite"):
+        merge_recipe(path, tmp_path / "out", progress=False)
+    merge_recipe(path, tmp_path / "out", overwrite=True, progress=False)
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
