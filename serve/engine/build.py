@@ -42,7 +42,7 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     experts = ExpertStore(banks, bundle.manifest.backbone_digest, observer, host_bytes, on_change=wake.set)
     for name in names:
         experts.register(name, bundle.expert_path(name), bundle.card(name).digest)
-    engine = Engine(decoder, cache, experts, config, max_model_len, observer)
+    engine = Engine(decoder, cache, banks, experts, config, max_model_len, observer)
     return AsyncEngine(engine, config, observer, wake)
 
 

@@ -20,6 +20,8 @@ class EngineConfig:
         max_num_queued_reqs: requests that may wait beyond the `max_num_seqs` that run.
         max_num_queued_tokens: prompt tokens that may wait; None: no limit.
         enable_prefix_caching: reuse KV blocks of equal prefixes under equal experts.
+        patch_after_steps: steps in a row with one and the same expert alone after which its residual is added into the
+            weights, where it costs nothing while it stays; None: never. Rounding then differs in the last bits.
         seed: seeds the requests that bring none.
     """
 
@@ -35,13 +37,14 @@ class EngineConfig:
     max_num_queued_reqs: int = 1024
     max_num_queued_tokens: int | None = None
     enable_prefix_caching: bool = True
+    patch_after_steps: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("max_model_len", "kv_cache_bytes", "max_expert_slots"):
+        for name in ("max_model_len", "kv_cache_bytes", "max_expert_slots", "patch_after_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or unset")
         if self.max_num_queued_reqs < 0:

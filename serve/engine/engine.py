@@ -8,6 +8,7 @@ import torch
 from serve.engine.config import EngineConfig
 from serve.engine.errors import InvalidRequest, PromptTooLong, UnknownExpert
 from serve.engine.kv_blocks import BlockPool
+from serve.engine.patching import Patching
 from serve.engine.records import EngineObserver, EngineStats, RequestRecord, StepMode, StepRecord
 from serve.engine.request import FinishReason, Output, Request, TokenOutput
 from serve.engine.runner import Runner
@@ -15,7 +16,7 @@ from serve.engine.sampler import mix64, sample, token_outputs
 from serve.engine.scheduler import Chunk, Plan, Scheduler
 from serve.engine.sequence import Sequence
 from serve.experts import ExpertStore, ExpertVersion
-from serve.model import Decoder, KvCache
+from serve.model import Decoder, KvCache, ResidualBanks
 
 
 class Engine:
@@ -31,6 +32,7 @@ class Engine:
         self,
         decoder: Decoder,
         cache: KvCache,
+        banks: ResidualBanks,
         experts: ExpertStore,
         config: EngineConfig,
         max_model_len: int,
@@ -41,7 +43,7 @@ class Engine:
         self._pool = BlockPool(cache.keys[0].shape[0], config.enable_prefix_caching)
         self._cache_bytes = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
         self._scheduler = Scheduler(config, self._pool, experts)
-        self._runner = Runner(decoder, cache, config.block_size)
+        self._runner = Runner(decoder, cache, config.block_size, Patching(banks, config.patch_after_steps))
         self._observer, self._seed = observer, config.seed
         self._numbers = count()
         self._sequences: dict[str, Sequence] = {}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kernels.attention import AttentionBatch
 from kernels.expert_linear import ExpertBatch
+from serve.engine.patching import Patching
 from serve.engine.records import StepMode
 from serve.engine.scheduler import Chunk
 from serve.model import Decoder, ForwardBatch, KvCache
@@ -18,8 +19,8 @@ _NO_EXPERT = -1
 class Runner:
     """Builds the flattened batch of a step, once for all layers, and runs the decoder on it."""
 
-    def __init__(self, decoder: Decoder, cache: KvCache, block_size: int) -> None:
-        self._decoder, self._cache, self._block_size = decoder, cache, block_size
+    def __init__(self, decoder: Decoder, cache: KvCache, block_size: int, patching: Patching) -> None:
+        self._decoder, self._cache, self._block_size, self._patching = decoder, cache, block_size, patching
 
     def run(self, chunks: Rows[Chunk], rows: Rows[int]) -> tuple[Tensor, StepMode]:
         """Compute the chunks' tokens, write their keys and values, and return logits [R, vocab] of some of the tokens.
@@ -28,8 +29,9 @@ class Runner:
             chunks: what to compute.
             rows: numbers of the wanted tokens in the flattened batch, ascending.
         """
-        experts, head_experts = self._experts(chunks, rows)
-        mode: StepMode = "plain" if experts is None else "fused"
+        patched = self._patching.settle(chunks)
+        experts, head_experts = (None, None) if patched else self._experts(chunks, rows)
+        mode: StepMode = "patched" if patched else "plain" if experts is None else "fused"
         batch = self._batch(chunks, experts)
         with torch.inference_mode():
             hidden = self._decoder.forward(batch, self._cache)

@@ -4,8 +4,9 @@ A residual file speaks of the checkpoint's tensors; the decoder has them stacked
 an expert into the decoder's form once, when it is read, so that putting it into a slot is a plain copy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kernels.expert_linear import ExpertBank
+from kernels.patch import patch, unpatch
 from merge.bundle import Expert
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
@@ -77,6 +79,7 @@ class ResidualBanks:
         self._placements = decoder.placements
         self._banks: dict[Part, ExpertBank] = {}
         self._deltas: dict[Part, Tensor] = {}
+        self._undo: list[Callable[[], object]] = []
         if slots:
             self._allocate_banks(shape.entries)
             self._allocate_deltas(shape.dense)
@@ -140,6 +143,30 @@ class ResidualBanks:
                 delta[slot].copy_(expert.dense[part])
             else:
                 delta[slot].zero_()
+
+    def patch(self, slot: int) -> None:
+        """Add a slot's residuals into the weights themselves, until `unpatch`.
+
+        Raises:
+            RuntimeError: the weights are patched already.
+        """
+        if self._undo:
+            raise RuntimeError("the weights are patched already: unpatch them first")
+        try:
+            for part, bank in self._banks.items():
+                made = patch(part.tensor, *bank.rows(slot))
+                self._undo.append(partial(unpatch, part.tensor, made))
+            for part, delta in self._deltas.items():
+                self._undo.append(partial(part.tensor.copy_, part.tensor.clone()))
+                part.tensor.copy_(part.tensor.to(torch.float32) + delta[slot])
+        except BaseException:
+            self.unpatch()
+            raise
+
+    def unpatch(self) -> None:
+        """Restore the weights to the last bit; nothing where they are not patched."""
+        while self._undo:
+            self._undo.pop()()
 
     def _placement(self, who: str, name: str, rows: int, dims: int) -> Placement:
         placement = self._placements.get(name)
