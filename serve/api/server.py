@@ -16,6 +16,7 @@ from serve.api.app import create_app
 from serve.api.loading import load_runtime
 from serve.api.logs import configure_logging
 from serve.api.service import Runtime, Service
+from serve.api.warm_up import warm_up
 from serve.config import ServerSettings
 from serve.metrics import Metrics
 
@@ -106,7 +107,7 @@ class _Run:
         with self._signals():
             serving = asyncio.create_task(server.serve(sockets=[self._listener]))
             try:
-                runtime = await self._unless_stopped(_in_thread(self._load))
+                runtime = await self._unless_stopped(asyncio.create_task(self._load()))
                 if runtime is not None:
                     self._service.attach(runtime)
                     url = self._url()
@@ -119,9 +120,10 @@ class _Run:
                 server.should_exit = True
                 await serving
 
-    def _load(self) -> Runtime:
-        runtime = load_runtime(self._settings, self._service.metrics)
+    async def _load(self) -> Runtime:
+        runtime = await _in_thread(lambda: load_runtime(self._settings, self._service.metrics))
         runtime.engine.start()
+        await warm_up(runtime)
         return runtime
 
     async def _drain(self, runtime: Runtime) -> None:

@@ -1,5 +1,7 @@
 """`overtone merge`: a recipe in, a bundle out."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +15,21 @@ def command(
     out: Annotated[Path, typer.Argument(help="The bundle's directory, to be written.", show_default=False)],
     overwrite: Annotated[bool, option("--overwrite", help="Replace a bundle that is there.")] = False,
     progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Merge the fine-tunes of a recipe into a bundle: backbone, experts and router."""
     from merge.run import merge_recipe  # torch takes a second to import; --help should not
 
-    typer.echo(merge_recipe(recipe, out, overwrite=overwrite, progress=progress))
+    report = merge_recipe(recipe, out, overwrite=overwrite, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), default=str))
+        return
+    router = "a router" if report.router else "no router"
+    typer.echo(
+        f"{report.bundle}: backbone {report.backbone_bytes:,} bytes, {len(report.experts)} experts, {router}, "
+        f"in {report.seconds:.1f} s"
+    )
+    for expert in report.experts:
+        typer.echo(f"  {expert.name}: {expert.bytes:,} bytes ({expert.share:.1%} of the backbone's)")
+    for note in report.notes:
+        typer.echo(f"  note: {note}")

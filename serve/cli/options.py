@@ -11,7 +11,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
 
 def option(*names: str, help: str, **settings: Any) -> Any:  # noqa: A002 - typer's own word
     """A typer option that `OVERTONE_<NAME>` sets too: `--max-num-seqs` is OVERTONE_MAX_NUM_SEQS."""
-    variable = "OVERTONE_" + names[0].lstrip("-").replace("-", "_").upper()
+    variable = "OVERTONE_" + names[0].split("/")[0].lstrip("-").replace("-", "_").upper()
     return typer.Option(*names, help=help, envvar=variable, **settings)
 
 

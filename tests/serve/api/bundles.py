@@ -1,0 +1,46 @@
+"""A bundle that speaks: the byte-level tokenizer, a random model over its tokens, two experts, a router."""
+
+from pathlib import Path
+
+import numpy as np
+
+from merge.bundle import (
+    BundleWriter,
+    Featurizer,
+    ManifestFields,
+    RouterModel,
+    backbone_digest,
+    open_bundle,
+    save_router,
+    write_expert,
+)
+from tests.serve.api.fakes import EOS, byte_codec
+from tests.serve.conftest import TinyBundle, random_expert, random_model
+
+MAX_MODEL_LEN = 256
+TOPICS = {"sql": "SELECT name FROM table WHERE age = 1", "poetry": "O sweet rose, softer than moonlight"}
+
+
+def topic_router() -> RouterModel:
+    """Knows a text by its likeness to each expert's topic."""
+    featurizer = Featurizer(bits=12)
+    weight = np.stack([featurizer.features(text) for text in TOPICS.values()])
+    bias = np.zeros(len(TOPICS), dtype=np.float32)
+    return RouterModel(tuple(TOPICS), weight, bias, offset=0.3, temperature=0.05, threshold=0.5, featurizer=featurizer)
+
+
+def write_speaking_bundle(path: Path, router: bool = True) -> TinyBundle:
+    """Write one; its name is "speaker"."""
+    model = random_model(vocab_size=EOS + 1, eos_token_id=EOS, max_position_embeddings=MAX_MODEL_LEN)
+    with BundleWriter(path) as staging:
+        backbone = staging.path / "backbone"
+        model.save_pretrained(backbone)
+        byte_codec().tokenizer.save(str(backbone / "tokenizer.json"))
+        digest = backbone_digest(backbone)
+        experts = [random_expert(model, digest, name, seed) for seed, name in enumerate(TOPICS)]
+        for expert in experts:
+            write_expert(staging.path / "experts" / f"{expert.name}.safetensors", expert)
+        if router:
+            save_router(staging.path / "router", topic_router())
+        staging.finish(ManifestFields(name="speaker", created="2026-01-01T00:00:00+00:00"))
+    return TinyBundle(open_bundle(path), model, {expert.name: expert for expert in experts})

@@ -1,0 +1,241 @@
+"""A real `overtone serve`, in a process of its own where signals matter."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import enable_created_metrics
+
+from serve.api.server import ServerError, _in_thread, _Run, listen
+from serve.api.service import Service
+from serve.cli import main
+from serve.config import ServerSettings
+from tests.serve.api.bundles import write_speaking_bundle
+
+LONG = {"model": "sql", "prompt": "x", "max_tokens": 250, "ignore_eos": True, "logit_bias": {"97": 100}}
+KEY = {"Authorization": "Bearer two"}
+
+
+class Process:
+    """A running `overtone serve` on a port of its own; its log is collected while it runs."""
+
+    def __init__(self, *arguments: str, **environment: str):
+        command = [sys.executable, "-W", "error", "-c", "from serve.cli import main; main()", "serve", *arguments]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        )
+        self.log = ""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            self.log += line
+
+    def url(self) -> str:
+        """Its address, once it is ready."""
+        deadline = time.monotonic() + 240
+        while (match := re.search(r"serving .* on (http://\S+)", self.log)) is None:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.01)
+        return match[1]
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def code(self) -> int:
+        """Its exit status."""
+        code = self.process.wait(200)
+        self._reader.join()
+        return code
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        self.process.stderr.close()
+
+
+@contextlib.contextmanager
+def started(*arguments: str, **environment: str) -> Iterator[Process]:
+    process = Process(*arguments, **environment)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_speaking_bundle(tmp_path_factory.mktemp("speaker") / "bundle", router=False).bundle.path
+
+
+@contextlib.contextmanager
+def reading(url: str) -> Iterator[list[str]]:
+    """A long stream, read in the background; the list has its events so far, and all of them after the block."""
+    events: list[str] = []
+
+    def read() -> None:
+        body = {**LONG, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=200, headers=KEY) as reply:
+            events.extend(line for line in reply.iter_lines() if line)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with httpx.Client(base_url=url) as http:
+            while not events_running(http):
+                time.sleep(0.005)
+        yield events
+    finally:
+        reader.join()
+
+
+def events_running(http: httpx.Client) -> bool:
+    return "overtone_num_requests_running 1.0" in http.get("/metrics").text
+
+
+def test_sigterm_drains_and_exits_with_0_and_options_are_variables(bundle: Path):
+    settings = {"OVERTONE_PORT": "0", "OVERTONE_SERVED_MODEL_NAME": "talker", "OVERTONE_API_KEY": "one two"}
+    with started(str(bundle), "--shutdown-timeout", "200", **settings) as server:
+        url = server.url()
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        with httpx.Client(base_url=url, timeout=200, headers=KEY) as http:
+            assert http.get("/v1/models").json()["data"][0]["id"] == "talker"
+            with reading(url) as events:
+                server.signal()
+                while http.get("/ready").status_code == 200:
+                    time.sleep(0.002)
+                refused = http.post("/v1/completions", json=LONG)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert server.code() == 0
+        assert events[-1] == "data: [DONE]"
+        assert '"finish_reason":"length"' in events[-2]
+        assert server.log.splitlines()[-1].endswith("stopped")
+        assert "Traceback" not in server.log
+        assert "two" not in server.log
+
+
+def test_what_does_not_finish_in_time_is_aborted(bundle: Path):
+    with started(str(bundle), "--port", "0", "--shutdown-timeout", "0") as server:
+        with reading(server.url()) as events:
+            server.signal(signal.SIGINT)
+        assert server.code() == 0
+        assert events[-1] == "data: [DONE]"
+        assert '"code":"aborted"' in events[-2]
+
+
+@pytest.fixture
+def one_line(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Runs `overtone serve` in this process and returns the one line that it failed with."""
+    loggers = [logging.getLogger(name) for name in ("overtone", "uvicorn")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()  # saving the model shows its progress
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", *arguments])
+        assert ended.value.code == 1
+        out, err = capsys.readouterr()
+        assert (out, err[:7], err.count("\n")) == ("", "error: ", 1)
+        return err
+
+    yield run
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    enable_created_metrics()
+
+
+def test_a_port_in_use_is_one_line(bundle: Path, one_line: Callable[..., str]):
+    with contextlib.closing(listen("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in one_line(str(bundle), "--port", port)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("missing", "no bundle at"), ("no tokenizer", "tokenizer.json"), ("too long", "max_model_len 100000")],
+)
+def test_a_bundle_that_cannot_be_served_is_one_line(tmp_path: Path, one_line: Callable[..., str], damage, message):
+    path = tmp_path / "bundle"
+    if damage != "missing":
+        write_speaking_bundle(path, router=False)
+    if damage == "no tokenizer":
+        (path / "backbone" / "tokenizer.json").unlink()
+    arguments = ["--max-model-len", "100000"] if damage == "too long" else []
+    assert message in one_line(str(path), "--port", "0", *arguments)
+
+
+async def test_a_second_signal_aborts_at_once(bundle: Path, service: Service):
+    waits: list[float] = []
+
+    async def shutdown(timeout: float) -> None:
+        waits.append(timeout)
+        await asyncio.sleep(timeout)
+
+    service.runtime.engine.shutdown = shutdown
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+        life = _Run(ServerSettings(bundle, shutdown_timeout=1000), listener)
+        draining = asyncio.create_task(life._drain(service.runtime))
+        life._signalled()
+        await asyncio.sleep(0.01)
+        assert not draining.done()
+        life._signalled()
+        await draining
+    assert waits == [1000, 0]
+
+
+async def test_a_signal_while_loading_ends_the_wait(bundle: Path):
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+        life = _Run(ServerSettings(bundle), listener)
+        never = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(life._unless_stopped(never))
+        await asyncio.sleep(0)
+        life._signalled()
+        assert await waiting is None
+
+
+async def test_loading_in_a_thread_gives_its_result_or_its_error():
+    assert await _in_thread(lambda: 7) == 7
+    with pytest.raises(ValueError, match="bad"):
+        await _in_thread(lambda: raises(ValueError("bad")))
+
+
+def raises(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("host", ["256.0.0.1", "203.0.113.1"])
+def test_an_address_that_is_not_ours(host: str):
+    with pytest.raises(ServerError, match=re.escape(f"cannot listen on {host}:0")):
+        listen(host, 0)
+
+
+def test_a_taken_port_is_noticed_although_nobody_accepts_yet():
+    with contextlib.closing(listen("127.0.0.1", 0)) as first, pytest.raises(ServerError, match="in use"):
+        listen("127.0.0.1", first.getsockname()[1])
+
+
+def test_ipv6():
+    if not socket.has_ipv6:
+        pytest.skip("this Python has no IPv6")
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with contextlib.closing(listen("::1", 0)) as listener:
+        assert listener.family == socket.AF_INET6

@@ -1,0 +1,182 @@
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from serve.api import server
+from serve.cli import app, main
+from serve.config import ServerSettings
+from tests.serve.api.bundles import write_speaking_bundle
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `overtone` in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        return (ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> list[ServerSettings]:
+    """What `overtone serve` would serve."""
+    seen: list[ServerSettings] = []
+    monkeypatch.setattr(server, "run", seen.append)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_speaking_bundle(tmp_path_factory.mktemp("speaker") / "bundle").bundle.path
+
+
+def test_version(run: Run):
+    code, out, err = run("--version")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"overtone \S+\n", out)
+
+
+def test_help_lists_the_commands(run: Run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert {"merge", "route", "serve"} <= set(app.COMMANDS)
+    for name in app.COMMANDS:
+        assert re.search(rf"^  {name} ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "command"),
+        (("serv",), 2, "serv"),
+        (("serve",), 2, "bundle"),
+        (("serve", "b", "--prot", "1"), 2, "--prot"),
+        (("serve", "b", "--port", "x"), 2, "--port"),
+        (("serve", "b", "--kv-cache-bytes", "lots"), 2, "'lots' is not a size"),
+        (("serve", "b", "--port", "65536"), 1, "port is 65536"),
+        (("serve", "b", "--log-level", "loud"), 1, "log_level"),
+        (("serve", "b", "--max-num-seqs", "0"), 1, "max_num_seqs"),
+        (("serve", "b", "--api-key", ""), 1, "API key"),
+        (("route", "missing", "hi"), 1, "no bundle at missing"),
+        (("merge", "missing.yml", "out"), 1, "missing.yml"),
+    ],
+)
+def test_wrong_input_is_one_line_on_stderr(run: Run, tmp_path, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
+    def broken() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(app, "COMMANDS", {"broken": broken, "fine": lambda: None})
+    with pytest.raises(KeyError):
+        main(["broken"])
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_a_command_may_return_its_exit_status(run: Run, monkeypatch: pytest.MonkeyPatch, returned, code):
+    monkeypatch.setattr(app, "COMMANDS", {"it": lambda: returned, "other": lambda: None})
+    assert run("it")[0] == code
+
+
+def test_an_interrupt_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "COMMANDS", {"it": interrupted, "other": lambda: None})
+    code, _, err = run("it")
+    assert code == 130
+    assert "Traceback" not in err
+
+
+def test_the_other_kernels_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    card = tmp_path / "kernels-0.9.0.dist-info" / "METADATA"
+    card.parent.mkdir()
+    card.write_text("Metadata-Version: 2.1\nName: kernels\nVersion: 0.9.0\n")
+    assert run("--version")[0] == 0
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    code, out, err = run("--version")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: the package `kernels` 0.9.0 from PyPI")
+    assert err.count("\n") == 1
+
+
+def test_serves_defaults(run: Run, settings: list[ServerSettings]):
+    assert run("serve", "somewhere")[0] == 0
+    assert settings == [ServerSettings(Path("somewhere"))]
+
+
+def test_serves_options(run: Run, settings: list[ServerSettings]):
+    arguments = (
+        "serve somewhere --host 0.0.0.0 --port 9 --served-model-name one --served-model-name two "
+        "--api-key k1 --api-key k2 "
+        "--max-model-len 128 --max-num-seqs 8 --max-num-batched-tokens 256 --max-num-queued-reqs 3 "
+        "--max-num-queued-tokens 99 --dtype float32 --device cpu --kv-cache-bytes 2MiB --expert-slots 4 "
+        "--no-enable-prefix-caching --seed 7 --router-threshold 0.25 --shutdown-timeout 1.5 --log-level debug"
+    )
+    assert run(*arguments.split())[0] == 0
+    (found,) = settings
+    assert (found.host, found.port, found.served_model_names) == ("0.0.0.0", 9, ("one", "two"))
+    assert (found.api.api_keys, found.router_threshold) == (("k1", "k2"), 0.25)
+    assert (found.shutdown_timeout, found.log_level) == (1.5, "debug")
+    engine = found.engine
+    assert (engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens) == (128, 8, 256)
+    assert (engine.max_num_queued_reqs, engine.max_num_queued_tokens) == (3, 99)
+    assert (engine.dtype, engine.device, engine.kv_cache_bytes) == ("float32", "cpu", 2 * 2**20)
+    assert (engine.max_expert_slots, engine.enable_prefix_caching, engine.seed) == (4, False, 7)
+
+
+def test_every_option_of_every_command_is_a_variable():
+    commands = typer.main.get_command(app._program()).commands
+    for name, command in commands.items():
+        options = [item for item in command.params if item.param_type_name == "option" and item.name != "help"]
+        for item in options:
+            flag = max(item.opts, key=len)
+            assert item.envvar == "OVERTONE_" + flag.removeprefix("--").replace("-", "_").upper(), (name, flag)
+
+
+def test_variables(run: Run, settings: list[ServerSettings], monkeypatch: pytest.MonkeyPatch):
+    for name, value in {
+        "BUNDLE": "there",
+        "PORT": "81",
+        "API_KEY": "k1 k2",
+        "KV_CACHE_BYTES": "1GB",
+        "ENABLE_PREFIX_CACHING": "false",
+    }.items():
+        monkeypatch.setenv(f"OVERTONE_{name}", value)
+    assert run("serve", "--port", "82")[0] == 0  # the command line wins
+    (found,) = settings
+    assert (found.bundle, found.port, found.api.api_keys) == (Path("there"), 82, ("k1", "k2"))
+    assert (found.engine.kv_cache_bytes, found.engine.enable_prefix_caching) == (10**9, False)
+
+
+def test_route(run: Run, bundle: Path):
+    code, out, _ = run("route", str(bundle), "SELECT name FROM table")
+    assert code == 0
+    assert out.splitlines()[0].startswith("sql  ")
+    code, out, _ = run("route", str(bundle), "SELECT name FROM table", "--json")
+    decision = json.loads(out)
+    assert decision["expert"] == "sql"
+    assert list(decision["scores"]) == ["sql", "poetry"]
+
+
+def test_routes_threshold(run: Run, bundle: Path):
+    _, out, _ = run("route", str(bundle), "SELECT name FROM table", "--router-threshold", "1", "--json")
+    assert json.loads(out)["expert"] is None

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from merge import run as merging
+from merge.run import ExpertReport, MergeReport
+from serve.cli import main
+
+REPORT = MergeReport(
+    bundle=Path("out"),
+    seconds=12.34,
+    backbone_bytes=1_000_000,
+    experts=(ExpertReport("sql", nnz=5, bytes=20_000, density=0.01, share=0.02, divergence=(0.5, 0.01)),),
+    router=True,
+    notes=("a note",),
+)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What the merger is asked for."""
+    seen: list[tuple] = []
+
+    def merge_recipe(recipe: Path, out: Path, overwrite: bool = False, progress: bool = True) -> MergeReport:
+        seen.append((recipe, out, overwrite, progress))
+        return REPORT
+
+    monkeypatch.setattr(merging, "merge_recipe", merge_recipe)
+    return seen
+
+
+def test_a_merge_says_what_it_wrote(calls: list[tuple], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["merge", "recipe.yml", "out", "--overwrite", "--no-progress"])
+    assert ended.value.code == 0
+    assert calls == [(Path("recipe.yml"), Path("out"), True, False)]
+    assert capsys.readouterr().out.splitlines() == [
+        "out: backbone 1,000,000 bytes, 1 experts, a router, in 12.3 s",
+        "  sql: 20,000 bytes (2.0% of the backbone's)",
+        "  note: a note",
+    ]
+
+
+def test_json_is_the_only_thing_on_stdout(calls: list[tuple], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["merge", "recipe.yml", "out", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert (document["bundle"], document["experts"][0]["name"]) == ("out", "sql")
+    assert calls == [(Path("recipe.yml"), Path("out"), False, True)]
