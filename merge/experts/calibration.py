@@ -23,6 +23,9 @@ class CalibrationError(ValueError):
 class Batch:
     """Token sequences of similar length, padded on the right.
 
+    In a causal model no token sees what stands to its right, so such a batch needs no attention mask; what the model
+    computes at padding is never looked at.
+
     Attributes:
         ids: [B, T] int64.
         real: [B, T] bool, False at padding.

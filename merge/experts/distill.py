@@ -1,6 +1,7 @@
 """Distillation of an expert's values: supports fixed, only the kept numbers learn.
 
-Trained so that backbone + expert gives the fine-tune's next-token distribution along the fine-tune's own continuations.
+Trained so that backbone + expert gives the fine-tune's hidden states on the prompts, and its next-token distribution
+along its own continuations.
 """
 
 import random
@@ -45,38 +46,62 @@ class Values:
     value: Tensor
 
 
-@torch.inference_mode()
-def teacher_log_probs(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Tensor]:
-    """The fine-tune's distributions at every predicting position: for each batch [M, V] log-probabilities.
+@dataclass(frozen=True)
+class Target:
+    """What the fine-tune computes on one batch.
 
-    They are kept in bfloat16 once they would take more than a gigabyte in float32 (M V elements over all batches).
+    Attributes:
+        log_probs: [M, V], its next-token distributions at the M predicting positions.
+        hidden: [R, D] float32, what its output head reads at all R real positions.
+    """
+
+    log_probs: Tensor
+    hidden: Tensor
+
+
+@torch.inference_mode()
+def targets(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Target]:
+    """Run the fine-tune once over the batches.
+
+    Log-probabilities are kept in bfloat16 once they would take more than a gigabyte in float32 (M V over all batches).
     """
     positions = sum(int(batch.predicts.sum()) for batch in batches)
     large = 4 * positions * int(model.config.vocab_size) > 1 << 30
-    dtype = torch.bfloat16 if large else torch.float32
-    return [functional.log_softmax(predictions(model, batch), -1).to(dtype) for batch in batches]
+    found = []
+    for batch in batches:
+        hidden, logits = forward(model, batch)
+        log_probs = functional.log_softmax(logits, -1)
+        found.append(Target(log_probs.to(torch.bfloat16) if large else log_probs, hidden))
+    return found
 
 
-def predictions(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Logits at the predicting positions of a batch, [M, V] float32. Only those go through the output head."""
-    hidden: Tensor = model.base_model(
-        input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False
-    ).last_hidden_state
+def forward(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Run a batch.
+
+    Returns:
+        [R, D] float32, the decoder's output at the real positions, and [M, V] float32, the logits at the predicting
+        ones (only those go through the output head).
+    """
+    hidden: Tensor = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     logits: Tensor = head(hidden[batch.predicts])
-    return logits.float()
+    return hidden[batch.real].float(), logits.float()
 
 
 def distill(
     model: PreTrainedModel,
     values: Mapping[str, Values],
     batches: Sequence[Batch],
-    teacher: Sequence[Tensor],
+    teacher: Sequence[Target],
     settings: Settings,
 ) -> None:
     """Train an expert's values in place.
 
-    Semantics: minimise KL(p_fine-tune ‖ p_backbone+expert), the mean over the predicting positions of a batch, by Adam.
+    Semantics: minimise KL(p_fine-tune ‖ p_backbone+expert) + |h − h_fine-tune|² / |h_fine-tune|² by Adam; the first
+    term is the mean over a batch's predicting positions, the second over all its real ones, h what the output head
+    reads.
+
+    A distribution says little about a model where it is sure of the next token; h says D numbers, in the prompt too.
 
     A weight's gradient is computed dense, read at the support and dropped at once, so that at most one dense gradient
     exists at a time beside the activations.
@@ -85,7 +110,7 @@ def distill(
         model: holds the backbone's weights; they are the same afterwards.
         values: by parameter name; `value` is updated, rounded to bfloat16 where there is an index.
         batches: the task's prompts with the fine-tune's continuations.
-        teacher: `teacher_log_probs` of the same batches.
+        teacher: the fine-tune's `targets` on the same batches.
         settings: steps and so on.
     """
     with _placed(model, values) as placed:
@@ -93,9 +118,13 @@ def distill(
             item.train()
         optimizer = torch.optim.Adam([item.value for item in placed], lr=settings.rate, betas=(0.9, 0.99), foreach=True)
         for step, i in enumerate(_order(len(batches), settings)):
-            logits = predictions(model, batches[i])
-            loss = functional.kl_div(
-                functional.log_softmax(logits, -1), teacher[i].float(), reduction="batchmean", log_target=True
+            hidden, logits = forward(model, batches[i])
+            wanted = teacher[i]
+            loss = (
+                functional.kl_div(
+                    functional.log_softmax(logits, -1), wanted.log_probs.float(), reduction="batchmean", log_target=True
+                )
+                + functional.mse_loss(hidden, wanted.hidden) / wanted.hidden.square().mean()
             )
             loss.backward()  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:
@@ -109,7 +138,7 @@ def distill(
 
 @torch.inference_mode()
 def divergence(
-    model: PreTrainedModel, values: Mapping[str, Values], batches: Sequence[Batch], teacher: Sequence[Tensor]
+    model: PreTrainedModel, values: Mapping[str, Values], batches: Sequence[Batch], teacher: Sequence[Target]
 ) -> float:
     """Mean KL(p_fine-tune ‖ p_backbone+expert) in nats a predicted token, with the values as they stand.
 
@@ -118,9 +147,10 @@ def divergence(
     total, count = 0.0, 0
     with _placed(model, values):
         for batch, expected in zip(batches, teacher, strict=True):
-            found = functional.log_softmax(predictions(model, batch), -1)
-            total += float(functional.kl_div(found, expected.float(), reduction="sum", log_target=True))
-            count += expected.shape[0]
+            log_probs = functional.log_softmax(forward(model, batch)[1], -1)
+            wanted = expected.log_probs.float()
+            total += float(functional.kl_div(log_probs, wanted, reduction="sum", log_target=True))
+            count += wanted.shape[0]
     return total / max(count, 1)
 
 

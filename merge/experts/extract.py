@@ -13,7 +13,7 @@ from merge.checkpoint import Checkpoint
 from merge.experts.activation import fit_values, greedy_support
 from merge.experts.calibration import Batch, continue_greedily, make_batches
 from merge.experts.config import ExpertConfig
-from merge.experts.distill import Settings, Values, distill, divergence, teacher_log_probs
+from merge.experts.distill import Settings, Values, distill, divergence, targets
 from merge.experts.gram import gram_matrices
 from merge.experts.magnitude import Magnitudes, largest_entries, measure
 from merge.experts.running import assign
@@ -124,7 +124,7 @@ def cut_expert(
     replies = continue_greedily(model, calibration.prompts, calibration.answer_tokens, calibration.ends)
     batches = make_batches(calibration.prompts, replies, BATCH)
     sparse = dict(_calibrated(model, batches, fine_tune, sources, factor))
-    teacher = teacher_log_probs(model, batches)
+    teacher = targets(model, batches)
     assign(model, sources.backbone)
     before = divergence(model, {}, batches, teacher)
     values = sparse | dense

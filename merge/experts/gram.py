@@ -76,10 +76,12 @@ def _collect(model: PreTrainedModel, batches: Sequence[Batch], layers: dict[str,
 
         return hook
 
+    # The output head is as wide as the vocabulary: it runs only where it is asked for.
+    run = model if model.get_output_embeddings() in layers.values() else model.base_model  # type: ignore[no-untyped-call]
     handles = [layer.register_forward_pre_hook(hook_for(name)) for name, layer in layers.items()]
     try:
         for current in batches:
-            model(input_ids=current.ids, attention_mask=current.real.long(), use_cache=False)
+            run(input_ids=current.ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

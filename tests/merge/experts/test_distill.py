@@ -3,7 +3,7 @@ import torch
 from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch, make_batches
-from merge.experts.distill import Settings, Values, distill, divergence, predictions, teacher_log_probs
+from merge.experts.distill import Settings, Target, Values, distill, divergence, forward, targets
 from merge.experts.magnitude import largest_entries
 from merge.experts.running import assign
 from tests.merge.experts.conftest import World
@@ -14,9 +14,9 @@ NORM = "model.norm.weight"
 
 
 @pytest.fixture
-def teacher(world: World, model: PreTrainedModel) -> list[torch.Tensor]:
+def teacher(world: World, model: PreTrainedModel) -> list[Target]:
     assign(model, world.fine_tunes["one"])
-    found = teacher_log_probs(model, BATCHES)
+    found = targets(model, BATCHES)
     assign(model, world.backbone)
     return found
 
@@ -31,21 +31,24 @@ def start(world: World) -> dict[str, Values]:
     return values | {NORM: Values(None, torch.zeros(shape))}
 
 
-def test_the_teacher_has_one_distribution_a_predicted_token(teacher: list[torch.Tensor], world: World) -> None:
-    assert [tuple(item.shape) for item in teacher] == [(12, 33), (12, 33)]
+def test_the_teacher_has_one_distribution_a_predicted_token(teacher: list[Target], world: World) -> None:
+    assert [tuple(item.log_probs.shape) for item in teacher] == [(12, 33), (12, 33)]
+    assert [tuple(item.hidden.shape) for item in teacher] == [(28, 32), (28, 32)]
     for item in teacher:
-        torch.testing.assert_close(item.exp().sum(-1), torch.ones(12))
+        torch.testing.assert_close(item.log_probs.exp().sum(-1), torch.ones(12))
 
 
-def test_predictions_are_the_models_logits(world: World, model: PreTrainedModel) -> None:
+def test_forward_are_the_models_logits(world: World, model: PreTrainedModel) -> None:
     assign(model, world.backbone)
     batch: Batch = BATCHES[0]
     with torch.inference_mode():
-        whole = model(input_ids=batch.ids, attention_mask=batch.real.long()).logits[batch.predicts]
-        torch.testing.assert_close(predictions(model, batch), whole)
+        whole = model(input_ids=batch.ids, attention_mask=batch.real.long(), output_hidden_states=True)
+        hidden, logits = forward(model, batch)
+        torch.testing.assert_close(logits, whole.logits[batch.predicts])
+        torch.testing.assert_close(hidden, whole.hidden_states[-1][batch.real])
 
 
-def test_distillation_nears_the_fine_tune(world: World, model: PreTrainedModel, teacher: list[torch.Tensor]) -> None:
+def test_distillation_nears_the_fine_tune(world: World, model: PreTrainedModel, teacher: list[Target]) -> None:
     values = start(world)
     support = {name: item.index.clone() for name, item in values.items() if item.index is not None}
     before = divergence(model, values, BATCHES, teacher)
@@ -58,7 +61,7 @@ def test_distillation_nears_the_fine_tune(world: World, model: PreTrainedModel, 
     assert bool((values[NORM].value != 0).any())
 
 
-def test_the_model_is_left_as_it_was(world: World, model: PreTrainedModel, teacher: list[torch.Tensor]) -> None:
+def test_the_model_is_left_as_it_was(world: World, model: PreTrainedModel, teacher: list[Target]) -> None:
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     distill(model, start(world), BATCHES, teacher, Settings(3))
     for name, parameter in model.named_parameters():
@@ -67,16 +70,16 @@ def test_the_model_is_left_as_it_was(world: World, model: PreTrainedModel, teach
         assert not parameter.requires_grad
 
 
-def test_a_failure_leaves_the_model_as_it_was(
-    world: World, model: PreTrainedModel, teacher: list[torch.Tensor]
-) -> None:
+def test_a_failure_leaves_the_model_as_it_was(world: World, model: PreTrainedModel, teacher: list[Target]) -> None:
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     with pytest.raises(RuntimeError, match="size"):
-        distill(model, start(world), BATCHES, [item[:, :5] for item in teacher], Settings(3))
+        distill(
+            model, start(world), BATCHES, [Target(item.log_probs[:, :5], item.hidden) for item in teacher], Settings(3)
+        )
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
-def test_a_seed_repeats(world: World, model: PreTrainedModel, teacher: list[torch.Tensor]) -> None:
+def test_a_seed_repeats(world: World, model: PreTrainedModel, teacher: list[Target]) -> None:
     runs = []
     for _ in range(2):
         values = start(world)
@@ -85,9 +88,7 @@ def test_a_seed_repeats(world: World, model: PreTrainedModel, teacher: list[torc
     assert all(torch.equal(runs[0][name].value, runs[1][name].value) for name in runs[0])
 
 
-def test_the_whole_residual_leaves_no_divergence(
-    world: World, model: PreTrainedModel, teacher: list[torch.Tensor]
-) -> None:
+def test_the_whole_residual_leaves_no_divergence(world: World, model: PreTrainedModel, teacher: list[Target]) -> None:
     tune = world.fine_tunes["one"]
     values = {
         name: Values(None, tune.tensor(name, torch.float32) - world.backbone.tensor(name, torch.float32))
