@@ -45,6 +45,8 @@ class ExpertBatch:
         group_start: `[G + 1]` int32, where each group's tokens begin in the two below.
         group_token: `[P]` int32, positions in the batch, ascending inside a group.
         group_gate: `[P]` fp32.
+        columns: for every column of `slots` that has experts, its first group and how many groups it has.
+        largest_group: the most tokens in a group.
         highest_slot: the largest slot used, -1 where no token has an expert.
         uniform: the slot that every token carries alone and with gate 1, or None; then its residual may be patched
             into the weights instead.
@@ -56,6 +58,8 @@ class ExpertBatch:
     group_start: Tensor
     group_token: Tensor
     group_gate: Tensor
+    columns: tuple[tuple[int, int], ...]
+    largest_group: int
     highest_slot: int
     uniform: int | None
 
@@ -137,6 +141,12 @@ def _plan(slots: Tensor, gates: Tensor, device: torch.device) -> ExpertBatch:
         group_start=torch.tensor(starts, dtype=torch.int32, device=device),
         group_token=group_token.to(device),
         group_gate=group_gate.to(device),
+        columns=tuple(_runs([column for column, _ in order])),
+        largest_group=max(sizes, default=0),
         highest_slot=max((slot for _, slot in order), default=NO_EXPERT),
         uniform=order[0][1] if one_expert else None,
     )
+
+
+def _runs(columns: list[int]) -> list[tuple[int, int]]:
+    return [(columns.index(column), columns.count(column)) for column in sorted(set(columns))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,6 +51,11 @@ def expert_linear(
         bank = batch = None
     else:
         _check_experts(x, weight, bank, batch)
+    if x.is_cuda and bank is not None and batch is not None and find_spec("triton") is not None:
+        # Triton is optional, and takes a second to import.
+        from kernels.expert_linear.triton import expert_linear_triton
+
+        return expert_linear_triton(x, weight, bias, bank, batch)
     kernels = library() if x.device.type == "cpu" and compiles(x, bank) else None
     if kernels is not None and x.shape[0] <= MOST_TOKENS[x.dtype]:
         return expert_linear_compiled(kernels, x, weight, bias, bank, batch)

@@ -1,0 +1,270 @@
+"""The linear layer with experts against torch's, against memory and against itself without experts.
+
+Every variant of one layer is timed call by call in turn, over enough copies of the weights and of the experts that
+none stays in the processor's caches, so what slows the machine for a while slows all of them. Figures are medians of
+single calls; ratios are to the project's own plain product of the same layer and number of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.compiled import ISAS, library
+from kernels.expert_linear import ExpertBank, ExpertBatch, expert_linear
+from kernels.patch import Patch, patch, unpatch
+
+SHAPES = ((896, 896), (896, 4864), (4864, 896), (4096, 4096), (4096, 11008), (11008, 4096))
+"""Columns and rows: a 0.5 B and a 7 B model's layers."""
+TOKENS = (1, 8, 64, 512)
+EXPERTS = 8
+DENSITY = 0.01
+COLD_BYTES = 320 << 20
+DTYPE = torch.bfloat16
+
+Call = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant's figures.
+
+    Attributes:
+        shape: columns and rows.
+        tokens: T.
+        experts: none, one, distinct8 or zipf.
+        mode: torch (its linear), plain (ours), fused, patched (a product on patched weights), patch or unpatch.
+        us: microseconds a call, median.
+        ratio: us by the plain product's.
+        floor_us: the time its bytes take at the read bandwidth of the run: weights and each distinct expert once.
+        floor_ratio: its bytes by the plain product's.
+    """
+
+    shape: tuple[int, int]
+    tokens: int
+    experts: str
+    mode: str
+    us: float
+    ratio: float
+    floor_us: float
+    floor_ratio: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Copies of one layer's weights, the same with an expert patched in, and for each of them a bank of experts."""
+
+    weights: list[Tensor]
+    patched: list[Tensor]
+    banks: list[ExpertBank]
+    rows: tuple[Tensor, Tensor]
+
+    @classmethod
+    def make(cls, columns: int, rows: int, device: str) -> Layer:
+        """Random weights and experts, `COLD_BYTES` of weights at least."""
+        copies = max(2, -(-COLD_BYTES // (columns * rows * DTYPE.itemsize)))
+        weight = (torch.randn(rows, columns) * columns**-0.5).to(DTYPE)
+        entries = max(1, round(DENSITY * columns))
+        bank = ExpertBank.allocate(EXPERTS, rows, columns, entries, DTYPE)
+        for slot in range(EXPERTS):
+            stride = columns // entries
+            index = torch.randint(stride, (rows, entries)) + stride * torch.arange(entries)
+            bank.load(slot, index, torch.randn(rows, entries) * 0.01)
+        banks = [
+            ExpertBank(bank.index.clone().to(device), bank.value.clone().to(device), None, rows, columns)
+            for _ in range(copies)
+        ]
+        index, value = bank.rows(0)
+        weights = [weight.clone().to(device) for _ in range(copies)]
+        patch(weight, index, value)
+        patched = [weight.clone().to(device) for _ in range(copies)]
+        return cls(weights, patched, banks, (index.to(device), value.to(device)))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Times single calls on a device."""
+
+    device: str
+
+    def once(self, call: Callable[[], object]) -> float:
+        """Microseconds of one call."""
+        if self.device == "cpu":
+            start = time.perf_counter()
+            call()
+            return (time.perf_counter() - start) * 1e6
+        start_event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end_event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start_event.record()
+        call()
+        end_event.record()
+        end_event.synchronize()
+        return float(start_event.elapsed_time(end_event)) * 1e3
+
+    def interleaved(self, variants: dict[str, Call], copies: int, rounds: int) -> dict[str, float]:
+        """Median microseconds of each variant; every round calls each on every copy, one variant after another."""
+        taken: dict[str, list[float]] = {name: [] for name in variants}
+        for call in variants.values():
+            self.once(partial(call, 0))
+        for _ in range(rounds):
+            for name, call in variants.items():
+                taken[name] += [self.once(partial(call, copy)) for copy in range(copies)]
+        return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def slots_of(experts: str, tokens: int) -> list[int]:
+    """Every token's slot."""
+    if experts == "none":
+        return [-1] * tokens
+    if experts == "one":
+        return [0] * tokens
+    if experts == "distinct8":
+        return [token % EXPERTS for token in range(tokens)]
+    weights = torch.tensor([1.0 / (rank + 1) for rank in range(EXPERTS)])
+    drawn = torch.multinomial(weights, tokens, replacement=True, generator=torch.Generator().manual_seed(tokens))
+    return [int(slot) for slot in drawn]
+
+
+def measure_layer(columns: int, rows: int, tokens: tuple[int, ...], rounds: int, clock: Clock) -> list[Case]:
+    """All cases of one shape."""
+    layer = Layer.make(columns, rows, clock.device)
+    copies = len(layer.weights)
+    buffer = torch.ones(COLD_BYTES // 8, dtype=torch.int64, device=clock.device)
+    cases = []
+    for count in tokens:
+        x = torch.randn(count, columns).to(DTYPE).to(clock.device)
+        variants, distinct = _variants(layer, x, clock.device)
+        variants["read", "read"] = partial(_read, buffer)
+        named = {"/".join(key): call for key, call in variants.items()}
+        repeats = rounds if count < 512 else max(1, rounds // 4)
+        times = clock.interleaved(named, copies, max(1, repeats * 4 // copies))
+        bytes_a_us = buffer.nbytes / times.pop("read/read")
+        if count == max(tokens):
+            times |= _switching(layer, clock)
+        weight_bytes, expert_bytes = layer.weights[0].nbytes, layer.banks[0].nbytes / EXPERTS
+        for name, us in times.items():
+            experts, mode = name.split("/")
+            moved = weight_bytes + expert_bytes * (distinct[experts] if mode == "fused" else 0)
+            cases.append(
+                Case(
+                    (columns, rows), count, experts, mode, round(us, 1), round(us / times["none/plain"], 4),
+                    round(moved / bytes_a_us, 1), round(moved / weight_bytes, 4),
+                )
+            )  # fmt: skip
+    return cases
+
+
+def _variants(layer: Layer, x: Tensor, device: str) -> tuple[dict[tuple[str, str], Call], dict[str, int]]:
+    tokens = x.shape[0]
+    variants: dict[tuple[str, str], Call] = {
+        ("none", "torch"): lambda copy: F.linear(x, layer.weights[copy]),
+        ("none", "plain"): lambda copy: expert_linear(x, layer.weights[copy]),
+        ("one", "patched"): lambda copy: expert_linear(x, layer.patched[copy]),
+    }
+    distinct = {}
+    for experts in ("none", "one", "distinct8", "zipf"):
+        slots = slots_of(experts, tokens)
+        distinct[experts] = len(set(slots) - {-1})
+        if tokens == 1 and experts in {"distinct8", "zipf"}:
+            continue
+        batch = ExpertBatch.from_slots(slots, device=device)
+        variants[experts, "fused"] = partial(_fused, layer, x, batch)
+    return variants, distinct
+
+
+def _fused(layer: Layer, x: Tensor, batch: ExpertBatch, copy: int) -> Tensor:
+    return expert_linear(x, layer.weights[copy], None, layer.banks[copy], batch)
+
+
+def _read(buffer: Tensor, copy: int) -> Tensor:
+    del copy  # larger than the caches by itself
+    return buffer.sum()
+
+
+def _patch_into(made: list[Patch], weight: Tensor, rows: tuple[Tensor, Tensor]) -> None:
+    made.append(patch(weight, *rows))
+
+
+def _switching(layer: Layer, clock: Clock) -> dict[str, float]:
+    put, taken = [], []
+    made: list[Patch] = []
+    for weight in layer.weights:
+        put.append(clock.once(partial(_patch_into, made, weight, layer.rows)))
+        taken.append(clock.once(partial(unpatch, weight, made.pop())))
+    return {"one/patch": statistics.median(put), "one/unpatch": statistics.median(taken)}
+
+
+def summarise(cases: list[Case]) -> dict[str, float | None]:
+    """Medians over shapes of what the project promises."""
+
+    def median(figure: Callable[[Case], float], tokens: int, experts: str, mode: str) -> float | None:
+        found = [figure(case) for case in cases if (case.tokens, case.experts, case.mode) == (tokens, experts, mode)]
+        return round(statistics.median(found), 4) if found else None
+
+    return {
+        "plain_vs_torch": median(lambda case: 1 / case.ratio, 1, "none", "torch"),
+        "plain_vs_floor": median(lambda case: case.us / case.floor_us, 1, "none", "plain"),
+        "none": median(lambda case: case.ratio, 1, "none", "fused"),
+        "one_fused": median(lambda case: case.ratio, 1, "one", "fused"),
+        "one_patched": median(lambda case: case.ratio, 1, "one", "patched"),
+        "distinct8_fused": median(lambda case: case.ratio, 8, "distinct8", "fused"),
+        "prefill512_patched": median(lambda case: case.ratio, 512, "one", "patched"),
+    }
+
+
+def measure(quick: bool, device: str) -> dict[str, Any]:
+    """Run the benchmark: the document that `--json` prints."""
+    shapes = SHAPES[:4] if quick else SHAPES
+    tokens = (1, 8, 512) if quick else TOKENS
+    clock = Clock(device)
+    cases = [case for shape in shapes for case in measure_layer(*shape, tokens, 5 if quick else 24, clock)]
+    kernels = library()
+    plain = [case for case in cases if case.mode == "plain"]
+    read = [case.shape[0] * case.shape[1] * DTYPE.itemsize / case.floor_us / 1e3 for case in plain]
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "kernels": "triton" if device == "cuda" else ISAS[kernels.isa] if kernels else "torch",
+        "density": DENSITY,
+        "dtype": "bfloat16",
+        "read_gbps": round(statistics.median(read), 1),
+        "cases": [asdict(case) for case in cases],
+        "summary": summarise(cases),
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.expert_linear", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--quick", action="store_true", help="four shapes, fewer repetitions")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    report = measure(options.quick, options.device)
+    if options.json:
+        print(json.dumps(report))
+        return
+    print(f"{report['kernels']}, {report['threads']} threads, reads at {report['read_gbps']} GB/s")
+    print(f"{'columns x rows':>14} {'tokens':>6} {'experts':>9} {'mode':>8} {'us':>9} {'ratio':>7} {'floor':>6}")
+    for case in report["cases"]:
+        shape = f"{case['shape'][0]} x {case['shape'][1]}"
+        print(
+            f"{shape:>14} {case['tokens']:>6} {case['experts']:>9} {case['mode']:>8} {case['us']:>9.1f} "
+            f"{case['ratio']:>7.3f} {case['floor_ratio']:>6.3f}"
+        )
+    for name, figure in report["summary"].items():
+        print(f"{name}: {figure}")
+
+
+if __name__ == "__main__":
+    main()
