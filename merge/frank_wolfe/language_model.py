@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from merge.checkpoint import Checkpoint
 from merge.experts import CalibrationConfig, CalibrationError, build_model, end_tokens, load_tokenizer
 from merge.experts.calibration import Batch, continue_greedily, make_batches
-from merge.experts.distill import predictions
 from merge.experts.running import assign
 from merge.frank_wolfe.config import ObjectiveConfig
 from merge.frank_wolfe.examples import read_examples
@@ -71,10 +70,17 @@ class LanguageModelLoss:
         tokens = sum(int(batch.predicts.sum()) for batch in batches)
         for batch in batches:
             wanted = batch.ids.roll(-1, 1)[batch.predicts]
-            yield functional.cross_entropy(predictions(self._model, batch), wanted, reduction="sum") / tokens
+            yield functional.cross_entropy(self._logits(batch), wanted, reduction="sum") / tokens
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Logits at the predicting positions, [M, V]; padding stands to the right, where no real token looks."""
+        hidden = self._model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        head: nn.Module = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        logits: Tensor = head(hidden[batch.predicts])
+        return logits
 
     @contextmanager
-    def _lent(self, parameters: Mapping[str, Tensor]) -> Iterator[dict[str, torch.nn.Parameter]]:
+    def _lent(self, parameters: Mapping[str, Tensor]) -> Iterator[dict[str, nn.Parameter]]:
         """Let the model's parameters be the given tensors, and need gradients, for the time of the block."""
         own = dict(self._model.named_parameters())
         for name, tensor in parameters.items():

@@ -254,9 +254,9 @@ def test_memory_does_not_grow_with_the_pool(
 
     monkeypatch.setattr(Checkpoint, "tensor", counted)
     peaks = []
-    for pool in (list(case.corners), [*case.corners, *case.noise]):
+    for pool in (list(case.corners), [*case.corners, *list(case.noise)[:8]]):
         most = 0
-        run(case, pool, steps=3, **parameters)
+        run(case, pool, steps=2, **parameters)
         peaks.append(most)
         assert living == 0
     assert peaks[0] == peaks[1] <= 3

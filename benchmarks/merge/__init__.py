@@ -1,0 +1,5 @@
+"""What merging costs: peak memory and time of every method over the number of models, and beside mergekit.
+
+`python -m benchmarks.merge --json`. `pool` makes the models, `child` runs one merge in a process of its own, `compare`
+runs mergekit on the same models.
+"""

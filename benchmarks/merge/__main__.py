@@ -1,0 +1,128 @@
+"""The command: `python -m benchmarks.merge`."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.merge.child import FRANK_WOLFE
+from benchmarks.merge.compare import compare
+from benchmarks.merge.launch import merge_once
+from benchmarks.merge.pool import FULL, QUICK, Size, model_name, write_pool
+from merge.methods import METHODS
+
+POOLS = (2, 8, 32)
+EVERY = (*sorted(METHODS), *FRANK_WOLFE)
+SLOW = ("tsv_m",)
+"""Left out unless named: a singular value decomposition for each matrix and model takes an hour for 32 models."""
+
+BLOCK = 8 << 20
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.merge", description="Memory and time of merging.")
+    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
+    parser.add_argument("--quick", action="store_true", help="models of 5 M parameters and pools of 2, 4 and 8")
+    parser.add_argument("--methods", nargs="+", choices=EVERY, help=f"default: all but {', '.join(SLOW)}")
+    parser.add_argument("--mergekit", action="store_true", help="compare with mergekit on 8 models instead")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of --mergekit (default 3)")
+    parser.add_argument("--dir", type=Path, help="where the models are made for the time of the run (default: /tmp)")
+    arguments = parser.parse_args()
+    size = QUICK if arguments.quick else FULL
+    with tempfile.TemporaryDirectory(prefix="overtone-merge-", dir=arguments.dir) as scratch:
+        try:
+            if arguments.mergekit:
+                result = _against_mergekit(Path(scratch), size, arguments.rounds)
+            else:
+                methods = arguments.methods or [name for name in EVERY if name not in SLOW]
+                result = _methods(Path(scratch), size, (2, 4, 8) if arguments.quick else POOLS, methods)
+        except (RuntimeError, OSError) as error:
+            parser.exit(1, f"{parser.prog}: error: {error}\n")
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(_table(result))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _methods(scratch: Path, size: Size, pools: tuple[int, ...], methods: list[str]) -> dict[str, Any]:
+    _say(f"writing {pools[-1] + 1} models of {size.parameters / 1e6:.1f} M parameters to {scratch}")
+    write_pool(scratch, size, pools[-1], torch.bfloat16)
+    rows: dict[str, Any] = {}
+    few, many = pools[0], pools[-1]
+    for method in methods:
+        runs = {}
+        for count in pools:
+            with tempfile.TemporaryDirectory(dir=scratch) as out:
+                runs[count] = merge_once(scratch, method, count, Path(out), "bfloat16", {})
+            _say(f"{method}, {count} models: {runs[count]['peak_rss_mb']:.0f} MB, {runs[count]['seconds']:.1f} s")
+        rows[method] = {
+            f"rss_ratio_{many}_to_{few}": runs[many]["peak_rss_mb"] / runs[few]["peak_rss_mb"],
+            "peak_rss_mb": {str(count): run["peak_rss_mb"] for count, run in runs.items()},
+            "start_rss_mb": {str(count): run["start_rss_mb"] for count, run in runs.items()},
+            "seconds": {str(count): run["seconds"] for count, run in runs.items()},
+        }
+    return {
+        "parameters": size.parameters,
+        "model_mb": 2 * size.parameters / 1e6,
+        "counter": "VmHWM of the merging process, memory-mapped file pages included",
+        "threads": torch.get_num_threads(),
+        "methods": rows,
+        "disk_read_gbps": _disk_read_gbps([scratch / model_name(i) / "model.safetensors" for i in range(pools[0])]),
+    }
+
+
+def _against_mergekit(scratch: Path, size: Size, rounds: int) -> dict[str, Any]:
+    count = 8
+    _say(f"writing {count + 1} models of {size.parameters / 1e6:.1f} M parameters to {scratch}")
+    write_pool(scratch, size, count, torch.float32)
+    return {"parameters": size.parameters, "mergekit": compare(scratch, count, rounds, _say)}
+
+
+def _disk_read_gbps(files: list[Path]) -> float:
+    """Gigabytes (10⁹) a second that files are read with, after the kernel was told to forget them."""
+    read, start = 0, 0.0
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            begin = time.perf_counter()
+            while block := os.read(descriptor, BLOCK):
+                read += len(block)
+            start += time.perf_counter() - begin
+        finally:
+            os.close(descriptor)
+    return read / start / 1e9
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = []
+    for method, row in result.get("methods", {}).items():
+        ratio = next(value for key, value in row.items() if key.startswith("rss_ratio"))
+        cells = [
+            f"{count}: {row['peak_rss_mb'][count]:5.0f} MB {row['seconds'][count]:6.1f} s" for count in row["seconds"]
+        ]
+        lines.append(f"{method:17}{'   '.join(cells)}   ratio {ratio:.2f}")
+    if "disk_read_gbps" in result:
+        lines.append(f"disk: {result['disk_read_gbps']:.2f} GB/s")
+    for method, row in result.get("mergekit", {}).get("methods", {}).items():
+        times = ", ".join(f"{key} {value:.1f} s" for key, value in row["seconds"].items())
+        lines.append(
+            f"{method:17}{times}; largest difference {row['max_abs_difference']:.1e}, "
+            f"{row['entries_over_tolerance']} of {row['entries']} entries over {row['tolerance']:.0e}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""One merge in this process: `python -m benchmarks.merge.child FOLDER METHOD COUNT OUT DTYPE PARAMETERS`.
+
+Prints {"seconds", "peak_rss_mb", "start_rss_mb"}. Peak memory is VmHWM of /proc/self/status: the most physical memory
+that the process ever had mapped, pages of memory-mapped files included. (getrusage's ru_maxrss would not do: a child
+inherits its parent's.)
+"""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.merge.pool import model_name
+from merge.backbone import write_backbone
+from merge.checkpoint import check_compatible, open_checkpoint
+from merge.experts import build_model
+from merge.experts.calibration import make_batches
+from merge.experts.running import assign
+from merge.frank_wolfe import FrankWolfeConfig, LanguageModelLoss, merge_frank_wolfe
+from merge.methods import BoundMethod, find_method
+
+FRANK_WOLFE = ("frank_wolfe_hard", "frank_wolfe_soft")
+SEQUENCES, LENGTH = 8, 32
+"""Random prompts of each of the two tasks of Frank-Wolfe's loss."""
+
+
+def run(
+    folder: Path, method: str, count: int, out: Path, dtype: torch.dtype, parameters: dict[str, Any]
+) -> dict[str, float]:
+    """Merge the first `count` models of a pool into `out`, an empty directory."""
+    start_rss = resident_mb("VmRSS")
+    start = time.perf_counter()
+    base = open_checkpoint(folder / "base")
+    fine_tunes = {model_name(i): open_checkpoint(folder / model_name(i)) for i in range(count)}
+    check_compatible(base, list(fine_tunes.values()))
+    merge: BoundMethod
+    if method in FRANK_WOLFE:
+        model = build_model(base.path)
+        assign(model, base)
+        variant = {"variant": method.removeprefix("frank_wolfe_"), "steps": 2}
+        config = FrankWolfeConfig.model_validate({**variant, **parameters})
+        merge = merge_frank_wolfe(base, fine_tunes, _loss(model), config).method
+    else:
+        found = find_method(method)
+        merge = found.bind(found.parameters.model_validate(parameters), {})
+    write_backbone(out, base, fine_tunes, merge, out_dtype=dtype)
+    return {
+        "seconds": time.perf_counter() - start,
+        "peak_rss_mb": resident_mb("VmHWM"),
+        "start_rss_mb": start_rss,
+    }
+
+
+def resident_mb(field: str) -> float:
+    """A memory field of /proc/self/status in MB (10⁶ bytes)."""
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {field}: memory is measured on Linux only")
+    return int(found[1]) * 1024 / 1e6
+
+
+def _loss(model: Any) -> LanguageModelLoss:
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = int(model.config.vocab_size)
+    batches = {}
+    for task in ("first", "second"):
+        ids = torch.randint(0, vocabulary, (SEQUENCES, LENGTH), generator=generator).tolist()
+        halves = [row[: LENGTH // 2] for row in ids], [row[LENGTH // 2 :] for row in ids]
+        batches[task] = make_batches(*halves, batch_size=4)
+    return LanguageModelLoss(model, batches)
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    result = run(
+        Path(arguments[0]),
+        arguments[1],
+        int(arguments[2]),
+        Path(arguments[3]),
+        getattr(torch, arguments[4]),
+        json.loads(arguments[5]),
+    )
+    print(json.dumps(result))

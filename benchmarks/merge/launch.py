@@ -1,0 +1,24 @@
+"""Starting one merge in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def merge_once(
+    folder: Path, method: str, count: int, out: Path, dtype: str, parameters: dict[str, Any]
+) -> dict[str, float]:
+    """Run `benchmarks.merge.child`.
+
+    Raises:
+        RuntimeError: it failed; the message ends with its last line.
+    """
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.merge.child", folder, method, str(count), out, dtype]
+    done = subprocess.run([*command, json.dumps(parameters)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise RuntimeError(f"{method} of {count} models failed: {lines[-1]}")
+    result: dict[str, float] = json.loads(done.stdout)
+    return result

@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from benchmarks.merge import __main__ as command
+from benchmarks.merge import compare
+from benchmarks.merge.child import resident_mb, run
+from benchmarks.merge.pool import FULL, Size, model_name, write_pool
+from merge.checkpoint import open_checkpoint
+
+TINY = Size(64, 96, 2, 80)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    write_pool(folder, TINY, 3, torch.bfloat16)
+    return folder
+
+
+def test_a_pool_is_of_whole_models_that_differ(pool: Path) -> None:
+    base, first, second = (open_checkpoint(pool / name) for name in ("base", model_name(0), model_name(1)))
+    assert sum(tensor.nbytes for tensor in base.tensors.values()) == 2 * TINY.parameters
+    assert len({path.stat().st_ino for path in pool.rglob("model.safetensors")}) == 4
+    name = "model.layers.1.mlp.down_proj.weight"
+    steps = [model.tensor(name, torch.float32) - base.tensor(name, torch.float32) for model in (first, second)]
+    assert 0.05 < float(steps[0].norm() / base.tensor(name).float().norm()) < 0.2
+    assert not torch.equal(steps[0], steps[1])
+    assert AutoModelForCausalLM.from_pretrained(pool / model_name(2)).num_parameters() == TINY.parameters
+
+
+def test_the_full_size_has_a_hundred_million_parameters() -> None:
+    assert FULL.parameters >= 100_000_000
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "frank_wolfe_hard", "frank_wolfe_soft"])
+def test_a_child_merges_and_measures(pool: Path, tmp_path: Path, method: str) -> None:
+    result = run(pool, method, 2, tmp_path, torch.float32, {})
+    assert result["peak_rss_mb"] >= result["start_rss_mb"] > 0
+    assert result["seconds"] > 0
+    merged, base = open_checkpoint(tmp_path), open_checkpoint(pool / "base")
+    assert any(not torch.equal(merged.tensor(name), base.tensor(name, torch.float32)) for name in base.tensors)
+
+
+def test_peak_memory_counts_a_mapped_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"1" * (64 << 20))
+    before = resident_mb("VmRSS")
+    mapped = torch.from_file(str(file), shared=True, size=64 << 20, dtype=torch.uint8)
+    assert int(mapped[::512].sum()) > 0
+    assert resident_mb("VmRSS") > before + 60
+    assert resident_mb("VmHWM") >= resident_mb("VmRSS") - 1
+
+
+def test_the_command_reports_every_pool(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "QUICK", TINY)
+
+    def fake(_folder: Path, method: str, count: int, out: Path, *_: object) -> dict[str, float]:
+        assert out.is_dir()
+        return {"seconds": 1.0, "peak_rss_mb": 100.0 + count, "start_rss_mb": 90.0}
+
+    monkeypatch.setattr(command, "merge_once", fake)
+    arguments = ["merge", "--quick", "--json", "--methods", "ties", "linear", "--dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", arguments)
+    command.main()
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["methods"]) == ["ties", "linear"]
+    assert result["methods"]["ties"]["rss_ratio_8_to_2"] == pytest.approx(108 / 102)
+    assert result["methods"]["ties"]["seconds"] == {"2": 1.0, "4": 1.0, "8": 1.0}
+    assert result["disk_read_gbps"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_difference_between_two_checkpoints(pool: Path) -> None:
+    same, other = open_checkpoint(pool / model_name(0)), open_checkpoint(pool / model_name(1))
+    assert compare.difference(same, same)["max_abs_difference"] == 0
+    apart = compare.difference(same, other)
+    assert apart["entries"] == TINY.parameters
+    assert 0 < apart["entries_over_tolerance"] <= apart["entries"]
+
+
+def test_the_recipe_that_mergekit_gets(pool: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(compare._recipe(tmp_path, pool, "ties", 2, compare.SAME["ties"]).read_text())
+    assert document["parameters"] == {"normalize": True, "lambda": 1.0}
+    assert [model["parameters"] for model in document["models"]] == [{"weight": 1.0, "density": 0.2}] * 2
+    assert document["dtype"] == "float32"
