@@ -59,11 +59,12 @@ class Target:
     hidden: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def targets(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Target]:
     """Run the fine-tune once over the batches.
 
     Log-probabilities are kept in bfloat16 once they would take more than a gigabyte in float32 (M V over all batches).
+    The tensors can take part in a later backward pass.
     """
     positions = sum(int(batch.predicts.sum()) for batch in batches)
     large = 4 * positions * int(model.config.vocab_size) > 1 << 30
