@@ -48,7 +48,7 @@ struct Task {
   const void* bias;  // null for none
   void* y;           // [tokens, rows]
   int32_t type;      // of x, weight, bias and y
-  int32_t add_to_y;  // 1: y already holds the product, add the residuals only
+  int32_t add_to_y;  // 1: y already holds the product, add the residuals only, each group's rounded to y
   int32_t pieces;
   const Columns* piece;
   const Bank* bank;

@@ -36,69 +36,79 @@ template <class X, class Step> void prepare_as(const Task& task, int thread, int
       lay_side_by_side<X>(task, task.piece[p], task.columns * thread / threads, task.columns * (thread + 1) / threads);
 }
 
-template <class X> void load_block(const Task& task, int64_t row, int64_t count, float* out) {
-  for (int64_t t = 0; t < task.tokens; t++)
-    for (int64_t r = 0; r < count; r++)
-      out[t * kRowBlock + r] = widen(((const X*)task.y)[t * task.rows + row + r]);
-}
-
 void store_value(float* to, float value) { *to = value; }
 void store_value(uint16_t* to, float value) { *to = narrow(value); }
 
-template <class X> void store_block(const Task& task, int64_t row, int64_t count, const float* out) {
-  for (int64_t t = 0; t < task.tokens; t++) {
-    X* to = (X*)task.y + t * task.rows + row;
-    if (count == kRowBlock)
-      for (int r = 0; r < kRowBlock; r++) store_value(to + r, out[t * kRowBlock + r]);
-    else
-      for (int64_t r = 0; r < count; r++) store_value(to + r, out[t * kRowBlock + r]);
-  }
+template <class X> void store_rows(const float* from, int64_t count, X* to) {
+  if (count == kRowBlock)
+    for (int r = 0; r < kRowBlock; r++) store_value(to + r, from[r]);
+  else
+    for (int64_t r = 0; r < count; r++) store_value(to + r, from[r]);
 }
 
-// The residuals of blocks [first, last), whose rows lie one block after another in `out`.
-template <class X, class Value>
-void add_residuals(const Task& task, int64_t first, int64_t last, const char* ahead, float* out) {
-  Residual<X, Value> residual{task, *task.bank, *task.batch};
-  for (int32_t p = 0; p < task.pieces; p++)
-    for (int64_t block = first; block < last; block++) {
-      residual.add(task.piece[p], block, out + (block - first) * task.tokens * kRowBlock, ahead);
-      ahead += kLine * task.bank->entries;
-    }
-}
-
-template <class X>
-void add_residuals_as(const Task& task, int64_t first, int64_t last, const char* ahead, float* out) {
-  switch (task.bank->value_type) {
-    case kBfloat16: return add_residuals<X, uint16_t>(task, first, last, ahead, out);
-    case kFloat32: return add_residuals<X, float>(task, first, last, ahead, out);
-    default: return add_residuals<X, int8_t>(task, first, last, ahead, out);
-  }
+int64_t rows_in(const Task& task, int64_t block) {
+  int64_t left = task.rows - block * kRowBlock;
+  return left < kRowBlock ? left : kRowBlock;
 }
 
 // Blocks [first, last): products, residuals, then the one rounding to y. While residuals are added the memory already
 // fetches the weights of the next blocks, a cache line for each 16 entries.
-template <class X, class Step> void run_as(const Task& task, int64_t first, int64_t last, float* scratch) {
+template <class X, class Step, class Value>
+void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
   Walk<Step> walk(task, last);
   Float* sums = (Float*)scratch;
   float* out = scratch + task.tokens * kRowBlock * kLanes;
+  int64_t block_floats = task.tokens * kRowBlock;
   for (int64_t start = first; start < last; start += kSpan) {
     int64_t end = start + kSpan < last ? start + kSpan : last;
-    for (int64_t block = start; block < end; block++) {
-      int64_t row = block * kRowBlock;
-      int64_t count = task.rows - row < kRowBlock ? task.rows - row : kRowBlock;
-      float* to = out + (block - start) * task.tokens * kRowBlock;
-      if (task.add_to_y)
-        load_block<X>(task, row, count, to);
-      else
-        dense_block<Step>(task, walk, row, count, sums, to);
-    }
+    for (int64_t block = start; block < end; block++)
+      dense_block<Step>(task, walk, block * kRowBlock, rows_in(task, block), sums, out + (block - start) * block_floats);
     const char* ahead = (const char*)(walk.weight + end * kRowBlock * walk.stride);
-    if (task.pieces) add_residuals_as<X>(task, start, end, ahead, out);
-    for (int64_t block = start; block < end; block++) {
-      int64_t row = block * kRowBlock;
-      int64_t count = task.rows - row < kRowBlock ? task.rows - row : kRowBlock;
-      store_block<X>(task, row, count, out + (block - start) * task.tokens * kRowBlock);
+    for (int32_t p = 0; p < task.pieces; p++) {
+      Residual<X, Value> residual{task, *task.bank, *task.batch, false, kLine};
+      for (int64_t block = start; block < end; block++, ahead += kLine * task.bank->entries)
+        residual.add(task.piece[p], block, out + (block - start) * block_floats, ahead);
     }
+    for (int64_t block = start; block < end; block++)
+      for (int64_t t = 0; t < task.tokens; t++)
+        store_rows(out + (block - start) * block_floats + t * kRowBlock, rows_in(task, block),
+                   (X*)task.y + t * task.rows + block * kRowBlock);
+  }
+}
+
+// The same blocks where y holds the product already: a piece goes over all of them while its columns are in the cache.
+template <class X, class Value> void run_residuals(const Task& task, int64_t first, int64_t last) {
+  Residual<X, Value> residual{task, *task.bank, *task.batch, true, 0};
+  for (int32_t p = 0; p < task.pieces; p++) {
+    const Columns& piece = task.piece[p];
+    for (int64_t block = first; block < last; block++) {
+      float out[16 * kRowBlock];
+      int64_t count = rows_in(task, block);
+      for (int t = 0; t < piece.tokens; t++) {
+        const X* from = (const X*)task.y + task.batch->token[piece.first + t] * task.rows + block * kRowBlock;
+        for (int64_t r = 0; r < count; r++) out[t * kRowBlock + r] = widen(from[r]);
+      }
+      residual.add(piece, block, out, (const char*)out);
+      for (int t = 0; t < piece.tokens; t++)
+        store_rows(out + t * kRowBlock, count,
+                   (X*)task.y + task.batch->token[piece.first + t] * task.rows + block * kRowBlock);
+    }
+  }
+}
+
+template <class X, class Step, class Value>
+void run_with(const Task& task, int64_t first, int64_t last, float* scratch) {
+  if (task.add_to_y)
+    run_residuals<X, Value>(task, first, last);
+  else
+    run_whole<X, Step, Value>(task, first, last, scratch);
+}
+
+template <class X, class Step> void run_as(const Task& task, int64_t first, int64_t last, float* scratch) {
+  switch (task.bank ? task.bank->value_type : kFloat32) {
+    case kBfloat16: return run_with<X, Step, uint16_t>(task, first, last, scratch);
+    case kFloat32: return run_with<X, Step, float>(task, first, last, scratch);
+    default: return run_with<X, Step, int8_t>(task, first, last, scratch);
   }
 }
 
@@ -115,7 +125,7 @@ int64_t packed_bytes(Task* task) {
          int64_t(wide ? sizeof(Float32Step::Packed) : sizeof(Bfloat16Step::Packed));
 }
 
-int64_t scratch_floats(const Task& task) { return task.tokens * kRowBlock * (kLanes + kSpan); }
+int64_t scratch_floats(const Task& task) { return task.add_to_y ? 0 : task.tokens * kRowBlock * (kLanes + kSpan); }
 
 void prepare(const Task& task, int thread, int threads) {
   if (task.type == kFloat32) return prepare_as<float, Float32Step>(task, thread, threads);

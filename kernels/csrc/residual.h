@@ -27,6 +27,13 @@ template <class X, class Value> struct Residual {
   const Task& task;
   const Bank& bank;
   const Batch& batch;
+  bool compact;   // `out` holds the piece's tokens only, one after another; otherwise all tokens of the task
+  int64_t step;   // bytes of weights to fetch with each 16 entries: a cache line, or 0 where none are needed
+
+  // The 16 rows of a piece's t-th token.
+  float* rows_of(const Columns& piece, int t, float* out) const {
+    return out + int64_t(compact ? t : batch.token[piece.first + t]) * kRowBlock;
+  }
 
   // Where the entries of one group's slot for one block begin.
   int64_t offset(const Columns& piece, int64_t block) const {
@@ -50,13 +57,13 @@ template <class X, class Value> struct Residual {
     constexpr int kVectors = kRowBlock / kLanes;
     Float acc[kVectors] = {};
     for (int32_t j = 0; j < bank.entries; j++, index += kRowBlock, value += kRowBlock) {
-      fetch(index + next, value + next, ahead + kLine * j);
+      fetch(index + next, value + next, ahead + step * j);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; v++)
         acc[v] += widen_lanes<kLanes>(pick<kLanes>(x, index + v * kLanes)) * widen_lanes<kLanes>(value + v * kLanes);
     }
     float gate = batch.gate[piece.first];
-    float* to = out + int64_t(batch.token[piece.first]) * kRowBlock;
+    float* to = rows_of(piece, 0, out);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) {
       if (bank.scale) acc[v] *= load<Float>(scale(piece, block) + v * kLanes);
@@ -75,7 +82,7 @@ template <class X, class Value> struct Residual {
       const Value* value = (const Value*)bank.value + offset(piece, block) + first;
       Wide acc[kRows] = {};
       for (int32_t j = 0; j < bank.entries; j++, index += kRowBlock, value += kRowBlock) {
-        if (first == 0) fetch(index + next, value + next, ahead + kLine * j);
+        if (first == 0) fetch(index + next, value + next, ahead + step * j);
         float wide[kRows];
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; r += 4) store(wide + r, widen_lanes<4>(value + r));
@@ -88,7 +95,7 @@ template <class X, class Value> struct Residual {
       }
     }
     for (int t = 0; t < piece.tokens; t++) {
-      float* to = out + batch.token[piece.first + t] * int64_t(kRowBlock);
+      float* to = rows_of(piece, t, out);
       float gate = batch.gate[piece.first + t];
       for (int r = 0; r < kRowBlock; r++) to[r] += turned[r * kWidth + t] * gate;
     }

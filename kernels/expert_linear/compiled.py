@@ -59,7 +59,7 @@ def linear_then_residuals(
 ) -> Tensor:
     """The product by torch, then the residuals added to it: for many tokens, where torch's product is faster.
 
-    Shapes and semantics are those of `expert_linear`; bf16 results are rounded twice.
+    Shapes and semantics are those of `expert_linear`; in bf16 the product and each added expert are rounded.
     """
     y = F.linear(x, weight, bias)
     _call(kernels, x, weight, None, bank, batch, y, add=True, isa=isa)
