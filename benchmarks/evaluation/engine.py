@@ -35,7 +35,7 @@ def engine_asker(bundle: Bundle, max_tokens: int, config: EngineConfig | None = 
             if output.finish_reason == "error":
                 raise RuntimeError(f"the engine failed on {question}: {output.error}")
             tokens += [token.token for token in output.tokens]
-        return Reply(tokenizer.decode(tokens, skip_special_tokens=True), expert or "backbone")
+        return Reply(str(tokenizer.decode(tokens, skip_special_tokens=True)), expert or "backbone")
 
     async def ask_all(questions: Sequence[Question]) -> list[Reply]:
         return list(await asyncio.gather(*map(ask_one, questions)))

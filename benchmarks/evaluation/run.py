@@ -1,17 +1,17 @@
 """Asking every prompt three ways and scoring the replies."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.evaluation.ask import Ask, Question
 from benchmarks.evaluation.table import Evaluation, TaskScores
 from benchmarks.zoo import TASKS, Example
 from benchmarks.zoo.matching import exact_match
 from merge.bundle import Bundle
+from merge.checkpoint import open_checkpoint
 
 
 def unseen_prompts(per_task: int, seed: int = 0) -> dict[str, list[Example]]:
@@ -65,12 +65,7 @@ def evaluate(
 
 def expert_size(bundle: Bundle) -> tuple[float, float]:
     """(entries over the backbone's parameters, bytes over the backbone's bytes), each the mean over the experts."""
-    parameters = sum(
-        torch.Size(file.get_slice(name).get_shape()).numel()
-        for shard in sorted(bundle.backbone_dir.glob("*.safetensors"))
-        for file in [safe_open(shard, framework="pt")]
-        for name in file.keys()  # noqa: SIM118 (not a mapping)
-    )
+    parameters = sum(math.prod(info.shape) for info in open_checkpoint(bundle.backbone_dir).tensors.values())
     cards = bundle.manifest.experts
     entries = sum(card.entries for card in cards) / len(cards)
     size = sum(card.bytes for card in cards) / len(cards)
@@ -78,6 +73,6 @@ def expert_size(bundle: Bundle) -> tuple[float, float]:
 
 
 def _fine_tune_score(directory: Path, examples: Sequence[Example]) -> float:
-    model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).eval()
+    model = LlamaForCausalLM.from_pretrained(directory, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     return exact_match(model, tokenizer, examples)

@@ -144,6 +144,8 @@ def load_router(directory: Path) -> RouterModel:
         )
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise BundleError(f"{directory} holds no readable router: {type(error).__name__}: {error}") from error
+    if not model.names:
+        raise BundleError(f"{directory}: the router names no expert")
     expected = (len(model.names), model.featurizer.size)
     if model.weight.shape != expected or model.bias.shape != expected[:1] or not model.temperature > 0:
         raise BundleError(

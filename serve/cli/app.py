@@ -7,16 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from serve.cli import merge, route, serve
+from serve.cli import demo, merge, route, serve
+from serve.cli import eval as evaluate
 from serve.cli.environment import check_environment
 from serve.version import overtone_version
 
 COMMANDS: Mapping[str, Callable[..., Any]] = {
+    "demo": demo.command,
+    "eval": evaluate.command,
     "merge": merge.command,
     "route": route.command,
     "serve": serve.command,
 }
 """Name → function; its docstring is the command's help."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0, 1 where it failed, 2 where the command line is wrong.

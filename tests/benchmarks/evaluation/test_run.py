@@ -21,6 +21,7 @@ def bundle(tmp_path: Path):
     with BundleWriter(tmp_path / "bundle") as writer:
         weights = {"w": torch.ones(4, 25, dtype=torch.bfloat16), "n": torch.ones(100, dtype=torch.bfloat16)}
         save_file(weights, writer.path / "backbone" / "model.safetensors")
+        (writer.path / "backbone" / "config.json").write_text("{}")
         digest = backbone_digest(writer.path / "backbone")
         delta = SparseDelta(torch.zeros(4, 1, dtype=torch.uint16), torch.ones(4, 1, dtype=torch.bfloat16))
         for name in EXAMPLES:
