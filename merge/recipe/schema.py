@@ -85,6 +85,8 @@ class Recipe(_Block):
                 raise ValueError(f"two models are called {name!r}: give each its own name")
             if name == self.name:
                 raise ValueError(f"a model has the bundle's name {name!r}: requests could not tell them apart")
+        if self.calibration is None and "router" in self.model_fields_set:
+            raise ValueError("router needs prompts: add a calibration block with a file")
         self.experts.resolved(self.calibration is not None)
         return self
 

@@ -83,7 +83,7 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
         (with_line("expert: {}", "experts"), ["unknown key 'expert'", "did you mean 'experts'?"]),
         (with_line("calibration: {fil: x}", "calibration"), ["calibration: unknown key 'fil'", "calibration.file"]),
         (with_line("merge_method: tis", "merge_method"), ["merge_method: unknown 'tis'; did you mean 'ties'?"]),
-        (with_line("merge_method: zzz", "merge_method"), ["unknown 'zzz'; there are fr, iso_c"]),
+        (with_line("merge_method: zzz", "merge_method"), ["unknown 'zzz'; there are ", "fr, iso_c"]),
         (
             with_line("parameters: {lamda: 1}", "parameters"),
             ["parameters: unknown key 'lamda'; did you mean 'lambda'?"],
@@ -96,9 +96,16 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
         (with_line("experts: {density: 0}", "experts"), ["experts.density"]),
         (with_line("experts: {values: least_squares, rescale: 2}", "experts"), ["rescale and overlap say nothing"]),
         (with_line("experts: {values: exact, rescale: 2}", "experts"), ["rescale needs values: rescaled"]),
-        (with_line("experts: {selection: activation}\n", "experts").replace("calibration", "#"), ["needs prompts"]),
-        (with_line("experts: {distill: 9}\n", "experts").replace("calibration", "#"), ["distill: 9 needs prompts"]),
+        (
+            with_line("experts: {selection: activation}", "experts").replace("calibration", "#").replace("router", "#"),
+            ["needs prompts"],
+        ),
+        (
+            with_line("experts: {distill: 9}", "experts").replace("calibration", "#").replace("router", "#"),
+            ["distill: 9 needs prompts"],
+        ),
         (with_line("router: {folds: 1}", "router"), ["router.folds"]),
+        (with_line("", "calibration"), ["router needs prompts"]),
         (with_line("name: auto", "name"), ["'auto' is no usable name"]),
         (with_line("name: roman", "name"), ["a model has the bundle's name 'roman'"]),
         (GOOD.replace("name: dates", "name: roman"), ["two models are called 'roman'"]),
