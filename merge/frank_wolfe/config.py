@@ -71,6 +71,9 @@ class ObjectiveConfig(_Block):
             answers and carries the separators and end tokens that it has learned.
         separator: text between a prompt and its answer, part of the reply; says nothing about `fine_tune`.
         answer_tokens: most tokens of a reply of `fine_tune`.
+        scale: `nats`: the mean of the tasks' losses, the paper's; or `log`: the mean of their logarithms, so that
+            halving one task's loss is worth as much as halving another's. With `nats` a task that starts at many nats a
+            token takes the merge over at the price of those that were almost right.
         batch_size: sequences run at once; what bounds the memory of activations.
     """
 
@@ -79,6 +82,7 @@ class ObjectiveConfig(_Block):
     replies: Literal["answer", "fine_tune"] = "answer"
     separator: str = "\n"
     answer_tokens: int = Field(default=64, ge=1)
+    scale: Literal["nats", "log"] = "nats"
     batch_size: int = Field(default=16, ge=1)
 
 

@@ -1,5 +1,6 @@
 """The loss of a causal language model on replies to prompts."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -15,29 +16,41 @@ from merge.experts.running import assign
 from merge.frank_wolfe.config import ObjectiveConfig
 from merge.frank_wolfe.examples import read_examples
 
+FLOOR = 0.01
+"""Nats a token below which a task counts as learned: what is added to a loss before its logarithm is taken."""
+
 
 class LanguageModelLoss:
     """Cross-entropy of replies, in nats: the mean over a task's reply tokens, then over the tasks.
+
+    Semantics: l = mean_k l_k, l_k = −mean log p(token | prompt, reply so far); logarithmic: l = mean_k log(l_k + FLOOR)
 
     Memory: the parameters, their gradients, and one minibatch's activations; logits are computed where a reply token is
     predicted, and nowhere else. The parameters under test are lent to the model, not copied, so they cost nothing more.
     """
 
-    def __init__(self, model: PreTrainedModel, batches: Mapping[str, Sequence[Batch]]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, batches: Mapping[str, Sequence[Batch]], logarithmic: bool = False
+    ) -> None:
         """Take a float32 model, which keeps its own values of whatever it is not lent, and minibatches by task."""
         self._model = model
         self._batches = {task: tuple(batches[task]) for task in sorted(batches)}
+        self._logarithmic = logarithmic
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The target tasks' names, sorted."""
         return tuple(self._batches)
 
-    @torch.no_grad()
     def loss(self, parameters: Mapping[str, Tensor]) -> float:
-        """The mean of the tasks' losses."""
+        """The mean of the tasks' losses (or of their logarithms)."""
+        losses = self.task_losses(parameters).values()
+        return sum(self._scaled(loss) for loss in losses) / len(losses)
+
+    def task_losses(self, parameters: Mapping[str, Tensor]) -> dict[str, float]:
+        """Each task's l_k."""
         with self._lent(parameters):
-            return sum(float(part) for task in self.tasks for part in self._parts(task)) / len(self.tasks)
+            return {task: self._forward(task) for task in self.tasks}
 
     def loss_and_gradient(
         self, parameters: Mapping[str, Tensor], task: str | None = None
@@ -53,16 +66,28 @@ class LanguageModelLoss:
         """
         tasks = self.tasks if task is None else (task,)
         total = 0.0
-        with torch.enable_grad(), self._lent(parameters) as lent:
+        with self._lent(parameters) as lent:
             for chosen in tasks:
-                for part in self._parts(chosen):
-                    (part / len(tasks)).backward()  # type: ignore[no-untyped-call]
-                    total += float(part.detach()) / len(tasks)
+                # The slope of the logarithm has to be known before the first minibatch goes back.
+                slope = 1 / (self._forward(chosen) + FLOOR) if self._logarithmic else 1.0
+                loss = 0.0
+                with torch.enable_grad():
+                    for part in self._parts(chosen):
+                        (part * (slope / len(tasks))).backward()  # type: ignore[no-untyped-call]
+                        loss += float(part.detach())
+                total += self._scaled(loss) / len(tasks)
             gradient = {
                 name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 for name, parameter in lent.items()
             }
         return total, gradient
+
+    def _scaled(self, loss: float) -> float:
+        return math.log(loss + FLOOR) if self._logarithmic else loss
+
+    @torch.no_grad()
+    def _forward(self, task: str) -> float:
+        return sum(float(part) for part in self._parts(task))
 
     def _parts(self, task: str) -> Iterator[Tensor]:
         """Each minibatch's share of a task's loss; they sum to it."""
@@ -139,4 +164,4 @@ def language_model_loss(
             raise CalibrationError(f"the target task {task!r} has no fine-tune to reply: use replies: answer")
         batches[task] = make_batches(prompts, replies, config.batch_size)
     assign(model, base)
-    return LanguageModelLoss(model, batches)
+    return LanguageModelLoss(model, batches, config.scale == "log")

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts import CalibrationConfig, CalibrationError
 from merge.frank_wolfe import FrankWolfeConfig, LanguageModelLoss, ObjectiveConfig, language_model_loss
 from merge.frank_wolfe import merge_frank_wolfe as search
+from merge.frank_wolfe.language_model import FLOOR
 from tests.merge.tiny import save_fine_tune, save_tiny, tiny_tokenizer
 
 EXAMPLES = {"a": [("up", "down"), ("left hand", "right")], "b": [("one", "two"), ("three", "four"), ("five", "six")]}
@@ -89,6 +91,24 @@ def test_the_gradient_is_autograds(models: dict[str, Checkpoint], file: Path) ->
     assert objective.loss_and_gradient(here, "b")[0] == pytest.approx(float(decoder_loss.detach()), rel=1e-5)
     for name in here:
         torch.testing.assert_close(both[name], (found[name] + other[name]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_the_logarithmic_scale(models: dict[str, Checkpoint], file: Path) -> None:
+    plain, logarithmic = build(models, file), build(models, file, scale="log")
+    here = tensors(models["a"])
+    losses = plain.task_losses(here)
+    expected = sum(math.log(loss + FLOOR) for loss in losses.values()) / 2
+    assert logarithmic.task_losses(here) == losses
+    assert logarithmic.loss(here) == pytest.approx(expected, rel=1e-6)
+    found, gradient = logarithmic.loss_and_gradient(here)
+    assert found == pytest.approx(expected, rel=1e-6)
+    parts = {task: plain.loss_and_gradient(here, task)[1] for task in losses}
+    alone = logarithmic.loss_and_gradient(here, "b")
+    assert alone[0] == pytest.approx(math.log(losses["b"] + FLOOR), rel=1e-6)
+    for name in here:
+        scaled = {task: parts[task][name] / (losses[task] + FLOOR) for task in losses}
+        torch.testing.assert_close(gradient[name], sum(scaled.values()) / 2, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(alone[1][name], scaled["b"], rtol=1e-4, atol=1e-6)
 
 
 def test_nothing_but_the_given_parameters_counts_or_changes(models: dict[str, Checkpoint], file: Path) -> None:
