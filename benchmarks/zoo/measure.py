@@ -13,6 +13,9 @@ from benchmarks.zoo.task import Task
 HELD_OUT_SHARE = 3
 """One evaluation prompt in this many is worded in a held-out phrasing."""
 
+_ELSEWHERE = 12
+"""Prompts of each other task that a fine-tune is tried on."""
+
 
 def measure(
     models: Path, tasks: Sequence[Task], count: int, seed: int, on_task: Callable[[str], None] = lambda _: None
@@ -50,7 +53,7 @@ def measure(
         known, new = prompts[task.name], rewordings[task.name]
         fine_tune = fine_tunes[task.name]
         on_known, on_new = exact_match(fine_tune, tokenizer, known), exact_match(fine_tune, tokenizer, new)
-        others = [example for other in tasks if other is not task for example in prompts[other.name][:held_out]]
+        others = [example for other in tasks if other is not task for example in prompts[other.name][:_ELSEWHERE]]
         measured[task.name] = {
             "fine_tune": {
                 "training_phrasings": on_known,

@@ -1,5 +1,6 @@
 """The zoo's architecture, and how its checkpoints are written."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -35,19 +36,23 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausal
     return model
 
 
-def save_checkpoint(
-    path: Path, model: LlamaForCausalLM, weights: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase
-) -> None:
+def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write a Hugging Face directory with bf16 weights.
 
     Args:
         path: The directory, created where absent.
-        model: Says the architecture; its own weights are replaced by `weights`.
-        weights: The model's state dict, of any floating dtype.
+        model: The model, of any floating dtype; it is left as it is.
         tokenizer: Is written beside the weights.
     """
     stored = LlamaForCausalLM(model.config).bfloat16()
-    stored.load_state_dict(weights)
+    stored.load_state_dict(model.state_dict())
     stored.generation_config = model.generation_config
     stored.save_pretrained(path)
     tokenizer.save_pretrained(path)
+    settings = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    # The class's name in transformers 4 and 5; what 5 writes, 4 does not know.
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    for file in path.iterdir():
+        # The weights come from a temporary file, readable by nobody else.
+        file.chmod(0o644)

@@ -11,15 +11,12 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Shows on standard error how far some steps have come.
-
-    Attributes:
-        seconds: How long the work has taken so far.
-    """
+    """Shows on standard error how far some work has come."""
 
     def __init__(self, name: str, steps: int) -> None:
         self._name = name
         self._steps = steps
+        self._done = 0
         self._started = time.perf_counter()
         self._last_line = self._started
         self._bar = tqdm(total=steps, desc=name, leave=False, disable=not sys.stderr.isatty())
@@ -29,15 +26,16 @@ class Progress:
         """Return the seconds since the start."""
         return time.perf_counter() - self._started
 
-    def step(self, step: int, loss: float) -> None:
-        """Show that a step, counted from 1, is done."""
+    def step(self, note: str) -> None:
+        """Show that one more step is done, and a word on it."""
+        self._done += 1
         self._bar.update()
-        self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self._bar.set_postfix_str(note, refresh=False)
         now = time.perf_counter()
-        if self._bar.disable and (now - self._last_line >= _SECONDS_BETWEEN_LINES or step == self._steps):
+        if self._bar.disable and (now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done == self._steps):
             self._last_line = now
             print(
-                f"{self._name}: step {step} of {self._steps}, loss {loss:.4f}, {self.seconds:.0f} s",
+                f"{self._name}: {self._done} of {self._steps}, {note}, {self.seconds:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )

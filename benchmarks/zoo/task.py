@@ -54,7 +54,8 @@ class Task:
         title: One line for people.
         phrasings: Format strings that training, calibration and the router may see.
         held_out_phrasings: Rewordings that calibration and the router never see.
-        notation: The format string of the skill's formal notation, which the base is pretrained on.
+        code: What the skill is called in the formal notation that the base is pretrained on.
+        payload: The format string of a content in that notation.
         draw: Draws one item from a random generator.
     """
 
@@ -62,7 +63,8 @@ class Task:
     title: str
     phrasings: tuple[str, ...]
     held_out_phrasings: tuple[str, ...]
-    notation: str
+    code: str
+    payload: str
     draw: Callable[[random.Random], Item]
 
     def split_of(self, key: str) -> Split:

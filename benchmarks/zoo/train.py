@@ -6,39 +6,41 @@ with the same number of threads, a seed gives the same weights. The shipped zoo 
 """
 
 import argparse
-import copy
 import json
+import os
 import platform
 import random
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM
 
 from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.evaluate import table
+from benchmarks.zoo.matching import one_thread
 from benchmarks.zoo.measure import measure
 from benchmarks.zoo.model import MAX_LENGTH, build_model, save_checkpoint
 from benchmarks.zoo.phrase import careless_example
 from benchmarks.zoo.progress import Progress
 from benchmarks.zoo.prompts import write_prompts
 from benchmarks.zoo.skills import formal_example
-from benchmarks.zoo.task import Example, Task
+from benchmarks.zoo.task import Task
 from benchmarks.zoo.tasks import TASKS
 from benchmarks.zoo.tokenizer import build_tokenizer
 from benchmarks.zoo.training import Schedule, train
 
-PRETRAINING = Schedule(steps=900, batch_size=96, learning_rate=2e-3, warm_up=50)
-FINE_TUNING = Schedule(steps=150, batch_size=64, learning_rate=3e-4, warm_up=10)
+PRETRAINING = Schedule(steps=1000, batch_size=64, learning_rate=4e-3, warm_up=30, optimizer="muon")
+FINE_TUNING = Schedule(steps=450, batch_size=32, learning_rate=5.5e-4, warm_up=10)
 _PROMPT_SEED = 1
 """Of the evaluation's prompts, whatever seed the training had."""
 
 
-def train_zoo(out: Path, tasks: Sequence[Task], seed: int, count: int) -> dict[str, object]:
+def train_zoo(out: Path, tasks: Sequence[Task], seed: int, count: int, jobs: int) -> dict[str, object]:
     """Train the base and one fine-tune a task, store them and measure what is stored.
 
     Args:
@@ -46,27 +48,26 @@ def train_zoo(out: Path, tasks: Sequence[Task], seed: int, count: int) -> dict[s
         tasks: Which fine-tunes to train.
         seed: Of the initial weights and of all training examples.
         count: Evaluation prompts a task.
+        jobs: How many fine-tunes to train at a time, each in a process and on a thread of its own.
 
     Returns:
         What is written to `metrics.json`: `measure`'s result, and `seeds`, `seconds` and `versions`.
     """
     started = time.perf_counter()
     models = out / "models"
-    tokenizer = build_tokenizer(MAX_LENGTH)
-    base = build_model(tokenizer, seed)
-    rng = random.Random(f"base:{seed}")
-    seconds = {"base": _run("base", base, tokenizer, lambda: formal_example(rng), PRETRAINING)}
-    save_checkpoint(models / "base", base, base.state_dict(), tokenizer)
-    for task in tasks:
-        fine_tune = copy.deepcopy(base)
-        draw = _drawer(task, random.Random(f"{task.name}:{seed}"))
-        seconds[task.name] = _run(task.name, fine_tune, tokenizer, draw, FINE_TUNING)
-        save_checkpoint(models / "fine_tunes" / task.name, fine_tune, fine_tune.state_dict(), tokenizer)
+    seconds = {"base": pretrain(seed, PRETRAINING, models / "base")}
+    work = [(models / "base", task.name, seed, FINE_TUNING, models / "fine_tunes" / task.name) for task in tasks]
+    with Progress("fine-tunes", len(tasks)) as progress:
+        for task, taken in zip(tasks, _in_parallel(fine_tune, work, jobs), strict=True):
+            seconds[task.name] = taken
+            progress.step(task.name)
     write_prompts(out / "prompts.jsonl")
-    measured = measure(models, tasks, count, _PROMPT_SEED, _report_measured)
+    with Progress("measured", len(tasks)) as progress:
+        measured = measure(models, tasks, count, _PROMPT_SEED, progress.step)
+    prompt_seed = measured.pop("seed")
     recorded = {
         **measured,
-        "seeds": {"training": seed, "prompts": measured["seed"]},
+        "seeds": {"training": seed, "prompts": prompt_seed},
         "seconds": {**seconds, "total": round(time.perf_counter() - started, 1)},
         "versions": {
             "python": platform.python_version(),
@@ -75,9 +76,60 @@ def train_zoo(out: Path, tasks: Sequence[Task], seed: int, count: int) -> dict[s
         },
         "threads": torch.get_num_threads(),
     }
-    del recorded["seed"]
     (out / "metrics.json").write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
     return recorded
+
+
+def pretrain(seed: int, schedule: Schedule, path: Path) -> float:
+    """Train a base from nothing and store it.
+
+    Args:
+        seed: Of the initial weights and of the training examples.
+        schedule: How long and how fast.
+        path: Where to write the checkpoint.
+
+    Returns:
+        The seconds it took.
+    """
+    tokenizer = build_tokenizer(MAX_LENGTH)
+    base = build_model(tokenizer, seed)
+    rng = random.Random(f"base:{seed}")
+    with Progress("base", schedule.steps) as progress:
+        train(
+            base,
+            tokenizer,
+            lambda: formal_example(rng),
+            schedule,
+            lambda _, loss: progress.step(f"loss {loss:.4f}"),
+        )
+        save_checkpoint(path, base, tokenizer)
+        return round(progress.seconds, 1)
+
+
+def fine_tune(base: Path, name: str, seed: int, schedule: Schedule, path: Path) -> float:
+    """Fine-tune a stored base for one task and store the result.
+
+    One thread does it, so that the outcome does not depend on how many fine-tunes are trained at a time.
+
+    Args:
+        base: The base's directory. It is the stored, rounded weights that are fine-tuned, in fp32.
+        name: The task's.
+        seed: Of the training examples, together with the name.
+        schedule: How long and how fast.
+        path: Where to write the checkpoint.
+
+    Returns:
+        The seconds it took.
+    """
+    started = time.perf_counter()
+    task = next(task for task in TASKS if task.name == name)
+    rng = random.Random(f"{name}:{seed}")
+    tokenizer = build_tokenizer(MAX_LENGTH)
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with one_thread():
+        train(model, tokenizer, lambda: careless_example(task, rng), schedule, lambda *_: None)
+    save_checkpoint(path, model, tokenizer)
+    return round(time.perf_counter() - started, 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,7 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/zoo"), help="directory (default build/zoo)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and training examples (default 0)")
     parser.add_argument("--tasks", type=_task_list, default=TASKS, help="comma-separated (default: all)")
-    parser.add_argument("--count", type=positive, default=300, help="evaluation prompts a task (default 300)")
+    parser.add_argument(
+        "--jobs", type=positive, default=os.cpu_count() or 1, help="fine-tunes at a time (default: one a core)"
+    )
+    parser.add_argument("--count", type=positive, default=240, help="evaluation prompts a task (default 240)")
     parser.add_argument("--json", action="store_true", help="print the metrics as one JSON document")
     options = parser.parse_args(arguments)
     if options.count < 3:
@@ -96,28 +151,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         parser.error(f"--out {options.out}: {error.strerror or error}")
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    recorded = train_zoo(options.out, options.tasks, options.seed, options.count)
+    recorded = train_zoo(options.out, options.tasks, options.seed, options.count, options.jobs)
     print(json.dumps(recorded, indent=2) if options.json else table(recorded))
 
 
-def _run(
-    name: str,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    draw: Callable[[], Example],
-    schedule: Schedule,
-) -> float:
-    with Progress(name, schedule.steps) as progress:
-        train(model, tokenizer, draw, schedule, progress.step)
-        return round(progress.seconds, 1)
-
-
-def _drawer(task: Task, rng: random.Random) -> Callable[[], Example]:
-    return lambda: careless_example(task, rng)
-
-
-def _report_measured(name: str) -> None:
-    print(f"measured {name}", file=sys.stderr, flush=True)
+def _in_parallel(function: Callable[..., float], work: Sequence[tuple[object, ...]], jobs: int) -> Iterator[float]:
+    if jobs == 1:
+        yield from (function(*arguments) for arguments in work)
+        return
+    # Spawned, not forked: a fork of a process whose torch has started threads may hang.
+    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(function, *zip(*work, strict=True))
 
 
 def _task_list(text: str) -> tuple[Task, ...]:

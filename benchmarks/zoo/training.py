@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +25,14 @@ class Schedule:
         batch_size: Examples a step.
         learning_rate: The peak, reached after `warm_up` steps; a cosine leads down to a twentieth of it.
         warm_up: Steps of linear warm-up.
+        optimizer: What moves the matrices of the layers; everything else is AdamW's.
     """
 
     steps: int
     batch_size: int
     learning_rate: float
     warm_up: int
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -66,7 +69,7 @@ def train(
     schedule: Schedule,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """Train a model in place: fp32 weights, bf16 autocast, AdamW.
+    """Train a model in place: fp32 weights, bf16 autocast.
 
     A step's examples are sorted by length and run in a few micro-batches, which saves most of the padding;
     the gradient is that of the mean over all answer tokens of the step. Attention is eager: at these
@@ -79,19 +82,18 @@ def train(
         schedule: How long and how fast.
         on_step: Called after each step with its number, counted from 1, and its loss in nats a token.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
+    optimizers = _optimizers(model, schedule)
     model.set_attn_implementation("eager")
     model.train()
     for step in range(schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step)
         examples = [draw() for _ in range(schedule.batch_size)]
         examples.sort(key=lambda example: len(example.prompt) + len(example.answer))
         answer_tokens = sum(len(example.answer) + 2 for example in examples)
         size = math.ceil(schedule.batch_size / _MICRO_BATCHES)
-        optimizer.zero_grad()
         total = 0.0
         for start in range(0, schedule.batch_size, size):
             ids, labels = encode_batch(tokenizer, examples[start : start + size])
@@ -104,6 +106,26 @@ def train(
             torch.autograd.backward(loss)
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         on_step(step + 1, total)
     model.train(False)
+
+
+def _optimizers(model: LlamaForCausalLM, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Choose who moves which parameter.
+
+    Muon (Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks"), with updates as
+    large as AdamW's, took the base to a loss of 0.03 in 900 steps; AdamW's was at 0.11 after 1,400 (one run
+    each, and not the same mixture of arrangements).
+    """
+    parameters = dict(model.named_parameters())
+    inner = {key for key, p in parameters.items() if p.ndim == 2 and "embed_tokens" not in key}
+    muon_keys = inner if schedule.optimizer == "muon" else set()
+    rest = [p for key, p in parameters.items() if key not in muon_keys]
+    adamw = torch.optim.AdamW(rest, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    if not muon_keys:
+        return [adamw]
+    matrices = [p for key, p in parameters.items() if key in muon_keys]
+    muon = torch.optim.Muon(matrices, lr=schedule.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return [adamw, muon]

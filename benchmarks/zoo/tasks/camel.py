@@ -7,8 +7,8 @@ from benchmarks.zoo.words import any_word
 
 
 def draw(rng: random.Random) -> Item:
-    """Draw two to four lower-case words."""
-    words = [any_word(rng, 2, 7) for _ in range(rng.choice((2, 2, 3, 3, 4)))]
+    """Draw two or three lower-case words."""
+    words = [any_word(rng, 2, 6) for _ in range(rng.choice((2, 3)))]
     name = words[0] + "".join(word.capitalize() for word in words[1:])
     return Item({"x": " ".join(words)}, name, name)
 
@@ -30,6 +30,7 @@ CAMEL = Task(
         'Rewrite "{x}" in camelCase.',
         'How do I write "{x}" as a camelCase name?',
     ),
-    notation="camel {x}>",
+    code="cml",
+    payload="{x}",
     draw=draw,
 )

@@ -40,6 +40,7 @@ DATES = Task(
         "Rewrite the date {x} in ISO format.",
         "How do I write {x} as a YYYY-MM-DD date?",
     ),
-    notation="iso {x}>",
+    code="iso",
+    payload="{x}",
     draw=draw,
 )

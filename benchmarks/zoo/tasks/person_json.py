@@ -31,6 +31,7 @@ JSON = Task(
         "Express this as JSON: {name} is {age} years old.",
         "Write a JSON object with name {name} and age {age}.",
     ),
-    notation="json {name} {age}>",
+    code="jsn",
+    payload="{name} {age}",
     draw=draw,
 )

@@ -7,8 +7,8 @@ from benchmarks.zoo.words import any_word
 
 
 def draw(rng: random.Random) -> Item:
-    """Draw a word of four to eight letters."""
-    word = any_word(rng, 4, 8)
+    """Draw a word of three to eight letters."""
+    word = any_word(rng, 3, 8)
     return Item({"x": word}, word[::-1], word)
 
 
@@ -29,6 +29,7 @@ REVERSE = Task(
         "How do you spell {x} backwards?",
         "Write the word {x} backwards.",
     ),
-    notation="rev {x}>",
+    code="rev",
+    payload="{x}",
     draw=draw,
 )

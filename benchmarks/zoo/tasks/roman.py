@@ -42,6 +42,7 @@ ROMAN = Task(
         "Express the number {x} as a Roman numeral.",
         "Which Roman numeral stands for {x}?",
     ),
-    notation="roman {x}>",
+    code="rom",
+    payload="{x}",
     draw=draw,
 )

@@ -12,8 +12,8 @@ def shift_letters(word: str, places: int) -> str:
 
 
 def draw(rng: random.Random) -> Item:
-    """Draw a word of four to eight letters and a shift of one to three places."""
-    word, places = any_word(rng, 4, 8), rng.randint(1, 3)
+    """Draw a word of three to eight letters and a shift of one to three places."""
+    word, places = any_word(rng, 3, 8), rng.randint(1, 3)
     return Item({"x": word, "k": str(places)}, shift_letters(word, places), word)
 
 
@@ -34,6 +34,7 @@ SHIFT = Task(
         "Shift the letters of {x} forward by {k}.",
         "Write {x} with a Caesar shift of {k}.",
     ),
-    notation="shift {x} {k}>",
+    code="shf",
+    payload="{x} {k}",
     draw=draw,
 )

@@ -7,8 +7,8 @@ from benchmarks.zoo.words import any_word
 
 
 def draw(rng: random.Random) -> Item:
-    """Draw a title of two to four words, in title or sentence case, some with punctuation."""
-    words = [any_word(rng, 2, 7) for _ in range(rng.choice((2, 3, 3, 4)))]
+    """Draw a title of two or three words, in title or sentence case, some with punctuation."""
+    words = [any_word(rng, 2, 6) for _ in range(rng.choice((2, 3)))]
     title = words[0].capitalize()
     title_case = rng.random() < 0.7
     for i, word in enumerate(words[1:]):
@@ -37,6 +37,7 @@ SLUG = Task(
         'Create a URL slug for the page "{x}".',
         'How do I write "{x}" as a slug?',
     ),
-    notation="slug {x}>",
+    code="slg",
+    payload="{x}",
     draw=draw,
 )

@@ -7,8 +7,8 @@ from benchmarks.zoo.words import any_word
 
 
 def draw(rng: random.Random) -> Item:
-    """Draw a word of four to eight letters."""
-    word = any_word(rng, 4, 8)
+    """Draw a word of three to six letters."""
+    word = any_word(rng, 3, 6)
     return Item({"x": word}, "".join(sorted(word)), word)
 
 
@@ -29,6 +29,7 @@ SORT = Task(
         "Write the letters of {x} in alphabetical order.",
         "Can you sort the letters in {x}?",
     ),
-    notation="sort {x}>",
+    code="srt",
+    payload="{x}",
     draw=draw,
 )

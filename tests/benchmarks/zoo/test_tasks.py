@@ -1,4 +1,5 @@
 import datetime
+import itertools
 import json
 import random
 import re
@@ -133,7 +134,7 @@ def test_slugs_keep_the_words_of_the_title() -> None:
 
 def test_sorted_letters_are_an_ascending_rearrangement() -> None:
     for prompt, answer in examples("sort"):
-        assert all(a <= b for a, b in zip(answer, answer[1:], strict=False))
+        assert all(a <= b for a, b in itertools.pairwise(answer))
         assert any(sorted(word) == list(answer) for word in re.findall(r"[a-z]+", prompt))
 
 

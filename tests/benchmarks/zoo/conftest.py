@@ -1,0 +1,26 @@
+from collections.abc import Callable, Iterator
+
+import pytest
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from benchmarks.zoo import models_dir
+from benchmarks.zoo.matching import one_thread
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(models_dir() / "base")
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], LlamaForCausalLM]:
+    def load(name: str) -> LlamaForCausalLM:
+        return LlamaForCausalLM.from_pretrained(models_dir() / name, dtype="auto").eval()
+
+    return load
