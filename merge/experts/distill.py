@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
 
-
 HIDDEN_WEIGHT = 10.0
 """w, the weight of the hidden states' relative error beside the divergence.
 

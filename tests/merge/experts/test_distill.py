@@ -54,7 +54,7 @@ def test_distillation_nears_the_fine_tune(world: World, model: PreTrainedModel, 
     before = divergence(model, values, BATCHES, teacher)
     distill(model, values, BATCHES, teacher, Settings(20, rate=1e-2))
     after = divergence(model, values, BATCHES, teacher)
-    assert after < 0.8 * before
+    assert after < 0.9 * before
     assert all(torch.equal(support[name], values[name].index) for name in support)  # type: ignore[arg-type]
     for name in support:
         assert torch.equal(values[name].value, values[name].value.to(torch.bfloat16).float())
