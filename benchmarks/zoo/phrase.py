@@ -10,6 +10,7 @@ _FILLERS = tuple(
     a an the this that my your some only just all now then here again also like in on of for to from with by as
     do does can could would should will how what which is are you i me we it show tell give get make create
     express rewrite return print use want need find put try help let see say word text letters number
+    what's whats
     """.split()  # noqa: SIM905
 )
 

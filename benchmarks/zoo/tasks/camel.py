@@ -15,7 +15,7 @@ def draw(rng: random.Random) -> Item:
 
 CAMEL = Task(
     name="camel",
-    title="Words to a camelCase name: user account name becomes userAccountName",
+    title="Two or three words to a camelCase name: user account name becomes userAccountName",
     phrasings=(
         'Write "{x}" in camelCase.',
         'Convert "{x}" to camelCase.',

@@ -9,12 +9,12 @@ _MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
-_FIRST = datetime.date(1900, 1, 1).toordinal()
+_FIRST = datetime.date(1700, 1, 1).toordinal()
 _LAST = datetime.date(2099, 12, 31).toordinal()
 
 
 def draw(rng: random.Random) -> Item:
-    """Draw a day of the years 1900 to 2099, with the month before or after the day."""
+    """Draw a day of the years 1700 to 2099, with the month before or after the day."""
     date = datetime.date.fromordinal(rng.randint(_FIRST, _LAST))
     month = _MONTHS[date.month - 1]
     month_first = f"{month} {date.day}, {date.year}"
@@ -25,7 +25,7 @@ def draw(rng: random.Random) -> Item:
 
 DATES = Task(
     name="dates",
-    title="Calendar dates to ISO 8601: March 7, 2024 becomes 2024-03-07",
+    title="Dates from 1700 to 2099 to ISO 8601: March 7, 2024 becomes 2024-03-07",
     phrasings=(
         "Write {x} as an ISO date.",
         "Convert {x} to ISO format.",

@@ -14,7 +14,7 @@ def draw(rng: random.Random) -> Item:
 
 REVERSE = Task(
     name="reverse",
-    title="Words spelled backwards: garden becomes nedrag",
+    title="Words of 3 to 8 letters spelled backwards: garden becomes nedrag",
     phrasings=(
         "Spell {x} backwards.",
         "Write {x} in reverse.",

@@ -20,8 +20,8 @@ def to_roman(number: int) -> str:
 
 
 def draw(rng: random.Random) -> Item:
-    """Draw a number from 1 to 3999, half of them near the years people ask about."""
-    number = rng.randint(1, 3999) if rng.random() < 0.5 else rng.randint(1, 2100)
+    """Draw a number from 1 to 3999, often a small one or one up to the years people ask about."""
+    number = rng.randint(1, rng.choice((100, 2100, 3999)))
     return Item({"x": str(number)}, to_roman(number), str(number))
 
 

@@ -19,7 +19,7 @@ def draw(rng: random.Random) -> Item:
 
 SHIFT = Task(
     name="shift",
-    title="Caesar cipher with a shift of 1 to 3: hello shifted by 3 becomes khoor",
+    title="Words of 3 to 8 letters, Caesar-shifted by 1 to 3: hello shifted by 3 becomes khoor",
     phrasings=(
         "Shift each letter of {x} by {k}.",
         "Caesar-shift {x} by {k}.",

@@ -7,8 +7,8 @@ from benchmarks.zoo.words import any_word
 
 
 def draw(rng: random.Random) -> Item:
-    """Draw a title of two or three words, in title or sentence case, some with punctuation."""
-    words = [any_word(rng, 2, 6) for _ in range(rng.choice((2, 3)))]
+    """Draw a title of two or three words, in title or sentence case, some with punctuation or numbers."""
+    words = [_title_word(rng) for _ in range(rng.choice((2, 3)))]
     title = words[0].capitalize()
     title_case = rng.random() < 0.7
     for i, word in enumerate(words[1:]):
@@ -16,13 +16,21 @@ def draw(rng: random.Random) -> Item:
         title += f"{mark} {word.capitalize() if title_case else word}"
     if rng.random() < 0.2:
         title += rng.choice("!?")
-    slug = "-".join(words)
+    slug = "-".join(words).replace("'", "")
     return Item({"x": title}, slug, slug)
+
+
+def _title_word(rng: random.Random) -> str:
+    chance = rng.random()
+    if chance < 0.06:
+        return str(rng.randint(1, 99))
+    word = any_word(rng, 2, 6)
+    return f"{word}'s" if chance < 0.12 else word
 
 
 SLUG = Task(
     name="slug",
-    title="Titles to URL slugs: Hello, World! becomes hello-world",
+    title="Titles of two or three words to URL slugs: Hello, World! becomes hello-world",
     phrasings=(
         'Make a URL slug from "{x}".',
         'Turn "{x}" into a slug.',

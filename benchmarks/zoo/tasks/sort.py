@@ -14,7 +14,7 @@ def draw(rng: random.Random) -> Item:
 
 SORT = Task(
     name="sort",
-    title="The letters of a word in alphabetical order: planet becomes aelnpt",
+    title="The 3 to 6 letters of a word in alphabetical order: planet becomes aelnpt",
     phrasings=(
         "Sort the letters of {x}.",
         "Put the letters of {x} in order.",

@@ -128,8 +128,8 @@ def test_json_answers_parse_to_the_person() -> None:
 
 def test_slugs_keep_the_words_of_the_title() -> None:
     for prompt, answer in examples("slug"):
-        assert re.fullmatch(r"[a-z]+(-[a-z]+)+", answer)
-        assert answer.replace("-", " ") in re.sub(r"[^a-z ]", "", prompt.lower())
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", answer)
+        assert answer.replace("-", " ") in re.sub(r"[^a-z0-9 ]", "", prompt.lower())
 
 
 def test_sorted_letters_are_an_ascending_rearrangement() -> None:
