@@ -17,9 +17,8 @@ import torch
 from benchmarks.merge.pool import model_name
 from merge.backbone import write_backbone
 from merge.checkpoint import check_compatible, open_checkpoint
-from merge.experts import build_model
 from merge.experts.calibration import make_batches
-from merge.experts.running import assign
+from merge.experts.running import assign, build_model
 from merge.frank_wolfe import FrankWolfeConfig, LanguageModelLoss, merge_frank_wolfe
 from merge.methods import BoundMethod, find_method
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge.experts import CalibrationError
+from merge.experts.calibration import CalibrationError
 
 
 @dataclass(frozen=True)

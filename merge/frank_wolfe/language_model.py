@@ -10,9 +10,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from merge.checkpoint import Checkpoint
-from merge.experts import CalibrationConfig, CalibrationError, build_model, end_tokens, load_tokenizer
-from merge.experts.calibration import Batch, continue_greedily, make_batches
-from merge.experts.running import assign
+from merge.experts.calibration import Batch, CalibrationError, continue_greedily, make_batches
+from merge.experts.config import CalibrationConfig
+from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
 from merge.frank_wolfe.config import ObjectiveConfig
 from merge.frank_wolfe.examples import read_examples
 

@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM
 
 from merge.backbone import write_backbone
 from merge.checkpoint import Checkpoint, open_checkpoint
-from merge.experts import CalibrationConfig, CalibrationError
+from merge.experts.calibration import CalibrationError
+from merge.experts.config import CalibrationConfig
 from merge.frank_wolfe import FrankWolfeConfig, LanguageModelLoss, ObjectiveConfig, language_model_loss
 from merge.frank_wolfe import merge_frank_wolfe as search
 from merge.frank_wolfe.language_model import FLOOR
