@@ -58,7 +58,7 @@ def train_zoo(out: Path, tasks: Sequence[Task], seed: int, count: int, jobs: int
     seconds = {"base": pretrain(seed, PRETRAINING, models / "base")}
     work = [(models / "base", task.name, seed, FINE_TUNING, models / "fine_tunes" / task.name) for task in tasks]
     with Progress("fine-tunes", len(tasks)) as progress:
-        for task, taken in zip(tasks, _in_parallel(fine_tune, work, jobs), strict=True):
+        for task, taken in zip(tasks, in_parallel(fine_tune, work, jobs), strict=True):
             seconds[task.name] = taken
             progress.step(task.name)
     write_prompts(out / "prompts.jsonl")
@@ -155,12 +155,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(recorded, indent=2) if options.json else table(recorded))
 
 
-def _in_parallel(function: Callable[..., float], work: Sequence[tuple[object, ...]], jobs: int) -> Iterator[float]:
+def in_parallel(function: Callable[..., float], work: Sequence[tuple[object, ...]], jobs: int) -> Iterator[float]:
+    """Call a function on each tuple of arguments, `jobs` at a time, and yield its results in order."""
     if jobs == 1:
         yield from (function(*arguments) for arguments in work)
         return
     # Spawned, not forked: a fork of a process whose torch has started threads may hang.
-    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=get_context("spawn")) as pool:
+    quiet = transformers.utils.logging.disable_progress_bar
+    with ProcessPoolExecutor(min(jobs, len(work)), get_context("spawn"), initializer=quiet) as pool:
         yield from pool.map(function, *zip(*work, strict=True))
 
 
