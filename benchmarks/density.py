@@ -43,7 +43,7 @@ def measure(kind: str, density: float, prompts_per_task: int) -> Evaluation:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "recipe.yml")
         path.write_text(yaml.safe_dump(recipe))
-        merge_recipe(path, Path(scratch, "bundle"), progress=False)
+        merge_recipe(path, Path(scratch, "bundle"), progress=False, workers=None)
         bundle = open_bundle(Path(scratch, "bundle"))
         with engine_asker(bundle, MAX_NEW_TOKENS) as ask:
             return evaluate(ask, bundle, examples, fine_tunes)

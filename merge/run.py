@@ -10,50 +10,29 @@ from pathlib import Path
 import torch
 
 from merge.backbone import write_backbone
-from merge.bundle import BundleWriter, ManifestFields, backbone_digest, save_router, write_expert
+from merge.bundle import BundleWriter, ManifestFields, backbone_digest, save_router
 from merge.bundle.digest import file_digest
 from merge.card import model_card
 from merge.checkpoint import Checkpoint, check_compatible, open_checkpoint
 from merge.experts import (
-    Calibration,
-    Cut,
     ExpertConfig,
+    ExpertReport,
+    Job,
+    Prompts,
     Sources,
-    build_model,
     code_factor,
-    cut_expert,
-    end_tokens,
     load_tokenizer,
     paper_factors,
     read_prompts,
+    run_jobs,
     task_magnitudes,
+    usual_workers,
 )
 from merge.progress import Progress
 from merge.recipe import Recipe, load_recipe
 from merge.router import train_router
 
 LIBRARIES = ("overtone", "torch", "transformers", "safetensors", "tokenizers")
-
-
-@dataclass(frozen=True)
-class ExpertReport:
-    """One expert as it was stored.
-
-    Attributes:
-        name: its task.
-        nnz: entries that are not zero, dense deltas included.
-        bytes: of its tensors.
-        density: stored entries as a fraction of the weights that have a residual.
-        share: its bytes as a fraction of the backbone's.
-        divergence: mean KL to the fine-tune on the calibration prompts, in nats a token: (backbone alone, with expert).
-    """
-
-    name: str
-    nnz: int
-    bytes: int
-    density: float
-    share: float
-    divergence: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +56,9 @@ class MergeReport:
     notes: tuple[str, ...]
 
 
-def merge_recipe(recipe: Path, out: Path, overwrite: bool = False, progress: bool = True) -> MergeReport:
+def merge_recipe(
+    recipe: Path, out: Path, overwrite: bool = False, progress: bool = True, workers: int | None = 1
+) -> MergeReport:
     """Merge what a recipe describes into a bundle, which appears at `out` whole or not at all.
 
     Args:
@@ -85,6 +66,8 @@ def merge_recipe(recipe: Path, out: Path, overwrite: bool = False, progress: boo
         out: the bundle's directory.
         overwrite: replace a bundle that is there.
         progress: report on stderr.
+        workers: experts cut at a time, each in a process of its own unless it is 1; None for as many as there are
+            processors and room in memory for.
 
     Raises:
         ValueError: RecipeError, CheckpointError, CalibrationError or BundleError: one line that says what is wrong.
@@ -95,7 +78,7 @@ def merge_recipe(recipe: Path, out: Path, overwrite: bool = False, progress: boo
     with BundleWriter(out, overwrite) as staging:
         _merge_backbone(inputs, staging.path / "backbone", shown)
         backbone = open_checkpoint(staging.path / "backbone")
-        experts = _cut_experts(inputs, backbone, staging.path / "experts", shown)
+        experts = _cut_experts(inputs, backbone, staging.path / "experts", shown, workers)
         if inputs.prompts is not None:
             shown.say("router: training")
             save_router(staging.path / "router", train_router(inputs.prompts, inputs.recipe.router))
@@ -161,19 +144,23 @@ def _merge_backbone(inputs: _Inputs, directory: Path, shown: Progress) -> None:
         )
 
 
-def _cut_experts(inputs: _Inputs, backbone: Checkpoint, directory: Path, shown: Progress) -> list[ExpertReport]:
+def _cut_experts(
+    inputs: _Inputs, backbone: Checkpoint, directory: Path, shown: Progress, workers: int | None
+) -> list[ExpertReport]:
     sources = Sources(inputs.base, backbone, backbone_digest(backbone.path), inputs.experts)
     factors = _factors(inputs, sources)
-    calibrations = _calibrations(inputs)
+    prompts = _prompts(inputs)
+    jobs = [
+        Job(name, fine_tune, sources, prompts.get(name), factors.get(name, 1.0), directory / f"{name}.safetensors")
+        for name, fine_tune in inputs.fine_tunes.items()
+    ]
     reports = []
-    with shown.stage("experts", len(inputs.fine_tunes)) as advance:
-        for name, fine_tune in inputs.fine_tunes.items():
-            cut = cut_expert(name, fine_tune, sources, calibrations.get(name), factors.get(name, 1.0))
-            write_expert(directory / f"{name}.safetensors", cut.expert)
-            reports.append(_report(cut, sources))
-            shown.say(f"expert {name}: {_summary(reports[-1])}")
+    with shown.stage("experts", len(jobs)) as advance:
+        for report in run_jobs(jobs, workers or usual_workers(inputs.base, len(jobs))):
+            shown.say(f"expert {report.name}: {_summary(report)}")
+            reports.append(report)
             advance()
-    return reports
+    return sorted(reports, key=lambda report: report.name)
 
 
 def _factors(inputs: _Inputs, sources: Sources) -> dict[str, float]:
@@ -189,34 +176,18 @@ def _factors(inputs: _Inputs, sources: Sources) -> dict[str, float]:
     return {name: code_factor(item, density) for name, item in magnitudes.items()}
 
 
-def _calibrations(inputs: _Inputs) -> dict[str, Calibration]:
+def _prompts(inputs: _Inputs) -> dict[str, Prompts]:
     settings, experts = inputs.recipe.calibration, inputs.experts
     needed = experts.selection == "activation" or experts.values == "least_squares" or experts.distill
     if settings is None or inputs.prompts is None or not needed:
         return {}
     tokenizer = load_tokenizer(inputs.base.path)
-    model = build_model(inputs.base.path)
-    ends = end_tokens(model, tokenizer)
     return {
-        name: Calibration(
-            model, tokenizer(list(prompts[: settings.per_task]))["input_ids"], ends, settings.answer_tokens
+        name: Prompts(
+            tuple(map(tuple, tokenizer(list(prompts[: settings.per_task]))["input_ids"])), settings.answer_tokens
         )
         for name, prompts in inputs.prompts.items()
     }
-
-
-def _report(cut: Cut, sources: Sources) -> ExpertReport:
-    expert = cut.expert
-    elements = sum(delta.index.shape[0] * sources.base.tensors[key].shape[1] for key, delta in expert.sparse.items())
-    stored = sum(delta.index.numel() for delta in expert.sparse.values())
-    return ExpertReport(
-        name=expert.name,
-        nnz=expert.nnz,
-        bytes=expert.nbytes,
-        density=stored / elements if elements else 0.0,
-        share=expert.nbytes / sources.backbone.nbytes,
-        divergence=cut.divergence,
-    )
 
 
 def _summary(report: ExpertReport) -> str:

@@ -29,7 +29,7 @@ def zoo_bundle(cache: Path | None = None, progress: bool = True) -> Path:
     try:
         open_bundle(bundle)
     except BundleError:
-        merge_recipe(RECIPE, bundle, overwrite=True, progress=progress)
+        merge_recipe(RECIPE, bundle, overwrite=True, progress=progress, workers=None)
     return bundle
 
 

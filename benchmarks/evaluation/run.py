@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.evaluation.ask import Ask, Question
 from benchmarks.evaluation.table import Evaluation, TaskScores
@@ -33,6 +34,7 @@ def evaluate(
     Raises:
         ValueError: a task that the bundle has no expert for, or tasks with different numbers of examples.
     """
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each fine-tune tells nobody anything
     missing = sorted(set(examples) - set(bundle.expert_names))
     if missing:
         raise ValueError(

@@ -1,13 +1,14 @@
 """Cutting experts: from a fine-tune and the stored backbone to a sparse residual.
 
 `magnitude` is the paper's data-free expert; `activation` chooses entries by what the layers compute on prompts of the
-task (`calibration`, `gram`); `distill` trains the kept values; `extract` puts one task's expert together; `running`
-loads and runs the checkpoints.
+task (`calibration`, `gram`); `distill` trains the kept values; `extract` puts one task's expert together and `jobs`
+does that for many; `running` loads and runs the checkpoints.
 """
 
 from merge.experts.calibration import CalibrationError, read_prompts
 from merge.experts.config import CalibrationConfig, ExpertConfig
 from merge.experts.extract import Calibration, Cut, Sources, cut_expert, task_magnitudes
+from merge.experts.jobs import ExpertReport, Job, Prompts, run_jobs, usual_workers
 from merge.experts.magnitude import code_factor, paper_factors
 from merge.experts.running import build_model, end_tokens, load_tokenizer
 
@@ -17,6 +18,9 @@ __all__ = [
     "CalibrationError",
     "Cut",
     "ExpertConfig",
+    "ExpertReport",
+    "Job",
+    "Prompts",
     "Sources",
     "build_model",
     "code_factor",
@@ -25,5 +29,7 @@ __all__ = [
     "load_tokenizer",
     "paper_factors",
     "read_prompts",
+    "run_jobs",
     "task_magnitudes",
+    "usual_workers",
 ]

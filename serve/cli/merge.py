@@ -15,12 +15,15 @@ def command(
     out: Annotated[Path, typer.Argument(help="The bundle's directory, to be written.", show_default=False)],
     overwrite: Annotated[bool, option("--overwrite", help="Replace a bundle that is there.")] = False,
     progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
+    workers: Annotated[
+        int | None, option("--workers", help="Experts cut at a time; as many as fit, if not given.", min=1)
+    ] = None,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Merge the fine-tunes of a recipe into a bundle: backbone, experts and router."""
     from merge.run import merge_recipe  # torch takes a second to import; --help should not
 
-    report = merge_recipe(recipe, out, overwrite=overwrite, progress=progress)
+    report = merge_recipe(recipe, out, overwrite=overwrite, progress=progress, workers=workers)
     if as_json:
         typer.echo(json.dumps(asdict(report), default=str))
         return

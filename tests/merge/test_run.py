@@ -72,10 +72,10 @@ def test_a_recipe_becomes_a_bundle(inputs: Path, tmp_path: Path, capsys: pytest.
     assert "expert one: " in err
 
 
-def test_the_same_inputs_give_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
+def test_the_same_inputs_give_the_same_bytes_in_one_process_and_in_two(inputs: Path, tmp_path: Path) -> None:
     digests = []
-    for name in ("first", "second"):
-        merge_recipe(recipe(inputs, "repeat"), tmp_path / name, progress=False)
+    for name, workers in (("first", 1), ("second", 2)):
+        merge_recipe(recipe(inputs, "repeat"), tmp_path / name, progress=False, workers=workers)
         files = open_bundle(tmp_path / name).manifest.files
         digests.append({path: card.sha256 for path, card in files.items()})
     assert digests[0] == digests[1]

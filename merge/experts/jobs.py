@@ -1,0 +1,133 @@
+"""Cutting the experts of many tasks, several at a time.
+
+A job holds no weights: it opens its fine-tune, builds a decoder, writes the expert's file and returns a report. So it
+gives the same file in this process and in another, and whatever else runs.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+
+from merge.bundle import write_expert
+from merge.checkpoint import Checkpoint
+from merge.experts.extract import Calibration, Cut, Sources, cut_expert
+from merge.experts.running import build_model, end_tokens, load_tokenizer
+
+BYTES_A_PARAMETER = 16
+"""Memory of a job: the decoder and its largest intermediates in float32, by a generous estimate."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A task's calibration prompts.
+
+    Attributes:
+        tokens: token ids of each.
+        answer_tokens: most tokens of the fine-tune's continuation.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One expert to cut.
+
+    Attributes:
+        name: its task.
+        fine_tune: θ_k.
+        sources: base, stored backbone and settings.
+        prompts: None where the settings need none.
+        factor: μ for `rescaled` values.
+        target: the file to write.
+    """
+
+    name: str
+    fine_tune: Checkpoint
+    sources: Sources
+    prompts: Prompts | None
+    factor: float
+    target: Path
+
+
+@dataclass(frozen=True)
+class ExpertReport:
+    """One expert as it was stored.
+
+    Attributes:
+        name: its task.
+        nnz: entries that are not zero, dense deltas included.
+        bytes: of its tensors.
+        density: stored entries as a fraction of the weights that have a residual.
+        share: its bytes as a fraction of the backbone's.
+        divergence: mean KL to the fine-tune on the calibration prompts, in nats a token: (backbone alone, with expert).
+    """
+
+    name: str
+    nnz: int
+    bytes: int
+    density: float
+    share: float
+    divergence: tuple[float, float] | None
+
+
+def run_job(job: Job) -> ExpertReport:
+    """Cut an expert and write its file."""
+    calibration = None
+    if job.prompts is not None:
+        model = build_model(job.sources.base.path)
+        ends = end_tokens(model, load_tokenizer(job.sources.base.path))
+        calibration = Calibration(model, job.prompts.tokens, ends, job.prompts.answer_tokens)
+    cut = cut_expert(job.name, job.fine_tune, job.sources, calibration, job.factor)
+    write_expert(job.target, cut.expert)
+    return _report(cut, job.sources)
+
+
+def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[ExpertReport]:
+    """Run jobs, `workers` at a time, each in a process of its own unless it is one at a time; reports as they come.
+
+    The processes are spawned: a script that calls this needs the usual `if __name__ == "__main__"`.
+
+    Raises:
+        ValueError: what a job raised; the others are cancelled.
+    """
+    if workers == 1:
+        yield from map(run_job, jobs)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        running = [pool.submit(run_job, job) for job in jobs]
+        try:
+            for done in as_completed(running):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def usual_workers(base: Checkpoint, jobs: int) -> int:
+    """As many processes as there are processors, jobs, and room in memory for."""
+    parameters = sum(prod(info.shape) for info in base.tensors.values())
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(os.cpu_count() or 1, jobs, free // (BYTES_A_PARAMETER * max(1, parameters))))
+
+
+def _report(cut: Cut, sources: Sources) -> ExpertReport:
+    expert = cut.expert
+    elements = sum(delta.index.shape[0] * sources.base.tensors[key].shape[1] for key, delta in expert.sparse.items())
+    stored = sum(delta.index.numel() for delta in expert.sparse.values())
+    return ExpertReport(
+        name=expert.name,
+        nnz=expert.nnz,
+        bytes=expert.nbytes,
+        density=stored / elements if elements else 0.0,
+        share=expert.nbytes / sources.backbone.nbytes,
+        divergence=cut.divergence,
+    )
