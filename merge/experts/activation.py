@@ -1,7 +1,7 @@
 """Activation-aware extraction: keep the entries that matter for what the layer computes, with the values that do best.
 
-For one linear layer let D = W_k − W_m be the residual and H = Σ x xᵀ over the layer's inputs x on prompts of the task.
-The error that a row's kept part E_n leaves in the layer's output is (D_n − E_n) H (D_n − E_n)ᵀ. It is made small by
+For one linear layer let H = Σ x xᵀ over the layer's inputs x on prompts of the task, and T the right-hand side of the
+normal equations E H = T (`fit` says which). Of a row's equations only k entries may be used. They are chosen by
 orthogonal matching pursuit (Pati et al., 1993), batched over the rows.
 """
 
@@ -15,17 +15,17 @@ CHUNK = 1 << 24
 """Elements of the gathered systems held at once."""
 
 
-def greedy_support(residual: Tensor, gram: Tensor, k: int, rounds: int = 16) -> tuple[Tensor, Tensor]:
+def greedy_support(target: Tensor, gram: Tensor, k: int, rounds: int = 16) -> tuple[Tensor, Tensor]:
     """Choose k entries a row, and their values, that together reproduce the layer's output best.
 
-    Semantics: R = (D − E) H; the columns with the largest R_nj² / H_jj are added; the values solve
-    (H_ss + ridge) v = (D H)_s; and so on until k columns are chosen.
+    Semantics: R = T − E H; the columns with the largest R_nj² / H_jj are added; the values solve
+    (H_ss + ridge) v = T_s; and so on until k columns are chosen.
 
     With k ≤ `rounds` one column is added a round, as in the textbook; otherwise ⌈k / rounds⌉, which bounds the cost at
     `rounds` products [N, K] × [K, K].
 
     Args:
-        residual: D, [N, K] float32.
+        target: T, [N, K] float32.
         gram: H, [K, K] float32.
         k: entries a row, 1 to K.
         rounds: most rounds.
@@ -33,11 +33,10 @@ def greedy_support(residual: Tensor, gram: Tensor, k: int, rounds: int = 16) -> 
     Returns:
         index [N, k] int64, ascending in each row, and value [N, k] float32.
     """
-    target = residual @ gram
     power = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
     error = target
-    index = torch.empty(residual.shape[0], 0, dtype=torch.int64)
-    value = torch.empty(residual.shape[0], 0)
+    index = torch.empty(target.shape[0], 0, dtype=torch.int64)
+    value = torch.empty(target.shape[0], 0)
     step = -(-k // min(k, rounds))
     while index.shape[1] < k:
         score = (error.square() / power).scatter_(1, index, -1.0)
@@ -45,17 +44,17 @@ def greedy_support(residual: Tensor, gram: Tensor, k: int, rounds: int = 16) -> 
         index = torch.cat([index, best], 1).sort(1).values
         value = fit_values(target, gram, index)
         if index.shape[1] < k:
-            error = target - torch.zeros_like(residual).scatter_(1, index, value) @ gram
+            error = target - torch.zeros_like(target).scatter_(1, index, value) @ gram
     return index, value
 
 
 def fit_values(target: Tensor, gram: Tensor, index: Tensor) -> Tensor:
     """Least-squares values on given supports.
 
-    Semantics: (H_ss + ridge·mean(diag H)·I) v = target_s, s a row's support
+    Semantics: (H_ss + ridge·mean(diag H)·I) v = T_s, s a row's support
 
     Args:
-        target: D H, [N, K] float32.
+        target: T, [N, K] float32.
         gram: H, [K, K] float32.
         index: s, [N, k] int64, distinct in each row.
 

@@ -13,8 +13,8 @@ from merge.checkpoint import Checkpoint
 from merge.experts.activation import fit_values, greedy_support
 from merge.experts.calibration import Batch, continue_greedily, make_batches
 from merge.experts.config import ExpertConfig
-from merge.experts.distill import Settings, Values, distill, divergence, targets
-from merge.experts.gram import gram_matrices
+from merge.experts.distill import Settings, Values, distill, divergence, placed, targets
+from merge.experts.fit import layer_moments
 from merge.experts.magnitude import Magnitudes, largest_entries, measure
 from merge.experts.running import assign
 
@@ -63,13 +63,14 @@ class Calibration:
     """How the prompts of a task are run.
 
     Attributes:
-        model: a decoder whose weights are free to be exchanged.
+        fine_tune, student: two decoders whose weights are free to be exchanged.
         prompts: token ids.
         ends: token ids that end a reply.
         answer_tokens: most tokens of a reply.
     """
 
-    model: PreTrainedModel
+    fine_tune: PreTrainedModel
+    student: PreTrainedModel
     prompts: Sequence[Sequence[int]]
     ends: frozenset[int]
     answer_tokens: int
@@ -102,13 +103,13 @@ def cut_expert(
 ) -> Cut:
     """Cut one task's expert.
 
-    Memory: one decoder in float32, one layer's matrices, and the Gram matrices of a group of layers.
+    Memory: two decoders in float32, and what `layer_moments` and `distill` say.
 
     Args:
         name: the expert's name.
         fine_tune: θ_k.
         sources: base, stored backbone and settings.
-        calibration: prompts and a model to run them; needed by `activation`, `least_squares` and distillation.
+        calibration: prompts and models to run them; needed by `activation`, `least_squares` and distillation.
         factor: μ for `rescaled` values.
     """
     dense = {
@@ -119,19 +120,22 @@ def cut_expert(
         sparse = {key: _data_free(key, fine_tune, sources, factor) for key in sources.weights()}
         return Cut(_expert(name, sources, sparse, dense), None)
 
-    model, config = calibration.model, sources.config
-    assign(model, fine_tune)
-    replies = continue_greedily(model, calibration.prompts, calibration.answer_tokens, calibration.ends)
+    tuned, student = calibration.fine_tune, calibration.student
+    assign(tuned, fine_tune)
+    replies = continue_greedily(tuned, calibration.prompts, calibration.answer_tokens, calibration.ends)
     batches = make_batches(calibration.prompts, replies, BATCH)
-    sparse = dict(_calibrated(model, batches, fine_tune, sources, factor))
-    teacher = targets(model, batches)
-    assign(model, sources.backbone)
-    before = divergence(model, {}, batches, teacher)
+    teacher = targets(tuned, batches)
+    assign(student, sources.backbone)
+    before = divergence(student, {}, batches, teacher)
+    with placed(student, dense):
+        sparse = dict(_calibrated(calibration, batches, fine_tune, sources, factor))
+    assign(student, sources.backbone)
     values = sparse | dense
-    if config.distill:
-        distill(model, values, batches, teacher, Settings(config.distill, seed=config.seed))
+    steps = sources.config.distill
+    if steps:
+        distill(student, values, batches, teacher, Settings(steps, seed=sources.config.seed))
     expert = _expert(name, sources, {key: values[key] for key in sparse}, {key: values[key] for key in dense})
-    return Cut(expert, (before, divergence(model, values, batches, teacher)))
+    return Cut(expert, (before, divergence(student, values, batches, teacher)))
 
 
 def _difference(minuend: Checkpoint, subtrahend: Checkpoint, name: str) -> Tensor:
@@ -155,23 +159,27 @@ def _closed_form(name: str, vector: Tensor, index: Tensor, sources: Sources, fac
 
 
 def _calibrated(
-    model: PreTrainedModel, batches: Sequence[Batch], fine_tune: Checkpoint, sources: Sources, factor: float
+    calibration: Calibration, batches: Sequence[Batch], fine_tune: Checkpoint, sources: Sources, factor: float
 ) -> Iterator[tuple[str, Values]]:
     config, left = sources.config, set(sources.weights())
     if config.selection == "magnitude" and config.values != "least_squares":
         yield from ((key, _data_free(key, fine_tune, sources, factor)) for key in sorted(left))
         return
-    for key, gram in gram_matrices(model, batches, left):
+    parameters = dict(calibration.student.named_parameters())
+    for key, moments in layer_moments(calibration.fine_tune, calibration.student, batches, sorted(left)):
         left.discard(key)
-        residual, vector = _difference(fine_tune, sources.backbone, key), _difference(fine_tune, sources.base, key)
-        k = sources.entries(residual.shape[1])
+        tuned, vector = fine_tune.tensor(key, torch.float32), _difference(fine_tune, sources.base, key)
+        target = moments.target(tuned, sources.backbone.tensor(key, torch.float32))
+        k = sources.entries(tuned.shape[1])
         if config.selection == "magnitude":
             index = largest_entries(vector, k)
-            value = fit_values(residual @ gram, gram, index)
+            value = fit_values(target, moments.gram, index)
         else:
-            index, value = greedy_support(residual, gram, k)
+            index, value = greedy_support(target, moments.gram, k)
         if config.values != "least_squares":
             value = _closed_form(key, vector, index, sources, factor)
+        value = value.to(torch.bfloat16).float()
+        parameters[key].scatter_add_(1, index, value)
         yield key, Values(index, value)
     for key in sorted(left):  # an embedding is looked up, not multiplied: it has no inputs to measure
         residual = _difference(fine_tune, sources.backbone, key)

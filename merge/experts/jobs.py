@@ -19,8 +19,8 @@ from merge.checkpoint import Checkpoint
 from merge.experts.extract import Calibration, Cut, Sources, cut_expert
 from merge.experts.running import build_model, end_tokens, load_tokenizer
 
-BYTES_A_PARAMETER = 16
-"""Memory of a job: the decoder and its largest intermediates in float32, by a generous estimate."""
+BYTES_A_PARAMETER = 20
+"""Memory of a job: two decoders and their largest intermediates in float32, by a generous estimate."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def run_job(job: Job) -> ExpertReport:
     """Cut an expert and write its file."""
     calibration = None
     if job.prompts is not None:
-        model = build_model(job.sources.base.path)
-        ends = end_tokens(model, load_tokenizer(job.sources.base.path))
-        calibration = Calibration(model, job.prompts.tokens, ends, job.prompts.answer_tokens)
+        fine_tune, student = build_model(job.sources.base.path), build_model(job.sources.base.path)
+        ends = end_tokens(student, load_tokenizer(job.sources.base.path))
+        calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens)
     cut = cut_expert(job.name, job.fine_tune, job.sources, calibration, job.factor)
     write_expert(job.target, cut.expert)
     return _report(cut, job.sources)

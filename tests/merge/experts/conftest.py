@@ -40,5 +40,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
+def tuned(world: World) -> PreTrainedModel:
+    return build_model(world.base.path)
+
+
+@pytest.fixture
 def model(world: World) -> PreTrainedModel:
     return build_model(world.base.path)

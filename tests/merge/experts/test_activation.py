@@ -31,14 +31,14 @@ def error(residual: Tensor, gram: Tensor, index: Tensor, value: Tensor) -> Tenso
 @pytest.mark.parametrize("rounds", [1, 3, 16])
 @pytest.mark.parametrize("k", [1, 4, 7, K])
 def test_supports_are_distinct_and_ascend(residual: Tensor, gram: Tensor, k: int, rounds: int) -> None:
-    index, value = greedy_support(residual, gram, k, rounds)
+    index, value = greedy_support(residual @ gram, gram, k, rounds)
     assert index.shape == value.shape == (N, k)
     assert bool((index.diff(dim=1) > 0).all())
 
 
 def test_everything_kept_is_the_residual(residual: Tensor, gram: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation, "RIDGE", 0.0)
-    _, value = greedy_support(residual, gram, K)
+    _, value = greedy_support(residual @ gram, gram, K)
     torch.testing.assert_close(value, residual, rtol=1e-2, atol=1e-2)
 
 
@@ -51,7 +51,7 @@ def test_white_inputs_give_the_largest_entries(residual: Tensor, monkeypatch: py
 
 def test_the_first_entry_is_the_best_there_is(residual: Tensor, gram: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation, "RIDGE", 0.0)
-    index, value = greedy_support(residual, gram, 1)
+    index, value = greedy_support(residual @ gram, gram, 1)
     found = error(residual, gram, index, value)
     for column in range(K):
         other = torch.full((N, 1), column)
@@ -59,7 +59,7 @@ def test_the_first_entry_is_the_best_there_is(residual: Tensor, gram: Tensor, mo
 
 
 def test_greedy_is_near_the_best_pair_and_beats_magnitude(residual: Tensor, gram: Tensor) -> None:
-    index, value = greedy_support(residual, gram, 2)
+    index, value = greedy_support(residual @ gram, gram, 2)
     found = error(residual, gram, index, value)
     pairs = torch.tensor(list(combinations(range(K), 2)))
     best = torch.stack([
@@ -71,7 +71,7 @@ def test_greedy_is_near_the_best_pair_and_beats_magnitude(residual: Tensor, gram
 
 
 def test_more_entries_never_hurt(residual: Tensor, gram: Tensor) -> None:
-    errors = [float(error(residual, gram, *greedy_support(residual, gram, k)).sum()) for k in (1, 2, 4, 8, 16)]
+    errors = [float(error(residual, gram, *greedy_support(residual @ gram, gram, k)).sum()) for k in (1, 2, 4, 8, 16)]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -86,6 +86,6 @@ def test_inputs_that_are_never_active_are_not_chosen(residual: Tensor, gram: Ten
     gram = gram.clone()
     gram[:10] = 0
     gram[:, :10] = 0
-    index, value = greedy_support(residual, gram, 3)
+    index, value = greedy_support(residual @ gram, gram, 3)
     assert int(index.min()) >= 10
     assert bool(torch.isfinite(value).all())

@@ -14,8 +14,8 @@ UP = "model.layers.0.mlp.up_proj.weight"
 
 
 @pytest.fixture
-def calibration(model: PreTrainedModel) -> Calibration:
-    return Calibration(model, PROMPTS, frozenset({2}), 4)
+def calibration(tuned: PreTrainedModel, model: PreTrainedModel) -> Calibration:
+    return Calibration(tuned, model, PROMPTS, frozenset({2}), 4)
 
 
 def effective(sources: Sources, expert: Expert, name: str) -> torch.Tensor:

@@ -1,0 +1,111 @@
+"""What linear layers read: the inputs of a model's layers on calibration batches."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from merge.experts.calibration import Batch
+
+Hook = Callable[[nn.Module, tuple[Any, ...]], None]
+Group = tuple[str, ...]
+"""Names of weights whose layers read one and the same tensor: q, k and v; gate and up; the others alone."""
+
+
+class _Enough(Exception):  # noqa: N818 (it is no error)
+    """Every wanted input of a batch has been seen: the rest of the model need not run."""
+
+
+def linear_weights(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The linear layers of a model by the name of their weight (a tied head is called by its embedding's name)."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(module.weight)]: module for module in model.modules() if isinstance(module, nn.Linear)}
+
+
+@torch.inference_mode()
+def input_groups(model: PreTrainedModel, batch: Batch, wanted: Collection[str]) -> list[Group]:
+    """Group the wanted linear weights by the tensor that their layers read.
+
+    Returns:
+        The groups in the order in which the model runs them. Weights that no linear layer uses are in none.
+    """
+    groups: list[list[str]] = []
+    # The tensor itself is remembered, not its address, which the next one could reuse.
+    last: Tensor | None = None
+
+    def hook_for(name: str) -> Hook:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            nonlocal last
+            if inputs[0] is not last:
+                groups.append([])
+                last = inputs[0]
+            groups[-1].append(name)
+
+        return hook
+
+    _run(model, batch, {name: hook_for(name) for name in linear_weights(model) if name in wanted})
+    return [tuple(group) for group in groups]
+
+
+@torch.inference_mode()
+def layer_inputs(model: PreTrainedModel, batch: Batch, names: Collection[str]) -> dict[str, Tensor]:
+    """Run a batch as far as needed.
+
+    Args:
+        model: the decoder.
+        batch: B sequences.
+        names: weights of linear layers.
+
+    Returns:
+        For each name [R, K] float32, its layer's inputs at the batch's R real positions.
+    """
+    found: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Hook:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            found[name] = inputs[0][batch.real].float()
+            if len(found) == len(names):
+                raise _Enough
+
+        return hook
+
+    _run(model, batch, {name: hook_for(name) for name in names})
+    return found
+
+
+def grouped_by_bytes(groups: Sequence[Group], widths: Sequence[int], rows: int, budget: int) -> list[list[Group]]:
+    """Split groups into consecutive runs whose recorded inputs fit a budget.
+
+    Args:
+        groups: as from `input_groups`.
+        widths: K of each group.
+        rows: real positions of all batches.
+        budget: bytes; a run has one group at least.
+    """
+    runs: list[list[Group]] = []
+    room = 0
+    for group, width in zip(groups, widths, strict=True):
+        needed = 4 * rows * width
+        if not runs or needed > room:
+            runs.append([])
+            room = budget
+        runs[-1].append(group)
+        room -= needed
+    return runs
+
+
+def _run(model: PreTrainedModel, batch: Batch, hooks: dict[str, Hook]) -> None:
+    layers = linear_weights(model)
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    # The output head is as wide as the vocabulary: it runs only where it is asked for.
+    run = model if any(layers[name] is head for name in hooks) else model.base_model
+    handles = [layers[name].register_forward_pre_hook(hook) for name, hook in hooks.items()]
+    try:
+        run(input_ids=batch.ids, use_cache=False)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
