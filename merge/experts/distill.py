@@ -20,8 +20,9 @@ from merge.experts.calibration import Batch
 HIDDEN_WEIGHT = 100.0
 """w, the weight of the hidden states' relative error beside the divergence.
 
-On held-out prompts of two tasks of the zoo at 2 %, the divergence left was 0.0196 and 0.0033 nats a token with w = 0,
-0.0098 and 0.0012 with w = 1; on the second 0.0008 with w = 10. Matching every layer's output did no better.
+Divergence left on held-out prompts, nats a token: on the zoo's dates at 2 % of the entries 0.0033 with w = 0, 0.0012
+with 1, 0.0008 with 10; on its hardest task, reverse, at 1 % 0.075 with 10, 0.066 with 100, 0.065 with 1000. Matching
+every layer's output did no better than matching the last one's.
 """
 
 
@@ -36,7 +37,7 @@ class Settings:
     """
 
     steps: int
-    rate: float = 5e-3
+    rate: float = 1e-2
     seed: int = 0
 
 
