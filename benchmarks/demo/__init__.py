@@ -1,7 +1,7 @@
 """The demo: the zoo merged, served and, with `--check`, measured over HTTP."""
 
-from benchmarks.demo.bundle import cache_directory, zoo_bundle
+from benchmarks.demo.bundle import zoo_bundle
 from benchmarks.demo.check import GOAL, check
 from benchmarks.demo.examples import curl_lines
 
-__all__ = ["GOAL", "cache_directory", "check", "curl_lines", "zoo_bundle"]
+__all__ = ["GOAL", "check", "curl_lines", "zoo_bundle"]

@@ -1,22 +1,15 @@
 """The zoo's bundle, merged once and kept."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import merge
 from benchmarks.zoo import models_dir
+from kernels.compiled.build import cache_dir
 from merge.bundle import BundleError, open_bundle
 from merge.run import merge_recipe
 
 RECIPE = Path(__file__).with_name("recipe.yml")
-
-
-def cache_directory() -> Path:
-    """Where built things are kept: $OVERTONE_CACHE_DIR, else $XDG_CACHE_HOME/overtone, else ~/.cache/overtone."""
-    if own := os.environ.get("OVERTONE_CACHE_DIR"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "overtone"
 
 
 def zoo_bundle(cache: Path | None = None, progress: bool = True) -> Path:
@@ -25,7 +18,7 @@ def zoo_bundle(cache: Path | None = None, progress: bool = True) -> Path:
     Raises:
         OSError: the cache directory cannot be written.
     """
-    bundle = (cache or cache_directory()) / f"zoo-{_key()[:16]}"
+    bundle = (cache or cache_dir()) / f"zoo-{_key()[:16]}"
     try:
         open_bundle(bundle)
     except BundleError:

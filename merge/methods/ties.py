@@ -52,7 +52,7 @@ def trim(vector: Tensor, density: float) -> Tensor:
     size = flat.abs()
     kept = max(1, int(density * flat.numel()))
     smallest = flat.numel() - kept
-    # A partial sort: six times faster than sorting the 25 M entries of an embedding.
+    # A partial sort: six times faster than sorting the 8 M entries of a matrix.
     threshold = float(numpy.partition(size.numpy(), smallest)[smallest])
     keep = size > threshold
     level = (size == threshold).nonzero().squeeze(1)

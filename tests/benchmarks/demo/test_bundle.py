@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.demo import bundle as demo_bundle
-from benchmarks.demo import cache_directory, zoo_bundle
+from benchmarks.demo import zoo_bundle
+from kernels.compiled.build import cache_dir
 from tests.merge.bundle.test_writer import write
 
 
@@ -56,4 +57,4 @@ def test_the_cache_follows_the_environment(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cache_directory() == Path(expected)
+    assert cache_dir() == Path(expected)
