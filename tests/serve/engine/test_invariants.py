@@ -297,6 +297,7 @@ def test_5_a_flood_for_one_expert_does_not_starve_another(tiny: TinyBundle) -> N
 def test_5_experts_share_the_seats_fairly(tiny: TinyBundle) -> None:
     """Twenty requests for one expert that came first do not keep one for another waiting until they are done."""
     engine = engine_of(tiny.bundle, max_num_seqs=2).engine
+    run_alone(engine, Request("loads b", prompt(0, 5), greedy(1), (("b", 1.0),)))
     for number in range(20):
         engine.add(Request(f"flood{number}", prompt(number, 8), greedy(3), (("a", 1.0),)))
     engine.add(Request("other", prompt(1, 5), greedy(3), (("b", 1.0),)))
