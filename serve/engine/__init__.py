@@ -21,6 +21,7 @@ from serve.engine.loop import AsyncEngine
 from serve.engine.records import EngineObserver, EngineStats, RequestRecord, SilentObserver, StepRecord
 from serve.engine.request import Output, Request, SamplingParams, TokenOutput
 from serve.engine.stream import OutputStream
+from serve.engine.token_mask import TokenMask
 
 __all__ = [
     "AsyncEngine",
@@ -41,6 +42,7 @@ __all__ = [
     "SamplingParams",
     "SilentObserver",
     "StepRecord",
+    "TokenMask",
     "TokenOutput",
     "UnknownExpert",
     "build_engine",

@@ -81,6 +81,8 @@ class Engine:
             ("prompt", prompt),
             ("logit_bias", params.logit_bias),
             ("stop_token_ids", params.stop_token_ids),
+            ("allowed_token_ids", params.allowed_token_ids),
+            ("bad_words", [token for word in params.bad_words for token in word]),
         ):
             if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab:
                 raise InvalidRequest(f"{name} has a token outside the vocabulary, 0 to {self._vocab - 1}")

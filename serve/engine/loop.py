@@ -41,6 +41,7 @@ class AsyncEngine:
         self._mailboxes: dict[str, Mailbox] = {}
         self._draining = self._stopping = False
         self._dead: str | None = None
+        self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -81,6 +82,11 @@ class AsyncEngine:
             raise EngineDead(self._dead)
         if not self._thread.is_alive():
             raise EngineDead("the engine is not running")
+
+    def step_seconds(self) -> float:
+        """How long the step that is being computed has taken by now; 0 between steps."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
 
     async def shutdown(self, timeout: float) -> None:
         """Admit nothing more, let what runs finish for up to `timeout` seconds, abort the rest, and stop."""
@@ -152,7 +158,10 @@ class AsyncEngine:
             while not self._stopping:
                 self._wake.clear()
                 self._obey()
-                self._deliver(self.engine.step())
+                self._step_began = time.monotonic()
+                outputs = self.engine.step()
+                self._step_began = None
+                self._deliver(outputs)
                 if self.engine.idle:
                     self._wake.wait(_IDLE_SECONDS)
             self._obey()

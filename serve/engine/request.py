@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from serve.engine.token_mask import TokenMask
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen. The order is: penalties and bias, temperature, top-k, top-p, min-p, draw.
+    """How the next token is chosen. The order is: penalties and bias, bans, temperature, top-k, top-p, min-p, draw.
+
+    Where the bans (`allowed_token_ids`, `bad_words`, `min_tokens`, a request's token mask) leave no token at all, the
+    model's end tokens are what is left.
 
     Attributes:
         max_tokens: tokens to generate; 0 computes the prompt only (for `prompt_logprobs`).
@@ -24,6 +29,8 @@ class SamplingParams:
         frequency_penalty: subtracted once for each time the token was generated so far.
         repetition_penalty: divides positive and multiplies negative logits of tokens in prompt or output.
         logit_bias: added to the logits of these tokens.
+        allowed_token_ids: nothing but these can be drawn; None: anything.
+        bad_words: token sequences that the output must not contain: their last token cannot follow the others.
         seed: makes the draws reproducible, whatever else is in the batch.
         stop_token_ids: end the text, besides the model's own end tokens; the token is part of the output.
         ignore_eos: the model's own end tokens do not end the text.
@@ -43,6 +50,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -60,6 +69,8 @@ class SamplingParams:
         self._check("frequency_penalty", -2 <= self.frequency_penalty <= 2, "from -2 to 2")
         self._check("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a number above 0")
         self._check("logit_bias", all(math.isfinite(b) for b in self.logit_bias.values()), "finite for each token")
+        self._check("allowed_token_ids", self.allowed_token_ids != (), "unset, or at least one token")
+        self._check("bad_words", all(self.bad_words), "sequences of at least one token")
         self._check("min_tokens", 0 <= self.min_tokens <= self.max_tokens, "from 0 to max_tokens")
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
@@ -86,6 +97,7 @@ class Request:
         experts: (name, gate) of each expert whose residual is added; empty: the backbone alone.
         priority: lower is served earlier.
         arrival: `time.monotonic()` when the request came in.
+        mask: says before each draw what may be drawn; this request's alone, as it remembers what was drawn.
     """
 
     request_id: str
@@ -94,6 +106,7 @@ class Request:
     experts: tuple[tuple[str, float], ...] = ()
     priority: int = 0
     arrival: float = field(default_factory=time.monotonic)
+    mask: TokenMask | None = None
 
 
 @dataclass(frozen=True)

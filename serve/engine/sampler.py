@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from serve.engine.request import SamplingParams, TokenOutput
+from serve.engine.token_mask import TokenMask
 
 NARROW = 256
 """Candidates looked at first for top-p and min-p: enough for all but flat distributions, and much less than a sort."""
@@ -24,20 +25,29 @@ class SamplingState:
         params: the request's rules.
         prompt: the prompt's tokens.
         seed: of the request's own random numbers.
+        mask: the request's own, None where anything may be drawn.
         counts: how often each token was generated.
-        generated: tokens generated so far.
+        output: the tokens generated so far.
     """
 
     params: SamplingParams
     prompt: tuple[int, ...]
     seed: int
+    mask: TokenMask | None = None
     counts: Counter[int] = field(default_factory=Counter)
-    generated: int = 0
+    output: list[int] = field(default_factory=list)
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.output)
 
     def append(self, token: int) -> None:
         """Note a generated token."""
         self.counts[token] += 1
-        self.generated += 1
+        self.output.append(token)
+        if self.mask is not None:
+            self.mask.accept(token)
 
     def uniform(self) -> float:
         """The random number in [0, 1) for the next draw: a hash of seed and position, so preemption repeats it.
@@ -110,7 +120,14 @@ def _adjusted(raw: Tensor, states: Sequence[SamplingState], end_tokens: Sequence
 def _is_adjusted(state: SamplingState) -> bool:
     params = state.params
     penalised = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0
-    return bool(penalised or params.logit_bias or state.generated < params.min_tokens)
+    return bool(penalised or params.logit_bias or _is_banned(state))
+
+
+def _is_banned(state: SamplingState) -> bool:
+    """Whether any rule forbids tokens outright at the next draw."""
+    params = state.params
+    held_back = state.generated < params.min_tokens
+    return bool(held_back or params.allowed_token_ids or params.bad_words or state.mask is not None)
 
 
 def _adjust(row: Tensor, state: SamplingState, end_tokens: Sequence[int]) -> None:
@@ -126,8 +143,26 @@ def _adjust(row: Tensor, state: SamplingState, end_tokens: Sequence[int]) -> Non
     if params.logit_bias:
         ids = torch.tensor(list(params.logit_bias), device=row.device)
         row[ids] += torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=row.device)
+    if _is_banned(state):
+        _ban(row, state, end_tokens)
+
+
+def _ban(row: Tensor, state: SamplingState, end_tokens: Sequence[int]) -> None:
+    params = state.params
+    if params.allowed_token_ids is not None:
+        kept = list(params.allowed_token_ids)
+        values = row[kept]
+        row.fill_(-torch.inf)
+        row[kept] = values
+    for *before, last in params.bad_words:
+        if state.output[len(state.output) - len(before) :] == before:
+            row[last] = -torch.inf
+    if state.mask is not None:
+        state.mask.mask(row)
     if state.generated < params.min_tokens:
         row[[*end_tokens, *params.stop_token_ids]] = -torch.inf
+    if not bool((row > -torch.inf).any()):
+        row[list(end_tokens) or slice(None)] = 0.0
 
 
 def _draw(logits: Tensor, states: Sequence[SamplingState]) -> Tensor:

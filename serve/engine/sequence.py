@@ -27,7 +27,7 @@ class Sequence:
     def __init__(self, request: Request, experts: tuple[tuple[ExpertVersion, float], ...], seed: int) -> None:
         self.request = request
         self.experts = tuple(sorted(experts, key=lambda pair: pair[0].digest))
-        self.sampling = SamplingState(request.params, request.prompt, seed)
+        self.sampling = SamplingState(request.params, request.prompt, seed, request.mask)
         self.tokens = list(request.prompt)
         self.computed = 0
         self.cached = 0

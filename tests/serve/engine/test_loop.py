@@ -1,10 +1,11 @@
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from merge.bundle import write_expert
-from serve.engine import AsyncEngine, Engine, EngineDead, InvalidRequest, Request, UnknownExpert
+from serve.engine import AsyncEngine, Engine, EngineDead, InvalidRequest, Output, Request, UnknownExpert
 from serve.experts import ExpertLoadError, GenerationMismatch
 from tests.serve.conftest import TinyBundle, engine_of, greedy, random_expert, tokens_of
 
@@ -34,6 +35,27 @@ async def test_a_finished_stream_is_over(tiny: TinyBundle) -> None:
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
     await engine.shutdown(1)
+
+
+async def test_a_step_that_hangs_is_seen_from_outside(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, entered, go_on = engine_of(tiny.bundle), threading.Event(), threading.Event()
+    step = Engine.step
+
+    def hangs(self: Engine) -> list[Output]:
+        entered.set()
+        go_on.wait()
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", hangs)
+    assert engine.step_seconds() == 0.0
+    engine.start()
+    await asyncio.to_thread(entered.wait)
+    first = engine.step_seconds()
+    await asyncio.sleep(0.001)
+    assert engine.step_seconds() > first > 0
+    go_on.set()
+    await engine.shutdown(1)
+    assert engine.step_seconds() == 0.0
 
 
 async def test_an_abort_from_elsewhere_ends_the_stream(tiny: TinyBundle) -> None:

@@ -19,6 +19,8 @@ from serve.engine import SamplingParams
         ("frequency_penalty", -2.5, "from -2 to 2"),
         ("repetition_penalty", 0.0, "a number above 0"),
         ("logit_bias", {3: float("inf")}, "finite"),
+        ("allowed_token_ids", (), "unset, or at least one token"),
+        ("bad_words", ((1,), ()), "sequences of at least one token"),
         ("min_tokens", 17, "from 0 to max_tokens"),
         ("logprobs", 21, "from 0 to 20"),
         ("prompt_logprobs", -1, "from 0 to 20"),

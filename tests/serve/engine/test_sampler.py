@@ -109,6 +109,57 @@ def test_end_and_stop_tokens_wait_for_min_tokens() -> None:
     assert sample(logits, [state(output=(5, 6), **held)], (1,))[0].token == 1
 
 
+def test_only_allowed_tokens_are_drawn() -> None:
+    assert set(draws(random_logits(), number=500, allowed_token_ids=(3, 77, 599))) <= {3, 77, 599}
+    greedy = state(temperature=0.0, allowed_token_ids=(3, 77))
+    assert sample(random_logits(), [greedy], ())[0].token in {3, 77}
+
+
+def test_a_bad_word_is_never_completed() -> None:
+    logits = torch.zeros(1, VOCAB)
+    logits[0, [5, 6]] = torch.tensor([50.0, 40.0])
+    bad: dict[str, Any] = {"temperature": 0.0, "bad_words": ((4, 5), (6,))}
+    assert sample(logits, [state(**bad)], ())[0].token == 5
+    assert sample(logits, [state(output=(5,), **bad)], ())[0].token == 5
+    assert sample(logits, [state(output=(9, 4), **bad)], ())[0].token == 0
+    assert sample(logits, [state(temperature=0.0, bad_words=((5, 5, 5),), output=(5, 5))], ())[0].token == 6
+
+
+class Alternate:
+    """A mask that asks for tokens 10 and 11 in turn."""
+
+    def __init__(self) -> None:
+        self.accepted: list[int] = []
+
+    def mask(self, logits: Tensor) -> None:
+        keep = 10 + len(self.accepted) % 2
+        value = logits[keep].clone()
+        logits.fill_(-torch.inf)
+        logits[keep] = value
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+def test_a_mask_follows_what_is_drawn() -> None:
+    masked, mask = state(), Alternate()
+    masked.mask = mask
+    found = []
+    for seed in range(4):
+        logits = random_logits(2, seed=seed)
+        found.append(sample(logits, [state(3), masked], ())[1].token)
+        assert torch.isfinite(logits).all()
+        masked.append(found[-1])
+    assert found == mask.accepted == [10, 11, 10, 11]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_nothing_may_be_drawn_the_text_ends(temperature: float) -> None:
+    impossible: dict[str, Any] = {"temperature": temperature, "allowed_token_ids": (4,), "bad_words": ((4,),)}
+    assert sample(random_logits(), [state(**impossible)], (1,))[0].token == 1
+    assert 0 <= sample(random_logits(), [state(**impossible)], ())[0].token < VOCAB
+
+
 def test_a_seed_repeats_its_draws_in_any_batch() -> None:
     logits = random_logits(6)
     states = [
