@@ -24,6 +24,7 @@ def load_runtime(settings: ServerSettings, metrics: Metrics) -> Runtime:
         engine = build_engine(bundle, settings.engine, observer=metrics.engine)
     except EngineError as error:
         raise ValueError(str(error)) from error
+    metrics.watch(engine.stats)
     return Runtime(
         engine=engine,
         codec=codec,

@@ -71,6 +71,10 @@ class Service:
             raise unavailable(f"the engine has stopped: {reason}", "engine_dead")
         return self.runtime
 
+    def state(self) -> str:
+        """The phase in a word, "dead" after the engine's loop has ended."""
+        return self.phase.value if self.death() is None else "dead"
+
     def death(self) -> str | None:
         """Why the engine's loop ended, None while it lives."""
         if self.runtime is not None:
@@ -90,7 +94,7 @@ class Service:
             raise invalid("model", "this bundle has no router; name an expert (see GET /v1/models) or 'backbone'")
         began = time.perf_counter()
         decision = runtime.router.decide(text)
-        self.metrics.router.observe(decision.expert, time.perf_counter() - began)
+        self.metrics.router.observe(decision.expert, time.perf_counter() - began, decision.confidence)
         return decision
 
     def target(self, runtime: Runtime, text: str) -> Target:

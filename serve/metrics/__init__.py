@@ -9,5 +9,6 @@ from serve.metrics.http import HttpMetrics
 from serve.metrics.labels import CappedNames
 from serve.metrics.metrics import Metrics
 from serve.metrics.router import RouterMetrics
+from serve.metrics.state import StateMetrics
 
-__all__ = ["CappedNames", "EngineMetrics", "HttpMetrics", "Metrics", "RouterMetrics"]
+__all__ = ["CappedNames", "EngineMetrics", "HttpMetrics", "Metrics", "RouterMetrics", "StateMetrics"]

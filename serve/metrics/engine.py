@@ -1,14 +1,25 @@
 """What the engine does, as an `EngineObserver`."""
 
-from typing import Literal
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from serve.engine import RequestRecord, StepRecord
+from serve.engine import (
+    Draining,
+    EngineDead,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+    RequestRecord,
+    StepRecord,
+    UnknownExpert,
+)
+from serve.engine.records import StepMode
 from serve.metrics.buckets import (
     REQUEST_SECONDS,
     SHORT_SECONDS,
     STEP_EXPERTS,
+    STEP_SEQUENCES,
     STEP_TOKENS,
     TOKEN_SECONDS,
     token_counts,
@@ -16,10 +27,12 @@ from serve.metrics.buckets import (
 from serve.metrics.labels import CappedNames
 
 _BACKBONE = "backbone"
+_REASONS = (QueueFull, UnknownExpert, PromptTooLong, InvalidRequest, Draining, EngineDead)
+_TIERS = ("host", "device")
 
 
 class EngineMetrics:
-    """Steps, finished requests, KV blocks and experts. Calls come from several threads and cost microseconds."""
+    """Steps, finished requests and the experts' coming and going. Calls come from several threads, and are quick."""
 
     def __init__(self, registry: CollectorRegistry, experts: CappedNames):
         self._experts = experts
@@ -27,21 +40,17 @@ class EngineMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"overtone_{name}", text, labels, registry=registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"overtone_{name}", text, labels, registry=registry)
-
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"overtone_{name}", text, labels, buckets=buckets, registry=registry)
 
-        self._running = gauge("num_requests_running", "Sequences in the batch.")
-        self._waiting = gauge("num_requests_waiting", "Sequences that wait to be scheduled.")
-        self._kv_usage = gauge("kv_cache_usage_perc", "KV blocks held by sequences, as a fraction of all (1 = full).")
         self._prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
         self._prefix_hits = counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.")
         self._preemptions = counter("num_preemptions", "Sequences that lost their KV blocks to others.")
         self._steps = counter("steps", "Engine steps by the way experts were applied.", "mode")
         self._step_seconds = histogram("step_seconds", "Duration of a step.", TOKEN_SECONDS)
-        self._step_tokens = histogram("iteration_tokens_total", "Tokens computed in a step.", STEP_TOKENS)
+        self._computed = counter("computed_tokens", "Tokens computed in steps, recomputed ones too.", "phase")
+        self._step_tokens = histogram("iteration_tokens", "Tokens computed in a step.", STEP_TOKENS)
+        self._step_sequences = histogram("iteration_sequences", "Sequences in a step's batch.", STEP_SEQUENCES)
         self._step_experts = histogram("iteration_experts", "Distinct experts in a step's batch.", STEP_EXPERTS)
 
         self._queue = histogram("request_queue_time_seconds", "From arrival to the first step.", REQUEST_SECONDS)
@@ -62,22 +71,22 @@ class EngineMetrics:
 
         self._loads = counter("expert_loads", "Experts brought into a tier.", "expert", "tier")
         self._evictions = counter("expert_evictions", "Experts that left a tier.", "expert", "tier")
-        self._resident = gauge("expert_resident", "Experts in a tier now.", "expert", "tier")
         self._load_seconds = histogram("expert_load_seconds", "Duration of such a load.", SHORT_SECONDS, "tier")
         self._load_bytes = counter("expert_load_bytes", "Bytes of experts brought into a tier.", "tier")
         self._rejections = counter("admission_rejections", "Requests not admitted.", "reason")
+        self._begin_at_zero()
 
     def on_step(self, record: StepRecord) -> None:
         """Count one step."""
-        self._running.set(record.running)
-        self._waiting.set(record.waiting)
-        self._kv_usage.set(record.kv_blocks_used / max(record.kv_blocks_total, 1))
         self._prefix_queries.inc(record.prefix_query_tokens)
         self._prefix_hits.inc(record.prefix_hit_tokens)
         self._preemptions.inc(record.preemptions)
         self._steps.labels(record.mode).inc()
         self._step_seconds.observe(record.seconds)
+        self._computed.labels("prefill").inc(record.prefill_tokens)
+        self._computed.labels("decode").inc(record.decode_tokens)
         self._step_tokens.observe(record.tokens)
+        self._step_sequences.observe(record.sequences)
         self._step_experts.observe(record.distinct_experts)
 
     def on_finish(self, record: RequestRecord) -> None:
@@ -106,16 +115,25 @@ class EngineMetrics:
         """Count an expert that arrived in a tier."""
         label = self._experts.label(name)
         self._loads.labels(label, tier).inc()
-        self._resident.labels(label, tier).inc()
         self._load_seconds.labels(tier).observe(seconds)
         self._load_bytes.labels(tier).inc(nbytes)
 
     def on_expert_evict(self, name: str, tier: Literal["host", "device"]) -> None:
         """Count an expert that left a tier."""
-        label = self._experts.label(name)
-        self._evictions.labels(label, tier).inc()
-        self._resident.labels(label, tier).dec()
+        self._evictions.labels(self._experts.label(name), tier).inc()
 
     def on_reject(self, reason: str) -> None:
         """Count a request that was not admitted."""
         self._rejections.labels(reason).inc()
+
+    def _begin_at_zero(self) -> None:
+        """Show every series whose labels are known: the first increase of one that was not there has no rate."""
+        for mode in get_args(StepMode):
+            self._steps.labels(mode)
+        for phase in ("prefill", "decode"):
+            self._computed.labels(phase)
+        for tier in _TIERS:
+            self._load_seconds.labels(tier)
+            self._load_bytes.labels(tier)
+        for reason in _REASONS:
+            self._rejections.labels(reason.__name__)

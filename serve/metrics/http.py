@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from serve.metrics.buckets import REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, TOKEN_SECONDS
 
+_FINISH_REASONS = ("stop", "length", "abort", "error")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -37,6 +38,8 @@ class HttpMetrics:
         self._finished = Counter(
             "overtone_request_success", "Choices by the reason they ended.", ["finished_reason"], registry=registry
         )
+        for reason in _FINISH_REASONS:
+            self._finished.labels(reason)
 
     def request(self, handler: str, method: str, status: int, seconds: float) -> None:
         """Count a response; `handler` is the route's template."""

@@ -1,12 +1,16 @@
 """All metrics of one server."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from serve.engine import EngineStats
 from serve.metrics.engine import EngineMetrics
 from serve.metrics.http import HttpMetrics
 from serve.metrics.labels import CappedNames
 from serve.metrics.router import RouterMetrics
+from serve.metrics.state import StateMetrics
 
 EXPERT_LABELS = 100
 
@@ -25,11 +29,25 @@ class Metrics:
         self.engine = EngineMetrics(self.registry, names)
         self.router = RouterMetrics(self.registry, names)
         self.http = HttpMetrics(self.registry)
+        self._state = StateMetrics(self.registry, names)
+        self._stats: Callable[[], EngineStats] | None = None
         ProcessCollector(registry=self.registry)
         info = Gauge("overtone_build_info", "1; the label is the version.", ["version"], registry=self.registry)
         info.labels(version).set(1)
 
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The scrape's body and content type: OpenMetrics where `accept` asks for it, else Prometheus' text."""
+    def watch(self, stats: Callable[[], EngineStats]) -> None:
+        """Ask `stats` at every scrape."""
+        self._stats = stats
+
+    def render(self, accept: str = "", phase: str = "ready") -> tuple[bytes, str]:
+        """The scrape's body and content type: OpenMetrics where `accept` asks for it, else Prometheus' text.
+
+        Args:
+            accept: the scrape's Accept header.
+            phase: the server's phase, one of `serve.metrics.state.PHASES`.
+        """
+        self._state.phase(phase)
+        if self._stats is not None:
+            self._state.engine(self._stats())
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type

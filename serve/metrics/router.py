@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from serve.metrics.buckets import SHORT_SECONDS
+from serve.metrics.buckets import PROBABILITY, SHORT_SECONDS
 from serve.metrics.labels import CappedNames
 
 
@@ -18,10 +18,17 @@ class RouterMetrics:
         self._seconds = Histogram(
             "overtone_router_seconds", "Time to decide.", buckets=SHORT_SECONDS, registry=registry
         )
+        self._confidence = Histogram(
+            "overtone_router_confidence",
+            "Probability of what was chosen.",
+            buckets=PROBABILITY,
+            registry=registry,
+        )
 
-    def observe(self, expert: str | None, seconds: float) -> None:
+    def observe(self, expert: str | None, seconds: float, confidence: float) -> None:
         """Count one decision; None is the backbone alone."""
         self._seconds.observe(seconds)
+        self._confidence.observe(confidence)
         if expert is None:
             self._fallbacks.inc()
         else:

@@ -1,12 +1,18 @@
+import dataclasses
 import threading
+from collections.abc import Iterator
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, disable_created_metrics, enable_created_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.engine import EngineObserver, RequestRecord, StepRecord
+from serve.engine import EngineObserver, EngineStats, RequestRecord, StepRecord
 from serve.metrics import CappedNames, Metrics
 from serve.metrics.buckets import token_counts
+from serve.metrics.metrics import EXPERT_LABELS
+
+SCRAPE_BYTES = 150_000
+"""What docs/operations.md promises of /metrics, however many experts are served."""
 
 STEP = StepRecord(
     seconds=0.004,
@@ -23,6 +29,20 @@ STEP = StepRecord(
     prefix_query_tokens=64,
     prefix_hit_tokens=48,
     preemptions=1,
+)
+
+STATS = EngineStats(
+    running=9,
+    waiting=4,
+    waiting_tokens=300,
+    kv_blocks_used=25,
+    kv_blocks_total=100,
+    kv_cache_bytes=4096,
+    expert_slots=64,
+    expert_device_bytes=2048,
+    expert_host_bytes=1024,
+    experts_resident=("sql",),
+    experts_on_host=("sql", "poetry"),
 )
 
 
@@ -61,16 +81,65 @@ def test_a_step():
     metrics.engine.on_step(STEP)
     metrics.engine.on_step(STEP)
     found = samples(metrics)
-    assert found["overtone_num_requests_running",] == 9
-    assert found["overtone_num_requests_waiting",] == 4
-    assert found["overtone_kv_cache_usage_perc",] == 0.25
     assert found["overtone_prefix_cache_queries_total",] == 128
     assert found["overtone_prefix_cache_hits_total",] == 96
     assert found["overtone_num_preemptions_total",] == 2
     assert found["overtone_steps_total", "fused"] == 2
     assert found["overtone_step_seconds_sum",] == pytest.approx(0.008)
-    assert found["overtone_iteration_tokens_total_sum",] == 80
+    assert found["overtone_computed_tokens_total", "prefill"] == 64
+    assert found["overtone_computed_tokens_total", "decode"] == 16
+    assert found["overtone_iteration_tokens_sum",] == 80
+    assert found["overtone_iteration_sequences_sum",] == 18
     assert found["overtone_iteration_experts_sum",] == 6
+
+
+def test_the_engine_at_the_moment_of_the_scrape():
+    metrics = Metrics()
+    metrics.watch(lambda: STATS)
+    found = samples(metrics)
+    assert found["overtone_num_requests_running",] == 9
+    assert found["overtone_num_requests_waiting",] == 4
+    assert found["overtone_num_tokens_waiting",] == 300
+    assert found["overtone_kv_cache_usage_perc",] == 0.25
+    assert found["overtone_kv_cache_blocks",] == 100
+    assert found["overtone_kv_cache_bytes",] == 4096
+    assert found["overtone_expert_slots",] == 64
+    assert found["overtone_expert_tier_bytes", "device"] == 2048
+    assert found["overtone_experts_resident", "host"] == 2
+    assert found["overtone_expert_resident", "device", "sql"] == 1
+    metrics.watch(lambda: dataclasses.replace(STATS, experts_resident=()))
+    found = samples(metrics)
+    assert found["overtone_expert_resident", "device", "sql"] == 0
+    assert found["overtone_expert_resident", "host", "sql"] == 1
+
+
+def test_the_phase_is_one_of_all():
+    text = Metrics().render(phase="draining")[0].decode()
+    assert 'overtone_phase{phase="draining"} 1.0' in text
+    assert text.count("overtone_phase{") == 4
+    assert 'overtone_phase{phase="ready"} 0.0' in text
+
+
+def test_series_with_known_labels_begin_at_zero():
+    found = samples(Metrics())
+    for key in (
+        ("overtone_steps_total", "patched"),
+        ("overtone_admission_rejections_total", "QueueFull"),
+        ("overtone_request_success_total", "error"),
+        ("overtone_computed_tokens_total", "decode"),
+    ):
+        assert found[key] == 0
+
+
+def test_the_router():
+    metrics = Metrics()
+    metrics.router.observe("sql", 0.0005, 0.9)
+    metrics.router.observe(None, 0.0005, 0.4)
+    found = samples(metrics)
+    assert found["overtone_router_decisions_total", "sql"] == 1
+    assert found["overtone_router_fallbacks_total",] == 1
+    assert found["overtone_router_seconds_count",] == 2
+    assert found["overtone_router_confidence_sum",] == pytest.approx(1.3)
 
 
 def test_a_finished_request_by_its_intervals():
@@ -115,7 +184,7 @@ def test_requests_without_an_expert_are_the_backbones():
     assert samples(metrics)["overtone_expert_requests_total", "backbone"] == 1
 
 
-def test_loads_evictions_and_residency():
+def test_loads_and_evictions():
     metrics = Metrics()
     for tier in ("host", "device"):
         metrics.engine.on_expert_load("sql", 0.002, 1000, tier)
@@ -123,8 +192,6 @@ def test_loads_evictions_and_residency():
     found = samples(metrics)
     assert found["overtone_expert_loads_total", "device", "sql"] == 1
     assert found["overtone_expert_evictions_total", "device", "sql"] == 1
-    assert found["overtone_expert_resident", "device", "sql"] == 0
-    assert found["overtone_expert_resident", "host", "sql"] == 1
     assert found["overtone_expert_load_bytes_total", "host"] == 1000
 
 
@@ -134,28 +201,55 @@ def test_rejections_by_reason():
     assert samples(metrics)["overtone_admission_rejections_total", "QueueFull"] == 1
 
 
-def test_a_thousand_experts_do_not_make_the_scrape_long():
-    metrics = Metrics(expert_labels=20)
-    for number in range(1000):
-        name = f"expert-{number}"
-        metrics.engine.on_expert_load(name, 0.001, 10, "device")
+def serve_experts(metrics: Metrics, number: int) -> None:
+    """Let `number` experts be loaded, run, routed to and evicted."""
+    names = tuple(f"customer-{n}-expert-with-a-long-name" for n in range(number))
+    for name in names:
+        for tier in ("host", "device"):
+            metrics.engine.on_expert_load(name, 0.001, 10, tier)
+            metrics.engine.on_expert_evict(name, tier)
         metrics.engine.on_finish(record(experts=(name,)))
-        metrics.router.observe(name, 0.0005)
+        metrics.router.observe(name, 0.0005, 0.9)
+    metrics.watch(lambda: dataclasses.replace(STATS, experts_resident=names[:64], experts_on_host=names))
+
+
+def test_the_label_other_holds_what_the_named_experts_do_not():
+    metrics = Metrics(expert_labels=20)
+    serve_experts(metrics, 1000)
     found = samples(metrics)
     for name, labels in (
         ("overtone_expert_requests_total", ()),
+        ("overtone_expert_generation_tokens_total", ()),
         ("overtone_router_decisions_total", ()),
-        ("overtone_expert_resident", ("device",)),
+        ("overtone_expert_loads_total", ("host",)),
+        ("overtone_expert_evictions_total", ("device",)),
+        ("overtone_expert_resident", ("host",)),
     ):
-        assert len([key for key in found if key[0] == name]) == 21
-        assert found[(name, *labels, "other")] == 980
-    few = Metrics(expert_labels=20)
-    for number in range(21):
-        few.engine.on_expert_load(f"expert-{number}", 0.001, 10, "device")
-        few.engine.on_finish(record(experts=(f"expert-{number}",)))
-        few.router.observe(f"expert-{number}", 0.0005)
-    assert len(found) == len(samples(few))
-    assert len(metrics.render()[0]) < 100_000
+        series = {key: value for key, value in found.items() if key[0] == name and set(labels) <= set(key[1:])}
+        assert len(series) == 21
+        each = 5 if "tokens" in name else 1
+        assert series[(name, *sorted((*labels, "other")))] == 980 * each
+        assert sum(series.values()) == 1000 * each
+
+
+@pytest.fixture
+def as_served() -> Iterator[None]:
+    """Without the times of birth, as `serve.api.server.run` has it."""
+    disable_created_metrics()
+    yield
+    enable_created_metrics()
+
+
+@pytest.mark.usefixtures("as_served")
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_a_thousand_experts_do_not_make_the_scrape_long(accept: str):
+    many, few = Metrics(), Metrics()
+    serve_experts(many, 1000)
+    serve_experts(few, EXPERT_LABELS + 1)
+    for metrics in (many, few):
+        metrics.render()
+    assert len(samples(many)) == len(samples(few))
+    assert len(many.render(accept)[0]) < SCRAPE_BYTES
 
 
 def test_no_histogram_is_split_by_expert():

@@ -1,0 +1,58 @@
+"""What is true at the moment of a scrape."""
+
+from collections import Counter
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from serve.engine import EngineStats
+from serve.metrics.labels import CappedNames
+
+PHASES = ("loading", "ready", "draining", "dead")
+
+
+class StateMetrics:
+    """Gauges that are read off the engine at a scrape: an idle engine's are as true as a busy one's."""
+
+    def __init__(self, registry: CollectorRegistry, experts: CappedNames):
+        self._experts = experts
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"overtone_{name}", text, labels, registry=registry)
+
+        self._phase = gauge("phase", "1 for the phase that the server is in, 0 for the others.", "phase")
+        self._running = gauge("num_requests_running", "Sequences in the batch.")
+        self._waiting = gauge("num_requests_waiting", "Sequences that wait to be scheduled.")
+        self._waiting_tokens = gauge("num_tokens_waiting", "Tokens of the sequences that wait.")
+        self._kv_usage = gauge("kv_cache_usage_perc", "KV blocks held by sequences, as a fraction of all (1 = full).")
+        self._kv_blocks = gauge("kv_cache_blocks", "KV blocks there are.")
+        self._kv_bytes = gauge("kv_cache_bytes", "Memory of all KV blocks.")
+        self._slots = gauge("expert_slots", "Experts that can be on the device at once.")
+        self._tier_bytes = gauge("expert_tier_bytes", "Memory of a tier's experts; a slot's counts when empty.", "tier")
+        self._tier_experts = gauge("experts_resident", "Experts in a tier now.", "tier")
+        self._resident = gauge("expert_resident", "1 while an expert is in a tier.", "expert", "tier")
+        self._shown: dict[str, set[str]] = {"host": set(), "device": set()}
+
+    def phase(self, current: str) -> None:
+        """Show the server's phase, one of `PHASES`."""
+        for phase in PHASES:
+            self._phase.labels(phase).set(phase == current)
+
+    def engine(self, stats: EngineStats) -> None:
+        """Show the engine's state."""
+        self._running.set(stats.running)
+        self._waiting.set(stats.waiting)
+        self._waiting_tokens.set(stats.waiting_tokens)
+        self._kv_usage.set(stats.kv_blocks_used / max(stats.kv_blocks_total, 1))
+        self._kv_blocks.set(stats.kv_blocks_total)
+        self._kv_bytes.set(stats.kv_cache_bytes)
+        self._slots.set(stats.expert_slots)
+        self._tier("host", stats.experts_on_host, stats.expert_host_bytes)
+        self._tier("device", stats.experts_resident, stats.expert_device_bytes)
+
+    def _tier(self, tier: str, names: tuple[str, ...], nbytes: int) -> None:
+        self._tier_bytes.labels(tier).set(nbytes)
+        self._tier_experts.labels(tier).set(len(names))
+        counts = Counter(self._experts.label(name) for name in names)
+        self._shown[tier] |= counts.keys()  # one that left is shown as 0: series that end look like failed scrapes
+        for label in self._shown[tier]:
+            self._resident.labels(label, tier).set(counts[label])
