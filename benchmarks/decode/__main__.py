@@ -1,0 +1,54 @@
+"""`python -m benchmarks.decode`."""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.decode.measure import measure
+from benchmarks.decode.model import Shape
+from benchmarks.decode.peers import NAMES
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.decode", description="Step times of the engine on a 372 M parameter model."
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--context", type=int, help="measure steps at contexts up to this many tokens")
+    parser.add_argument("--peers", nargs="?", const=",".join(NAMES), default="", help=f"any of {', '.join(NAMES)}")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="four layers, two rounds")
+    options = parser.parse_args()
+    names = [name for name in options.peers.split(",") if name]
+    shape, rounds = (Shape(layers=4), 2) if options.quick else (Shape(), options.rounds)
+    with tempfile.TemporaryDirectory(prefix="overtone-decode-") as folder:
+        report = measure(Path(folder), shape, options.context, names, rounds, _say)
+    if options.json:
+        print(json.dumps(report))
+    else:
+        _show(report)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show(report: dict[str, Any]) -> None:
+    tables = ("steps_ms", "prefill_tokens_per_s")
+    for key, value in report.items():
+        if key not in tables:
+            print(f"{key:22} {value}")
+    for name, cases in report["steps_ms"].items():
+        for case, found in cases.items():
+            print(f"{name:20} {case:20} {found['median']:8.2f} ms ({found['min']:.2f} to {found['max']:.2f})")
+    for name, cases in report.get("prefill_tokens_per_s", {}).items():
+        for case, found in cases.items():
+            print(f"{name:20} {case:20} {found:8} prompt tokens/s")
+
+
+if __name__ == "__main__":
+    main()

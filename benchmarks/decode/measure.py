@@ -1,0 +1,186 @@
+"""Rounds in which everything is measured once, in turn, so that what slows the machine slows all alike."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.decode import peers
+from benchmarks.decode.cases import Case, decode_cases
+from benchmarks.decode.model import Shape, write_loras, write_model
+from benchmarks.decode.ours import Ours, Timing, running
+from kernels.compiled import ISAS, library
+
+STEPS = 32
+EXPERTS = 8
+DENSITY = 0.01
+RANK = 16
+PREFILL = 512
+CONTEXTS = (128, 1024, 2048)
+
+Say = Callable[[str], None]
+
+
+def measure(folder: Path, shape: Shape, context: int | None, names: list[str], rounds: int, say: Say) -> dict[str, Any]:
+    """Run the benchmark: the document that `--json` prints.
+
+    Args:
+        folder: for the model and the adapters; the caller removes it.
+        shape: of the model.
+        context: longest context; None: prompts of 32 tokens, with prefill and overhead measured, too.
+        names: peers to run beside the engine.
+        rounds: how often everything is measured.
+        say: told of progress.
+    """
+    say("writing the model and its experts")
+    bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY)
+    cases = decode_cases(32) if context is None else _context_cases(context)
+    prefill = _prefill_cases() if context is None else []
+    length = max(case.prompt for case in cases + prefill) + STEPS + 1
+    loras = folder / "loras"
+    if names:
+        write_loras(loras, bundle, [f"e{i}" for i in range(EXPERTS)], RANK)
+    with (
+        running(bundle, shape.vocabulary, length) as ours,
+        peers.running(names, bundle.backbone_dir, loras, shape.vocabulary, length, say) as others,
+    ):
+        rows = _Rows(ours, others, _reader(bundle.manifest.backbone_bytes))
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            rows.measure(cases, prefill, number)
+    report = rows.context_report() if context is not None else rows.report()
+    if context is None:
+        narrow = write_model(folder / "narrow", shape.narrow(), EXPERTS, DENSITY)
+        with running(narrow, shape.vocabulary, length) as ours:
+            found = {
+                case.name: statistics.median(ours.run(case, STEPS + 1).step_ms for _ in range(9)) for case in cases
+            }
+        report |= {"python_overhead_ms": _round(found["backbone/1"]), "overhead_ms": _rounded(found)}
+    kernels = library()
+    return {
+        "parameters": bundle.manifest.backbone_bytes // 2,
+        "density": DENSITY,
+        "dtype": "bfloat16",
+        "threads": torch.get_num_threads(),
+        "kernels": ISAS[kernels.isa] if kernels else "torch",
+        "rounds": rounds,
+        **report,
+    }
+
+
+class _Rows:
+    """Figures of all rounds."""
+
+    def __init__(self, ours: Ours, others: dict[str, peers.Ask], read: Callable[[], float]) -> None:
+        self._ours, self._others, self._read = ours, others, read
+        self._floors: list[float] = []
+        self._timings: dict[str, list[Timing]] = {}
+        self._prefill: dict[str, dict[str, list[float]]] = {}
+        self._peers: dict[str, dict[str, list[float]]] = {name: {} for name in others}
+
+    def measure(self, cases: list[Case], prefill: list[Case], seed: int) -> None:
+        """One round: every case on the engine and on every peer that can run it."""
+        for case in cases:
+            self._floors.append(self._read())
+            self._timings.setdefault(case.name, []).append(self._ours.run(case, STEPS + 1))
+            for name, ask in self._others.items():
+                if peers.takes(name, case):
+                    first, all_ = ask(case, 1, seed), ask(case, STEPS + 1, seed + 1)
+                    self._peers[name].setdefault(case.name, []).append((all_ - first) / STEPS * 1e3)
+        for case in prefill:
+            tokens = case.prompt * len(case.experts)
+            seconds = self._ours.run(case, 1).first_ms / 1e3
+            self._prefill.setdefault("overtone", {}).setdefault(case.name, []).append(tokens / seconds)
+            for name, ask in self._others.items():
+                if peers.takes(name, case):
+                    found = self._prefill.setdefault(name, {}).setdefault(case.name, [])
+                    found.append(tokens / ask(case, 1, seed))
+
+    def report(self) -> dict[str, Any]:
+        """Steps after short prompts, time to the first token, and prefill."""
+        first = statistics.median(t.first_ms for t in self._timings["backbone/1"])
+        return {
+            "floor_ms": _round(statistics.median(self._floors)),
+            "backbone_ms": {n: self._step(f"backbone/{n}") for n in ("1", "8")},
+            "backbone_vs_floor": {n: self._ratio(f"backbone/{n}", None) for n in ("1", "8")},
+            "one_expert": {n: self._ratio(f"one_expert/{n}", f"backbone/{n}") for n in ("1", "8")},
+            "distinct8": {"8": self._ratio("distinct8/8", "backbone/8")},
+            "ttft_ms": _round(first),
+            "prefill_tokens_per_s": {
+                name: {case: round(statistics.median(found)) for case, found in cases.items()}
+                for name, cases in self._prefill.items()
+            },
+            "steps_ms": self._steps(),
+        }
+
+    def context_report(self) -> dict[str, Any]:
+        """Steps at every context."""
+        return {"floor_ms": _round(statistics.median(self._floors)), "steps_ms": self._steps()}
+
+    def _steps(self) -> dict[str, dict[str, Any]]:
+        """Mean times of a step, comparable between peers: median over the rounds, and the rounds' extremes."""
+        ours = {case: [t.mean_ms for t in timings] for case, timings in self._timings.items()}
+        return {
+            name: {
+                case: {"median": _round(statistics.median(found)), "min": _round(min(found)), "max": _round(max(found))}
+                for case, found in cases.items()
+            }
+            for name, cases in {"overtone": ours, **self._peers}.items()
+        }
+
+    def _step(self, case: str) -> float:
+        return _round(statistics.median(t.step_ms for t in self._timings[case]))
+
+    def _ratio(self, case: str, to: str | None) -> float:
+        """Median of the ratios within each round: to another case, or to the floor that was read just before."""
+        steps = [t.step_ms for t in self._timings[case]]
+        if to is not None:
+            under = [t.step_ms for t in self._timings[to]]
+        else:
+            under = self._floors[list(self._timings).index(case) :: len(self._timings)]
+        return round(statistics.median(a / b for a, b in zip(steps, under, strict=True)), 3)
+
+
+def _context_cases(longest: int) -> list[Case]:
+    contexts = sorted({*(c for c in CONTEXTS if c < longest), longest})
+    eight = tuple(f"e{i}" for i in range(EXPERTS))
+    return [
+        case
+        for n in contexts
+        for case in (
+            Case(f"backbone/1@{n}", (None,), n),
+            Case(f"backbone/8@{n}", (None,) * 8, n),
+            Case(f"distinct8/8@{n}", eight, n),
+        )
+    ]
+
+
+def _prefill_cases() -> list[Case]:
+    return [
+        Case("backbone", (None,) * 4, PREFILL),
+        Case("one_expert", ("e0",) * 4, PREFILL),
+        Case("mixed", tuple(f"e{i}" for i in range(4)), PREFILL),
+    ]
+
+
+def _reader(nbytes: int) -> Callable[[], float]:
+    """Milliseconds that reading as many bytes as the weights have takes, streaming, with all threads."""
+    buffer = torch.ones(nbytes // 4)
+
+    def read() -> float:
+        start = time.perf_counter()
+        buffer.sum()
+        return (time.perf_counter() - start) * 1e3
+
+    return read
+
+
+def _round(value: float) -> float:
+    return round(value, 3)
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {key: _round(value) for key, value in values.items()}

@@ -1,0 +1,89 @@
+"""The engine, through its real loop: its own thread, streams on an event loop, one output a token."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+
+from benchmarks.decode.cases import Case
+from merge.bundle import Bundle
+from serve.engine import AsyncEngine, EngineConfig, Output, Request, SamplingParams, build_engine
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run of a case.
+
+    Attributes:
+        first_ms: from asking to the last request's first token.
+        step_ms: median time between two tokens of the last request.
+        mean_ms: mean of those times, which is all that can be known of a peer that is asked for a whole batch.
+    """
+
+    first_ms: float
+    step_ms: float
+    mean_ms: float
+
+
+class Ours:
+    """An engine that has all experts of a bundle resident."""
+
+    def __init__(self, engine: AsyncEngine, vocabulary: int, runner: asyncio.Runner) -> None:
+        self._engine, self._vocabulary, self._runner = engine, vocabulary, runner
+        self._numbers = count()
+
+    def run(self, case: Case, tokens: int) -> Timing:
+        """Serve a case's requests, with prompts never seen before."""
+        return self._runner.run(self._run(case, tokens))
+
+    async def _run(self, case: Case, tokens: int) -> Timing:
+        number = next(self._numbers)
+        params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+        prompts = case.prompts(self._vocabulary, number)
+        start = time.perf_counter()
+        streams = [
+            self._engine.generate(
+                Request(f"{number}-{i}", tuple(prompt), params, () if expert is None else ((expert, 1.0),))
+            )
+            for i, (prompt, expert) in enumerate(zip(prompts, case.experts, strict=True))
+        ]
+        arrived = await asyncio.gather(*map(_arrivals, streams))
+        steps = [late - early for early, late in zip(arrived[-1], arrived[-1][1:], strict=False)]
+        first = max(times[0] for times in arrived) - start
+        if not steps:
+            return Timing(first * 1e3, 0.0, 0.0)
+        return Timing(first * 1e3, statistics.median(steps) * 1e3, statistics.mean(steps) * 1e3)
+
+
+async def _arrivals(stream: AsyncIterator[Output]) -> list[float]:
+    """When each token came."""
+    times = []
+    async for output in stream:
+        if output.finish_reason == "error":
+            raise RuntimeError(f"the engine failed: {output.error}")
+        times += [time.perf_counter()] * len(output.tokens)
+    return times
+
+
+@contextmanager
+def running(bundle: Bundle, vocabulary: int, max_model_len: int) -> Iterator[Ours]:
+    """Start an engine with all experts resident; it is shut down when the block is left."""
+    engine = build_engine(
+        bundle, EngineConfig(max_model_len=max_model_len, max_num_seqs=8, enable_prefix_caching=False)
+    )
+    with asyncio.Runner() as runner:
+        ours = Ours(engine, vocabulary, runner)
+        runner.run(_start(engine))
+        try:
+            for name in bundle.expert_names:
+                ours.run(Case("load", (name,), 4), 2)
+            yield ours
+        finally:
+            runner.run(engine.shutdown(0.0))
+
+
+async def _start(engine: AsyncEngine) -> None:
+    engine.start()

@@ -1,0 +1,52 @@
+"""transformers and PEFT as a worker: run by the interpreter of their own environment.
+
+Requests for several adapters share a batch through `adapter_names`; without adapters the model is transformers' own.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+
+def generate(model: Any, prompts: list[list[int]], tokens: int, options: dict[str, Any]) -> None:
+    """Greedy tokens for prompts of one length."""
+    step, past = torch.tensor(prompts), None
+    with torch.inference_mode():
+        for _ in range(tokens):
+            out = model(input_ids=step, past_key_values=past, use_cache=True, logits_to_keep=1, **options)
+            past, step = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+
+
+def main() -> None:
+    """Answer questions until stdin ends."""
+    path, folder = sys.argv[1:]
+    plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    first, *others = sorted(Path(folder).iterdir())
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    mixed = PeftModel.from_pretrained(base, first, adapter_name=first.name)
+    for adapter in others:
+        mixed.load_adapter(str(adapter), adapter_name=adapter.name)
+    mixed.to(torch.bfloat16).eval()
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        names = [name or "__base__" for name in question["adapters"]]
+        uses = any(question["adapters"])
+        start = time.perf_counter()
+        generate(
+            mixed if uses else plain,
+            question["prompts"],
+            question["tokens"],
+            {"adapter_names": names} if uses else {},
+        )
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
