@@ -1,14 +1,17 @@
 """The bundle: what merging writes and serving reads. The only part of `merge` that `serve` imports.
 
-`expert` is the file format of one expert, `manifest` the table of contents, `writer` makes a bundle appear whole or not
-at all, `reader` opens one, and `router_model` holds the part of the router that both sides must compute alike.
+`expert` is the file format of one expert (`residual` its parts, `quantise` and `gaps` its 8-bit form), `manifest` the
+table of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one, and `router_model` holds the
+part of the router that both sides must compute alike.
 """
 
 from merge.bundle.digest import backbone_digest, expert_digest
 from merge.bundle.errors import BundleError
-from merge.bundle.expert import Expert, SparseDelta, read_expert, write_expert
+from merge.bundle.expert import Expert, ExpertLayout, expert_bytes, read_expert, read_layout, write_expert
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
+from merge.bundle.quantise import dequantise_rows, quantise_rows
 from merge.bundle.reader import Bundle, open_bundle
+from merge.bundle.residual import SparseDelta, index_dtype
 from merge.bundle.router_model import Featurizer, RouterModel, load_router, save_router
 from merge.bundle.writer import BundleWriter
 
@@ -18,6 +21,7 @@ __all__ = [
     "BundleWriter",
     "Expert",
     "ExpertCard",
+    "ExpertLayout",
     "Featurizer",
     "FileCard",
     "Manifest",
@@ -25,10 +29,15 @@ __all__ = [
     "RouterModel",
     "SparseDelta",
     "backbone_digest",
+    "dequantise_rows",
+    "expert_bytes",
     "expert_digest",
+    "index_dtype",
     "load_router",
     "open_bundle",
+    "quantise_rows",
     "read_expert",
+    "read_layout",
     "save_router",
     "write_expert",
 ]

@@ -1,15 +1,17 @@
 """One expert on disk: a sparse residual against one particular backbone, in rows of equal length (ELL).
 
-For each 2-D weight `P` of shape [N, K] the file holds `P.index` uint16 [N, k] (int32 where K > 65,536), column numbers
-ascending within a row, and `P.value` bfloat16 [N, k]. A row with fewer than k entries ends in entries of value 0 that
-repeat its last column. A 1-D parameter `P` has `P.delta`, dense, float32. The effective weight is always a sum:
-W_eff = W_backbone + E.
+For each 2-D weight `P` of shape [N, K] the file holds, with bfloat16 values, `P.index` uint16 [N, k] (int32 where
+K > 65,536), column numbers ascending within a row, and `P.value` bfloat16 [N, k]. A row with fewer than k entries ends
+in entries of value 0 that repeat its last column. With 8-bit values it holds `P.value` int8 and `P.scale` bfloat16 [N],
+and the columns either as above or, where that is smaller, as distances `P.gap` uint8 [M] with `P.value` [M] (`gaps`). A
+1-D parameter `P` has `P.delta`, dense, float32. The effective weight is always a sum: W_eff = W_backbone + E.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,40 +20,18 @@ from torch import Tensor
 
 from merge.bundle.errors import BundleError
 from merge.bundle.files import replaced
+from merge.bundle.gaps import decode_gaps, encode_gaps
+from merge.bundle.residual import SparseDelta, check_dense, check_scale, check_sparse, index_dtype
 
-FORMAT_VERSION = 1
+VERSION, VERSION_INT8 = 1, 2
+"""A file with 8-bit values says 2, so that a reader from before them says so too; any other says 1."""
+
+WIDEST = 1 << 31
+"""Most columns of a weight."""
+
 # One key that holds JSON: safetensors writes several keys in an order that changes from run to run, and an expert's
 # identity is the digest of its file.
 HEADER_KEY = "overtone"
-INDEX_DTYPES = (torch.uint16, torch.int32)
-
-
-@dataclass(frozen=True)
-class SparseDelta:
-    """Residual of one 2-D weight.
-
-    Attributes:
-        index: [N, k] uint16 or int32, column numbers, ascending within a row.
-        value: [N, k] bfloat16, what is added there.
-    """
-
-    index: Tensor
-    value: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both tensors."""
-        return self.index.nbytes + self.value.nbytes
-
-    @property
-    def nnz(self) -> int:
-        """Entries that are not zero."""
-        return int(torch.count_nonzero(self.value))
-
-    def dense(self, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The residual as a dense [N, columns] matrix."""
-        out = torch.zeros(self.index.shape[0], columns, dtype=dtype)
-        return out.scatter_add_(1, self.index.to(torch.int64), self.value.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -82,9 +62,28 @@ class Expert:
         )
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(delta.nbytes for delta in self.sparse.values()) + sum(delta.nbytes for delta in self.dense.values())
+    def entries(self) -> int:
+        """Entries of all rows, padding and dense deltas included."""
+        return sum(delta.index.numel() for delta in self.sparse.values()) + sum(
+            delta.numel() for delta in self.dense.values()
+        )
+
+
+@dataclass(frozen=True)
+class ExpertLayout:
+    """What an expert file's header says.
+
+    Attributes:
+        entries: k of each 2-D weight.
+        quantised: the weights whose values have 8 bits.
+        dense: the 1-D parameters.
+        bytes: of each parameter's tensors.
+    """
+
+    entries: Mapping[str, int]
+    quantised: frozenset[str]
+    dense: frozenset[str]
+    bytes: Mapping[str, int]
 
 
 def write_expert(path: Path, expert: Expert) -> None:
@@ -94,22 +93,29 @@ def write_expert(path: Path, expert: Expert) -> None:
         BundleError: where a tensor breaks the format (see the module's first lines).
     """
     tensors: dict[str, Tensor] = {}
-    for name, sparse in expert.sparse.items():
-        _check_sparse(name, sparse, path)
-        tensors[f"{name}.index"] = sparse.index.contiguous()
-        tensors[f"{name}.value"] = sparse.value.contiguous()
-    for name, dense in expert.dense.items():
-        _check_dense(name, dense, path)
-        tensors[f"{name}.delta"] = dense.contiguous()
+    gaps: dict[str, dict[str, int]] = {}
+    try:
+        for name, sparse in expert.sparse.items():
+            check_sparse(name, sparse)
+            shape = _add_sparse(tensors, name, sparse)
+            if shape is not None:
+                gaps[name] = shape
+        for name, dense in expert.dense.items():
+            check_dense(name, dense)
+            tensors[f"{name}.delta"] = dense.contiguous()
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
     if not tensors:
         raise BundleError(f"expert {expert.name!r} holds no residual at all: nothing to write to {path}")
-    header = {
-        "format_version": FORMAT_VERSION,
+    header: dict[str, Any] = {
+        "format_version": VERSION,
         "task": expert.name,
         "backbone_digest": expert.backbone_digest,
         "density": expert.density,
         "metadata": dict(sorted(expert.metadata.items())),
     }
+    if any(delta.scale is not None for delta in expert.sparse.values()):
+        header |= {"format_version": VERSION_INT8, "gaps": dict(sorted(gaps.items()))}
     with replaced(path) as partial:
         save_file(tensors, partial, metadata={HEADER_KEY: json.dumps(header)})
 
@@ -128,71 +134,145 @@ def read_expert(path: Path, backbone_digest: str | None = None) -> Expert:
         raise BundleError(f"no expert file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER_KEY)
+            header = _Header.parse((file.metadata() or {}).get(HEADER_KEY), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path} is not a readable safetensors file: {error}") from error
-    if text is None:
-        raise BundleError(f"{path} is no expert file: its safetensors metadata lacks the key {HEADER_KEY!r}")
-    try:
-        header = json.loads(text)
-        version, name, cut_against = int(header["format_version"]), str(header["task"]), str(header["backbone_digest"])
-        density, metadata = float(header["density"]), {str(k): str(v) for k, v in header["metadata"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{path} has a damaged expert header: {type(error).__name__}: {error}") from error
-    if version != FORMAT_VERSION:
-        raise BundleError(f"{path} has expert format {version}; this version reads {FORMAT_VERSION}")
-    if backbone_digest is not None and cut_against != backbone_digest:
+    if backbone_digest is not None and header.backbone_digest != backbone_digest:
         raise BundleError(
-            f"expert {name!r} was cut against backbone {cut_against[:12]}, not against {backbone_digest[:12]}: "
-            "merge it again for this backbone"
+            f"expert {header.task!r} was cut against backbone {header.backbone_digest[:12]}, not against "
+            f"{backbone_digest[:12]}: merge it again for this backbone"
         )
-    sparse, dense = _assemble(tensors, path)
-    return Expert(name, cut_against, density, sparse, dense, metadata)
+    try:
+        sparse, dense = _assemble(tensors, header.gaps)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+    return Expert(header.task, header.backbone_digest, header.density, sparse, dense, header.metadata)
 
 
-def _assemble(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, SparseDelta], dict[str, Tensor]]:
+def read_layout(path: Path) -> ExpertLayout:
+    """Read an expert file's header alone.
+
+    Raises:
+        BundleError: missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = _Header.parse((file.metadata() or {}).get(HEADER_KEY), path)
+        with path.open("rb") as file:
+            stored = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} is not a readable safetensors file: {error}") from error
+    entries = {name: entries for name, (_, entries) in header.gaps.items()}
+    kinds: dict[str, set[str]] = {"scale": set(), "delta": set()}
+    sizes: dict[str, int] = {}
+    for key, info in stored.items():
+        name, _, kind = key.rpartition(".")
+        if key == "__metadata__":
+            continue
+        if kind == "index":
+            entries[name] = info["shape"][-1]
+        kinds.setdefault(kind, set()).add(name)
+        begin, end = info["data_offsets"]
+        sizes[name] = sizes.get(name, 0) + end - begin
+    return ExpertLayout(entries, frozenset(kinds["scale"]), frozenset(kinds["delta"]), sizes)
+
+
+def expert_bytes(path: Path) -> int:
+    """Bytes of the tensors in an expert file: all of it but the header."""
+    return sum(read_layout(path).bytes.values())
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The JSON in the file's metadata; `gaps` are (width, entries) of the weights stored as distances."""
+
+    task: str
+    backbone_digest: str
+    density: float
+    metadata: Mapping[str, str]
+    gaps: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def parse(cls, text: str | None, path: Path) -> "_Header":
+        if text is None:
+            raise BundleError(f"{path} is no expert file: its safetensors metadata lacks the key {HEADER_KEY!r}")
+        try:
+            header = json.loads(text)
+            version = int(header["format_version"])
+            parsed = cls(
+                str(header["task"]),
+                str(header["backbone_digest"]),
+                float(header["density"]),
+                {str(key): str(value) for key, value in header["metadata"].items()},
+                {str(n): (int(g["width"]), int(g["entries"])) for n, g in header.get("gaps", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"{path} has a damaged expert header: {type(error).__name__}: {error}") from error
+        if version not in {VERSION, VERSION_INT8}:
+            raise BundleError(f"{path} has expert format {version}; this version reads {VERSION} and {VERSION_INT8}")
+        return parsed
+
+
+def _add_sparse(tensors: dict[str, Tensor], name: str, delta: SparseDelta) -> dict[str, int] | None:
+    """Add a residual's tensors; what the header must say of it where its columns are stored as distances."""
+    index, value = delta.index.contiguous(), delta.value.contiguous()
+    if delta.scale is not None:
+        tensors[f"{name}.scale"] = delta.scale.contiguous()
+        width = int(index.to(torch.int64).max()) + 1
+        gap, stream = encode_gaps(index, value, width)
+        if gap.nbytes + stream.nbytes < index.nbytes + value.nbytes:
+            tensors[f"{name}.gap"], tensors[f"{name}.value"] = gap, stream
+            return {"width": width, "entries": max(1, int(value.count_nonzero(dim=1).max()))}
+    tensors[f"{name}.index"], tensors[f"{name}.value"] = index, value
+    return None
+
+
+def _assemble(
+    tensors: Mapping[str, Tensor], gaps: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, SparseDelta], dict[str, Tensor]]:
     sparse: dict[str, SparseDelta] = {}
     dense: dict[str, Tensor] = {}
+    used: set[str] = set()
     for key, tensor in tensors.items():
         name, _, kind = key.rpartition(".")
-        if kind == "index":
-            if f"{name}.value" not in tensors:
-                raise BundleError(f"{path} has {key} without {name}.value")
-            sparse[name] = SparseDelta(tensor, tensors[f"{name}.value"])
-            _check_sparse(name, sparse[name], path)
+        if kind in {"index", "gap"}:
+            value, scale = tensors.get(f"{name}.value"), tensors.get(f"{name}.scale")
+            if value is None:
+                raise BundleError(f"{key} stands without {name}.value")
+            delta = SparseDelta(tensor, value, scale) if kind == "index" else _from_gaps(name, tensors, gaps)
+            check_sparse(name, delta)
+            if name in sparse:
+                raise BundleError(f"{name} has both .index and .gap")
+            sparse[name] = delta
+            used |= {key, f"{name}.value", f"{name}.scale"}
         elif kind == "delta":
+            check_dense(name, tensor)
             dense[name] = tensor
-            _check_dense(name, tensor, path)
-        elif kind != "value" or f"{name}.index" not in tensors:
-            raise BundleError(
-                f"{path} has a tensor {key!r} that is no part of an expert (.index with .value, or .delta)"
-            )
+            used.add(key)
+    stray = sorted(set(tensors) - used)
+    if stray:
+        raise BundleError(
+            f"the tensor {stray[0]!r} is no part of an expert (.index or .gap with .value, perhaps .scale, or .delta)"
+        )
     return sparse, dense
 
 
-def _check_sparse(name: str, delta: SparseDelta, path: Path) -> None:
-    index, value = delta.index, delta.value
-    if index.ndim != 2 or index.shape != value.shape:
+def _from_gaps(name: str, tensors: Mapping[str, Tensor], gaps: Mapping[str, tuple[int, int]]) -> SparseDelta:
+    gap, stream, scale = tensors[f"{name}.gap"], tensors[f"{name}.value"], tensors.get(f"{name}.scale")
+    if name not in gaps or scale is None:
+        raise BundleError(f"{name}.gap stands without {'its line in the header' if scale is not None else '.scale'}")
+    if gap.ndim != 1 or gap.shape != stream.shape or (gap.dtype, stream.dtype) != (torch.uint8, torch.int8):
         raise BundleError(
-            f"{path}: {name}.index is {list(index.shape)} and .value {list(value.shape)}; both must be the same [N, k]"
+            f"{name}.gap is {gap.dtype} {list(gap.shape)} and .value {stream.dtype} {list(stream.shape)}; they must be "
+            "uint8 and int8 of the same [M]"
         )
-    if index.dtype not in INDEX_DTYPES or value.dtype != torch.bfloat16:
-        raise BundleError(
-            f"{path}: {name} has dtypes {index.dtype} and {value.dtype}; they must be uint16 or int32, and bfloat16"
-        )
-    if not bool(torch.isfinite(value).all()):
-        raise BundleError(f"{path}: {name}.value holds NaN or infinity")
-    step = index.to(torch.int64).diff(dim=1)
-    repeats_a_column = (step == 0) & (value[:, 1:] != 0)
-    if bool((step < 0).any()) or bool(repeats_a_column.any()):
-        raise BundleError(f"{path}: the columns in {name}.index do not ascend within each row")
-    if index.dtype == torch.int32 and bool((index < 0).any()):
-        raise BundleError(f"{path}: {name}.index holds a negative column")
-
-
-def _check_dense(name: str, delta: Tensor, path: Path) -> None:
-    if delta.ndim != 1 or delta.dtype != torch.float32:
-        raise BundleError(f"{path}: {name}.delta is {delta.dtype} {list(delta.shape)}; it must be float32 and 1-D")
-    if not bool(torch.isfinite(delta).all()):
-        raise BundleError(f"{path}: {name}.delta holds NaN or infinity")
+    check_scale(name, scale)
+    width, entries = gaps[name]
+    if not 1 <= entries <= width <= WIDEST or not len(scale):
+        raise BundleError(f"{name} has {len(scale)} rows of {width} columns and {entries} entries: that cannot be")
+    try:
+        index, value = decode_gaps(gap, stream, len(scale), width, entries)
+    except BundleError as error:
+        raise BundleError(f"{name}: {error}") from error
+    return SparseDelta(index.to(index_dtype(width)), value, scale)

@@ -35,10 +35,13 @@ class ExpertCard(_Frozen):
 
 
 class ManifestFields(_Frozen):
-    """What the merger knows and the writer cannot read off the files."""
+    """What the merger knows and the writer cannot read off the files.
+
+    `created` is a time that older bundles carry. A bundle without it has the same bytes whenever it is merged.
+    """
 
     name: str
-    created: str
+    created: str | None = None
     recipe_sha256: str | None = None
     inputs: Mapping[str, Any] = {}
     versions: Mapping[str, str] = {}

@@ -9,7 +9,7 @@ from typing import Self
 
 from merge.bundle.digest import backbone_digest, file_digest
 from merge.bundle.errors import BundleError
-from merge.bundle.expert import read_expert
+from merge.bundle.expert import expert_bytes, read_expert
 from merge.bundle.files import fsync_path
 from merge.bundle.manifest import BUNDLE_FORMAT, MANIFEST_NAME, ExpertCard, FileCard, Manifest, ManifestFields
 
@@ -81,10 +81,9 @@ class BundleWriter:
         return ExpertCard(
             name=expert.name,
             digest=files[f"experts/{path.name}"].sha256,
-            bytes=expert.nbytes,
+            bytes=expert_bytes(path),
             nnz=expert.nnz,
-            entries=sum(delta.index.numel() for delta in expert.sparse.values())
-            + sum(delta.numel() for delta in expert.dense.values()),
+            entries=expert.entries,
             density=expert.density,
         )
 

@@ -1,8 +1,8 @@
 """Cutting experts: from a fine-tune and the stored backbone to a sparse residual.
 
 `magnitude` is the paper's data-free expert; `activation` chooses entries by what the layers compute on prompts of the
-task (`calibration`, `inputs`, `fit`); `distill` trains the kept values; `extract` puts one task's expert together and
-`jobs` does that for many; `running` loads and runs the checkpoints.
+task (`calibration`, `inputs`, `fit`); `distill` trains the kept values and `storage` rounds them; `extract` puts one
+task's expert together and `jobs` does that for many; `running` loads and runs the checkpoints.
 """
 
 from merge.experts.calibration import CalibrationError, read_prompts

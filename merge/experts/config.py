@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from merge.experts.storage import Storage
 from merge.methods.vectors import EMBEDDINGS
 
 Selection = Literal["magnitude", "activation"]
@@ -40,6 +41,7 @@ class ExpertConfig(BaseModel):
         overlap: for `rescaled` and `exact`: `add` the value to the backbone (the paper's formula) or `replace` the
             backbone's change of that entry by it (the released code). None: `add`, but `replace` for `exact`.
         distill: steps of distillation of the values; None: 60 where there is a calibration.
+        storage: of the values: `bf16`, 4 bytes an entry with its column, or `int8`, about 2 and a scale for each row.
         dense_1d: keep the exact residual of norms and biases.
         include: shell-style patterns of the 2-D weights that get a residual.
         exclude: patterns of those that do not.
@@ -54,6 +56,7 @@ class ExpertConfig(BaseModel):
     rescale: Literal["paper", "code"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     overlap: Literal["add", "replace"] | None = None
     distill: int | None = Field(default=None, ge=0)
+    storage: Storage = "bf16"
     dense_1d: bool = True
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = EMBEDDINGS

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
+from merge.experts.storage import Storage, as_stored
 
 HIDDEN_WEIGHT = 100.0
 """w, the weight of the hidden states' relative error beside the divergence.
@@ -34,11 +35,13 @@ class Settings:
         steps: optimiser steps, one batch each.
         rate: Adam's learning rate at the start; it decays linearly to 0.
         seed: of the batches' order.
+        storage: of the values, which are rounded to it at the end.
     """
 
     steps: int
     rate: float = 1e-2
     seed: int = 0
+    storage: Storage = "bf16"
 
 
 @dataclass
@@ -117,7 +120,7 @@ def distill(
 
     Args:
         model: holds the backbone's weights; they are the same afterwards.
-        values: by parameter name; `value` is updated, rounded to bfloat16 where there is an index.
+        values: by parameter name; `value` is updated, rounded to what is stored where there is an index.
         batches: the task's prompts with the fine-tune's continuations.
         teacher: the fine-tune's `targets` on the same batches.
         settings: steps and so on.
@@ -139,7 +142,7 @@ def distill(
             for item in items:
                 item.write()
     for name, item in zip(values, items, strict=True):
-        values[name].value = item.rounded()
+        values[name].value = item.value if item.index is None else as_stored(item.value, settings.storage)
 
 
 @torch.inference_mode()
@@ -165,7 +168,7 @@ class Placed:
 
     def __init__(self, parameter: nn.Parameter, values: Values) -> None:
         self._parameter = parameter
-        self._index = values.index
+        self.index = values.index
         self._backbone = self._gather(parameter.detach()).clone()
         self.value = values.value.clone()
         self._hook: RemovableHandle | None = None
@@ -188,12 +191,8 @@ class Placed:
         self._parameter.grad = None
         self._set(self._backbone)
 
-    def rounded(self) -> Tensor:
-        """The values as they will be stored."""
-        return self.value if self._index is None else self.value.to(torch.bfloat16).float()
-
     def _gather(self, dense: Tensor) -> Tensor:
-        return dense if self._index is None else dense.gather(1, self._index)
+        return dense if self.index is None else dense.gather(1, self.index)
 
     def _take_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
@@ -202,10 +201,10 @@ class Placed:
 
     @torch.no_grad()
     def _set(self, numbers: Tensor) -> None:
-        if self._index is None:
+        if self.index is None:
             self._parameter.copy_(numbers)
         else:
-            self._parameter.scatter_(1, self._index, numbers)
+            self._parameter.scatter_(1, self.index, numbers)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from merge.bundle import Expert, SparseDelta
+from merge.bundle import Expert
 from merge.checkpoint import Checkpoint
 from merge.experts.activation import fit_values, greedy_support
 from merge.experts.calibration import Batch, continue_greedily, make_batches
@@ -17,6 +17,7 @@ from merge.experts.distill import Settings, Values, distill, divergence, placed,
 from merge.experts.fit import layer_moments
 from merge.experts.magnitude import Magnitudes, largest_entries, measure
 from merge.experts.running import assign
+from merge.experts.storage import as_stored, to_sparse
 
 BATCH = 8
 """Sequences of a calibration batch, and so of a distillation step; 16 took half as long again and gained nothing."""
@@ -133,7 +134,8 @@ def cut_expert(
     values = sparse | dense
     steps = sources.config.distill
     if steps:
-        distill(student, values, batches, teacher, Settings(steps, seed=sources.config.seed))
+        settings = Settings(steps, seed=sources.config.seed, storage=sources.config.storage)
+        distill(student, values, batches, teacher, settings)
     expert = _expert(name, sources, {key: values[key] for key in sparse}, {key: values[key] for key in dense})
     return Cut(expert, (before, divergence(student, values, batches, teacher)))
 
@@ -145,7 +147,8 @@ def _difference(minuend: Checkpoint, subtrahend: Checkpoint, name: str) -> Tenso
 def _data_free(name: str, fine_tune: Checkpoint, sources: Sources, factor: float) -> Values:
     vector = _difference(fine_tune, sources.base, name)
     index = largest_entries(vector, sources.entries(vector.shape[1]))
-    return Values(index, _closed_form(name, vector, index, sources, factor))
+    value = _closed_form(name, vector, index, sources, factor)
+    return Values(index, as_stored(value, sources.config.storage))
 
 
 def _closed_form(name: str, vector: Tensor, index: Tensor, sources: Sources, factor: float) -> Tensor:
@@ -178,29 +181,29 @@ def _calibrated(
             index, value = greedy_support(target, moments.gram, k)
         if config.values != "least_squares":
             value = _closed_form(key, vector, index, sources, factor)
-        value = value.to(torch.bfloat16).float()
+        value = as_stored(value, config.storage)
         parameters[key].scatter_add_(1, index, value)
         yield key, Values(index, value)
     for key in sorted(left):  # an embedding is looked up, not multiplied: it has no inputs to measure
         residual = _difference(fine_tune, sources.backbone, key)
         index = largest_entries(residual, sources.entries(residual.shape[1]))
-        yield key, Values(index, residual.gather(1, index))
+        yield key, Values(index, as_stored(residual.gather(1, index), config.storage))
 
 
 def _expert(name: str, sources: Sources, sparse: Mapping[str, Values], dense: Mapping[str, Values]) -> Expert:
     config = sources.config
     metadata = {"selection": str(config.selection), "values": str(config.values), "distill": str(config.distill)}
+    if config.storage != "bf16":
+        metadata["storage"] = config.storage
     return Expert(
         name=name,
         backbone_digest=sources.backbone_digest,
         density=config.density,
-        sparse={key: _sparse(item, sources.base.tensors[key].shape[1]) for key, item in sparse.items()},
+        sparse={
+            key: to_sparse(item.index, item.value, sources.base.tensors[key].shape[1], config.storage)
+            for key, item in sparse.items()
+            if item.index is not None
+        },
         dense={key: item.value.float() for key, item in dense.items()},
         metadata=metadata,
     )
-
-
-def _sparse(item: Values, columns: int) -> SparseDelta:
-    assert item.index is not None
-    dtype = torch.uint16 if columns <= 1 << 16 else torch.int32
-    return SparseDelta(item.index.to(dtype), item.value.to(torch.bfloat16))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from merge.bundle import write_expert
+from merge.bundle import expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
 from merge.experts.extract import Calibration, Cut, Sources, cut_expert
 from merge.experts.running import build_model, end_tokens, load_tokenizer
@@ -87,7 +87,7 @@ def run_job(job: Job) -> ExpertReport:
         calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens)
     cut = cut_expert(job.name, job.fine_tune, job.sources, calibration, job.factor)
     write_expert(job.target, cut.expert)
-    return _report(cut, job.sources)
+    return _report(cut, job.sources, expert_bytes(job.target))
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[ExpertReport]:
@@ -119,15 +119,15 @@ def usual_workers(base: Checkpoint, jobs: int) -> int:
     return max(1, min(os.cpu_count() or 1, jobs, free // (BYTES_A_PARAMETER * max(1, parameters))))
 
 
-def _report(cut: Cut, sources: Sources) -> ExpertReport:
+def _report(cut: Cut, sources: Sources, size: int) -> ExpertReport:
     expert = cut.expert
     elements = sum(delta.index.shape[0] * sources.base.tensors[key].shape[1] for key, delta in expert.sparse.items())
     stored = sum(delta.index.numel() for delta in expert.sparse.values())
     return ExpertReport(
         name=expert.name,
         nnz=expert.nnz,
-        bytes=expert.nbytes,
+        bytes=size,
         density=stored / elements if elements else 0.0,
-        share=expert.nbytes / sources.backbone.nbytes,
+        share=size / sources.backbone.nbytes,
         divergence=cut.divergence,
     )

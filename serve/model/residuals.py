@@ -10,15 +10,50 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kernels.expert_linear import ExpertBank
 from kernels.patch import patch, unpatch
-from merge.bundle import Expert
+from merge.bundle import BundleError, Expert, SparseDelta, read_layout
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
-from serve.model.layers import Linear, Part, Placement, RmsNorm
+from serve.model.layers import Embedding, Linear, Part, Placement, RmsNorm
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """An expert's residual of one linear layer, in the dtypes of the layer's bank.
+
+    Attributes:
+        index: [N, k] column numbers.
+        value: [N, k] bfloat16 or int8.
+        scale: [N] float32, with int8 values only.
+    """
+
+    index: Tensor
+    value: Tensor
+    scale: Tensor | None
+
+    @classmethod
+    def empty(cls, bank: ExpertBank) -> "PackedRows":
+        """Rows that fill a slot and add nothing."""
+        shape = (bank.out_features, bank.entries)
+        scale = None if bank.scale is None else torch.zeros(shape[0])
+        return cls(torch.zeros(shape, dtype=bank.index.dtype), torch.zeros(shape, dtype=bank.value.dtype), scale)
+
+    def put(self, rows: slice, delta: SparseDelta) -> None:
+        """Fill some rows; an 8-bit residual is multiplied out where the bank has wider values."""
+        k = delta.index.shape[1]
+        self.index[rows, :k] = delta.index.to(self.index.dtype)
+        if self.scale is None:
+            self.value[rows, :k] = delta.numbers.to(self.value.dtype)
+        elif delta.scale is not None:
+            self.value[rows, :k], self.scale[rows] = delta.value, delta.scale.to(torch.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return self.index.nbytes + self.value.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
 
 @dataclass(frozen=True)
@@ -26,45 +61,49 @@ class PackedExpert:
     """An expert in the decoder's form.
 
     Attributes:
-        sparse: (index [N, k], value [N, k]) of each linear layer that the expert changes.
+        sparse: the rows of each linear layer that the expert changes.
         dense: [n] float32 of each norm and bias that the expert changes.
     """
 
-    sparse: Mapping[Part, tuple[Tensor, Tensor]]
+    sparse: Mapping[Part, PackedRows]
     dense: Mapping[Part, Tensor]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        pairs = sum(index.nbytes + value.nbytes for index, value in self.sparse.values())
-        return pairs + sum(delta.nbytes for delta in self.dense.values())
+        return sum(rows.nbytes for rows in self.sparse.values()) + sum(delta.nbytes for delta in self.dense.values())
 
 
 @dataclass(frozen=True)
 class ResidualShape:
-    """What a set of experts needs: entries a row of each 2-D weight, and which 1-D parameters they change."""
+    """What a set of experts needs.
+
+    Attributes:
+        entries: the most entries a row of each 2-D weight.
+        dense: the 1-D parameters that they change.
+        quantised: the 2-D weights of which every expert's residual has 8-bit values.
+    """
 
     entries: Mapping[str, int]
     dense: frozenset[str]
+    quantised: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, experts: Sequence[Path]) -> "ResidualShape":
         """Read the headers of expert files. A file that cannot be read asks for nothing: loading it will say why."""
         entries: dict[str, int] = {}
         dense: set[str] = set()
+        wide: set[str] = set()
         for path in experts:
             try:
-                with safe_open(path, framework="pt") as file:
-                    for key in file.keys():  # noqa: SIM118 (not a mapping)
-                        name, _, kind = key.rpartition(".")
-                        shape = file.get_slice(key).get_shape()
-                        if kind == "index" and len(shape) == 2:
-                            entries[name] = max(entries.get(name, 0), shape[1])
-                        elif kind == "delta":
-                            dense.add(name)
-            except (SafetensorError, OSError):
+                layout = read_layout(path)
+            except BundleError:
                 continue
-        return cls(entries, frozenset(dense))
+            for name, count in layout.entries.items():
+                entries[name] = max(entries.get(name, 0), count)
+            dense |= layout.dense
+            wide |= layout.entries.keys() - layout.quantised
+        return cls(entries, frozenset(dense), frozenset(entries.keys() - wide))
 
 
 class ResidualBanks:
@@ -81,7 +120,7 @@ class ResidualBanks:
         self._deltas: dict[Part, Tensor] = {}
         self._undo: list[Callable[[], object]] = []
         if slots:
-            self._allocate_banks(shape.entries)
+            self._allocate_banks(shape)
             self._allocate_deltas(shape.dense)
 
     @property
@@ -99,7 +138,7 @@ class ResidualBanks:
         if not expert.sparse and not expert.dense:
             raise ModelError(f"expert {expert.name!r} names no tensor of the model: it would change nothing")
         who = f"expert {expert.name!r}"
-        sparse: dict[Part, tuple[Tensor, Tensor]] = {}
+        sparse: dict[Part, PackedRows] = {}
         for name, residual in expert.sparse.items():
             placement = self._placement(who, name, rows=residual.index.shape[0], dims=2)
             bank = self._banks.get(placement.part)
@@ -113,11 +152,14 @@ class ResidualBanks:
                 raise ModelError(
                     f"{who}: {name} has an entry in column {int(columns.max())}; the weight has {placement.shape[1]}"
                 )
+            if bank.scale is not None and residual.scale is None:
+                raise ModelError(
+                    f"{who}: {name} has {residual.value.dtype} values, but every expert in the bundle at start had "
+                    "8-bit ones and so have the slots: restart with this expert in the bundle"
+                )
             if placement.part not in sparse:
-                sparse[placement.part] = _empty_rows(bank)
-            index, value = sparse[placement.part]
-            index[placement.rows, : columns.shape[1]] = residual.index.to(index.dtype)
-            value[placement.rows, : columns.shape[1]] = residual.value
+                sparse[placement.part] = PackedRows.empty(bank)
+            sparse[placement.part].put(placement.rows, residual)
         dense: dict[Part, Tensor] = {}
         for name, delta in expert.dense.items():
             placement = self._placement(who, name, rows=delta.shape[0], dims=1)
@@ -135,7 +177,8 @@ class ResidualBanks:
         """Put an expert into a slot, replacing all of what was there."""
         for part, bank in self._banks.items():
             if part in expert.sparse:
-                bank.load(slot, *expert.sparse[part])
+                rows = expert.sparse[part]
+                bank.load(slot, rows.index, rows.value, rows.scale)
             else:
                 bank.clear(slot)
         for part, delta in self._deltas.items():
@@ -178,17 +221,22 @@ class ResidualBanks:
             )
         return placement
 
-    def _allocate_banks(self, entries: Mapping[str, int]) -> None:
+    def _allocate_banks(self, shape: ResidualShape) -> None:
         most: dict[Part, int] = {}
+        wide: set[Part] = set()
         for name, placement in self._placements.items():
-            if name in entries and len(placement.shape) == 2:
-                fits = max(1, min(entries[name], placement.shape[1]))
+            if name in shape.entries and len(placement.shape) == 2:
+                fits = max(1, min(shape.entries[name], placement.shape[1]))
                 most[placement.part] = max(most.get(placement.part, 1), fits)
+                # An embedding is looked up as well as multiplied, and the lookup knows no scales.
+                if name not in shape.quantised or isinstance(placement.part.layer, Embedding):
+                    wide.add(placement.part)
         for part, count in most.items():
             assert isinstance(part.layer, Linear)
             rows, columns = part.layer.weight.shape
-            # Values stay as they were written, bfloat16, whatever the dtype of the weights.
-            bank = ExpertBank.allocate(self.slots, rows, columns, count, torch.bfloat16, part.layer.weight.device)
+            # Values stay as they were written, whatever the dtype of the weights.
+            dtype = torch.bfloat16 if part in wide else torch.int8
+            bank = ExpertBank.allocate(self.slots, rows, columns, count, dtype, part.layer.weight.device)
             part.layer.bank = self._banks[part] = bank
 
     def _allocate_deltas(self, names: frozenset[str]) -> None:
@@ -200,8 +248,3 @@ class ResidualBanks:
                     part.layer.delta = delta
                 else:
                     part.layer.bias_delta = delta
-
-
-def _empty_rows(bank: ExpertBank) -> tuple[Tensor, Tensor]:
-    shape = (bank.out_features, bank.entries)
-    return torch.zeros(shape, dtype=bank.index.dtype), torch.zeros(shape, dtype=bank.value.dtype)

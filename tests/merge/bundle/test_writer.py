@@ -40,6 +40,22 @@ def test_what_was_written_opens_and_verifies(tmp_path: Path) -> None:
         bundle.expert_path("greek")
 
 
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with BundleWriter(tmp_path / name) as writer:
+            fill(writer)
+            writer.finish(ManifestFields(name="zoo"))
+    first, second = (sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in "ab")
+    assert [path.name for path in first] == [path.name for path in second]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert open_bundle(tmp_path / "a").manifest.created is None
+
+
+def test_bundles_that_say_when_they_were_merged_still_open(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    assert open_bundle(tmp_path / "out").manifest.created == "2026-01-01T00:00:00Z"
+
+
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), BundleWriter(tmp_path / "out") as writer:
         fill(writer)

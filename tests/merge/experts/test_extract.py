@@ -5,6 +5,8 @@ from transformers import PreTrainedModel
 from merge.bundle import Expert
 from merge.checkpoint import CheckpointError
 from merge.experts import Calibration, cut_expert, task_magnitudes
+from merge.experts.calibration import continue_greedily, make_batches
+from merge.experts.distill import Values, divergence, targets
 from merge.experts.extract import Sources
 from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
 from tests.merge.experts.conftest import World
@@ -140,3 +142,35 @@ def test_directories_that_cannot_be_run_are_named(tmp_path_factory: pytest.TempP
     with pytest.raises(CheckpointError, match="has no tokenizer"):
         load_tokenizer(empty)
     assert end_tokens(build_model(world.base.path), load_tokenizer(world.base.path)) == {2}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"selection": "magnitude", "values": "rescaled", "distill": 0},
+        {"selection": "activation", "distill": 0},
+        {"distill": 4},
+    ],
+)
+def test_eight_bits_come_close_to_sixteen(world: World, calibration: Calibration, config: dict[str, object]) -> None:
+    tune, found = world.fine_tunes["one"], {}
+    for storage in ("bf16", "int8"):
+        sources = world.sources(density=0.1, storage=storage, **config)
+        cut = cut_expert("one", tune, sources, calibration)
+        assert cut.divergence is not None
+        found[storage] = cut.divergence[1]
+        for delta in cut.expert.sparse.values():
+            assert delta.value.dtype == (torch.int8 if storage == "int8" else torch.bfloat16)
+        assert cut.expert.metadata.get("storage") == (None if storage == "bf16" else "int8")
+        assert divergence_of(cut.expert, calibration, sources) == pytest.approx(cut.divergence[1], rel=1e-4)
+    assert found["int8"] == pytest.approx(found["bf16"], rel=0.05)
+
+
+def divergence_of(expert: Expert, calibration: Calibration, sources: Sources) -> float:
+    """KL of the stored expert, computed from what a reader of the file would see."""
+    batches = make_batches(calibration.prompts, continue_greedily(calibration.fine_tune, PROMPTS, 4, {2}), 8)
+    teacher = targets(calibration.fine_tune, batches)
+    assign(calibration.student, sources.backbone)
+    values = {name: Values(delta.index.long(), delta.numbers) for name, delta in expert.sparse.items()}
+    values |= {name: Values(None, delta) for name, delta in expert.dense.items()}
+    return divergence(calibration.student, values, batches, teacher)

@@ -1,12 +1,15 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from merge.bundle import Expert, SparseDelta, write_expert
+from kernels.expert_linear import ExpertBatch
+from merge.bundle import Expert, SparseDelta, quantise_rows, write_expert
 from serve.model import Decoder, ModelError, ResidualBanks, ResidualShape, load_model
-from tests.serve.conftest import random_delta, random_expert, random_model
+from tests.serve.conftest import random_delta, random_expert, random_model, with_expert
+from tests.serve.model.test_decoder import expected, fill_slots, prompts, run
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
 DOWN = "model.layers.0.mlp.down_proj.weight"
@@ -107,3 +110,81 @@ def test_shape_of_files_skips_what_is_unreadable(tmp_path: Path) -> None:
     shape = ResidualShape.of([tmp_path / name for name in "abc"])
     assert shape.entries[GATE] == 5
     assert NORM in shape.dense
+
+
+def in_eight_bits(expert: Expert) -> Expert:
+    sparse = {name: SparseDelta(d.index, *quantise_rows(d.numbers)) for name, d in expert.sparse.items()}
+    return replace(expert, sparse=sparse)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_eight_bit_experts_stay_so_in_the_slots_and_equal_dense_weights(family: str, tmp_path: Path) -> None:
+    model = random_model(family, num_hidden_layers=2)
+    model.save_pretrained(tmp_path)
+    decoder = load_model(tmp_path)
+    experts = [in_eight_bits(random_expert(model, "d", name, seed, seed + 2)) for seed, name in enumerate("xy")]
+    banks = fill_slots(decoder, experts, tmp_path)
+    linears = [linear for layer in decoder.layers for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)]
+    sizes = 0
+    for linear in linears:
+        assert linear.bank is not None
+        assert linear.bank.value.dtype == torch.int8
+        # Rows are stored in blocks of 16: 3 entries of 1 + 2 bytes and a scale of 4 a row, for two experts.
+        sizes += 2 * -(-linear.weight.shape[0] // 16) * 16 * (3 * 3 + 4)
+    dense = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 1)
+    assert banks.nbytes == sizes + 2 * dense * 4
+
+    sequences = prompts(9, 7, 4)
+    got = run(decoder, sequences, experts=ExpertBatch.from_slots([0] * 9 + [1] * 7 + [-1] * 4))
+    models = [with_expert(model, [(expert, 1.0)]) for expert in experts]
+    want = torch.cat([expected(m, [s]) for m, s in zip([*models, model], sequences, strict=True)])
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_a_patched_eight_bit_expert_is_the_dense_weight(decoder: Decoder) -> None:
+    residual = in_eight_bits(expert({GATE: delta(80, 48, 3)}))
+    banks = ResidualBanks(decoder, ResidualShape({GATE: 3}, frozenset(), frozenset({GATE})), slots=1)
+    banks.load(0, banks.pack(residual))
+    weight = decoder.layers[0].gate_up.weight
+    before = weight.clone()
+    banks.patch(0)
+    assert torch.equal(weight[:80], before[:80] + residual.sparse[GATE].dense(48))
+    banks.unpatch()
+    assert torch.equal(weight, before)
+
+
+def test_beside_wider_experts_eight_bits_are_multiplied_out(decoder: Decoder, tmp_path: Path) -> None:
+    wide, narrow = expert({GATE: delta(80, 48)}), in_eight_bits(expert({GATE: delta(80, 48), DOWN: delta(48, 80)}))
+    write_expert(tmp_path / "a", wide)
+    write_expert(tmp_path / "b", narrow)
+    shape = ResidualShape.of([tmp_path / "a", tmp_path / "b"])
+    assert shape.quantised == {DOWN}
+    banks = ResidualBanks(decoder, shape, slots=2)
+    banks.load(1, banks.pack(narrow))
+    gate, down = decoder.layers[0].gate_up.bank, decoder.layers[0].down.bank
+    assert gate is not None
+    assert down is not None
+    assert (gate.value.dtype, down.value.dtype) == (torch.bfloat16, torch.int8)
+    index, value = gate.rows(1)
+    assert torch.equal(index[:80], narrow.sparse[GATE].index.long())
+    assert torch.equal(value[:80], narrow.sparse[GATE].numbers.to(torch.bfloat16))
+    assert torch.equal(down.rows(1)[1], narrow.sparse[DOWN].numbers)
+
+
+def test_slots_of_eight_bits_refuse_a_wider_expert(decoder: Decoder) -> None:
+    banks = ResidualBanks(decoder, ResidualShape({GATE: 2}, frozenset(), frozenset({GATE})), slots=1)
+    with pytest.raises(ModelError, match=f"{GATE} has torch.bfloat16 values, but every expert.*restart"):
+        banks.pack(expert({GATE: delta(80, 48)}))
+
+
+def test_an_eight_bit_embedding_is_looked_up_and_multiplied(tmp_path: Path) -> None:
+    model = random_model(tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    name = "model.embed_tokens.weight"
+    made = in_eight_bits(expert({name: delta(97, 48, 5)}))
+    decoder = load_model(tmp_path)
+    fill_slots(decoder, [made], tmp_path)
+    as_served = replace(made, sparse={name: SparseDelta(made.sparse[name].index, made.sparse[name].numbers.bfloat16())})
+    sequences = prompts(9)
+    got = run(decoder, sequences, experts=ExpertBatch.from_slots([0] * 9))
+    torch.testing.assert_close(got, expected(with_expert(model, [(as_served, 1.0)]), sequences), atol=1e-4, rtol=1e-4)
