@@ -1,6 +1,7 @@
 """bundle.json: what a bundle holds, where it came from, and the digests to check it by."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ class ExpertCard(_Frozen):
 class ManifestFields(_Frozen):
     """What the merger knows and the writer cannot read off the files.
 
-    `created` is a time that older bundles carry. A bundle without it has the same bytes whenever it is merged.
+    Attributes:
+        created: ISO time. A bundle whose manifest leaves it out has the same bytes whenever it is merged; reading then
+            fills in the time at which the manifest was written.
     """
 
     name: str
-    created: str | None = None
+    created: str = ""
     recipe_sha256: str | None = None
     inputs: Mapping[str, Any] = {}
     versions: Mapping[str, str] = {}
@@ -77,4 +80,7 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleError(f"{path}: {where}: {first['msg']}") from error
     if manifest.format_version != BUNDLE_FORMAT:
         raise BundleError(f"{path} has bundle format {manifest.format_version}; this version reads {BUNDLE_FORMAT}")
-    return manifest
+    if manifest.created:
+        return manifest
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return manifest.model_copy(update={"created": written.isoformat(timespec="seconds")})

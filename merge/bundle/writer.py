@@ -28,7 +28,7 @@ class BundleWriter:
         self.path = self._out.with_name(f".{self._out.name}.staging-{os.getpid()}")
 
     def __enter__(self) -> Self:
-        self._check_target()
+        self.check_target()
         self._out.parent.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
         self.path.mkdir()
@@ -65,7 +65,8 @@ class BundleWriter:
             ),
             files=files,
         )
-        (self.path / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
+        unknown = None if manifest.created else {"created"}
+        (self.path / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2, exclude=unknown) + "\n")
         for path in self.path.rglob("*"):
             fsync_path(path)
         fsync_path(self.path)
@@ -87,7 +88,12 @@ class BundleWriter:
             density=expert.density,
         )
 
-    def _check_target(self) -> None:
+    def check_target(self) -> None:
+        """Check that `out` can be written.
+
+        Raises:
+            BundleError: it is a file, not empty (without `overwrite`), or holds something that is no bundle.
+        """
         if not self._out.exists():
             return
         if not self._out.is_dir():
@@ -107,11 +113,16 @@ class BundleWriter:
         fsync_path(self._out.parent)
         shutil.rmtree(previous, ignore_errors=True)
 
+    @staticmethod
+    def in_use(staging: Path) -> bool:
+        """Whether the process that made a staging directory, of whatever bundle, still runs."""
+        number = staging.name.rpartition("-")[2]
+        return number.isdigit() and _is_running(int(number))
+
     def _remove_abandoned(self) -> None:
-        pattern = re.compile(rf"\.{re.escape(self._out.name)}\.(staging|previous)-(\d+)")
+        pattern = re.compile(rf"\.{re.escape(self._out.name)}\.(staging|previous)-\d+")
         for sibling in self._out.parent.iterdir():
-            match = pattern.fullmatch(sibling.name)
-            if match and not _is_running(int(match[2])):
+            if pattern.fullmatch(sibling.name) and not self.in_use(sibling):
                 shutil.rmtree(sibling, ignore_errors=True)
 
 

@@ -48,7 +48,9 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = (sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in "ab")
     assert [path.name for path in first] == [path.name for path in second]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    assert open_bundle(tmp_path / "a").manifest.created is None
+    assert '"created"' not in (tmp_path / "a" / "bundle.json").read_text()
+    os.utime(tmp_path / "a" / "bundle.json", (0, 1_700_000_000))
+    assert open_bundle(tmp_path / "a").manifest.created == "2023-11-14T22:13:20+00:00"
 
 
 def test_bundles_that_say_when_they_were_merged_still_open(tmp_path: Path) -> None:
