@@ -16,7 +16,7 @@ import yaml
 from benchmarks.demo.bundle import RECIPE
 from benchmarks.evaluation import Evaluation, evaluate, unseen_prompts
 from benchmarks.evaluation.engine import engine_asker
-from benchmarks.zoo import models_dir
+from benchmarks.zoo import fine_tune_dirs
 from benchmarks.zoo.matching import MAX_NEW_TOKENS
 from merge.bundle import open_bundle
 from merge.run import merge_recipe
@@ -39,14 +39,13 @@ def measure(kind: str, density: float, prompts_per_task: int) -> Evaluation:
         model["model"] = str(folder / model["model"])
     recipe["experts"] = {**recipe["experts"], **KINDS[kind], "density": density}
     examples = unseen_prompts(prompts_per_task)
-    fine_tunes = {task: models_dir() / "fine_tunes" / task for task in examples}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "recipe.yml")
         path.write_text(yaml.safe_dump(recipe))
         merge_recipe(path, Path(scratch, "bundle"), progress=False, workers=None)
         bundle = open_bundle(Path(scratch, "bundle"))
         with engine_asker(bundle, MAX_NEW_TOKENS) as ask:
-            return evaluate(ask, bundle, examples, fine_tunes)
+            return evaluate(ask, bundle, examples, fine_tune_dirs(examples))
 
 
 def main() -> None:

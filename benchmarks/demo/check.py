@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.evaluation import Evaluation, evaluate, unseen_prompts
 from benchmarks.evaluation.http import ask_over_http
-from benchmarks.zoo import models_dir
+from benchmarks.zoo import fine_tune_dirs
 from benchmarks.zoo.matching import MAX_NEW_TOKENS
 from merge.bundle import open_bundle
 
@@ -29,9 +29,9 @@ def check(bundle: Path, prompts_per_task: int) -> Evaluation:
         RuntimeError: the server did not come up.
     """
     examples = unseen_prompts(prompts_per_task)
-    fine_tunes = {task: models_dir() / "fine_tunes" / task for task in examples}
     with serving(bundle) as base_url:
-        return evaluate(ask_over_http(base_url, MAX_NEW_TOKENS), open_bundle(bundle), examples, fine_tunes)
+        ask = ask_over_http(base_url, MAX_NEW_TOKENS)
+        return evaluate(ask, open_bundle(bundle), examples, fine_tune_dirs(examples))
 
 
 @contextmanager

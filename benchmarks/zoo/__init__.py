@@ -9,9 +9,9 @@ held-out ones tell how far experts and routers carry. The contents of the train 
 disjoint for everything: base, fine-tunes, calibration and routers.
 """
 
-from benchmarks.zoo.paths import metrics, models_dir
+from benchmarks.zoo.paths import fine_tune_dirs, metrics, models_dir
 from benchmarks.zoo.prompts import write_prompts
 from benchmarks.zoo.task import Example, Task
 from benchmarks.zoo.tasks import TASKS
 
-__all__ = ["TASKS", "Example", "Task", "metrics", "models_dir", "write_prompts"]
+__all__ = ["TASKS", "Example", "Task", "fine_tune_dirs", "metrics", "models_dir", "write_prompts"]

@@ -18,13 +18,12 @@ def command(
     """Measure exact match of the fine-tunes, the backbone, the named experts and the routed model."""
     from benchmarks.evaluation import evaluate, unseen_prompts  # torch takes a second to import; --help should not
     from benchmarks.evaluation.engine import engine_asker
-    from benchmarks.zoo import models_dir
+    from benchmarks.zoo import fine_tune_dirs
     from benchmarks.zoo.matching import MAX_NEW_TOKENS
     from merge.bundle import open_bundle
 
     opened = open_bundle(bundle)
     examples = unseen_prompts(prompts, seed)
-    fine_tunes = {task: models_dir() / "fine_tunes" / task for task in examples}
     with engine_asker(opened, MAX_NEW_TOKENS) as ask:
-        result = evaluate(ask, opened, examples, fine_tunes)
+        result = evaluate(ask, opened, examples, fine_tune_dirs(examples))
     typer.echo(json.dumps(result.as_json(), indent=2) if as_json else result.as_text())
