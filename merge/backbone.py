@@ -1,13 +1,17 @@
-"""Merging the backbone in a stream: one base tensor and one task vector in memory at a time."""
+"""Merging the backbone in a stream: a few tensors in memory at a time, whatever the number of models."""
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from merge.checkpoint import Checkpoint, CheckpointWriter, TensorSpec, copy_settings
+from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointWriter, TensorSpec, copy_settings
 from merge.methods import BoundMethod, TaskVectors
 
 
@@ -19,10 +23,14 @@ def write_backbone(
     dtype: torch.dtype = torch.float32,
     out_dtype: torch.dtype | None = None,
     on_tensor: Callable[[], None] = lambda: None,
+    merged: Collection[str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    threads: int | None = None,
 ) -> None:
     """Merge fine-tunes and write the result as a Hugging Face directory, with the base's config and tokenizer.
 
-    The outcome depends on neither the order of `fine_tunes` nor the sizes of their shards.
+    The outcome depends on neither the order of `fine_tunes` nor the sizes of shards nor the number of threads: every
+    tensor is computed by one thread alone.
 
     Args:
         directory: an existing, empty directory.
@@ -32,20 +40,63 @@ def write_backbone(
         dtype: arithmetic.
         out_dtype: stored; None: each tensor in the base's own.
         on_tensor: called after each tensor.
+        merged: names of the tensors to merge; None: all. Others, and buffers, are copied from the base as they are.
+        shard_bytes: most bytes of a file.
+        threads: tensors merged at a time; None: as many as there are processors.
 
     Raises:
         CheckpointError: a tensor holds values that are not finite, or the merged one does.
     """
-    specs = [TensorSpec(name, out_dtype or info.dtype, info.shape) for name, info in base.tensors.items()]
-    with CheckpointWriter(directory, specs) as writer:
-        for name in writer.order:
-            origin = base.tensor(name, dtype)
-            vectors = _vectors(name, origin, fine_tunes, dtype)
-            writer.write(name, method(name, origin, vectors))
+    names = base.tensors.keys() if merged is None else set(merged)
+    stored = {name: out_dtype or info.dtype for name, info in base.tensors.items() if name in names}
+    specs = [
+        TensorSpec(name, stored.get(name, info.dtype), info.shape)
+        for name, info in (*base.tensors.items(), *base.buffers.items())
+    ]
+
+    def compute(name: str) -> Tensor:
+        if name not in stored:
+            return base.tensor(name)
+        origin = base.tensor(name, dtype)
+        return method(name, origin, _vectors(name, origin, fine_tunes, dtype)).to(stored[name])
+
+    with CheckpointWriter(directory, specs, shard_bytes) as writer:
+        for name, tensor in _in_order(writer.order, compute, threads or os.cpu_count() or 1):
+            writer.write(name, tensor)
             on_tensor()
     copy_settings(base.path, directory)
     if out_dtype is not None:
         _declare(directory / "config.json", out_dtype)
+
+
+def _in_order(names: Sequence[str], compute: Callable[[str], Tensor], threads: int) -> Iterator[tuple[str, Tensor]]:
+    """Compute tensors on several threads; they come in the given order, and no more than `threads` wait or run."""
+    with _single_threaded_torch(), ThreadPoolExecutor(threads) as pool:
+        running: deque[tuple[str, Future[Tensor]]] = deque()
+        try:
+            for name in names:
+                if len(running) == threads:
+                    done, future = running.popleft()
+                    yield done, future.result()
+                    del future  # its tensor is written: let it go before the next one is made
+                running.append((name, pool.submit(compute, name)))
+            while running:
+                done, future = running.popleft()
+                yield done, future.result()
+                del future
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    """Keep torch from splitting sums and products over threads, whose number would show in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _vectors(name: str, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], dtype: torch.dtype) -> TaskVectors:

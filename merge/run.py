@@ -2,20 +2,20 @@
 
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from merge.backbone import write_backbone
-from merge.bundle import BundleWriter, ManifestFields, backbone_digest, save_router
+from merge.bundle import ManifestFields, backbone_digest, save_router
 from merge.bundle.digest import file_digest
 from merge.card import model_card
-from merge.checkpoint import Checkpoint, check_compatible, open_checkpoint
+from merge.check import Finding, Inputs, checked_inputs
+from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts import (
-    ExpertConfig,
     ExpertReport,
     Job,
     Prompts,
@@ -23,14 +23,15 @@ from merge.experts import (
     code_factor,
     load_tokenizer,
     paper_factors,
-    read_prompts,
     run_jobs,
     task_magnitudes,
     usual_workers,
 )
+from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge_frank_wolfe
+from merge.methods import BoundMethod
 from merge.progress import Progress
-from merge.recipe import Recipe, load_recipe
 from merge.router import train_router
+from merge.staging import Staging
 
 LIBRARIES = ("overtone", "torch", "transformers", "safetensors", "tokenizers")
 
@@ -57,42 +58,55 @@ class MergeReport:
 
 
 def merge_recipe(
-    recipe: Path, out: Path, overwrite: bool = False, progress: bool = True, workers: int | None = 1
+    recipe: Path,
+    out: Path,
+    overwrite: bool = False,
+    progress: bool = True,
+    workers: int | None = 1,
+    resume: bool = False,
 ) -> MergeReport:
     """Merge what a recipe describes into a bundle, which appears at `out` whole or not at all.
+
+    The same recipe and inputs give the same bytes, in one go or resumed.
 
     Args:
         recipe: the YAML file.
         out: the bundle's directory.
         overwrite: replace a bundle that is there.
         progress: report on stderr.
-        workers: experts cut at a time, each in a process of its own unless it is 1; None for as many as there are
-            processors and room in memory for.
+        workers: tensors merged at a time, by threads, and experts cut at a time, each in a process of its own unless
+            it is 1; None for as many as there are processors and room in memory for.
+        resume: go on with what a merge of the same recipe and inputs left behind when it was killed.
 
     Raises:
-        ValueError: RecipeError, CheckpointError, CalibrationError or BundleError: one line that says what is wrong.
+        CheckError: what `overtone check` finds wrong without reading weights, all of it.
+        ValueError: CheckpointError or BundleError: one line that says what turned out to be wrong on the way.
     """
     start = time.perf_counter()
-    inputs = _Inputs.read(recipe)
     shown = Progress(progress)
-    with BundleWriter(out, overwrite) as staging:
-        _merge_backbone(inputs, staging.path / "backbone", shown)
+    inputs, warned = checked_inputs(recipe, out, overwrite)
+    for finding in warned:
+        shown.say(str(finding))
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    shown.say("inputs: computing their digests")
+    digests = inputs.digests()
+    with Staging(out, overwrite, inputs.key(recipe, digests, versions), resume) as staging:
+        _merge_backbone(inputs, staging, shown, workers)
         backbone = open_checkpoint(staging.path / "backbone")
-        experts = _cut_experts(inputs, backbone, staging.path / "experts", shown, workers)
+        experts = _cut_experts(inputs, backbone, staging, shown, workers)
         if inputs.prompts is not None:
             shown.say("router: training")
             save_router(staging.path / "router", train_router(inputs.prompts, inputs.recipe.router))
-        notes = _notes(inputs)
+        notes = _notes(inputs, warned)
         (staging.path / "recipe.yml").write_bytes(recipe.read_bytes())
         (staging.path / "README.md").write_text(model_card(inputs.recipe, [_row(item) for item in experts], notes))
         shown.say("bundle: writing the manifest")
         staging.finish(
             ManifestFields(
                 name=inputs.recipe.name,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
                 recipe_sha256=file_digest(recipe),
-                inputs=inputs.digests(),
-                versions={name: importlib.metadata.version(name) for name in LIBRARIES},
+                inputs=digests,
+                versions=versions,
                 notes=notes,
             )
         )
@@ -100,70 +114,85 @@ def merge_recipe(
     return MergeReport(out, seconds, backbone.nbytes, tuple(experts), inputs.prompts is not None, notes)
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Everything a recipe names, opened and checked."""
-
-    recipe: Recipe
-    experts: ExpertConfig
-    base: Checkpoint
-    fine_tunes: Mapping[str, Checkpoint]
-    prompts: Mapping[str, Sequence[str]] | None
-
-    @classmethod
-    def read(cls, path: Path) -> "_Inputs":
-        recipe = load_recipe(path)
-        base = open_checkpoint(recipe.base_model)
-        fine_tunes = {
-            entry.name: open_checkpoint(entry.model) for entry in sorted(recipe.models, key=lambda entry: entry.name)
-        }
-        check_compatible(base, list(fine_tunes.values()))
-        calibration = recipe.calibration
-        prompts = None if calibration is None else read_prompts(calibration.file, list(fine_tunes))
-        return cls(recipe, recipe.experts.resolved(calibration is not None), base, fine_tunes, prompts)
-
-    def digests(self) -> dict[str, dict[str, str]]:
-        checkpoints = {"base": self.base, **{f"models/{name}": item for name, item in self.fine_tunes.items()}}
-        return {
-            name: {"path": str(item.path), "sha256": backbone_digest(item.path)} for name, item in checkpoints.items()
-        }
-
-
-def _merge_backbone(inputs: _Inputs, directory: Path, shown: Progress) -> None:
+def _merge_backbone(inputs: Inputs, staging: Staging, shown: Progress, workers: int | None) -> None:
     recipe = inputs.recipe
+    if staging.finished("backbone") is not None:
+        shown.say("backbone: taken over from the interrupted merge")
+        return
+    merged = inputs.merged()
+    frank_wolfe = recipe.frank_wolfe()
+    method = recipe.method() if frank_wolfe is None else _searched(inputs, merged, frank_wolfe, shown)
     stage = f"backbone by {recipe.merge_method} of {len(inputs.fine_tunes)} models"
-    with shown.stage(stage, len(inputs.base.tensors)) as advance:
+    directory = staging.path / "backbone"
+    with shown.stage(stage, len(inputs.base.tensors) + len(inputs.base.buffers)) as advance:
         write_backbone(
             directory,
             inputs.base,
             inputs.fine_tunes,
-            recipe.method(),
+            method,
             dtype=getattr(torch, recipe.dtype),
             out_dtype=None if recipe.out_dtype is None else getattr(torch, recipe.out_dtype),
             on_tensor=advance,
+            merged=merged.tensors,
+            shard_bytes=recipe.out_shard_size,
+            threads=workers,
         )
+    staging.record("backbone", [file for file in directory.rglob("*") if file.is_file()], {})
+
+
+def _searched(inputs: Inputs, merged: Checkpoint, config: FrankWolfeConfig, shown: Progress) -> BoundMethod:
+    """Run Frank-Wolfe; the method that it gives only hands the tensors out."""
+    calibration = inputs.recipe.calibration
+    assert calibration is not None  # the recipe's own check
+    with shown.stage("frank_wolfe", config.steps) as advance:
+
+        def told(step: Step) -> None:
+            chosen = ", ".join(sorted(step.chosen)) or "nothing"
+            shown.say(f"step {step.number}: loss {step.loss:.4f}, gap {step.gap:.4f}, towards {chosen}")
+            advance()
+
+        loss = language_model_loss(inputs.base, inputs.fine_tunes, calibration, config.objective)
+        outcome = merge_frank_wolfe(merged, inputs.fine_tunes, loss, config, told)
+    shares = sorted(outcome.shares().items(), key=lambda item: -item[1])
+    shown.say("coefficients: " + ", ".join(f"{name} {share:.3f}" for name, share in shares if share > 0))
+    return outcome.method
 
 
 def _cut_experts(
-    inputs: _Inputs, backbone: Checkpoint, directory: Path, shown: Progress, workers: int | None
+    inputs: Inputs, backbone: Checkpoint, staging: Staging, shown: Progress, workers: int | None
 ) -> list[ExpertReport]:
-    sources = Sources(inputs.base, backbone, backbone_digest(backbone.path), inputs.experts)
-    factors = _factors(inputs, sources)
-    prompts = _prompts(inputs)
+    sources = Sources(inputs.merged(), backbone, backbone_digest(backbone.path), inputs.experts)
+    reports = [
+        _restored(finished)
+        for name in inputs.fine_tunes
+        if (finished := staging.finished(f"experts/{name}")) is not None
+    ]
+    for report in reports:
+        shown.say(f"expert {report.name}: taken over from the interrupted merge")
+    wanted = {name: item for name, item in inputs.fine_tunes.items() if name not in {item.name for item in reports}}
+    factors = _factors(inputs, sources) if wanted else {}
+    prompts = _prompts(inputs) if wanted else {}
+    directory = staging.path / "experts"
     jobs = [
         Job(name, fine_tune, sources, prompts.get(name), factors.get(name, 1.0), directory / f"{name}.safetensors")
-        for name, fine_tune in inputs.fine_tunes.items()
+        for name, fine_tune in wanted.items()
     ]
-    reports = []
     with shown.stage("experts", len(jobs)) as advance:
         for report in run_jobs(jobs, workers or usual_workers(inputs.base, len(jobs))):
+            staging.record(f"experts/{report.name}", [directory / f"{report.name}.safetensors"], asdict(report))
             shown.say(f"expert {report.name}: {_summary(report)}")
             reports.append(report)
             advance()
     return sorted(reports, key=lambda report: report.name)
 
 
-def _factors(inputs: _Inputs, sources: Sources) -> dict[str, float]:
+def _restored(data: Mapping[str, Any]) -> ExpertReport:
+    """A report as it was before JSON made its tuple a list."""
+    divergence = data["divergence"]
+    return ExpertReport(**{**data, "divergence": None if divergence is None else tuple(divergence)})
+
+
+def _factors(inputs: Inputs, sources: Sources) -> dict[str, float]:
     rescale = inputs.experts.rescale
     if inputs.experts.values != "rescaled":
         return {}
@@ -176,7 +205,7 @@ def _factors(inputs: _Inputs, sources: Sources) -> dict[str, float]:
     return {name: code_factor(item, density) for name, item in magnitudes.items()}
 
 
-def _prompts(inputs: _Inputs) -> dict[str, Prompts]:
+def _prompts(inputs: Inputs) -> dict[str, Prompts]:
     settings, experts = inputs.recipe.calibration, inputs.experts
     needed = experts.selection == "activation" or experts.values == "least_squares" or experts.distill
     if settings is None or inputs.prompts is None or not needed:
@@ -211,7 +240,9 @@ def _row(report: ExpertReport) -> dict[str, str]:
     return row
 
 
-def _notes(inputs: _Inputs) -> tuple[str, ...]:
+def _notes(inputs: Inputs, warned: tuple[Finding, ...]) -> tuple[str, ...]:
+    told = tuple(f"{finding.subject}: {finding.message}" for finding in warned)
     if inputs.prompts is None:
-        return ("No calibration prompts: the experts are data-free and the bundle has no router.",)
-    return ("KL is the mean over calibration tokens, which the experts were fitted to: measure on other prompts.",)
+        return ("No calibration prompts: the experts are data-free and the bundle has no router.", *told)
+    note = "KL is the mean over calibration tokens, which the experts were fitted to: measure on other prompts."
+    return (note, *told)

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.merge.pool import model_name
 from merge.backbone import write_backbone
-from merge.checkpoint import check_compatible, open_checkpoint
+from merge.checkpoint import open_checkpoint
 from merge.experts.calibration import make_batches
 from merge.experts.running import assign, build_model
 from merge.frank_wolfe import FrankWolfeConfig, LanguageModelLoss, merge_frank_wolfe
@@ -35,7 +35,6 @@ def run(
     start = time.perf_counter()
     base = open_checkpoint(folder / "base")
     fine_tunes = {model_name(i): open_checkpoint(folder / model_name(i)) for i in range(count)}
-    check_compatible(base, list(fine_tunes.values()))
     merge: BoundMethod
     if method in FRANK_WOLFE:
         model = build_model(base.path)

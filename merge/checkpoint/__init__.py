@@ -1,24 +1,28 @@
 """Hugging Face model directories: read one tensor at a time and validated, written in a stream and whole or not at all.
 
-`header` checks what a safetensors file says of itself, `reader` opens a directory, `compatible` says whether fine-tunes
-belong to a base, `writer` writes a directory. Pickled weights are never opened.
+`header` checks what a safetensors file says of itself, `reader` opens a directory, `finite` looks for NaN, `writer`
+writes a directory. Pickled weights are never opened. Whether checkpoints belong together is `merge.check`'s business.
 """
 
-from merge.checkpoint.compatible import check_compatible
-from merge.checkpoint.error import CheckpointError
+from merge.checkpoint.error import CheckpointError, Faults
+from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import FLOAT_DTYPES, TensorInfo, read_header
-from merge.checkpoint.reader import Checkpoint, copy_settings, open_checkpoint
-from merge.checkpoint.writer import CheckpointWriter, TensorSpec
+from merge.checkpoint.reader import Checkpoint, copy_settings, open_checkpoint, read_headers, read_json
+from merge.checkpoint.writer import SHARD_BYTES, CheckpointWriter, TensorSpec
 
 __all__ = [
     "FLOAT_DTYPES",
+    "SHARD_BYTES",
     "Checkpoint",
     "CheckpointError",
     "CheckpointWriter",
+    "Faults",
     "TensorInfo",
     "TensorSpec",
-    "check_compatible",
     "copy_settings",
+    "count_not_finite",
     "open_checkpoint",
     "read_header",
+    "read_headers",
+    "read_json",
 ]

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from merge.checkpoint.error import CheckpointError
+from merge.checkpoint.error import CheckpointError, Faults
 
 HEADER_LIMIT = 100_000_000
 """Largest header in bytes, the limit of the reference implementation."""
@@ -21,10 +21,18 @@ HEADER_LIMIT = 100_000_000
 FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """safetensors' names of the dtypes that can be merged."""
 
-_OTHER_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
-    "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8, "C64": 8,
-}  # fmt: skip
+BUFFER_DTYPES = {"I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
+"""Those of buffers, position numbers and masks, which are copied."""
+
+DTYPES = {**FLOAT_DTYPES, **BUFFER_DTYPES}
+
+PACKED = ("qweight", "qzeros", "g_idx", "weight", "weight_packed")
+"""Last parts of names under which quantisers store several small numbers in an integer."""
+
+_OTHER_BYTES = (
+    "U8", "I8", "F4", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16", "U16",
+    "U32", "U64", "C64",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class TensorInfo:
 
     Attributes:
         name: the tensor's name.
-        dtype: one of `FLOAT_DTYPES`' values.
+        dtype: one of `DTYPES`' values.
         shape: its sizes.
         file: the shard that holds it.
     """
@@ -56,8 +64,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         The tensors by name, in the file's order.
 
     Raises:
-        CheckpointError: truncated or overlong file, broken JSON, a name twice, unknown, quantised or integer dtype,
-            offsets that overlap, leave holes or disagree with shape and dtype.
+        CheckpointError: truncated or overlong file, broken JSON, a name twice, unknown or quantised dtype, offsets that
+            overlap, leave holes or disagree with shape and dtype; of the tensors' faults all are told.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -70,20 +78,25 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             )
         entries = _parse(file.read(length), path)
     entries.pop("__metadata__", None)
-    spans = [(*_span(name, entry, path), name) for name, entry in entries.items()]
+    faults = Faults()
+    spans = []
+    for name, entry in entries.items():
+        with faults.gathered():
+            spans.append((*_span(name, entry, path), name))
+    faults.settle()
     expected = 0
     for begin, end, name in sorted(spans):
         if begin != expected:
             what = "overlaps the tensor before it" if begin < expected else "leaves a hole before it"
-            raise CheckpointError(f"{path}: {name} starts at byte {begin} and {what}; it should start at {expected}")
-        expected = end
+            faults.found.append(f"{path}: {name} starts at byte {begin} and {what}; it should start at {expected}")
+        expected = max(expected, end)
+    faults.settle()
     if 8 + length + expected != size:
         raise CheckpointError(
             f"{path}: the file has {size} bytes; its header describes {8 + length + expected} (truncated or damaged)"
         )
     return {
-        name: TensorInfo(name, FLOAT_DTYPES[entry["dtype"]], tuple(entry["shape"]), path)
-        for name, entry in entries.items()
+        name: TensorInfo(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), path) for name, entry in entries.items()
     }
 
 
@@ -107,17 +120,17 @@ def _parse(raw: bytes, path: Path) -> dict[str, dict[str, Any]]:
 
 def _span(name: str, entry: dict[str, Any], path: Path) -> tuple[int, int]:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if dtype not in FLOAT_DTYPES:
-        if dtype in _OTHER_BYTES:
-            raise CheckpointError(
-                f"{path}: {name} is {dtype}: quantised and integer tensors cannot be merged; "
-                "give the float16, bfloat16 or float32 checkpoint"
-            )
+    if dtype not in DTYPES and dtype not in _OTHER_BYTES:
         raise CheckpointError(f"{path}: {name} has the unknown dtype {dtype!r}")
+    if dtype in _OTHER_BYTES or (dtype in BUFFER_DTYPES and name.rpartition(".")[2] in PACKED):
+        raise CheckpointError(
+            f"{path}: {name} is {dtype}: quantised and integer tensors cannot be merged; "
+            "give the float16, bfloat16 or float32 checkpoint"
+        )
     if not (_counts(shape) and _counts(offsets) and len(offsets) == 2):
         raise CheckpointError(f"{path}: {name} has shape {shape!r} and data_offsets {offsets!r}; both must be counts")
     begin, end = offsets
-    expected = math.prod(shape) * FLOAT_DTYPES[dtype].itemsize
+    expected = math.prod(shape) * DTYPES[dtype].itemsize
     if end - begin != expected:
         raise CheckpointError(f"{path}: {name} {dtype} {shape} needs {expected} bytes; the header gives {end - begin}")
     return begin, end

@@ -2,22 +2,33 @@
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from merge.checkpoint.error import CheckpointError
+from merge.checkpoint.error import CheckpointError, Faults
+from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import TensorInfo, read_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-HEAD = "lm_head.weight"
-EMBEDDING = "model.embed_tokens.weight"
+TIED = {
+    "lm_head.weight": ("model.embed_tokens.weight", "shared.weight", "transformer.wte.weight"),
+    "encoder.embed_tokens.weight": ("shared.weight",),
+    "decoder.embed_tokens.weight": ("shared.weight",),
+    "model.encoder.embed_tokens.weight": ("model.shared.weight",),
+    "model.decoder.embed_tokens.weight": ("model.shared.weight",),
+    "cls.predictions.decoder.weight": ("bert.embeddings.word_embeddings.weight",),
+    "cls.predictions.decoder.bias": ("cls.predictions.bias",),
+    "lm_head.decoder.weight": ("roberta.embeddings.word_embeddings.weight",),
+    "lm_head.decoder.bias": ("lm_head.bias",),
+}
+"""Tensors that models with tied embeddings share, by the name of the second copy."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +38,14 @@ class Checkpoint:
     Attributes:
         path: the directory.
         config: config.json.
-        tensors: what the headers say, by name; a tied output head is left out.
+        tensors: what the headers say of the floating-point tensors, by name; second copies of tied ones are left out.
+        buffers: the same of integer and boolean tensors.
     """
 
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
+    buffers: Mapping[str, TensorInfo] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -54,34 +67,46 @@ class Checkpoint:
         Raises:
             CheckpointError: no such tensor, or values that are not finite.
         """
-        info = self.tensors.get(name)
+        info = self.tensors.get(name) or self.buffers.get(name)
         if info is None:
             raise CheckpointError(f"{self.path} has no tensor {name}")
         with safe_open(info.file, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
-        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        bad = count_not_finite(tensor)
         if bad:
             raise CheckpointError(f"{info.file}: {name} holds {bad} NaN or infinite values of {tensor.numel()}")
         return tensor if dtype is None else tensor.to(dtype)
+
+    def only(self, names: Collection[str]) -> Self:
+        """The same checkpoint with these tensors and no others."""
+        return replace(self, tensors={name: info for name, info in self.tensors.items() if name in names}, buffers={})
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a model directory and validate everything but the values.
 
     Raises:
-        CheckpointError: no such directory or config.json, pickled weights only, quantised weights, a shard that is
-            missing or does not match the index, a damaged header, a tied head that differs from the embedding.
+        CheckpointError: no such directory or config.json, pickled weights only, quantised weights, shards that are
+            missing or do not match the index, damaged headers, a tied head that differs from the embedding. All that
+            can be told at once is.
     """
     if not path.is_dir():
-        raise CheckpointError(f"no model directory at {path}")
-    config = read_json(path / "config.json")
+        raise CheckpointError(f"no model directory at {path}{_hub_hint(path)}")
+    faults = Faults()
+    config: dict[str, Any] = {}
+    with faults.gathered():
+        config = read_json(path / "config.json")
     if config.get("quantization_config") is not None:
-        raise CheckpointError(f"{path}: config.json has a quantization_config; merging needs the unquantised weights")
-    tensors = _tensors(path)
-    if not tensors:
-        raise CheckpointError(f"{path}: the safetensors files hold no tensor")
-    checkpoint = Checkpoint(path, config, tensors)
-    return _untied(checkpoint) if config.get("tie_word_embeddings") else checkpoint
+        faults.found.append(f"{path}: config.json has a quantization_config; merging needs the unquantised weights")
+    headers: dict[str, TensorInfo] = {}
+    with faults.gathered():
+        headers = read_headers(path)
+        if not headers:
+            faults.found.append(f"{path}: the safetensors files hold no tensor")
+    faults.settle()
+    tensors = {name: info for name, info in headers.items() if info.dtype.is_floating_point}
+    buffers = {name: info for name, info in headers.items() if name not in tensors}
+    return _untied(Checkpoint(path, config, tensors, buffers))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,20 +137,29 @@ def copy_settings(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _tensors(path: Path) -> dict[str, TensorInfo]:
-    single, index = path / SINGLE, path / INDEX
-    if single.is_file() and index.is_file() and set(_weight_map(index).values()) != {SINGLE}:
-        raise CheckpointError(f"{path} has both {SINGLE} and {INDEX}: remove the one that is stale")
+def read_headers(path: Path, stem: str = SINGLE) -> dict[str, TensorInfo]:
+    """Read the headers of a directory's weights, in one file or in the shards that an index names.
+
+    Args:
+        path: the directory.
+        stem: the file's name; its index is called `stem`.index.json.
+
+    Raises:
+        CheckpointError: every fault found.
+    """
+    single, index = path / stem, path / f"{stem}.index.json"
+    if single.is_file() and index.is_file() and set(_weight_map(index).values()) != {stem}:
+        raise CheckpointError(f"{path} has both {single.name} and {index.name}: remove the one that is stale")
     if single.is_file():
         return read_header(single)
     if index.is_file():
         return _sharded(path, index)
-    if any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
+    if any(file for suffix in ("bin", "pt", "pth", "ckpt", "pkl") for file in path.glob(f"*.{suffix}")):
         raise CheckpointError(
             f"{path} has pickled weights only, which can run code when opened: convert them where you trust them, with "
             "transformers' from_pretrained(...).save_pretrained(..., safe_serialization=True)"
         )
-    raise CheckpointError(f"{path} has neither {SINGLE} nor {INDEX}")
+    raise CheckpointError(f"{path} has neither {single.name} nor {index.name}")
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -137,32 +171,63 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _sharded(path: Path, index: Path) -> dict[str, TensorInfo]:
     weights = _weight_map(index)
-    shards = sorted(set(weights.values()))
-    for shard in shards:
-        if Path(shard).name != shard or shard in {"", ".", ".."}:
-            raise CheckpointError(f"{index} points outside its directory: {shard!r}; a shard is a bare file name")
-        if not (path / shard).is_file():
-            raise CheckpointError(f"{path}: the shard {shard} that {INDEX} names is missing")
+    faults = Faults()
     tensors: dict[str, TensorInfo] = {}
-    for shard in shards:
-        header = read_header(path / shard)
-        listed = {name for name, place in weights.items() if place == shard}
-        for name in sorted(listed ^ set(header)):
-            where = "the index but not in the shard" if name in listed else "the shard but not in the index"
-            raise CheckpointError(f"{path / shard}: {name} is in {where}")
-        tensors.update(header)
+    for shard in sorted(set(weights.values())):
+        if Path(shard).name != shard or shard in {"", ".", ".."}:
+            faults.found.append(f"{index} points outside its directory: {shard!r}; a shard is a bare file name")
+        elif not (path / shard).is_file():
+            faults.found.append(f"{path}: the shard {shard} that {index.name} names is missing")
+        else:
+            with faults.gathered():
+                tensors.update(_shard(path / shard, {name for name, place in weights.items() if place == shard}))
+    faults.settle()
     return tensors
 
 
+def _shard(file: Path, listed: set[str]) -> dict[str, TensorInfo]:
+    header = read_header(file)
+    faults = Faults()
+    for name in sorted(listed ^ set(header)):
+        where = "the index but not in the shard" if name in listed else "the shard but not in the index"
+        faults.found.append(f"{file}: {name} is in {where}")
+    faults.settle()
+    return header
+
+
 def _untied(checkpoint: Checkpoint) -> Checkpoint:
-    """Drop a stored copy of a tied output head, which must equal the embedding."""
-    tensors = dict(checkpoint.tensors)
-    if HEAD not in tensors or EMBEDDING not in tensors:
+    """Drop second copies of tied tensors, which must equal the first.
+
+    transformers ties where config.json says nothing, so a config without the key is taken by what the weights are.
+    """
+    tie = checkpoint.config.get("tie_word_embeddings")
+    if tie is False:
         return checkpoint
-    if not torch.equal(checkpoint.tensor(HEAD), checkpoint.tensor(EMBEDDING)):
-        raise CheckpointError(
-            f"{checkpoint.path}: config.json ties the word embeddings, but {HEAD} differs from {EMBEDDING}; "
-            "either set tie_word_embeddings to false or remove the head"
-        )
-    del tensors[HEAD]
-    return Checkpoint(checkpoint.path, checkpoint.config, tensors)
+    tensors, faults = dict(checkpoint.tensors), Faults()
+    for copy, originals in TIED.items():
+        original = next((name for name in originals if name in tensors), None)
+        if copy not in tensors or original is None:
+            continue
+        if _equal(checkpoint, copy, original):
+            del tensors[copy]
+        elif tie:
+            faults.found.append(
+                f"{checkpoint.path}: config.json ties the word embeddings, but {copy} differs from {original}; "
+                "either set tie_word_embeddings to false or remove the copy"
+            )
+    faults.settle()
+    return replace(checkpoint, tensors=tensors)
+
+
+def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    if checkpoint.tensors[one].shape != checkpoint.tensors[other].shape:
+        return False
+    return torch.equal(checkpoint.tensor(one), checkpoint.tensor(other))
+
+
+def _hub_hint(path: Path) -> str:
+    if "@" in path.name:
+        return ": revisions are not supported; download the one you mean and name its directory"
+    if not path.parent.exists():
+        return ": nothing is downloaded; if it is a model of the Hub, fetch it (`hf download`) and name its directory"
+    return ""

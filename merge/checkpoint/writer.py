@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from merge.checkpoint.error import CheckpointError
-from merge.checkpoint.header import FLOAT_DTYPES
+from merge.checkpoint.finite import count_not_finite
+from merge.checkpoint.header import DTYPES
 from merge.checkpoint.reader import INDEX, SINGLE
 
-_DTYPE_NAMES = {dtype: name for name, dtype in FLOAT_DTYPES.items()}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD_BYTES = 5_000_000_000
 """Default size limit of a shard, the Hub's habit."""
 
@@ -87,8 +88,10 @@ class CheckpointWriter:
             raise CheckpointError(
                 f"expected {spec.name} {list(spec.shape)} next, not {name} {list(tensor.shape)}: follow `order`"
             )
+        if not spec.dtype.is_floating_point and tensor.dtype != spec.dtype:
+            raise CheckpointError(f"{name} is {tensor.dtype}; {spec.dtype} was planned, and a buffer is not cast")
         stored = tensor.detach().to(device="cpu", dtype=spec.dtype).contiguous()
-        bad = stored.numel() - int(torch.isfinite(stored).sum())
+        bad = count_not_finite(stored)
         if bad:
             raise CheckpointError(
                 f"{name}: {bad} of {stored.numel()} merged values are NaN or infinite in {spec.dtype}; "

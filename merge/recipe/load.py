@@ -1,40 +1,32 @@
-"""Reading a recipe, and saying in one line what is wrong with it."""
+"""Reading a recipe, and saying what is wrong with it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from merge.experts.config import CalibrationConfig, ExpertConfig
+from merge.frank_wolfe import FrankWolfeConfig
 from merge.methods import METHODS, Method
-from merge.recipe.schema import ModelEntry, Recipe
-from merge.router import RouterConfig
-
-UNSUPPORTED = {
-    "slices": "merging slices of layers",
-    "modules": "merging modules of several models",
-    "tokenizer": "building a tokenizer (the base's is used)",
-    "tokenizer_source": "building a tokenizer (the base's is used)",
-    "chat_template": "choosing a chat template (the base's is used)",
-}
-"""mergekit's keys for what Overtone does not do."""
-
-Location = tuple[str | int, ...]
-
-_BLOCKS: Mapping[str, type[BaseModel]] = {
-    "": Recipe,
-    "models": ModelEntry,
-    "experts": ExpertConfig,
-    "calibration": CalibrationConfig,
-    "router": RouterConfig,
-}
+from merge.recipe.mergekit import translated
+from merge.recipe.parameters import alternatives, is_filtered
+from merge.recipe.schema import FRANK_WOLFE, ModelEntry, Recipe
+from merge.recipe.wording import Location, among, dotted, faults
 
 
 class RecipeError(ValueError):
-    """A recipe is missing, malformed or asks for what cannot be. The message is one line."""
+    """A recipe is missing, malformed or asks for what cannot be. The message is one line.
+
+    Attributes:
+        path: the recipe.
+        faults: each of them, without the recipe's path.
+    """
+
+    def __init__(self, path: Path, faults: list[str]) -> None:
+        super().__init__(f"{path}: {'; '.join(faults)}")
+        self.path = path
+        self.faults = tuple(faults)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -54,15 +46,18 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: every fault found, each with its place in the recipe and what would be right.
     """
-    document = _parse(path)
-    for key, what in UNSUPPORTED.items():
-        if key in document:
-            raise RecipeError(f"{path}: {key}: not supported: {what}")
+    document, found = translated(_parse(path))
+    document.setdefault("name", path.stem)
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_worded(error, (), _block_keys)}") from error
-    _check_parameters(path, recipe)
+        # A key that is not supported is named once, by what it would do.
+        named = {fault.split(":")[0] for fault in found}
+        found += [fault for fault in faults(error, (), Recipe) if fault.split(":")[0] not in named]
+        raise RecipeError(path, found) from error
+    found += _parameter_faults(recipe)
+    if found:
+        raise RecipeError(path, found)
     folder = path.absolute().parent
     calibration = recipe.calibration
     if calibration is not None:
@@ -70,9 +65,7 @@ def load_recipe(path: Path) -> Recipe:
     return recipe.model_copy(
         update={
             "base_model": folder / recipe.base_model.expanduser(),
-            "models": tuple(
-                entry.model_copy(update={"model": folder / entry.model.expanduser()}) for entry in recipe.models
-            ),
+            "models": tuple(_located(entry, folder) for entry in recipe.models),
             "calibration": calibration,
         }
     )
@@ -83,58 +76,64 @@ def _parse(path: Path) -> dict[str, Any]:
         # _UniqueKeys is a SafeLoader: no tag can build anything but plain data.
         document = yaml.load(path.read_bytes(), _UniqueKeys)
     except OSError as error:
-        raise RecipeError(f"no readable recipe at {path}: {error.strerror}") from error
+        raise RecipeError(path, [f"no readable recipe at {path}: {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise RecipeError(path, [f"is no YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(document, dict):
-        raise RecipeError(f"{path} must hold a mapping with base_model, models and so on")
+        raise RecipeError(path, ["must hold a mapping with base_model, models and so on"])
     return document
 
 
-def _check_parameters(path: Path, recipe: Recipe) -> None:
+def _located(entry: ModelEntry, folder: Path) -> ModelEntry:
+    """An entry with absolute paths, `model+adapter` taken apart unless a directory has that very name."""
+    model, adapter = folder / entry.model.expanduser(), entry.adapter
+    if adapter is None and "+" in str(entry.model) and not model.is_dir():
+        first, _, second = str(entry.model).partition("+")
+        model, adapter = folder / Path(first).expanduser(), Path(second)
+    located = None if adapter is None else folder / adapter.expanduser()
+    return entry.model_copy(update={"model": model, "adapter": located})
+
+
+def _parameter_faults(recipe: Recipe) -> list[str]:
+    if recipe.merge_method == FRANK_WOLFE:
+        return _frank_wolfe_faults(recipe)
     method = METHODS.get(recipe.merge_method)
     if method is None:
-        raise RecipeError(f"{path}: merge_method: unknown {_among(recipe.merge_method, sorted(METHODS))}")
-    _check_one(path, ("parameters",), recipe.parameters, method.parameters, method)
+        return [f"merge_method: unknown {among(recipe.merge_method, sorted((*METHODS, FRANK_WOLFE)))}"]
+    found = _block_faults(("parameters",), recipe.parameters, method.parameters, method)
     for number, entry in enumerate(recipe.models):
-        _check_one(path, ("models", number, "parameters"), entry.parameters, method.task_parameters, method)
+        found += _block_faults(("models", number, "parameters"), entry.parameters, method.task_parameters, method)
+    return found
 
 
-def _check_one(path: Path, place: Location, values: Mapping[str, Any], schema: type[BaseModel], method: Method) -> None:
-    for key, value in values.items():
-        numbers = isinstance(value, Sequence) and not isinstance(value, str) and key != "exclude"
-        if numbers:
-            raise RecipeError(f"{path}: {_dotted((*place, key))}: not supported: a list of values over layers")
+def _frank_wolfe_faults(recipe: Recipe) -> list[str]:
+    found = [
+        f"models.{number}.parameters: {FRANK_WOLFE} takes none for a single model: its coefficients are fitted"
+        for number, entry in enumerate(recipe.models)
+        if entry.parameters
+    ]
+    if recipe.calibration is None:
+        found.append(f"merge_method: {FRANK_WOLFE} follows a loss: add a calibration block with a file of prompts")
     try:
-        schema.model_validate(values)
+        FrankWolfeConfig.model_validate(recipe.parameters)
     except ValidationError as error:
-        known = [field.alias or name for name, field in schema.model_fields.items()]
-        if place[0] == "models" and not known:
-            raise RecipeError(f"{path}: {_dotted(place)}: {method.name} takes none for a single model") from error
-        raise RecipeError(f"{path}: {_worded(error, place, lambda _: known)}") from error
+        found += faults(error, ("parameters",), FrankWolfeConfig)
+    return found
 
 
-def _block_keys(location: Location) -> list[str]:
-    block = location[0] if len(location) > 1 else ""
-    return list(_BLOCKS[str(block)].model_fields)
-
-
-def _worded(error: ValidationError, place: Location, known: Callable[[Location], list[str]]) -> str:
-    problems = []
-    for item in error.errors():
-        location = (*place, *item["loc"])
-        message = item["msg"]
-        if item["type"] == "extra_forbidden":
-            message = f"unknown key {_among(str(location[-1]), known(item['loc']))}"
-            location = location[:-1]
-        problems.append(f"{_dotted(location)}: {message}" if location else message)
-    return "; ".join(problem.replace("Value error, ", "") for problem in problems)
-
-
-def _dotted(location: Sequence[str | int]) -> str:
-    return ".".join(str(part) for part in location)
-
-
-def _among(name: str, known: Sequence[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; there are {', '.join(known) or 'none'}"
+def _block_faults(place: Location, values: Mapping[str, Any], schema: type[BaseModel], method: Method) -> list[str]:
+    if values and place[0] == "models" and not schema.model_fields:
+        return [f"{dotted(place)}: {method.name} takes none for a single model"]
+    found: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, list) and not is_filtered(value) and not all(isinstance(item, str) for item in value):
+            found.append(f"{dotted((*place, key))}: not supported: a list of values over layers")
+            continue
+        try:
+            for one in alternatives(value):
+                schema.model_validate({key: one})
+        except ValidationError as error:
+            found += faults(error, place, schema)
+        except ValueError as error:
+            found.append(f"{dotted((*place, key))}: {error}")
+    return found

@@ -4,13 +4,20 @@ import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
+from merge.checkpoint import SHARD_BYTES
 from merge.experts.config import CalibrationConfig, ExpertConfig
+from merge.frank_wolfe import FrankWolfeConfig
 from merge.methods import METHODS, BoundMethod
+from merge.recipe.parameters import bind
 from merge.router import RouterConfig
+from merge.selection import LEFT_ALONE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+FRANK_WOLFE = "frank_wolfe"
+"""The one method that is no function of a single tensor."""
+
 RESERVED = ("auto", "backbone")
 """Names that a request's `model` field uses for something else."""
 
@@ -20,9 +27,17 @@ class _Block(BaseModel):
 
 
 class ModelEntry(_Block):
-    """One fine-tune: its directory, its name (by default the directory's) and its own method parameters."""
+    """One fine-tune.
+
+    Attributes:
+        model: a full checkpoint, or a PEFT LoRA directory, which then sits on the base.
+        adapter: a PEFT LoRA directory that sits on `model`; `model: path+adapter` is short for both.
+        name: by default the directory's.
+        parameters: the method's, for this model.
+    """
 
     model: Path
+    adapter: Path | None = None
     name: str = ""
     parameters: dict[str, Any] = {}
 
@@ -30,7 +45,8 @@ class ModelEntry(_Block):
     @classmethod
     def _named_after_its_directory(cls, value: Any) -> Any:
         if isinstance(value, dict) and not value.get("name") and isinstance(value.get("model"), str):
-            return {**value, "name": Path(value["model"]).name}
+            directory = value["adapter"] if isinstance(value.get("adapter"), str) else value["model"]
+            return {**value, "name": Path(directory.rpartition("+")[2]).name}
         return value
 
     @field_validator("name")
@@ -47,13 +63,16 @@ class Recipe(_Block):
     """A whole recipe. Paths are absolute once `load_recipe` returns it.
 
     Attributes:
-        name: the bundle's name.
+        name: the bundle's name; by default the recipe's file name.
         base_model: θ₀, a Hugging Face directory.
-        merge_method: a key of `METHODS`.
+        merge_method: a key of `METHODS`, or frank_wolfe.
         parameters: the method's, for all models.
         models: the fine-tunes.
         dtype: arithmetic.
         out_dtype: stored; None: each tensor in the base's own.
+        out_shard_size: most bytes of a file of the backbone, as in 5GB or 512MiB.
+        include: shell-style patterns of the tensors that are merged; all others are the base's.
+        exclude: patterns of those that are not: by default task heads and buffers.
         experts: how experts are cut.
         calibration: prompts; None: none, so data-free experts and no router.
         router: how the router is trained.
@@ -66,6 +85,9 @@ class Recipe(_Block):
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    out_shard_size: ByteSize = Field(default=ByteSize(SHARD_BYTES), gt=0)
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = LEFT_ALONE
     experts: ExpertConfig = ExpertConfig()
     calibration: CalibrationConfig | None = None
     router: RouterConfig = RouterConfig()
@@ -91,7 +113,11 @@ class Recipe(_Block):
         return self
 
     def method(self) -> BoundMethod:
-        """The merge method with this recipe's parameters."""
-        method = METHODS[self.merge_method]
-        own = {entry.name: method.task_parameters.model_validate(entry.parameters) for entry in self.models}
-        return method.bind(method.parameters.model_validate(self.parameters), own)
+        """The merge method with this recipe's parameters; not for frank_wolfe."""
+        return bind(
+            METHODS[self.merge_method], self.parameters, {entry.name: entry.parameters for entry in self.models}
+        )
+
+    def frank_wolfe(self) -> FrankWolfeConfig | None:
+        """The parameters of frank_wolfe; None where another method is asked for."""
+        return FrankWolfeConfig.model_validate(self.parameters) if self.merge_method == FRANK_WOLFE else None

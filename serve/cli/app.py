@@ -7,14 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from serve.cli import demo, merge, route, serve
+from serve.cli import check, demo, inspect, merge, route, serve
 from serve.cli import eval as evaluate
 from serve.cli.environment import check_environment
 from serve.version import overtone_version
 
 COMMANDS: Mapping[str, Callable[..., Any]] = {
+    "check": check.command,
     "demo": demo.command,
     "eval": evaluate.command,
+    "inspect": inspect.command,
     "merge": merge.command,
     "route": route.command,
     "serve": serve.command,

@@ -14,16 +14,26 @@ def command(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The bundle's directory, to be written.", show_default=False)],
     overwrite: Annotated[bool, option("--overwrite", help="Replace a bundle that is there.")] = False,
+    resume: Annotated[
+        bool, option("--resume", help="Go on with what a merge of this recipe left when it was killed.")
+    ] = False,
     progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
     workers: Annotated[
-        int | None, option("--workers", help="Experts cut at a time; as many as fit, if not given.", min=1)
+        int | None,
+        option("--workers", help="Tensors merged and experts cut at a time; as many as fit, if not given.", min=1),
     ] = None,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Merge the fine-tunes of a recipe into a bundle: backbone, experts and router."""
-    from merge.run import merge_recipe  # torch takes a second to import; --help should not
+    from merge.check import CheckError  # torch takes a second to import; --help should not
+    from merge.run import merge_recipe
 
-    report = merge_recipe(recipe, out, overwrite=overwrite, progress=progress, workers=workers)
+    try:
+        report = merge_recipe(recipe, out, overwrite=overwrite, progress=progress, workers=workers, resume=resume)
+    except CheckError as error:
+        for finding in error.findings:
+            typer.echo(str(finding), err=True)
+        raise typer.Exit(1) from error
     if as_json:
         typer.echo(json.dumps(asdict(report), default=str))
         return

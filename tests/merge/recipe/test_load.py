@@ -83,7 +83,7 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
         (with_line("expert: {}", "experts"), ["unknown key 'expert'", "did you mean 'experts'?"]),
         (with_line("calibration: {fil: x}", "calibration"), ["calibration: unknown key 'fil'", "calibration.file"]),
         (with_line("merge_method: tis", "merge_method"), ["merge_method: unknown 'tis'; did you mean 'ties'?"]),
-        (with_line("merge_method: zzz", "merge_method"), ["unknown 'zzz'; there are ", "fr, iso_c"]),
+        (with_line("merge_method: zzz", "merge_method"), ["unknown 'zzz'; there are ", "fr, frank_wolfe, iso_c"]),
         (
             with_line("parameters: {lamda: 1}", "parameters"),
             ["parameters: unknown key 'lamda'; did you mean 'lambda'?"],
@@ -92,7 +92,7 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
         (with_line("parameters: {lambda: [0.1, 0.2]}", "parameters"), ["parameters.lambda: not supported: a list"]),
         (with_line("slices: []"), ["slices: not supported"]),
         (with_line("tokenizer: {source: union}"), ["tokenizer: not supported"]),
-        (with_line("dtype: bfloat16"), ["dtype: Input should be 'float32' or 'float64'"]),
+        (with_line("dtype: bfloat16"), ["dtype: bfloat16 is too coarse", "write out_dtype: bfloat16"]),
         (with_line("experts: {density: 0}", "experts"), ["experts.density"]),
         (with_line("experts: {values: least_squares, rescale: 2}", "experts"), ["rescale and overlap say nothing"]),
         (with_line("experts: {values: exact, rescale: 2}", "experts"), ["rescale needs values: rescaled"]),

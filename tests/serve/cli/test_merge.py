@@ -22,8 +22,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """What the merger is asked for."""
     seen: list[tuple] = []
 
-    def merge_recipe(recipe: Path, out: Path, overwrite: bool, progress: bool, workers: int | None) -> MergeReport:
-        seen.append((recipe, out, overwrite, progress, workers))
+    def merge_recipe(recipe: Path, out: Path, **options: object) -> MergeReport:
+        seen.append((recipe, out, options))
         return REPORT
 
     monkeypatch.setattr(merging, "merge_recipe", merge_recipe)
@@ -32,9 +32,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
 def test_a_merge_says_what_it_wrote(calls: list[tuple], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
-        main(["merge", "recipe.yml", "out", "--overwrite", "--no-progress"])
+        main(["merge", "recipe.yml", "out", "--overwrite", "--no-progress", "--resume"])
     assert ended.value.code == 0
-    assert calls == [(Path("recipe.yml"), Path("out"), True, False, None)]
+    assert calls == [
+        (Path("recipe.yml"), Path("out"), {"overwrite": True, "progress": False, "workers": None, "resume": True})
+    ]
     assert capsys.readouterr().out.splitlines() == [
         "out: backbone 1,000,000 bytes, 1 experts, a router, in 12.3 s",
         "  sql: 20,000 bytes (2.0% of the backbone's)",
@@ -47,4 +49,6 @@ def test_json_is_the_only_thing_on_stdout(calls: list[tuple], capsys: pytest.Cap
         main(["merge", "recipe.yml", "out", "--json"])
     document = json.loads(capsys.readouterr().out)
     assert (document["bundle"], document["experts"][0]["name"]) == ("out", "sql")
-    assert calls == [(Path("recipe.yml"), Path("out"), False, True, None)]
+    assert calls == [
+        (Path("recipe.yml"), Path("out"), {"overwrite": False, "progress": True, "workers": None, "resume": False})
+    ]

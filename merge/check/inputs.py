@@ -1,0 +1,124 @@
+"""Opening everything that a recipe names, and going on after a fault."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge.bundle import backbone_digest
+from merge.bundle.digest import file_digest
+from merge.check.finding import Finding, errors
+from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from merge.experts import CalibrationError, ExpertConfig, read_prompts
+from merge.frank_wolfe.examples import read_examples
+from merge.lora import AdaptedCheckpoint, is_adapter, open_adapter
+from merge.recipe import ModelEntry, Recipe
+from merge.selection import is_selected
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a recipe names, opened.
+
+    Attributes:
+        recipe: the recipe.
+        experts: its experts block, resolved.
+        base: θ₀.
+        fine_tunes: θ_k by name, sorted.
+        prompts: by task; None: no calibration.
+    """
+
+    recipe: Recipe
+    experts: ExpertConfig
+    base: Checkpoint
+    fine_tunes: Mapping[str, Checkpoint]
+    prompts: Mapping[str, Sequence[str]] | None
+
+    def merged(self) -> Checkpoint:
+        """The base, as far as it is merged: what else it has is copied."""
+        return self.base.only(
+            {name for name in self.base.tensors if is_selected(name, self.recipe.include, self.recipe.exclude)}
+        )
+
+    def digests(self) -> dict[str, dict[str, str]]:
+        """Where each input is and what its weights are."""
+        checkpoints = {"base": self.base, **{f"models/{name}": item for name, item in self.fine_tunes.items()}}
+        return {name: _digest(item) for name, item in checkpoints.items()}
+
+    def key(self, recipe: Path, digests: Mapping[str, Mapping[str, str]], versions: Mapping[str, str]) -> str:
+        """Digest of all that a bundle depends on: an interrupted merge is gone on with where it is the same.
+
+        Args:
+            recipe: its file.
+            digests: from `digests`.
+            versions: of the libraries.
+        """
+        digest = hashlib.sha256(recipe.read_bytes())
+        for text in (*(f"{k}={v['sha256']}" for k, v in digests.items()), *(f"{k}={v}" for k, v in versions.items())):
+            digest.update(f"{text}\0".encode())
+        settings = (file for folder in self._folders() for file in sorted(folder.glob("*.json")))
+        calibration = () if self.recipe.calibration is None else (self.recipe.calibration.file,)
+        for file in (*settings, *calibration):
+            digest.update(f"{file.name}\0{file_digest(file)}\0".encode())
+        return digest.hexdigest()
+
+    def _folders(self) -> list[Path]:
+        return [self.base.path, *(item.path for item in self.fine_tunes.values())]
+
+
+def open_base(recipe: Recipe) -> tuple[Checkpoint | None, list[Finding]]:
+    """Open θ₀."""
+    if is_adapter(recipe.base_model):
+        return None, errors("base", [f"{recipe.base_model} is an adapter; a base is a full checkpoint"])
+    try:
+        return open_checkpoint(recipe.base_model), []
+    except CheckpointError as error:
+        return None, errors("base", error.faults)
+
+
+def open_fine_tunes(recipe: Recipe, base: Checkpoint | None) -> tuple[dict[str, Checkpoint], list[Finding]]:
+    """Open the fine-tunes that can be; an adapter needs the base."""
+    opened: dict[str, Checkpoint] = {}
+    found: list[Finding] = []
+    for entry in sorted(recipe.models, key=lambda entry: entry.name):
+        try:
+            model = _open(entry, base)
+        except CheckpointError as error:
+            found += errors(f"models.{entry.name}", error.faults)
+        else:
+            if model is not None:
+                opened[entry.name] = model
+    return opened, found
+
+
+def open_prompts(recipe: Recipe) -> tuple[dict[str, list[str]] | None, list[Finding]]:
+    """Read the calibration's prompts, and its answers where the method follows them."""
+    if recipe.calibration is None:
+        return None, []
+    config = recipe.frank_wolfe()
+    try:
+        prompts = read_prompts(recipe.calibration.file, [entry.name for entry in recipe.models])
+        if config is not None:
+            read_examples(recipe.calibration.file, config.objective.tasks, config.objective.replies == "answer")
+    except CalibrationError as error:
+        return None, errors("calibration", [str(error)])
+    return prompts, []
+
+
+def _open(entry: ModelEntry, base: Checkpoint | None) -> Checkpoint | None:
+    if entry.adapter is not None:
+        return open_adapter(entry.adapter, open_checkpoint(entry.model))
+    if is_adapter(entry.model):
+        return None if base is None else open_adapter(entry.model, base)
+    return open_checkpoint(entry.model)
+
+
+def _digest(checkpoint: Checkpoint) -> dict[str, str]:
+    found = {"path": str(checkpoint.path), "sha256": backbone_digest(checkpoint.path)}
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        found["adapts"] = str(checkpoint.model.path)
+        found["sha256"] = hashlib.sha256(
+            f"{found['sha256']}\n{file_digest(checkpoint.path / 'adapter_config.json')}\n"
+            f"{backbone_digest(checkpoint.model.path)}\n".encode()
+        ).hexdigest()
+    return found

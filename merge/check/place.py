@@ -1,0 +1,73 @@
+"""Is there a place for the bundle, and room?"""
+
+import shutil
+import tempfile
+from math import prod
+from pathlib import Path
+
+import torch
+
+from merge.bundle import BundleError, BundleWriter
+from merge.check.finding import Finding, errors
+from merge.check.inputs import Inputs
+
+ENTRY_BYTES = 6
+"""Most bytes of an expert's entry: a 32-bit column and a 16-bit value."""
+
+SLACK = 64 << 20
+"""Bytes for headers, tokenizer, router and rounding."""
+
+
+def check_target(out: Path, overwrite: bool) -> list[Finding]:
+    """Look at the output's directory."""
+    try:
+        BundleWriter(out, overwrite).check_target()
+    except BundleError as error:
+        return errors("output", [str(error)])
+    return []
+
+
+def check_room(out: Path, inputs: Inputs) -> list[Finding]:
+    """Compare the bundle's size, at most, with what the output's file system has left.
+
+    An old bundle is replaced only when the new one is complete, so its room does not count.
+    """
+    found = _room(out.absolute().parent, bundle_bytes(inputs) + SLACK, "the bundle")
+    config = inputs.recipe.frank_wolfe()
+    if config is not None and config.init != "base":
+        needed = 4 * sum(prod(info.shape) for info in inputs.base.tensors.values())
+        found += _room(Path(tempfile.gettempdir()), needed, "Frank-Wolfe's starting point")
+    return found
+
+
+def bundle_bytes(inputs: Inputs) -> int:
+    """Bytes of the backbone and of the experts, these at their largest."""
+    base, merged = inputs.base, inputs.merged().tensors
+    out = inputs.recipe.out_dtype
+    backbone = sum(
+        prod(info.shape) * (getattr(torch, out) if out and name in merged else info.dtype).itemsize
+        for name, info in base.tensors.items()
+    ) + sum(info.nbytes for info in base.buffers.values())
+    density = inputs.experts.density
+    expert = sum(
+        info.shape[0] * max(1, round(density * info.shape[1])) * ENTRY_BYTES
+        if len(info.shape) == 2
+        else 4 * prod(info.shape) * (len(info.shape) == 1)
+        for info in merged.values()
+    )
+    return backbone + expert * len(inputs.fine_tunes)
+
+
+def _room(folder: Path, needed: int, what: str) -> list[Finding]:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return []
+    return errors(
+        "output",
+        [
+            f"{folder} has {free / 1e9:.1f} GB free; {what} may take {needed / 1e9:.1f} GB: "
+            "free some, or name another place"
+        ],
+    )

@@ -1,0 +1,137 @@
+"""Putting the checks together."""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from merge.check.finding import CheckError, Finding, errors, warnings
+from merge.check.inputs import Inputs, open_base, open_fine_tunes, open_prompts
+from merge.check.place import check_room, check_target
+from merge.check.settings import compare_settings
+from merge.check.tensors import compare_adapted, compare_tensors
+from merge.check.tokenizers import compare_tokenizers
+from merge.check.weights import Lineage, check_weights
+from merge.checkpoint import Checkpoint
+from merge.lora import AdaptedCheckpoint
+from merge.progress import Progress
+from merge.recipe import Recipe, RecipeError, load_recipe
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found.
+
+    Attributes:
+        recipe: the file.
+        findings: errors first.
+        lineages: of each fine-tune; empty where the weights were not read, or could not be.
+    """
+
+    recipe: Path
+    findings: tuple[Finding, ...]
+    lineages: dict[str, Lineage] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> int:
+        """How many findings forbid the merge."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+
+def check_recipe(
+    path: Path, out: Path | None = None, overwrite: bool = False, quick: bool = False, progress: bool = False
+) -> CheckReport:
+    """Find everything that is wrong with a recipe and what it names. Nothing is raised, and nothing is written.
+
+    Args:
+        path: the recipe.
+        out: where the bundle would go; None: the place and its room are not looked at.
+        overwrite: a bundle that is there would be replaced.
+        quick: leave the weights' values unread.
+        progress: report on stderr.
+    """
+    inputs, findings = _open(path, out, overwrite)
+    lineages: dict[str, Lineage] = {}
+    if inputs is not None and not quick:
+        with Progress(progress).stage("reading the weights", len(inputs.merged().tensors)) as advance:
+            more, lineages = check_weights(inputs, advance)
+        findings += more
+    return CheckReport(path, _sorted(findings), lineages)
+
+
+def checked_inputs(path: Path, out: Path, overwrite: bool = False) -> tuple[Inputs, tuple[Finding, ...]]:
+    """Open a recipe's inputs after every check that does not read the weights.
+
+    Returns:
+        The inputs, and the warnings.
+
+    Raises:
+        CheckError: there are errors; it has all of them.
+    """
+    inputs, findings = _open(path, out, overwrite)
+    if inputs is None or any(finding.severity == "error" for finding in findings):
+        raise CheckError(_sorted(findings))
+    return inputs, tuple(findings)
+
+
+def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None, list[Finding]]:
+    """All checks but `check_weights`; no inputs where something is so wrong that its weights need not be read."""
+    target = [] if out is None else check_target(out, overwrite)
+    try:
+        recipe = load_recipe(path)
+    except RecipeError as error:
+        return None, [*errors("recipe", [f"{path}: {fault}" for fault in error.faults]), *target]
+    base, findings = open_base(recipe)
+    fine_tunes, more = open_fine_tunes(recipe, base)
+    prompts, worse = open_prompts(recipe)
+    findings += [*more, *worse, *target]
+    if base is None:
+        return None, findings
+    findings += _selection(recipe, base)
+    fitting = True
+    for name, fine_tune in fine_tunes.items():
+        compared = _compared(recipe, base, fine_tune, f"models.{name}")
+        fitting &= not any(finding.severity == "error" for finding in compared)
+        findings += compared
+    if not fitting or len(fine_tunes) < len(recipe.models):
+        return None, findings
+    inputs = Inputs(recipe, recipe.experts.resolved(recipe.calibration is not None), base, fine_tunes, prompts)
+    if out is not None:
+        findings += check_room(out, inputs)
+    return inputs, findings
+
+
+def _compared(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
+    if isinstance(fine_tune, AdaptedCheckpoint):
+        adapted = compare_adapted(base, fine_tune.model, subject)
+        # What was trained with the adapter's tokenizer beside it is the adapter; config.json is the model's.
+        return [
+            *adapted,
+            *compare_tensors(recipe, base, fine_tune, subject),
+            *(compare_settings(base, fine_tune.model, subject) if adapted else []),
+            *compare_tokenizers(base, fine_tune, subject),
+        ]
+    return [
+        *compare_settings(base, fine_tune, subject),
+        *compare_tensors(recipe, base, fine_tune, subject),
+        *compare_tokenizers(base, fine_tune, subject),
+    ]
+
+
+def _selection(recipe: Recipe, base: Checkpoint) -> list[Finding]:
+    found = []
+    if base.config.get("auto_map"):
+        found += warnings("base", [f"{base.path}: config.json names code of its own (auto_map), which is never run"])
+    chosen = recipe.model_fields_set & {"include", "exclude"}
+    for key in sorted(chosen):
+        for pattern in getattr(recipe, key):
+            if not _matches(pattern, base):
+                found += warnings("recipe", [f"{key}: {pattern!r} matches no tensor of the base"])
+    return found
+
+
+def _matches(pattern: str, base: Checkpoint) -> bool:
+    return any(fnmatchcase(name, pattern) for name in base.tensors)
+
+
+def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: finding.severity))

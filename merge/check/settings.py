@@ -1,0 +1,64 @@
+"""Does a fine-tune's config.json compute the same as the base's?"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from merge.check.finding import Finding, errors, warnings
+from merge.checkpoint import Checkpoint
+
+COMPUTING = frozenset({
+    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "vocab_size", "tie_word_embeddings", "hidden_act", "hidden_activation", "activation_function",
+    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_scaling", "sliding_window",
+    "use_sliding_window", "layer_types", "partial_rotary_factor", "attention_bias", "mlp_bias", "num_experts",
+    "num_local_experts", "num_experts_per_tok", "n_embd", "n_head", "n_layer", "n_inner", "d_model", "d_kv", "d_ff",
+    "num_layers", "num_heads", "num_decoder_layers", "relative_attention_num_buckets", "feed_forward_proj",
+    "position_embedding_type", "type_vocab_size", "image_size", "patch_size", "num_channels", "projection_dim",
+    "attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "final_logit_softcapping",
+    "attn_logit_softcapping", "query_pre_attn_scalar", "scale_embedding",
+})  # fmt: skip
+"""Fields that change what the same weights compute."""
+
+SILENT = frozenset({
+    "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype", "use_cache",
+    "architectures", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "_attn_implementation",
+    "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "pretraining_tp",
+})  # fmt: skip
+"""Fields that change nothing about the merged tensors: records, and what belongs to a head."""
+
+
+def compare_settings(base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
+    """Compare the two config.json field by field.
+
+    What changes the computation is an error, everything else a warning: the backbone gets the base's config.
+    """
+    ours, theirs = dict(_fields(base.config)), dict(_fields(fine_tune.config))
+    wrong, odd = [], []
+    for key in sorted(ours | theirs):
+        last = key.rpartition(".")[2]
+        one, other = ours.get(key), theirs.get(key)
+        if one == other or last in SILENT:
+            continue
+        text = f"{fine_tune.path}: config.json: {key} is {_said(theirs, key)}, the base's is {_said(ours, key)}"
+        if last in COMPUTING and key in ours and key in theirs:
+            wrong.append(f"{text}: the same weights compute something else")
+        else:
+            odd.append(f"{text}; the backbone gets the base's")
+    return errors(subject, wrong) + warnings(subject, odd)
+
+
+def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields by dotted name, in the terms of older versions of transformers."""
+    for key, value in config.items():
+        if key == "rope_parameters" and isinstance(value, dict):
+            yield f"{prefix}rope_theta", value.get("rope_theta")
+            scaling = {name: item for name, item in value.items() if name != "rope_theta"}
+            yield f"{prefix}rope_scaling", None if scaling == {"rope_type": "default"} else scaling or None
+        elif isinstance(value, dict) and key != "rope_scaling":
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _said(fields: Mapping[str, Any], key: str) -> str:
+    return repr(fields[key]) if key in fields else "not there"

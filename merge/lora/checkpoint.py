@@ -1,0 +1,88 @@
+"""A model with an adapter on it, read as if it were a checkpoint of its own."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from merge.checkpoint import Checkpoint, CheckpointError
+from merge.lora.adapter import Adapter, LowRank, match_adapter
+from merge.lora.config import ADAPTER_CONFIG, read_adapter_config
+
+
+@dataclass(frozen=True)
+class AdaptedCheckpoint(Checkpoint):
+    """A model with an adapter on it. `path` is the adapter's directory; config and tensors are those of the model.
+
+    Attributes:
+        model: the checkpoint beneath.
+        adapter: what changes in it.
+    """
+
+    model: Checkpoint = field(default_factory=lambda: Checkpoint(Path(), {}, {}))
+    adapter: Adapter = field(default_factory=lambda: Adapter({}, {}, {}))
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """Read one tensor and apply the adapter to it.
+
+        Semantics: W + s·B A; transposed weights W + s·(B A)ᵀ; convolutions W + s·Σ_r B[o, r] A[r, …]; with DoRA
+        m ∘ (W + s·B A) / ‖W + s·B A‖, the norm that of each output's row.
+
+        The sum is taken in float32, or in `dtype` where that is float64, and rounded once.
+        """
+        source = self.adapter.replacements.get(name)
+        if source is not None:
+            return self._own(source, dtype or self.tensors[name].dtype)
+        change = self.adapter.changes.get(name)
+        if change is None or name not in self.tensors:
+            return self.model.tensor(name, dtype)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        weight = self.model.tensor(name, wide)
+        adapted = weight + change.scale * self._product(change, wide)
+        if change.magnitude is not None:
+            adapted = _renormalised(adapted, self._own(change.magnitude, wide), change.transposed)
+        return adapted.to(dtype or self.tensors[name].dtype)
+
+    def _product(self, change: LowRank, dtype: torch.dtype) -> Tensor:
+        a, b = self._own(change.a, dtype), self._own(change.b, dtype)
+        if a.ndim > 2:
+            return (b.flatten(1) @ a.flatten(1)).view(b.shape[0], *a.shape[1:])
+        return (b @ a).T if change.transposed else b @ a
+
+    def _own(self, name: str, dtype: torch.dtype) -> Tensor:
+        return Checkpoint(self.path, {}, self.adapter.tensors).tensor(name, dtype)
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds a PEFT adapter."""
+    return (directory / ADAPTER_CONFIG).is_file()
+
+
+def open_adapter(directory: Path, model: Checkpoint) -> AdaptedCheckpoint:
+    """Open a PEFT LoRA directory on a model.
+
+    Supported: rank and alpha patterns, rsLoRA, DoRA of linear layers, layers stored transposed, embeddings,
+    convolutions, `bias`, `modules_to_save`. Everything else is refused by name.
+
+    Raises:
+        CheckpointError: no adapter there, or one that would be computed wrongly.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"no adapter directory at {directory}")
+    config = read_adapter_config(directory)
+    return AdaptedCheckpoint(
+        path=directory,
+        config=model.config,
+        tensors=model.tensors,
+        buffers=model.buffers,
+        model=model,
+        adapter=match_adapter(directory, config, model),
+    )
+
+
+def _renormalised(weight: Tensor, magnitude: Tensor, transposed: bool) -> Tensor:
+    """DoRA (Liu et al., ICML 2024, arXiv 2402.09353)."""
+    rows = 0 if transposed else 1
+    scale: Tensor = magnitude.flatten() / torch.linalg.vector_norm(weight, dim=rows)
+    return weight * (scale if transposed else scale[:, None])

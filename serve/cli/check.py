@@ -1,0 +1,45 @@
+"""`overtone check`: what is wrong with a recipe, before anything is merged."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve.cli.options import option
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    out: Annotated[
+        Path | None, option("--out", help="Where the bundle would go: look at the place and its room.")
+    ] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="A bundle that is there would be replaced.")] = False,
+    quick: Annotated[bool, option("--quick", help="Read no weights: headers, configs and tokenizers only.")] = False,
+    progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Find everything that is wrong with a recipe and its inputs; exit with 1 where something forbids the merge."""
+    from merge.check import check_recipe  # torch takes a second to import; --help should not
+
+    report = check_recipe(recipe, out, overwrite, quick, progress)
+    warned = len(report.findings) - report.errors
+    if as_json:
+        document = {
+            "recipe": str(report.recipe),
+            "errors": report.errors,
+            "warnings": warned,
+            "findings": [asdict(finding) for finding in report.findings],
+            "models": {name: asdict(lineage) for name, lineage in report.lineages.items()},
+        }
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        for finding in report.findings:
+            typer.echo(str(finding))
+        for name, lineage in report.lineages.items():
+            nearest = f", nearest to {lineage.nearest} ({lineage.nearest_cosine:.3f})" if lineage.nearest else ""
+            typer.echo(f"models.{name}: {lineage.relative_norm:.4f} of the base's norm away from it{nearest}")
+        typer.echo(f"{recipe}: {report.errors} errors, {warned} warnings")
+    if report.errors:
+        raise typer.Exit(1)
