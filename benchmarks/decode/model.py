@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from merge.bundle import (
     Bundle,
@@ -58,7 +58,7 @@ def write_model(path: Path, shape: Shape, experts: int, density: float) -> Bundl
         bos_token_id=None,
     )
     with BundleWriter(path) as staging:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = Qwen2ForCausalLM(config).bfloat16()
         model.save_pretrained(staging.path / "backbone")
         digest = backbone_digest(staging.path / "backbone")
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name.split(".")[-2] in LINEARS}
@@ -76,7 +76,10 @@ def random_expert(name: str, digest: str, shapes: dict[str, tuple[int, ...]], de
     for parameter, shape in shapes.items():
         if len(shape) == 2:
             kept = max(1, round(density * shape[1]))
-            index = torch.rand(shape, generator=generator).topk(kept, dim=1).indices.sort(dim=1).values
+            # One column somewhere in each of `kept` stretches of the row: ascending without a sort.
+            edges = torch.arange(kept + 1) * shape[1] // kept
+            place = torch.rand(shape[0], kept, generator=generator) * edges.diff()
+            index = edges[:-1] + place.to(torch.int64)
             value = 0.02 * torch.randn(index.shape, generator=generator)
             sparse[parameter] = SparseDelta(index.to(torch.uint16), value.to(torch.bfloat16))
     return Expert(name, digest, density, sparse, {})

@@ -26,13 +26,13 @@ def generate(model: Any, prompts: list[list[int]], tokens: int, options: dict[st
 def main() -> None:
     """Answer questions until stdin ends."""
     path, folder = sys.argv[1:]
-    plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).train(False)
     first, *others = sorted(Path(folder).iterdir())
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     mixed = PeftModel.from_pretrained(base, first, adapter_name=first.name)
     for adapter in others:
         mixed.load_adapter(str(adapter), adapter_name=adapter.name)
-    mixed.to(torch.bfloat16).eval()
+    mixed.to(torch.bfloat16).train(False)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         question = json.loads(line)

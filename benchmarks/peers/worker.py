@@ -41,8 +41,17 @@ class Worker:
             start_new_session=True,
             env={**os.environ, **(environment or {})},
         )
-        self._read()
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
         self._signal(signal.SIGSTOP)
+
+    @property
+    def pid(self) -> int:
+        """The process, which leads a group of its own."""
+        return self._process.pid
 
     def ask(self, question: Mapping[str, Any]) -> Any:
         """Send a question and wait for its answer.
