@@ -37,7 +37,7 @@ def compare_settings(base: Checkpoint, fine_tune: Checkpoint, subject: str) -> l
     for key in sorted(ours | theirs):
         last = key.rpartition(".")[2]
         one, other = ours.get(key), theirs.get(key)
-        if one == other or last in SILENT:
+        if one == other or SILENT & set(key.split(".")):
             continue
         text = f"{fine_tune.path}: config.json: {key} is {_said(theirs, key)}, the base's is {_said(ours, key)}"
         if last in COMPUTING and key in ours and key in theirs:

@@ -46,7 +46,7 @@ class ModelEntry(_Block):
     def _named_after_its_directory(cls, value: Any) -> Any:
         if isinstance(value, dict) and not value.get("name") and isinstance(value.get("model"), str):
             directory = value["adapter"] if isinstance(value.get("adapter"), str) else value["model"]
-            return {**value, "name": Path(directory.rpartition("+")[2]).name}
+            return {**value, "name": Path(directory.rpartition("+")[2]).name.partition("@")[0]}
         return value
 
     @field_validator("name")

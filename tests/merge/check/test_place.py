@@ -1,0 +1,74 @@
+"""The output's directory and its disk."""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from merge.check import checked_inputs
+from merge.check.place import SLACK, bundle_bytes
+from merge.run import merge_recipe
+from tests.merge.check.conftest import errors, write_recipe
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
+    asked: list[Path] = []
+
+    def disk_usage(path: Path) -> Usage:
+        asked.append(path)
+        return Usage(10**12, 10**12 - free, free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    return asked
+
+
+def test_a_disk_that_is_too_small(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, _ = checked_inputs(models / "recipe.yml", models / "out")
+    needed = bundle_bytes(inputs) + SLACK
+    asked = with_free(monkeypatch, needed - 1)
+    (wrong,) = errors(models, out=models / "far" / "out")
+    assert wrong.startswith("output: ")
+    assert "free some, or name another place" in wrong
+    assert asked == [models]
+    with_free(monkeypatch, needed)
+    assert errors(models, out=models / "far" / "out") == []
+
+
+def test_the_estimate_covers_the_bundle_and_not_much_more(models: Path) -> None:
+    path = write_recipe(models, experts={"density": 0.2})
+    inputs, _ = checked_inputs(path, models / "out")
+    merge_recipe(path, models / "out", progress=False)
+    written = sum(file.stat().st_size for file in (models / "out").rglob("*.safetensors"))
+    tensors = written - 3 * 8192  # headers
+    assert tensors < bundle_bytes(inputs) + SLACK
+    assert bundle_bytes(inputs) < 2 * written
+
+
+def test_the_starting_point_of_frank_wolfe_needs_room_as_well(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "".join(f'{{"task": "{task}", "prompt": "ab", "answer": "ba"}}\n' for task in ("one", "two"))
+    (models / "prompts.jsonl").write_text(lines)
+    write_recipe(
+        models,
+        merge_method="frank_wolfe",
+        parameters={"init": {"method": "linear"}},
+        calibration={"file": "prompts.jsonl"},
+    )
+    with_free(monkeypatch, 0)
+    assert [message for message in errors(models, out=models / "out") if "Frank-Wolfe's starting point" in message]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_place_in_use(models: Path, overwrite: bool) -> None:
+    (models / "out").mkdir()
+    assert errors(models, out=models / "out", overwrite=overwrite) == []
+    (models / "out" / "file").touch()
+    (wrong,) = errors(models, out=models / "out", overwrite=overwrite)
+    assert ("will not be overwritten" if overwrite else "pass --overwrite") in wrong
+    assert "is a file" in errors(models, out=models / "out" / "file", overwrite=overwrite)[0]

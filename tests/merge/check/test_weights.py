@@ -1,0 +1,85 @@
+"""What only reading the weights can tell."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from merge.check import CheckError, check_recipe, checked_inputs
+from merge.checkpoint import open_checkpoint
+from tests.merge.check.conftest import edit_tensors, errors, told, warnings, write_recipe
+
+
+def test_values_that_are_not_finite_are_named_and_counted(models: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.norm.weight"][3] = float("nan")
+        tensors["lm_head.weight"][0, :5] = float("inf")
+
+    edit_tensors(models / "two", spoil)
+    edit_tensors(models / "base", lambda tensors: tensors["model.norm.weight"].mul_(float("nan")))
+    found = errors(models)
+    assert len(found) == 3
+    text = " | ".join(found)
+    assert "models.two: " in text
+    assert "model.norm.weight holds 1 NaN or infinite values of 32" in text
+    assert "lm_head.weight holds 5 NaN or infinite values of 1056" in text
+    assert "base: " in text
+    assert "model.norm.weight holds 32 NaN" in text
+    assert errors(models, quick=True) == []
+
+
+def test_the_figures_are_those_of_the_whole_models(models: Path) -> None:
+    base, one = (open_checkpoint(models / name) for name in ("base", "one"))
+    names = [name for name in base.tensors if len(base.tensors[name].shape) > 1]
+
+    def flat(model: object) -> torch.Tensor:
+        return torch.cat([model.tensor(name).double().flatten() for name in names])  # type: ignore[attr-defined]
+
+    origin, tuned = flat(base), flat(one)
+    lineage = check_recipe(models / "recipe.yml").lineages["one"]
+    assert lineage.relative_norm == pytest.approx(float((tuned - origin).norm() / origin.norm()), rel=1e-4)
+    assert lineage.cosine_to_base == pytest.approx(float(tuned @ origin / tuned.norm() / origin.norm()), rel=1e-4)
+    assert lineage.nearest == "two"
+    vectors = [flat(open_checkpoint(models / name)) - origin for name in ("one", "two")]
+    cosine = float(vectors[0] @ vectors[1] / vectors[0].norm() / vectors[1].norm())
+    assert lineage.nearest_cosine == pytest.approx(cosine, abs=1e-5)
+
+
+def test_a_model_of_another_base_is_refused_with_its_figures(models: Path) -> None:
+    write_recipe(models, models=[{"model": "one"}, {"model": "stranger"}])
+    report = check_recipe(models / "recipe.yml")
+    (wrong,) = told(report, "error")
+    assert wrong.startswith("models.stranger: it is 1.4")
+    assert "not tuned from this base" in wrong
+    assert report.lineages["stranger"].relative_norm == pytest.approx(math.sqrt(2), abs=0.1)
+
+
+def test_fine_tunes_of_another_base_give_themselves_away(models: Path) -> None:
+    """Both carry the step from the base named to the base that they were tuned from."""
+    step = {n: 0.3 * t.std() * torch.randn_like(t) for n, t in _tensors(models / "base").items() if t.ndim > 1}
+    for name in ("one", "two"):
+        edit_tensors(models / name, lambda tensors: tensors.update({n: tensors[n] + step[n] for n in step}))
+    assert errors(models) == []
+    found = warnings(models)
+    assert len(found) == 2
+    assert "has a cosine of 0." in found[0]
+    assert "another base" in found[0]
+
+
+def _tensors(model: Path) -> dict[str, torch.Tensor]:
+    opened = open_checkpoint(model)
+    return {name: opened.tensor(name) for name in opened.tensors}
+
+
+def test_a_model_that_is_the_base_is_told(models: Path) -> None:
+    write_recipe(models, models=[{"model": "base", "name": "same"}, {"model": "one"}])
+    assert warnings(models) == ["models.same: it equals the base in every merged matrix: there is nothing to merge"]
+
+
+def test_merging_runs_what_needs_no_weights(models: Path) -> None:
+    write_recipe(models, models=[{"model": "absent"}, {"model": "gone"}])
+    with pytest.raises(CheckError) as caught:
+        checked_inputs(models / "recipe.yml", models / "out")
+    assert len(caught.value.findings) == 2
+    assert "\n" not in str(caught.value)
