@@ -4,15 +4,14 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from serve.api.auth import ApiKeyMiddleware
 from serve.api.context import ContextMiddleware
 from serve.api.errors import ApiError, did_you_mean
-from serve.api.routes import completions, decisions, models, probes
+from serve.api.routes import chat, completions, decisions, models, probes
 from serve.api.service import Service
 from serve.config import ApiSettings
-
-_PATHS = ("/v1/completions", "/v1/models", "/v1/route", "/health", "/ready", "/version", "/metrics")
 
 
 def create_app(service: Service, settings: ApiSettings) -> FastAPI:
@@ -23,6 +22,7 @@ def create_app(service: Service, settings: ApiSettings) -> FastAPI:
         settings: keys and limits.
     """
     app = FastAPI(title="Overtone", openapi_url=None, redirect_slashes=False)
+    app.include_router(chat.router(service, settings))
     app.include_router(completions.router(service, settings))
     app.include_router(decisions.router(service, settings))
     app.include_router(models.router(service))
@@ -32,6 +32,7 @@ def create_app(service: Service, settings: ApiSettings) -> FastAPI:
     if settings.api_keys:
         app.add_middleware(ApiKeyMiddleware, keys=settings.api_keys, open_paths=probes.OPEN_PATHS)
     app.add_middleware(ContextMiddleware, metrics=service.metrics.http)
+    app.state.paths = tuple(route.path for route in app.routes if isinstance(route, Route))
     return app
 
 
@@ -45,7 +46,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     message = {
-        404: f"there is no {path}{did_you_mean(path, _PATHS)}",
+        404: f"there is no {path}{did_you_mean(path, request.app.state.paths)}",
         405: f"{path} does not take {request.method}; it takes {(error.headers or {}).get('Allow', 'other methods')}",
     }.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from merge.bundle import Bundle
+from merge.bundle.manifest import MANIFEST_NAME
 from serve.api.errors import invalid, model_not_found
 
 AUTO = "auto"
@@ -90,7 +91,7 @@ class Catalogue:
             },
             backbone_digest=manifest.backbone_digest,
             backbone_root=str(bundle.backbone_dir),
-            created=int(datetime.fromisoformat(manifest.created).timestamp()),
+            created=_created(bundle),
             max_model_len=max_model_len,
         )
 
@@ -119,12 +120,9 @@ class Catalogue:
                 raise model_not_found(name, tuple(self.experts), param=f"experts.{name}")
         return Target(tuple(experts.items()))
 
-    def fingerprint(self, targets: Iterable[Target]) -> str:
-        """OpenAI's `system_fingerprint`: equal where the same weights answered."""
-        parts = {
-            self.backbone_digest,
-            *(f"{self.experts[name].digest}:{gate!r}" for target in targets for name, gate in target.experts),
-        }
+    def fingerprint(self, weights: Iterable[tuple[str, float]]) -> str:
+        """OpenAI's `system_fingerprint`: equal where the same backbone and (content digest, gate)s answered."""
+        parts = {self.backbone_digest, *(f"{digest}:{gate!r}" for digest, gate in weights)}
         return "fp_" + hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 
     def cards(self) -> list[dict[str, object]]:
@@ -143,3 +141,10 @@ class Catalogue:
             "parent": parent,
             "max_model_len": self.max_model_len,
         }
+
+
+def _created(bundle: Bundle) -> int:
+    """When a bundle was made: as it says, or when its manifest was written."""
+    if bundle.manifest.created is not None:
+        return int(datetime.fromisoformat(bundle.manifest.created).timestamp())
+    return int((bundle.path / MANIFEST_NAME).stat().st_mtime)

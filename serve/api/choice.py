@@ -76,8 +76,14 @@ class ChoiceText:
         self._search_from = 0
         self._held: list[TokenRecord] = []
         self._begun = False
+        self._logprob = 0.0
         self.tokens = 0
         self.cached_tokens = 0
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of the generated tokens, where the engine reports them."""
+        return self._logprob / max(self.tokens, 1)
 
     def push(self, output: Output) -> Piece:
         """Take one output; once a piece has a finish reason there must not be another.
@@ -115,6 +121,7 @@ class ChoiceText:
 
     def _append(self, token: TokenOutput, text: str) -> str | None:
         self.tokens += 1
+        self._logprob += token.logprob or 0.0
         if self._options.logprobs:
             self._held.append(TokenRecord.of(token, len(self._echo) + len(self._text)))
         if self.tokens < self._options.min_tokens:

@@ -54,9 +54,9 @@ def model_not_found(name: str, known: Sequence[str], param: str = "model") -> Ap
     return ApiError(404, message, param=param, code="model_not_found")
 
 
-def context_overflow(message: str) -> ApiError:
+def context_overflow(param: str, message: str) -> ApiError:
     """400: prompt and completion do not fit into the model's context."""
-    return invalid("prompt", message, code="context_length_exceeded")
+    return invalid(param, message, code="context_length_exceeded")
 
 
 def overloaded(message: str) -> ApiError:
@@ -67,6 +67,16 @@ def overloaded(message: str) -> ApiError:
 def unavailable(message: str, code: str) -> ApiError:
     """503: loading, draining or dead."""
     return ApiError(503, message, "service_unavailable", None, code, _retry_after())
+
+
+def timed_out(seconds: float) -> ApiError:
+    """504: the reply was not finished in time."""
+    return ApiError(504, f"the request was not answered within {seconds:g} seconds", "timeout_error", None, "timeout")
+
+
+def forbidden(message: str, code: str) -> ApiError:
+    """403: the key is known, and not good for this."""
+    return ApiError(403, message, "permission_error", None, code)
 
 
 def unauthorized() -> ApiError:

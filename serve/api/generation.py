@@ -2,15 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
 
 from serve.api.choice import Piece
-from serve.api.errors import ApiError, context_overflow, invalid, overloaded, unavailable
+from serve.api.errors import ApiError, context_overflow, invalid, overloaded, timed_out, unavailable
 from serve.api.prepare import Job
-from serve.api.schemas import CompletionRequest
+from serve.api.schemas import ChatRequest, CompletionRequest
 from serve.api.service import Runtime
-from serve.engine import Draining, EngineError, InvalidRequest, Output, PromptTooLong, QueueFull, UnknownExpert
+from serve.engine import Draining, EngineError, InvalidRequest, OutputStream, PromptTooLong, QueueFull, UnknownExpert
 from serve.metrics import HttpMetrics
+
+_Item = tuple[int, Piece] | Exception
 
 
 class Generation:
@@ -19,11 +21,12 @@ class Generation:
     Whoever admits must close, however the job ends: a client that goes away, an error in another choice, a stop string.
     """
 
-    def __init__(self, runtime: Runtime, job: Job, metrics: HttpMetrics):
+    def __init__(self, runtime: Runtime, job: Job, metrics: HttpMetrics, timeout: float | None = None):
         self._runtime = runtime
         self._job = job
         self._metrics = metrics
-        self._outputs: dict[int, AsyncIterator[Output]] = {}
+        self._timeout = timeout
+        self._outputs: dict[int, OutputStream] = {}
 
     def admit(self) -> None:
         """Hand every choice to the engine, or none.
@@ -36,7 +39,13 @@ class Generation:
                 self._outputs[index] = self._runtime.engine.generate(choice.request)
             except EngineError as error:
                 self.close()
-                raise _refusal(error) from error
+                raise _refusal(error, routed=choice.target.confidence is not None) from error
+
+    def weights(self) -> Iterator[tuple[str, float]]:
+        """(content digest, gate) of every expert that answers, as the engine admitted them."""
+        for outputs in self._outputs.values():
+            for version, gate in outputs.experts:
+                yield version.digest, gate
 
     def close(self) -> None:
         """Abort what has not ended, which frees its KV blocks."""
@@ -47,14 +56,17 @@ class Generation:
         """(choice number, piece) as they come, from all choices; ends with the last of them.
 
         Raises:
-            ApiError: the engine gave a choice up.
+            ApiError: the engine gave a choice up, or time is over.
         """
-        queue: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
+        deadline = None if self._timeout is None else self._job.arrival + self._timeout
+        queue: asyncio.Queue[_Item] = asyncio.Queue()
         pumps = [asyncio.create_task(self._pump(index, queue)) for index in self._outputs]
         try:
             unfinished = len(pumps)
             while unfinished:
-                item = await queue.get()
+                item = await _before(deadline, queue)
+                if item is None:
+                    raise timed_out(self._timeout or 0.0)
                 if isinstance(item, Exception):
                     raise item
                 unfinished -= item[1].finish_reason is not None
@@ -65,8 +77,9 @@ class Generation:
             await asyncio.gather(*pumps, return_exceptions=True)
             self.close()
 
-    async def _pump(self, index: int, queue: "asyncio.Queue[tuple[int, Piece] | Exception]") -> None:
-        text, before, ended = self._job.choices[index].text, self._job.arrival, False
+    async def _pump(self, index: int, queue: "asyncio.Queue[_Item]") -> None:
+        choice, before, ended = self._job.choices[index], self._job.arrival, False
+        text, mask = choice.text, choice.mask
         try:
             async for output in self._outputs[index]:
                 if ended:
@@ -76,6 +89,8 @@ class Generation:
                     self._metrics.tokens(len(output.tokens), now - before, first=text.tokens == 0)
                     before = now
                 piece = text.push(output)
+                if mask is not None and mask.error is not None:
+                    raise invalid(mask.field, f"{mask.field} cannot be kept to: {mask.error}", code="invalid_value")
                 if piece.finish_reason:
                     self._end(index, piece.finish_reason)
                 if piece:
@@ -97,8 +112,19 @@ class Generation:
             self._runtime.engine.abort(self._job.choices[index].request.request_id)
 
 
-def _refusal(error: EngineError) -> ApiError:
-    """The engine's refusal as the API says it."""
+async def _before(deadline: float | None, queue: "asyncio.Queue[_Item]") -> "_Item | None":
+    """The next item, or None where the deadline, in `time.monotonic()` seconds, comes first."""
+    if deadline is None:
+        return await queue.get()
+    try:
+        async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+            return await queue.get()
+    except TimeoutError:
+        return None
+
+
+def _refusal(error: EngineError, routed: bool = False) -> ApiError:
+    """The engine's refusal as the API says it; `routed`: the router had chosen, not the client."""
     message = str(error)
     match error:
         case QueueFull():
@@ -106,10 +132,12 @@ def _refusal(error: EngineError) -> ApiError:
         case Draining():
             return unavailable("the server is shutting down and takes no new requests", "draining")
         case PromptTooLong():
-            return context_overflow(message)
+            return context_overflow("prompt", message)
         case UnknownExpert():
-            return ApiError(404, message, param="model", code="model_not_found")
+            gone = unavailable(f"{message}: it has just been unloaded; try again", "expert_unloaded")
+            return gone if routed else ApiError(404, message, param="model", code="model_not_found")
         case InvalidRequest():
             field = message.split(maxsplit=1)[0]  # the engine begins its message with it
-            return invalid(field if field in CompletionRequest.model_fields else None, message, code="invalid_value")
+            known = field in CompletionRequest.model_fields or field in ChatRequest.model_fields
+            return invalid(field if known else None, message, code="invalid_value")
     return unavailable(f"the engine has stopped: {message}", "engine_dead")

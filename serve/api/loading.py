@@ -2,7 +2,9 @@
 
 from merge.bundle import open_bundle
 from serve.api.catalogue import Catalogue
+from serve.api.chat_template import ChatTemplate
 from serve.api.service import Runtime
+from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.config import ServerSettings
 from serve.engine import EngineError, build_engine
@@ -20,15 +22,19 @@ def load_runtime(settings: ServerSettings, metrics: Metrics) -> Runtime:
     bundle = open_bundle(settings.bundle)
     codec = TextCodec.from_directory(bundle.backbone_dir)
     router = Router.from_bundle(bundle, settings.router_threshold) if bundle.router_dir else None
+    chat_template = ChatTemplate.from_directory(bundle.backbone_dir, settings.chat_template)
     try:
         engine = build_engine(bundle, settings.engine, observer=metrics.engine)
     except EngineError as error:
         raise ValueError(str(error)) from error
     metrics.watch(engine.stats)
+    config = read_config(bundle.backbone_dir)
     return Runtime(
         engine=engine,
         codec=codec,
         router=router,
         catalogue=Catalogue.from_bundle(bundle, engine.engine.max_model_len, settings.served_model_names),
-        vocab_size=read_config(bundle.backbone_dir).vocab_size,
+        vocab_size=config.vocab_size,
+        structures=Structures(codec, config.eos_token_ids),
+        chat_template=chat_template,
     )

@@ -1,4 +1,4 @@
-"""OpenAI's `logprobs` object of a completion."""
+"""OpenAI's `logprobs` objects, of a completion and of a chat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +40,19 @@ def logprobs_object(codec: TextCodec, records: Sequence[TokenRecord]) -> dict[st
         "top_logprobs": [_top(codec, record) for record in records],
         "text_offset": [record.offset for record in records],
     }
+
+
+def chat_logprobs_object(codec: TextCodec, records: Sequence[TokenRecord]) -> dict[str, object]:
+    """`{content: [{token, logprob, bytes, top_logprobs}]}`, one entry a token, its alternatives as asked for."""
+    entries = []
+    for record in records:
+        top = [_entry(codec, token, logprob) for token, logprob in record.top_logprobs or ()]
+        entries.append({**_entry(codec, record.token, record.logprob or 0.0), "top_logprobs": top})
+    return {"content": entries, "refusal": None}
+
+
+def _entry(codec: TextCodec, token: int, logprob: float) -> dict[str, object]:
+    return {"token": codec.token_text(token), "logprob": logprob, "bytes": list(codec.token_bytes(token))}
 
 
 def _top(codec: TextCodec, record: TokenRecord) -> dict[str, float] | None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from serve.api.catalogue import Target
 from serve.api.choice import ChoiceText, TextOptions
 from serve.api.errors import context_overflow, invalid
-from serve.api.schemas import CompletionRequest
-from serve.api.schemas.completion import DEFAULT_MAX_TOKENS
+from serve.api.prompts import Prompt, prompt_characters, prompt_count, read_prompts
+from serve.api.schemas import CompletionRequest, GenerationRequest
 from serve.api.service import Runtime, Service
+from serve.api.structure import GrammarMask, asked_structure
 from serve.engine import Request, SamplingParams
 
 _INLINE_CHARACTERS = 16_384
@@ -27,56 +28,81 @@ class Prepared:
     request: Request
     target: Target
     text: ChoiceText
+    mask: GrammarMask | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A whole request: `n` choices of each prompt, prompt by prompt."""
+    """A whole request: some candidates of each prompt, prompt by prompt.
+
+    Attributes:
+        choices: the candidates.
+        candidates: of each prompt.
+        returned: how many of them the client gets, the best ones.
+        prompt_tokens: of all prompts.
+        arrival: `time.monotonic()` when it came.
+    """
 
     choices: tuple[Prepared, ...]
+    candidates: int
+    returned: int
     prompt_tokens: int
     arrival: float
 
+    @property
+    def label(self) -> str:
+        """What answers: of several prompts, all names."""
+        return ",".join(dict.fromkeys(choice.target.label for choice in self.choices))
 
-async def prepare(service: Service, runtime: Runtime, body: CompletionRequest, max_choices: int) -> Job:
+    def best(self) -> list[int]:
+        """Numbers of the choices to return, prompt by prompt, each prompt's best ones first where some are left out."""
+        kept: list[int] = []
+        for first in range(0, len(self.choices), self.candidates):
+            numbers = range(first, first + self.candidates)
+            if self.returned < self.candidates:
+                ranked = sorted(numbers, key=lambda number: -self.choices[number].text.mean_logprob)
+                kept += ranked[: self.returned]
+            else:
+                kept += numbers
+        return kept
+
+
+async def prepare(service: Service, runtime: Runtime, body: GenerationRequest, max_choices: int) -> Job:
     """Tokenise, route and check every prompt of a request.
 
     Raises:
         ApiError: 404 for an unknown name; 400 for whatever the model cannot do.
     """
     arrival = time.monotonic()
-    if (wanted := len(body.prompt) * body.n) > max_choices:
+    prompts = prompt_count(body)
+    if (wanted := prompts * body.candidates) > max_choices:
         raise invalid(
-            "n" if len(body.prompt) == 1 else "prompt",
-            f"{len(body.prompt)} prompts × n {body.n} are {wanted} choices; at most {max_choices} fit in one request",
+            "n" if prompts == 1 else "prompt",
+            f"{prompts} prompts × n {body.candidates} are {wanted} choices; at most {max_choices} fit in one request",
         )
     forced = runtime.catalogue.resolve(body.model, body.experts)
     _check_tokens(body, runtime.vocab_size)
     work = (service, runtime, body, forced, arrival)
-    if sum(map(len, body.prompt)) > _INLINE_CHARACTERS:
+    if prompt_characters(body) > _INLINE_CHARACTERS or asked_structure(body) is not None:
         return await asyncio.to_thread(_job, *work)
     return _job(*work)
 
 
-def _job(service: Service, runtime: Runtime, body: CompletionRequest, forced: Target | None, arrival: float) -> Job:
+def _job(service: Service, runtime: Runtime, body: GenerationRequest, forced: Target | None, arrival: float) -> Job:
     unique, choices, prompt_tokens = uuid.uuid4().hex, [], 0
-    options = TextOptions(
-        stops=body.stop,
-        include_stop=body.include_stop_str_in_output,
-        min_tokens=body.min_tokens,
-        stop_token_ids=frozenset(body.stop_token_ids),
-        echo=body.echo,
-        logprobs=body.logprobs is not None,
-    )
-    for number, prompt in enumerate(body.prompt):
-        text = prompt if isinstance(prompt, str) else None
-        tokens = runtime.codec.encode(prompt) if isinstance(prompt, str) else prompt
-        params = _params(body, _room(body, len(tokens), number, runtime.catalogue.max_model_len))
-        target = forced or service.target(runtime, text if text is not None else runtime.codec.decode(tokens))
+    options = _text_options(body)
+    asked = asked_structure(body)
+    grammar = None if asked is None else runtime.structures.mask(*asked)
+    words = tuple(tokens for word in body.bad_words for tokens in runtime.codec.word_tokens(word))
+    for number, prompt in enumerate(read_prompts(runtime, body)):
+        tokens = prompt.tokens
+        params = _params(body, _room(body, len(tokens), number, runtime.catalogue.max_model_len), words)
+        target = forced or service.target(runtime, _routed_text(runtime, prompt))
         prompt_tokens += len(tokens)
-        for copy in range(body.n):
+        for copy in range(body.candidates):
             # With one seed for all, the copies would be equal.
             seed = None if body.seed is None else (body.seed + copy) % _SEEDS
+            mask = None if grammar is None else grammar.copy()
             request = Request(
                 request_id=f"{unique}-{number}-{copy}",  # never the client's own, which two clients may share
                 prompt=tokens,
@@ -84,38 +110,72 @@ def _job(service: Service, runtime: Runtime, body: CompletionRequest, forced: Ta
                 experts=target.experts,
                 priority=body.priority,
                 arrival=arrival,
+                mask=mask,
             )
-            choices.append(Prepared(request, target, ChoiceText(runtime.codec, tokens, text, options)))
-    return Job(tuple(choices), prompt_tokens, arrival)
+            text = ChoiceText(runtime.codec, tokens, prompt.text, options)
+            choices.append(Prepared(request, target, text, mask))
+    return Job(tuple(choices), body.candidates, body.n, prompt_tokens, arrival)
 
 
-def _room(body: CompletionRequest, prompt_tokens: int, number: int, max_model_len: int) -> int:
+def _text_options(body: GenerationRequest) -> TextOptions:
+    return TextOptions(
+        stops=body.stop,
+        include_stop=body.include_stop_str_in_output,
+        min_tokens=body.min_tokens,
+        stop_token_ids=frozenset(body.stop_token_ids),
+        echo=body.echoes,
+        logprobs=body.top_tokens is not None,
+    )
+
+
+def _routed_text(runtime: Runtime, prompt: Prompt) -> str:
+    if prompt.routed is not None:
+        return prompt.routed
+    if prompt.text is None:
+        return runtime.codec.decode(prompt.tokens)
+    raise invalid("messages", "routing needs a message of the user; name an expert (see GET /v1/models) or 'backbone'")
+
+
+def _room(body: GenerationRequest, prompt_tokens: int, number: int, max_model_len: int) -> int:
     """Tokens to generate: what was asked for, or the default as far as it fits."""
-    which = "the prompt" if len(body.prompt) == 1 else f"prompt {number}"
+    field = "prompt" if isinstance(body, CompletionRequest) else "messages"
+    which = "the prompt" if prompt_count(body) == 1 else f"prompt {number}"
     if prompt_tokens == 0:
-        raise invalid("prompt", f"{which} is empty; it must hold at least one token")
+        raise invalid(field, f"{which} is empty; it must hold at least one token")
     room = max_model_len - prompt_tokens
-    wanted = body.max_tokens if body.max_tokens is not None else max(min(DEFAULT_MAX_TOKENS, room), 1)
+    default = room if body.default_tokens is None else min(body.default_tokens, room)
+    wanted = max(default, 1) if body.wanted_tokens is None else body.wanted_tokens
     if wanted > room:
         raise context_overflow(
+            field,
             f"the model's context is {max_model_len} tokens; {which} has {prompt_tokens} and max_tokens asks for "
-            f"{wanted} more"
+            f"{wanted} more",
         )
     if body.min_tokens > wanted:
         raise context_overflow(
-            f"min_tokens asks for {body.min_tokens} tokens; {which} leaves room for {wanted} of {max_model_len}"
+            field,
+            f"min_tokens asks for {body.min_tokens} tokens; {which} leaves room for {wanted} of {max_model_len}",
         )
     return wanted
 
 
-def _check_tokens(body: CompletionRequest, vocab_size: int) -> None:
-    fields = [("prompt", prompt) for prompt in body.prompt if not isinstance(prompt, str)]
-    for name, tokens in (*fields, ("stop_token_ids", body.stop_token_ids), ("logit_bias", tuple(body.logit_bias))):
+def _check_tokens(body: GenerationRequest, vocab_size: int) -> None:
+    prompts = body.prompt if isinstance(body, CompletionRequest) else ()
+    fields = [
+        *(("prompt", prompt) for prompt in prompts if not isinstance(prompt, str)),
+        ("stop_token_ids", body.stop_token_ids),
+        ("allowed_token_ids", body.allowed_token_ids or ()),
+        ("logit_bias", tuple(body.logit_bias)),
+    ]
+    for name, tokens in fields:
         if tokens and (largest := max(tokens)) >= vocab_size:
             raise invalid(name, f"{name}: no token {largest}; the model's vocabulary has {vocab_size}")
 
 
-def _params(body: CompletionRequest, max_tokens: int) -> SamplingParams:
+def _params(body: GenerationRequest, max_tokens: int, bad_words: tuple[tuple[int, ...], ...]) -> SamplingParams:
+    top_tokens = body.top_tokens
+    if top_tokens is None and body.candidates > body.n:
+        top_tokens = 0  # to know the best
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=body.temperature,
@@ -126,9 +186,11 @@ def _params(body: CompletionRequest, max_tokens: int) -> SamplingParams:
         frequency_penalty=body.frequency_penalty,
         repetition_penalty=body.repetition_penalty,
         logit_bias=body.logit_bias,
+        allowed_token_ids=body.allowed_token_ids,
+        bad_words=bad_words,
         stop_token_ids=body.stop_token_ids,
         ignore_eos=body.ignore_eos,
         min_tokens=body.min_tokens,
-        logprobs=body.logprobs,
-        prompt_logprobs=body.logprobs if body.echo else None,
+        logprobs=top_tokens,
+        prompt_logprobs=body.top_tokens if body.echoes else None,
     )

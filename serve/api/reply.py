@@ -1,66 +1,79 @@
-"""OpenAI's completion objects, whole and streamed, with this server's three extension fields a choice.
+"""What a client gets for a job: what OpenAI's completion and chat objects have in common.
 
-`choices[].expert` names what ran ("backbone", an expert, "a+b" for a mix), `choices[].confidence` is the router's, null
-where it was not asked, and `choices[].stop_reason` is the stop string or token that ended the text, as vLLM has it.
+Each choice has three fields of this server's own: `expert` names what ran ("backbone", an expert, "a+b" for a mix),
+`confidence` is the router's, null where it was not asked, and `stop_reason` is the stop string or token that ended the
+text, as vLLM has it.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
-from serve.api.catalogue import Catalogue
 from serve.api.choice import Piece
-from serve.api.logprobs import TokenRecord, logprobs_object
+from serve.api.logprobs import TokenRecord
 from serve.api.prepare import Job
 from serve.api.text import TextCodec
 
 
-class Reply:
-    """Builds what a client gets for one job."""
+class Reply(ABC):
+    """Builds the reply to one job.
 
-    def __init__(self, job: Job, catalogue: Catalogue, codec: TextCodec, request_id: str, logprobs: bool):
+    Args:
+        job: the job, which counts its tokens while it runs.
+        codec: the tokenizer.
+        request_id: becomes part of the reply's id.
+        fingerprint: of the weights that answer.
+        logprobs: whether they were asked for.
+    """
+
+    id_prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def __init__(self, job: Job, codec: TextCodec, request_id: str, fingerprint: str, logprobs: bool):
         self._job = job
         self._codec = codec
         self._logprobs = logprobs
-        targets = [choice.target for choice in job.choices]
-        self.expert = ",".join(dict.fromkeys(target.label for target in targets))
-        self._confidences = [target.confidence for target in targets if target.confidence is not None]
         self._head = {
-            "id": f"cmpl-{request_id}",
-            "object": "text_completion",
+            "id": f"{self.id_prefix}{request_id}",
             "created": int(time.time()),
-            "model": self.expert,
-            "system_fingerprint": catalogue.fingerprint(targets),
+            "model": job.label,
+            "system_fingerprint": fingerprint,
         }
 
     def headers(self) -> dict[str, str]:
         """What ran; of several prompts all names, and the lowest confidence."""
-        headers = {"x-overtone-expert": quote(self.expert, safe="+,")}
-        if self._confidences:
-            headers["x-overtone-confidence"] = f"{min(self._confidences):.4f}"
+        headers = {"x-overtone-expert": quote(self._job.label, safe="+,")}
+        confidences = [choice.target.confidence for choice in self._job.choices]
+        if known := [confidence for confidence in confidences if confidence is not None]:
+            headers["x-overtone-confidence"] = f"{min(known):.4f}"
         return headers
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """The reply to a plain request, from all pieces of every choice."""
+        kept = self._job.best()
         return self._head | {
-            "choices": [self._choice(index, parts) for index, parts in enumerate(pieces)],
+            "object": self.whole_object,
+            "choices": [self._choice(index, number, pieces[number]) for index, number in enumerate(kept)],
             "usage": self.usage(),
         }
 
-    def chunk(self, index: int, piece: Piece) -> dict[str, Any]:
+    def chunk(self, number: int, piece: Piece) -> dict[str, Any]:
         """One event of a streamed reply; its `model` is what runs this choice."""
         return self._head | {
-            "model": self._job.choices[index].target.label,
-            "choices": [self._choice(index, (piece,))],
+            "object": self.chunk_object,
+            "model": self._job.choices[number].target.label,
+            "choices": [self._common(number, number, (piece,)) | self._delta(number, piece)],
         }
 
     def last_chunk(self) -> dict[str, Any]:
         """The event that `stream_options.include_usage` asks for: no choices, the usage."""
-        return self._head | {"choices": [], "usage": self.usage()}
+        return self._head | {"object": self.chunk_object, "choices": [], "usage": self.usage()}
 
     def usage(self) -> dict[str, Any]:
-        """Tokens so far; a prompt counts once however many choices it has."""
+        """Tokens so far, those of candidates that are not returned too; a prompt counts once."""
         generated = sum(choice.text.tokens for choice in self._job.choices)
         cached = {choice.request.prompt: choice.text.cached_tokens for choice in self._job.choices}
         return {
@@ -70,16 +83,30 @@ class Reply:
             "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
         }
 
-    def _choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        records: list[TokenRecord] = [record for piece in pieces for record in piece.records]
-        target = self._job.choices[index].target
-        last = pieces[-1]
+    def _choice(self, index: int, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        text = "".join(piece.text for piece in pieces)
+        return self._common(index, number, pieces) | self._content(text)
+
+    def _common(self, index: int, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        records = [record for piece in pieces for record in piece.records]
+        target = self._job.choices[number].target
         return {
             "index": index,
-            "text": "".join(piece.text for piece in pieces),
-            "logprobs": logprobs_object(self._codec, records) if self._logprobs else None,
-            "finish_reason": last.finish_reason,
-            "stop_reason": last.stop_reason,
+            "logprobs": self._logprobs_object(records) if self._logprobs else None,
+            "finish_reason": pieces[-1].finish_reason,
+            "stop_reason": pieces[-1].stop_reason,
             "expert": target.label,
             "confidence": target.confidence,
         }
+
+    @abstractmethod
+    def _content(self, text: str) -> dict[str, Any]:
+        """A choice's text."""
+
+    @abstractmethod
+    def _delta(self, number: int, piece: Piece) -> dict[str, Any]:
+        """A piece of it."""
+
+    @abstractmethod
+    def _logprobs_object(self, records: Sequence[TokenRecord]) -> dict[str, Any]:
+        """Log-probabilities of tokens."""

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from serve.api.catalogue import Catalogue, Target
+from serve.api.chat_template import ChatTemplate
 from serve.api.errors import invalid, unavailable
+from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.engine import AsyncEngine, EngineError
 from serve.metrics import Metrics
@@ -30,6 +32,8 @@ class Runtime:
         router: None where the bundle has none.
         catalogue: names and digests.
         vocab_size: token ids that the model has rows for.
+        structures: what keeps text to a grammar, over the model's tokens.
+        chat_template: None where the model has none.
     """
 
     engine: AsyncEngine
@@ -37,6 +41,8 @@ class Runtime:
     router: Router | None
     catalogue: Catalogue
     vocab_size: int
+    structures: Structures
+    chat_template: ChatTemplate | None = None
 
 
 class Service:

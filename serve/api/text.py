@@ -33,9 +33,14 @@ class TextCodec:
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids, with the special tokens that the model's tokenizer adds."""
-        return tuple(self.tokenizer.encode(text).ids)
+    def encode(self, text: str, special: bool = True) -> tuple[int, ...]:
+        """Token ids, with the `special` tokens that the model's tokenizer adds, or without."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def word_tokens(self, word: str) -> tuple[tuple[int, ...], ...]:
+        """The ways a word may be written: at the start of a text, and after a blank."""
+        written = {self.encode(word, special=False), self.encode(f" {word.lstrip()}", special=False)}
+        return tuple(sorted(tokens for tokens in written if tokens))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of whole token lists, without special tokens."""
@@ -51,6 +56,22 @@ class TextCodec:
             return text or piece
         data = self._piece_bytes(piece)
         return piece if data is None else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes of one token, which may be part of a character; none for a token that there is not."""
+        piece = self.tokenizer.id_to_token(token)
+        if piece is None:
+            return b""
+        text = self.tokenizer.decode([token], skip_special_tokens=False)
+        if _UNFINISHED in text and piece != text and (data := self._piece_bytes(piece)) is not None:
+            return data
+        return (text or piece).encode()
+
+    @cached_property
+    def special_tokens(self) -> frozenset[int]:
+        """Tokens that are not text."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return frozenset(token for token, content in added.items() if content.special)
 
     def _piece_bytes(self, piece: str) -> bytes | None:
         if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):  # byte fallback, "<0xE2>"

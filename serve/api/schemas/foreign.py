@@ -1,4 +1,4 @@
-"""Fields of OpenAI's or vLLM's completion request that this server does not implement.
+"""Fields of OpenAI's or vLLM's requests that this server does not implement.
 
 A client library may send one of them with the value that asks for nothing. That is honoured by doing nothing, and any
 other value is refused, so that no field is ever accepted and ignored.
@@ -7,36 +7,65 @@ other value is refused, so that no field is ever accepted and ignored.
 from collections.abc import Mapping
 from typing import Any
 
-FOREIGN: Mapping[str, tuple[Any, ...]] = {
-    "suffix": ("",),
+_GENERATION: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1.0,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "truncate_prompt_tokens": (),
     "truncation_side": (),
-    "allowed_token_ids": (),
     "prompt_logprobs": (),
     "logprob_token_ids": (),
-    "bad_words": ([],),
-    "prompt_embeds": (),
-    "add_special_tokens": (True,),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
     "session_id": (),
     "return_tokens_as_token_ids": (False,),
     "return_token_ids": (False,),
     "cache_salt": (),
     "vllm_xargs": (),
+    "kv_transfer_params": (),
     "repetition_detection": (),
     "stream_interval": (1,),
 }
-"""Field → the values, beside null, that ask for nothing."""
+
+COMPLETION: Mapping[str, tuple[Any, ...]] = {**_GENERATION, "suffix": ("",), "prompt_embeds": ()}
+"""Field of a completion → the values, beside null, that ask for nothing."""
+
+CHAT: Mapping[str, tuple[Any, ...]] = {
+    **_GENERATION,
+    "tools": ([],),
+    "tool_choice": ("none",),
+    "parallel_tool_calls": (True, False),  # without tools there are no calls
+    "functions": ([],),
+    "function_call": ("none",),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "moderation": (),
+    "reasoning_effort": ("none",),
+    "include_reasoning": (),
+    "verbosity": (),
+    "metadata": ({},),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "prompt_cache_key": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": (),
+    "chat_template": (),
+    "documents": ([],),
+    "echo": (False,),
+    "best_of": (1,),
+    "mm_processor_kwargs": (),
+}
+"""The same of a chat."""
 
 
-def asks_for_nothing(name: str, value: Any) -> bool:
-    """Whether `value` is one that the field `name` may have here."""
+def asks_for_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
+    """Whether `value` is null or one of the `neutral` ones."""
     # 1 == True and 0 == False in Python: compare the types too, but let 1 stand for 1.0.
     return value is None or any(
-        value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in FOREIGN[name]
+        value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral
     )

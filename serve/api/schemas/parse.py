@@ -4,13 +4,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import Request
 
 from serve.api.errors import ApiError, did_you_mean, invalid, shortened
-from serve.api.schemas.foreign import FOREIGN, asks_for_nothing
+from serve.api.schemas.body import Body
+from serve.api.schemas.foreign import asks_for_nothing
 
-_Body = TypeVar("_Body", bound=BaseModel)
+_Body = TypeVar("_Body", bound=Body)
 
 
 async def parse_body(request: Request, schema: type[_Body], max_bytes: int) -> _Body:
@@ -49,17 +50,17 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _without_foreign(document: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+def _without_foreign(document: dict[str, Any], schema: type[Body]) -> dict[str, Any]:
     """The document without nulls (an explicit null means: not set) and without foreign fields that ask for nothing."""
     kept = {}
     for name, value in document.items():
         if name in schema.model_fields:
             if value is not None:
                 kept[name] = value
-        elif name not in FOREIGN:
+        elif name not in schema.foreign:
             hint = did_you_mean(name, schema.model_fields)
             raise invalid(shortened(name), f"unknown field {shortened(name)!r}{hint}", code="unknown_field")
-        elif not asks_for_nothing(name, value):
+        elif not asks_for_nothing(value, schema.foreign[name]):
             raise invalid(name, f"{name} is not supported by this server; leave it out", code="unsupported_field")
     return kept
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import PlainValidator
+from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 _SHAPES = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
@@ -28,7 +28,11 @@ def _is_ids(value: list[Any]) -> bool:
     return all(type(item) is int and item >= 0 for item in value)
 
 
-PromptField = Annotated[Prompts, PlainValidator(_prompts)]
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+_PROMPTS = {"anyOf": [{"type": "string"}, _TEXTS, _IDS, {"type": "array", "minItems": 1, "items": _IDS}]}
+
+PromptField = Annotated[Prompts, PlainValidator(_prompts), WithJsonSchema(_PROMPTS)]
 """Always a tuple of prompts, each a text or token ids, whatever of the four shapes came in."""
 
 
@@ -40,5 +44,7 @@ def _texts(value: Any) -> tuple[str, ...]:
     raise PydanticCustomError("prompt", "must be a string or a list of strings, and not empty")
 
 
-TextPromptField = Annotated[tuple[str, ...], PlainValidator(_texts)]
+TextPromptField = Annotated[
+    tuple[str, ...], PlainValidator(_texts), WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS]})
+]
 """Texts only: what the router reads."""

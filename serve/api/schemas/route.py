@@ -2,18 +2,17 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from serve.api.schemas.body import Body
 from serve.api.schemas.prompt import TextPromptField
 
 
-class RouteRequest(BaseModel):
+class RouteRequest(Body):
     """Ask for decisions without generating.
 
     `model` may be left out, and where it is given it must be a name that routes; `top` limits the scores shown.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     prompt: TextPromptField
     model: str | None = None

@@ -2,18 +2,22 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from serve.api.app import create_app
 from serve.api.catalogue import Catalogue, Entry
+from serve.api.chat_template import ChatTemplate
 from serve.api.service import Runtime, Service
+from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.config import ApiSettings
 from serve.engine import EngineDead, EngineError, Output, Request, TokenOutput
+from serve.experts import ExpertVersion
 from serve.metrics import Metrics
 from serve.router import Decision
 
@@ -38,6 +42,29 @@ def says(text: str) -> Callable[[Request], list[int]]:
     return lambda request: [*text.encode(), EOS]
 
 
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.role == 'developer' %}{{ raise_exception('no developers here') }}{% endif %}
+{{- message.role[0] }}:{{ shout | default(false) and message.content | upper or message.content }}
+{%- if not (loop.last and message.role == 'assistant') %}{{ eos_token }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}a:{% endif %}"""
+"""`u:question<eos>a:`, and `shout` as a variable."""
+
+
+class FakeStream(AsyncIterator[Output]):
+    """Outputs, and the versions that the request was admitted with."""
+
+    def __init__(self, outputs: AsyncGenerator[Output, None], request: Request):
+        self._outputs = outputs
+        self.experts = tuple(
+            (ExpertVersion(name, Path(f"/{name}"), f"digest of {name}", 1), gate) for name, gate in request.experts
+        )
+
+    async def __anext__(self) -> Output:
+        return await anext(self._outputs)
+
+
 class FakeEngine:
     """Yields the tokens of `model(request)` one by one, `delay` seconds apart."""
 
@@ -55,6 +82,11 @@ class FakeEngine:
         self.running: set[str] = set()
         self.aborted: list[str] = []
         self.cached_tokens = 0
+        self.hanging = 0.0
+        self.logprob: Callable[[Request, int], float] = lambda request, token: -0.5
+
+    def step_seconds(self) -> float:
+        return self.hanging
 
     def health(self) -> None:
         if self.dead is not None:
@@ -65,12 +97,12 @@ class FakeEngine:
             self.running.remove(request_id)
             self.aborted.append(request_id)
 
-    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+    def generate(self, request: Request) -> FakeStream:
         if self.refusal is not None and len(self.requests) >= self.refuse_after:
             raise self.refusal
         self.requests.append(request)
         self.running.add(request.request_id)
-        return self._run(request)
+        return FakeStream(self._run(request), request)
 
     async def _run(self, request: Request) -> AsyncGenerator[Output, None]:
         name, params = request.request_id, request.params
@@ -97,8 +129,9 @@ class FakeEngine:
             finish = "stop" if ends else "length" if number == len(tokens) else None
             if finish:
                 self.running.discard(name)
-            top = None if params.logprobs is None else tuple((token + k, -0.5 - k) for k in range(params.logprobs))
-            output = TokenOutput(token, None if params.logprobs is None else -0.5, top)
+            logprob = self.logprob(request, token)
+            top = None if params.logprobs is None else tuple((token + k, logprob - k) for k in range(params.logprobs))
+            output = TokenOutput(token, None if params.logprobs is None else logprob, top)
             yield Output(name, (output,), finish, None, self.cached_tokens, scored)
             scored = None
             if finish:
@@ -127,7 +160,16 @@ def fake_service(engine: FakeEngine, experts: tuple[str, ...] = ("sql", "poetry"
         created=1_700_000_000,
         max_model_len=MAX_MODEL_LEN,
     )
-    runtime = Runtime(engine, byte_codec(), WordRouter(experts), catalogue, vocab_size=EOS + 1)
+    codec = byte_codec()
+    runtime = Runtime(
+        engine=engine,
+        codec=codec,
+        router=WordRouter(experts),
+        catalogue=catalogue,
+        vocab_size=EOS + 1,
+        structures=Structures(codec, (EOS,)),
+        chat_template=ChatTemplate(CHAT_TEMPLATE, {"eos_token": "<eos>"}),
+    )
     return Service(Metrics(version="1.2.3"), runtime)
 
 

@@ -164,6 +164,22 @@ def test_scoring_a_prompt_with_echo(openai: OpenAI, engine: FakeEngine):
     assert engine.requests[0].params.prompt_logprobs == 0
 
 
+def test_the_best_of_several_are_returned_by_mean_logprob(openai: OpenAI, engine: FakeEngine):
+    engine.model = lambda request: [ord("a") + request.params.seed, EOS]
+    engine.logprob = lambda request, token: -abs(request.params.seed - 2.2)
+    reply = openai.completions.create(model="sql", prompt=["x", "y"], n=2, best_of=5, seed=0)
+    assert [choice.text for choice in reply.choices] == ["c", "d", "c", "d"]
+    assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
+    assert reply.usage.completion_tokens == 20
+    assert reply.choices[0].logprobs is None
+
+
+@pytest.mark.parametrize("fields", [{"n": 3, "best_of": 2}, {"best_of": 2, "stream": True}])
+def test_best_of_what_cannot_be(http: httpx.Client, fields):
+    reply = http.post("/v1/completions", json={"model": "sql", "prompt": "a", **fields})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "best_of")
+
+
 def test_a_stop_string_ends_the_engines_work(openai: OpenAI, engine: FakeEngine):
     engine.model = lambda request: list(b"one STOP" + b"x" * 300)
     engine.delay = 0.001

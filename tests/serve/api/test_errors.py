@@ -144,6 +144,7 @@ def test_a_fault_of_ours_is_500_without_its_details(http: httpx.Client, engine: 
     ("method", "path", "status", "hint"),
     [
         ("GET", "/nope", 404, "there is no /nope"),
+        ("POST", "/v1/chat/completion", 404, "did you mean '/v1/chat/completions'?"),
         ("POST", "/v1/completion", 404, "did you mean '/v1/completions'?"),
         ("POST", "/v1/completions/", 404, "did you mean '/v1/completions'?"),
         ("GET", "/docs", 404, "there is no /docs"),

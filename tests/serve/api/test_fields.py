@@ -4,9 +4,10 @@ import json
 
 import httpx
 import pytest
+from tokenizers import processors
 
 from serve.api.schemas import CompletionRequest
-from tests.serve.api.fakes import FakeEngine
+from tests.serve.api.fakes import FakeEngine, fake_service, live
 
 FOREIGN = {
     "suffix": "end",
@@ -16,14 +17,14 @@ FOREIGN = {
     "spaces_between_special_tokens": False,
     "truncate_prompt_tokens": 3,
     "truncation_side": "left",
-    "allowed_token_ids": [1],
     "prompt_logprobs": 1,
     "logprob_token_ids": [1],
-    "bad_words": ["x"],
     "prompt_embeds": "AAAA",
-    "add_special_tokens": False,
-    "response_format": {"type": "json_object"},
-    "structured_outputs": {"regex": "a"},
+    "guided_json": {"type": "object"},
+    "guided_regex": "a",
+    "guided_choice": ["a"],
+    "guided_grammar": "a",
+    "kv_transfer_params": {"a": 1},
     "session_id": "s",
     "return_tokens_as_token_ids": True,
     "return_token_ids": True,
@@ -31,7 +32,6 @@ FOREIGN = {
     "vllm_xargs": {"a": 1},
     "repetition_detection": {"n": 3},
     "stream_interval": 4,
-    "best_of": 3,
 }
 """vLLM's and OpenAI's fields that are not implemented, each with a value that would matter."""
 
@@ -54,8 +54,9 @@ ENGINE = {
 ELSEWHERE = {
     # By file: these have tests of their own.
     *("model", "prompt", "experts", "n", "echo", "stream", "stream_options", "user", "request_id"),  # test_completions
-    *("stop", "include_stop_str_in_output"),  # test_choice, test_completions
-    *("logit_bias", "stop_token_ids", "priority", "best_of"),  # below
+    *("stop", "include_stop_str_in_output", "best_of"),  # test_choice, test_completions
+    *("response_format", "structured_outputs"),  # test_structure
+    *("logit_bias", "stop_token_ids", "priority", "allowed_token_ids", "bad_words", "add_special_tokens"),  # below
 }
 
 
@@ -87,10 +88,7 @@ def test_what_is_not_implemented_is_refused_by_name(http: httpx.Client, engine: 
         ("use_beam_search", False),
         ("length_penalty", 1),
         ("skip_special_tokens", True),
-        ("bad_words", []),
         ("suffix", ""),
-        ("best_of", 1),
-        ("response_format", {"type": "text"}),
     ],
 )
 def test_values_that_ask_for_nothing_are_honoured_by_doing_nothing(http: httpx.Client, name: str, value):
@@ -116,6 +114,25 @@ def test_the_other_fields_of_the_engine(http: httpx.Client, engine: FakeEngine):
     assert dict(request.params.logit_bias) == {42: -100.0, 7: 1.5}
     assert request.params.stop_token_ids == (5, 6)
     assert request.priority == -3
+
+
+def test_allowed_tokens_and_bad_words_reach_the_engine(http: httpx.Client, engine: FakeEngine):
+    assert post(http, allowed_token_ids=[5, 6], bad_words=["ab", " c"]).status_code == 200
+    params = engine.requests[0].params
+    assert params.allowed_token_ids == (5, 6)
+    assert set(params.bad_words) == {tuple(b"ab"), tuple(b" ab"), tuple(b" c")}
+
+
+@pytest.mark.parametrize(("special", "expected"), [({}, b"\x00hi"), ({"add_special_tokens": False}, b"hi")])
+def test_special_tokens_are_added_unless_refused(special, expected):
+    engine = FakeEngine()
+    service = fake_service(engine)
+    service.runtime.codec.tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 0)]
+    )
+    with live(service) as url, httpx.Client(base_url=url) as client:
+        assert post(client, **special).status_code == 200
+    assert engine.requests[0].prompt == tuple(expected)
 
 
 def test_top_k_of_minus_one_keeps_all_tokens_as_in_vllm(http: httpx.Client, engine: FakeEngine):
@@ -166,7 +183,7 @@ def test_an_unknown_field_like_no_other(http: httpx.Client):
         ("n", True, "n"),
         ("n", 129, "n"),
         ("best_of", 0, "best_of"),
-        ("best_of", 2, "best_of"),
+        ("best_of", 129, "best_of"),
         ("max_tokens", -1, "max_tokens"),
         ("max_tokens", 0, "max_tokens"),
         ("max_tokens", "5", "max_tokens"),
@@ -188,6 +205,10 @@ def test_an_unknown_field_like_no_other(http: httpx.Client):
         ("logit_bias", {"1": 101}, "logit_bias.1"),
         ("logit_bias", {"257": 1}, "logit_bias"),
         ("logit_bias", [1], "logit_bias"),
+        ("allowed_token_ids", [], "allowed_token_ids"),
+        ("allowed_token_ids", [257], "allowed_token_ids"),
+        ("bad_words", [""], "bad_words.0"),
+        ("bad_words", "a", "bad_words"),
         ("seed", 2**63, "seed"),
         ("seed", 1.5, "seed"),
         ("stop", ["a"] * 5, "stop"),

@@ -1,7 +1,8 @@
+import dataclasses
+
 import httpx
 import pytest
 
-from serve.api.service import Runtime
 from tests.serve.api.fakes import FakeEngine, fake_service, live
 
 
@@ -50,8 +51,7 @@ def test_wrong_bodies(http: httpx.Client, body, status, param):
 
 def test_a_bundle_without_a_router():
     service = fake_service(FakeEngine())
-    runtime = service.runtime
-    service.runtime = Runtime(runtime.engine, runtime.codec, None, runtime.catalogue, runtime.vocab_size)
+    service.runtime = dataclasses.replace(service.runtime, router=None)
     with live(service) as url, httpx.Client(base_url=url) as client:
         for path in ("/v1/route", "/v1/completions"):
             reply = client.post(path, json={"model": "auto", "prompt": "a"})

@@ -1,0 +1,76 @@
+"""One request for text, from its checked body to its reply. Completions and chats share all of it."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import Request, Response
+from starlette.responses import JSONResponse
+
+from serve.api.choice import Piece
+from serve.api.context import context_of
+from serve.api.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_gone
+from serve.api.event_stream import EventStream
+from serve.api.generation import Generation
+from serve.api.prepare import prepare
+from serve.api.reply import Reply
+from serve.api.schemas import GenerationRequest, StreamOptions
+from serve.api.service import Runtime, Service
+from serve.config import ApiSettings
+
+
+async def answer(
+    request: Request,
+    service: Service,
+    runtime: Runtime,
+    settings: ApiSettings,
+    body: GenerationRequest,
+    reply_type: type[Reply],
+) -> Response:
+    """Prepare, admit, generate, and reply in one piece or as a stream.
+
+    Raises:
+        ApiError: the request cannot be served; nothing of it is left in the engine.
+    """
+    context = context_of(request)
+    context.user = body.end_user
+    context.request_id = body.request_id or context.request_id
+    job = await prepare(service, runtime, body, settings.max_choices)
+    context.expert = job.label
+    generation = Generation(runtime, job, service.metrics.http, settings.request_timeout)
+    generation.admit()
+    fingerprint = runtime.catalogue.fingerprint(generation.weights())
+    reply = reply_type(job, runtime.codec, context.request_id, fingerprint, body.top_tokens is not None)
+    if body.stream:
+        options = body.stream_options or StreamOptions()
+        return EventStream(_documents(generation, reply, options), reply.headers(), generation.close)
+    try:
+        pieces = await unless_gone(request.receive, _collect(generation, len(job.choices)))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    finally:
+        generation.close()
+    return JSONResponse(reply.whole(pieces), headers=reply.headers())
+
+
+async def _collect(generation: Generation, choices: int) -> list[list[Piece]]:
+    collected: list[list[Piece]] = [[] for _ in range(choices)]
+    async with contextlib.aclosing(generation.pieces()) as pieces:
+        async for number, piece in pieces:
+            collected[number].append(piece)
+    return collected
+
+
+async def _documents(
+    generation: Generation, reply: Reply, options: StreamOptions
+) -> AsyncGenerator[dict[str, Any], None]:
+    async with contextlib.aclosing(generation.pieces()) as pieces:
+        async for number, piece in pieces:
+            chunk = reply.chunk(number, piece)
+            if options.continuous_usage_stats:
+                chunk["usage"] = reply.usage()
+            elif options.include_usage:
+                chunk["usage"] = None
+            yield chunk
+    if options.include_usage:
+        yield reply.last_chunk()

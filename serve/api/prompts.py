@@ -1,0 +1,74 @@
+"""What a body asks to continue: token ids, the text they came from, and what the router reads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from serve.api.errors import invalid
+from serve.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from serve.api.service import Runtime
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        tokens: its token ids.
+        text: as the client wrote it, None where it sent tokens.
+        routed: what the router reads, where that is text of the client's.
+    """
+
+    tokens: tuple[int, ...]
+    text: str | None
+    routed: str | None
+
+
+def prompt_count(body: GenerationRequest) -> int:
+    """Prompts in a body."""
+    return len(body.prompt) if isinstance(body, CompletionRequest) else 1
+
+
+def prompt_characters(body: GenerationRequest) -> int:
+    """Roughly how much there is to tokenise."""
+    if isinstance(body, ChatRequest):
+        return sum(len(message.content) for message in body.messages)
+    assert isinstance(body, CompletionRequest)
+    return sum(map(len, body.prompt))
+
+
+def read_prompts(runtime: Runtime, body: GenerationRequest) -> Iterator[Prompt]:
+    """The prompts of a body, tokenised one after the other.
+
+    A chat's prompt is what the chat template makes of its messages, but the router reads the last message of the user
+    alone: that is what it was trained on, and earlier turns may have been about something else.
+
+    Raises:
+        ApiError: 400 where the model has no chat template, or the template does not take the messages.
+    """
+    if isinstance(body, ChatRequest):
+        yield _chat_prompt(runtime, body)
+        return
+    assert isinstance(body, CompletionRequest)
+    special = body.add_special_tokens is not False
+    for prompt in body.prompt:
+        if isinstance(prompt, str):
+            yield Prompt(runtime.codec.encode(prompt, special), prompt, prompt)
+        else:
+            yield Prompt(prompt, None, None)
+
+
+def _chat_prompt(runtime: Runtime, body: ChatRequest) -> Prompt:
+    if runtime.chat_template is None:
+        raise invalid(
+            "messages",
+            "the model has no chat template; start the server with --chat-template, or use /v1/completions",
+            code="no_chat_template",
+        )
+    text = runtime.chat_template.render(
+        [message.as_template_input() for message in body.messages],
+        body.add_generation_prompt,
+        body.continue_final_message,
+        body.chat_template_kwargs,
+    )
+    # The template writes the special tokens itself.
+    return Prompt(runtime.codec.encode(text, bool(body.add_special_tokens)), text, body.last_user_text)

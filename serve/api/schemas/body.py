@@ -1,0 +1,26 @@
+"""What all bodies have in common."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+ListField = BeforeValidator(_tuple)
+"""Marks a tuple that comes as a JSON list."""
+
+
+class Body(BaseModel):
+    """A checked body: frozen, of the types that JSON has, with no field but its own.
+
+    Attributes:
+        foreign: fields that clients know and this server does not implement, with the values that ask for nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    foreign: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

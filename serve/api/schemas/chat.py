@@ -1,0 +1,85 @@
+"""The body of POST /v1/chat/completions."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from serve.api.errors import invalid
+from serve.api.schemas import foreign
+from serve.api.schemas.body import ListField
+from serve.api.schemas.generation import GenerationRequest
+from serve.api.schemas.message import Message
+from serve.engine.request import MAX_LOGPROBS
+
+MAX_MESSAGES = 4096
+
+
+class ChatRequest(GenerationRequest):
+    """OpenAI's chat, of text.
+
+    `max_completion_tokens` is the newer name of `max_tokens`. `chat_template_kwargs` are variables of the model's chat
+    template, `add_generation_prompt` and `continue_final_message` say how it ends, as in vLLM. `safety_identifier` is
+    OpenAI's newer name of `user`.
+    """
+
+    foreign: ClassVar = foreign.CHAT
+
+    messages: Annotated[tuple[Message, ...], ListField, Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: Mapping[str, Any] = {}
+
+    @property
+    def end_user(self) -> str | None:
+        """`safety_identifier`, or `user`."""
+        return self.safety_identifier or self.user
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """`max_completion_tokens`, or `max_tokens`."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def top_tokens(self) -> int | None:
+        """`top_logprobs`, where `logprobs` asks for any."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def last_user_text(self) -> str | None:
+        """What the router reads: the last message of the user."""
+        return next((message.content for message in reversed(self.messages) if message.role == "user"), None)
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _free_names(cls, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        reserved = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
+        reserved |= {"conversations", "conversation", "chat_template", "return_assistant_tokens_mask"}
+        for name in kwargs:
+            if name in reserved or name.endswith("_token"):
+                raise ValueError(f"may not set {name}")
+        return kwargs
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ChatRequest":
+        if self.max_tokens == 0:
+            raise invalid("max_tokens", "max_tokens must be at least 1")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise invalid("max_tokens", "max_tokens is the older name of max_completion_tokens, and they differ")
+        if self.wanted_tokens is not None and self.min_tokens > self.wanted_tokens:
+            message = f"min_tokens must not be greater than max_completion_tokens ({self.wanted_tokens})"
+            raise invalid("min_tokens", message)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("top_logprobs", 'top_logprobs needs "logprobs": true')
+        if self.continue_final_message:
+            if self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
+                raise invalid(
+                    "continue_final_message", "continue_final_message and add_generation_prompt exclude another"
+                )
+            if self.messages[-1].role != "assistant":
+                raise invalid("continue_final_message", "continue_final_message needs a last message of the assistant")
+        return self

@@ -1,0 +1,164 @@
+"""The fields that completions and chats share: how tokens are chosen, where text ends, how the reply comes."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from serve.api.errors import invalid
+from serve.api.schemas.body import Body, ListField
+from serve.api.schemas.structure import ResponseFormat, StructuredOutputs
+
+MAX_STOPS = 4
+MAX_TOKEN_IDS = 1024
+_INT64 = 2**63
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise PydanticCustomError("stop", "must be a non-empty string or a list of such strings")
+    if len(stops) > MAX_STOPS:
+        raise PydanticCustomError("stop", f"may hold at most {MAX_STOPS} strings, not {len(stops)}")
+    return tuple(stops)
+
+
+def _token_keys(value: Any) -> Any:
+    """JSON's keys are strings: "50256" is the token 50256."""
+    if not isinstance(value, dict):
+        return value
+    try:
+        return {int(key): bias for key, bias in value.items()}
+    except ValueError as error:
+        raise PydanticCustomError("logit_bias", 'keys must be token ids, as in {{"42": -100}}') from error
+
+
+_STOP_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "maxItems": MAX_STOPS, "items": {"type": "string", "minLength": 1}},
+    ]
+}
+_BIAS_SCHEMA = {
+    "type": "object",
+    "propertyNames": {"pattern": "^[0-9]+$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+}
+
+Int64 = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
+TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[tuple[TokenId, ...], ListField]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Gate = Annotated[float, Field(gt=0, le=100)]
+Word = Annotated[str, Field(min_length=1, max_length=256)]
+RequestId = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
+
+
+class StreamOptions(Body):
+    """How to stream. `continuous_usage_stats` puts the usage so far on every chunk, as vLLM does."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: Annotated[bool, Field(json_schema_extra={"const": False})] = False
+
+    @field_validator("include_obfuscation")
+    @classmethod
+    def _plain(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("is not supported; leave it out")
+        return value
+
+
+class GenerationRequest(Body):
+    """OpenAI's fields, those of vLLM's that the engine honours, and `experts`.
+
+    `experts` mixes: expert name → gate, the factor of its residual. `user` goes to the access log.
+    """
+
+    model: str
+    experts: Mapping[str, Gate] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] = 1
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    logit_bias: Annotated[Mapping[TokenId, Bias], BeforeValidator(_token_keys), WithJsonSchema(_BIAS_SCHEMA)] = {}
+    allowed_token_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
+    bad_words: Annotated[tuple[Word, ...], ListField, Field(max_length=MAX_TOKEN_IDS)] = ()
+    seed: Int64 | None = None
+    stop: Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)] = ()
+    include_stop_str_in_output: bool = False
+    stop_token_ids: Annotated[TokenIds, Field(max_length=128)] = ()
+    ignore_eos: bool = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    add_special_tokens: bool | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    priority: Int64 = 0
+    request_id: RequestId | None = None
+
+    @property
+    def candidates(self) -> int:
+        """Continuations generated of each prompt."""
+        return self.n
+
+    @property
+    def end_user(self) -> str | None:
+        """Who asks, for the log."""
+        return self.user
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """Most tokens to generate, None where the request does not say."""
+        return self.max_tokens
+
+    @property
+    def default_tokens(self) -> int | None:
+        """The same where it does not say; None: as many as fit."""
+        return None
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the text begins with the prompt."""
+        return False
+
+    @property
+    def top_tokens(self) -> int | None:
+        """How many alternatives of each token are reported, None where tokens are not."""
+        return None
+
+    @field_validator("experts")
+    @classmethod
+    def _some_expert(cls, experts: Mapping[str, float] | None) -> Mapping[str, float] | None:
+        if experts is not None and not experts:
+            raise ValueError('must name at least one expert; "model": "backbone" asks for none')
+        return experts
+
+    @model_validator(mode="after")
+    def _streams(self) -> "GenerationRequest":
+        if self.stream_options is not None and not self.stream:
+            raise invalid("stream_options", 'stream_options needs "stream": true')
+        return self
+
+    @model_validator(mode="after")
+    def _structure(self) -> "GenerationRequest":
+        plain = self.response_format is None or self.response_format.type == "text"
+        if self.structured_outputs is None and plain:
+            return self
+        if self.structured_outputs is not None and not plain:
+            raise invalid("structured_outputs", "structured_outputs and response_format both ask for a structure")
+        # Each of these could leave no token that the structure allows.
+        for name in ("min_tokens", "ignore_eos", "allowed_token_ids", "bad_words"):
+            if getattr(self, name):
+                asking = "structured_outputs" if plain else "response_format"
+                raise invalid(name, f"{name} does not go with {asking}, which decides what may come and where it ends")
+        return self

@@ -1,0 +1,150 @@
+"""Keeping a text to a structure: JSON, a JSON schema, a regular expression or a list of choices.
+
+The grammar engine is llguidance, in the extra `structured`. It sees this model's tokens as bytes, and says before each
+draw which of them may come next.
+"""
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serve.api.errors import invalid, shortened
+from serve.api.schemas import GenerationRequest
+from serve.api.text import TextCodec
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+_WHITE_SPACE = r"[\x20\x0A]{0,8}"
+"""Between JSON's tokens; with no limit, a model that is unsure may write blanks to the end of its context."""
+
+INSTALLED = importlib.util.find_spec("llguidance") is not None
+
+
+def asked_structure(body: GenerationRequest) -> tuple[str, str, Any] | None:
+    """(field, kind, value) of the structure that a body asks for, kind one of "schema", "regex", "choice"."""
+    structured, response = body.structured_outputs, body.response_format
+    if structured is not None:
+        if structured.regex is not None:
+            return "structured_outputs", "regex", structured.regex
+        if structured.choice is not None:
+            return "structured_outputs", "choice", structured.choice
+        return "structured_outputs", "schema", {"type": "object"} if structured.json_ is None else structured.json_
+    if response is None or response.type == "text":
+        return None
+    if response.type == "json_object":
+        return "response_format", "schema", {"type": "object"}
+    return "response_format", "schema", response.json_schema.schema_
+
+
+class GrammarMask:
+    """One choice's way through a grammar. Implements the engine's `TokenMask`.
+
+    Attributes:
+        field: the request's field that asked for it.
+        error: why the grammar cannot be followed any further; the choice is then to be given up.
+    """
+
+    def __init__(self, matcher: "LLMatcher", end_tokens: Sequence[int], field: str):
+        self._matcher = matcher
+        self._end_tokens = list(end_tokens)
+        self.field = field
+        self.error: str | None = None
+
+    def mask(self, logits: Tensor) -> None:
+        """Forbid what the grammar does not allow next."""
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        allowed = torch.zeros(len(logits), dtype=torch.bool)
+        count = min(len(bits), len(logits))
+        allowed[:count] = torch.from_numpy(bits[:count].astype(np.bool_))
+        if self._matcher.is_error():
+            self.error = self._matcher.get_error()
+            allowed[self._end_tokens] = True
+        logits.masked_fill_(~allowed.to(logits.device), -torch.inf)
+
+    def accept(self, token: int) -> None:
+        """Go on in the grammar."""
+        if self.error is None and not self._matcher.consume_token(token):
+            self.error = self._matcher.get_error()
+
+    def copy(self) -> "GrammarMask":
+        """Another one in the same state, for another choice."""
+        return GrammarMask(self._matcher.deep_copy(), self._end_tokens, self.field)
+
+
+class Structures:
+    """Compiles what requests ask for, over one model's tokens."""
+
+    def __init__(self, codec: TextCodec, end_tokens: Sequence[int]):
+        self._codec = codec
+        self._end_tokens = tuple(end_tokens)
+
+    def mask(self, field: str, kind: str, value: Any) -> GrammarMask:
+        """A mask at the grammar's beginning. Takes milliseconds, the first time more.
+
+        Raises:
+            ApiError: 400 where the extra is not installed, or the structure is none.
+        """
+        if not INSTALLED:
+            raise invalid(
+                field,
+                f"{field} needs the server's extra `structured`: pip install 'overtone[structured]'",
+                code="structured_not_installed",
+            )
+        from llguidance import LLMatcher  # an extra: not there in every installation
+
+        if not self._end_tokens:
+            raise invalid(field, f"{field}: the model has no end token, so that a structure could not end")
+        matcher = LLMatcher(self._tokenizer, _grammar(kind, value))
+        if matcher.is_error():
+            reason = shortened(" ".join(matcher.get_error().split()), 200)
+            raise invalid(field, f"{field} cannot be kept to: {reason}", code="invalid_value")
+        return GrammarMask(matcher, self._end_tokens, field)
+
+    @cached_property
+    def _tokenizer(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer
+        from llguidance._tokenizer import TokenizerWrapper
+
+        try:
+            return LLTokenizer(self._codec.tokenizer.to_str(), eos_token=list(self._end_tokens))
+        except ValueError:  # a kind of tokenizer that it does not read by itself
+            return LLTokenizer(TokenizerWrapper(_TokenTable(self._codec, self._end_tokens[0])))
+
+
+class _TokenTable:
+    """A tokenizer as llguidance asks for one: each token's bytes."""
+
+    def __init__(self, codec: TextCodec, end_token: int):
+        self._codec = codec
+        self.eos_token_id = end_token
+        self.bos_token_id = None
+        special = codec.special_tokens
+        self.special_token_ids = sorted(special)
+        self.tokens = [
+            b"\xff" + str(token).encode() if token in special else codec.token_bytes(token)
+            for token in range(codec.tokenizer.get_vocab_size())
+        ]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        if isinstance(text, bytes):
+            text = text.decode()
+        return list(self._codec.encode(text, special=False))
+
+
+def _grammar(kind: str, value: Any) -> str:
+    from llguidance import LLMatcher
+
+    match kind:
+        case "regex":
+            return LLMatcher.grammar_from_regex(value)
+        case "choice":
+            return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(text) for text in value))
+    schema: Mapping[str, Any] = value
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": _WHITE_SPACE})

@@ -1,0 +1,159 @@
+"""Text that is kept to a structure: by the real grammar engine, with a model that would rather write something else."""
+
+import json
+import re
+
+import httpx
+import pytest
+import torch
+from openai import OpenAI
+
+from serve.api import structure
+from serve.api.schemas import CompletionRequest
+from serve.api.structure import GrammarMask, Structures, asked_structure
+from serve.api.text import TextCodec
+from serve.engine import SamplingParams
+from serve.engine.sampler import SamplingState, sample
+from tests.serve.api.fakes import EOS, FakeEngine, byte_codec
+from tests.serve.api.test_text import byte_fallback_codec
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA}}
+
+
+def written(codec: TextCodec, mask: GrammarMask, end: int, seed: int, limit: int = 400) -> str:
+    """What comes out of flat logits under a mask."""
+    state = SamplingState(SamplingParams(max_tokens=limit), (), seed, mask)
+    vocab = codec.tokenizer.get_vocab_size() + 3  # models pad their vocabulary
+    while len(state.output) < limit:
+        token = sample(torch.zeros(1, vocab), [state], (end,))[0].token
+        if token == end:
+            return b"".join(codec.token_bytes(token) for token in state.output).decode()
+        state.append(token)
+    raise AssertionError("the grammar did not end")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_schema_is_kept_to(seed: int):
+    codec = byte_codec()
+    mask = Structures(codec, (EOS,)).mask("response_format", "schema", SCHEMA)
+    person = json.loads(written(codec, mask, EOS, seed))
+    assert set(person) == {"name", "age"}
+    assert 0 <= person["age"] <= 99
+    assert len(person["name"]) <= 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "pattern"),
+    [("regex", "[ab]{2,5}c", "[ab]{2,5}c"), ("choice", ("yes", 'a "quoted" é'), 'yes|a "quoted" é')],
+)
+def test_other_structures(kind, value, pattern):
+    codec = byte_codec()
+    structures = Structures(codec, (EOS,))
+    for seed in range(5):
+        text = written(codec, structures.mask("structured_outputs", kind, value), EOS, seed)
+        assert re.fullmatch(pattern, text), text
+
+
+def test_a_tokenizer_that_the_grammar_engine_cannot_read_by_itself():
+    from benchmarks.zoo.tokenizer import build_tokenizer
+
+    codec = TextCodec(build_tokenizer(128).backend_tokenizer)
+    end = codec.tokenizer.token_to_id("<eos>")
+    mask = Structures(codec, (end,)).mask("structured_outputs", "regex", "(ab|<eos>)+")
+    assert re.fullmatch("(ab|<eos>)+", written(codec, mask, end, 1))
+
+
+def test_byte_fallback_tokens():
+    codec = byte_fallback_codec()
+    mask = Structures(codec, (2,)).mask("structured_outputs", "regex", "é[cd]{2}")
+    assert written(codec, mask, 2, 0) in {"écd", "édc", "écc", "édd"}
+
+
+def test_copies_go_their_own_ways():
+    codec = byte_codec()
+    first = Structures(codec, (EOS,)).mask("structured_outputs", "choice", ("ab", "cd"))
+    second = first.copy()
+    first.accept(ord("a"))
+    for mask, allowed in ((first, {ord("b")}), (second, {ord("a"), ord("c")})):
+        logits = torch.zeros(EOS + 1)
+        mask.mask(logits)
+        assert set((logits == 0).nonzero().squeeze(1).tolist()) == allowed
+
+
+def test_what_is_asked_for():
+    def asked(**fields):
+        return asked_structure(CompletionRequest(model="m", prompt="p", **fields))
+
+    assert asked() is asked(response_format={"type": "text"}) is None
+    assert asked(response_format={"type": "json_object"}) == ("response_format", "schema", {"type": "object"})
+    assert asked(response_format=FORMAT) == ("response_format", "schema", SCHEMA)
+    for fields, kind, value in (
+        ({"json": SCHEMA}, "schema", SCHEMA),
+        ({"json_object": True}, "schema", {"type": "object"}),
+        ({"regex": "a"}, "regex", "a"),
+        ({"choice": ["a", "b"]}, "choice", ("a", "b")),
+    ):
+        assert asked(structured_outputs=fields) == ("structured_outputs", kind, value)
+
+
+def test_every_choice_has_a_mask_of_its_own(http: httpx.Client, openai: OpenAI, engine: FakeEngine):
+    messages = [{"role": "user", "content": "hi"}]
+    openai.chat.completions.create(model="sql", messages=messages, response_format=FORMAT, n=2)
+    masks = [request.mask for request in engine.requests]
+    assert None not in masks
+    assert masks[0] is not masks[1]
+    http.post("/v1/completions", json={"model": "sql", "prompt": "a", "structured_outputs": {"choice": ["x"]}})
+    assert engine.requests[-1].mask is not None
+    http.post("/v1/completions", json={"model": "sql", "prompt": "a"})
+    assert engine.requests[-1].mask is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.json_schema"),
+        ({"response_format": {"type": "json_object", "x": 1}}, "response_format.json_object.x"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "no"}}}}, None),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "((("}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"grammar": "x"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "structured_outputs"),
+        ({"response_format": {"type": "json_object"}, "min_tokens": 2}, "min_tokens"),
+        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+        ({"response_format": {"type": "json_object"}, "bad_words": ["{"]}, "bad_words"),
+        ({"structured_outputs": {"regex": "a"}, "allowed_token_ids": [1]}, "allowed_token_ids"),
+    ],
+)
+def test_what_cannot_be_kept_to(http: httpx.Client, engine: FakeEngine, fields, param):
+    reply = http.post("/v1/completions", json={"model": "sql", "prompt": "a", **fields})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param or "response_format"), reply.text
+    assert "\n" not in reply.json()["error"]["message"]
+    assert engine.requests == []
+
+
+def test_without_the_extra_it_is_named(http: httpx.Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(structure, "INSTALLED", False)
+    reply = http.post("/v1/completions", json={"model": "sql", "prompt": "a", "response_format": FORMAT})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "structured_not_installed")
+    assert "overtone[structured]" in reply.json()["error"]["message"]
+
+
+def test_a_grammar_that_breaks_underway_is_the_requests_error(http: httpx.Client, engine: FakeEngine):
+    def breaks(request):
+        request.mask.accept(ord("x"))
+        return [*b"ab", EOS]
+
+    engine.model = breaks
+    body = {"model": "sql", "prompt": "a", "structured_outputs": {"choice": ["ab"]}}
+    reply = http.post("/v1/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "structured_outputs")
+    assert engine.running == set()
