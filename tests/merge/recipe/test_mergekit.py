@@ -1,0 +1,118 @@
+"""Recipes written for mergekit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from merge.methods import TaskVectors
+from merge.recipe import Recipe, RecipeError, load_recipe
+
+TIES = """
+models:
+  - model: base
+    # no parameters: the base itself
+  - model: tunes/a
+    parameters:
+      density: 0.5
+      weight:
+        - filter: mlp
+          value: 0.5
+        - filter: norm
+          value: 0
+        - value: 0.3
+  - model: tunes/b
+    parameters: {density: 0.5, weight: [{filter: mlp, value: 2}]}
+merge_method: task_arithmetic
+base_model: base
+parameters:
+  normalize: false
+  int8_mask: true
+  weight: 7
+  lambda: [{filter: attn, value: 10}, {filter: "*", value: 1}]
+dtype: float32
+out_dtype: bfloat16
+tokenizer: {source: base}
+"""
+
+
+def load(tmp_path: Path, text: str) -> Recipe:
+    path = tmp_path / "mergekit.yml"
+    path.write_text(text)
+    return load_recipe(path)
+
+
+def test_what_means_the_same_is_read(tmp_path: Path) -> None:
+    recipe = load(tmp_path, TIES.replace("density: 0.5, ", "").replace("      density: 0.5\n", ""))
+    assert recipe.name == "mergekit"
+    assert [entry.name for entry in recipe.models] == ["a", "b"]
+    assert recipe.out_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "expected"),
+    [
+        ("layers.0.mlp.weight", 0.5 * 1 + 2 * 10),
+        ("layers.0.norm.weight", 0 * 1 + 7 * 10),
+        ("layers.0.attn.weight", 10 * (0.3 * 1 + 7 * 10)),
+        ("embed", 0.3 * 1 + 7 * 10),
+    ],
+)
+def test_a_tensor_gets_the_value_of_the_first_filter_that_its_name_contains(
+    tmp_path: Path, tensor: str, expected: float
+) -> None:
+    """And where none fits: the model's list gives way to the common value, that to the default."""
+    recipe = load(tmp_path, TIES.replace("density: 0.5, ", "").replace("      density: 0.5\n", ""))
+    vectors = TaskVectors(["a", "b"], lambda task: torch.tensor(1.0 if task == "a" else 10.0))
+    assert float(recipe.method()(tensor, torch.tensor(0.0), vectors)) == pytest.approx(expected)
+
+
+def test_the_base_among_the_models_of_an_average_counts(tmp_path: Path) -> None:
+    text = "base_model: base\nmerge_method: linear\nmodels: [{model: base}, {model: a}]\n"
+    assert [entry.name for entry in load(tmp_path, text).models] == ["base", "a"]
+
+
+def test_a_plus_names_an_adapter_unless_a_directory_has_that_name(tmp_path: Path) -> None:
+    text = "base_model: base\nmodels: [{model: full+loras/x}, {model: a+b, name: odd}, {model: c, adapter: d}]\n"
+    (tmp_path / "a+b").mkdir()
+    found = load(tmp_path, text).models
+    assert [(entry.name, entry.model.name, entry.adapter and entry.adapter.name) for entry in found] == [
+        ("x", "full", "x"),
+        ("odd", "a+b", None),
+        ("d", "c", "d"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("slices: []", "slices: not supported: merging slices of layers"),
+        ("modules: {}", "modules: not supported"),
+        ("chat_template: auto", "chat_template: not supported"),
+        ("tokenizer_source: union", "tokenizer_source: not supported: building a tokenizer"),
+        ("parameters: {lambda: [0.1, 0.5]}", "parameters.lambda: not supported: a list of values over layers"),
+        ("parameters: {lambda: [{filter: mlp}]}", "is no entry of a list by tensor"),
+        ("parameters: {lambda: [{filter: mlp, value: x}]}", "parameters.lambda: Input should be a valid number"),
+        ("parameters: {weight: [{filtr: mlp, value: 1}]}", "is no entry of a list by tensor"),
+    ],
+)
+def test_what_is_not_supported_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, f"base_model: base\nmerge_method: task_arithmetic\nmodels: [{{model: a}}]\n{line}\n")
+    assert message in str(caught.value)
+
+
+def test_everything_unsupported_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, "slices: []\nmerge_method: slerp\ndtype: float16\nbase_model: b\n")
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == ["slices", "dtype", "models"]
+
+
+@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("512MiB", 512 * 2**20), ("1000", 1000)])
+def test_shard_sizes_are_bytes(tmp_path: Path, text: str, size: int) -> None:
+    assert load(tmp_path, f"base_model: b\nmodels: [{{model: a}}]\nout_shard_size: {text}\n").out_shard_size == size
+
+
+def test_a_shard_size_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="out_shard_size"):
+        load(tmp_path, "base_model: b\nmodels: [{model: a}]\nout_shard_size: 5B5\n")
