@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from struct import Struct
+
 import torch
 from torch import Tensor
 
+from kernels.compiled import TYPES, Library, elementwise
 from kernels.expert_linear.batch import ExpertBatch
+
+NORM_ARGUMENTS = Struct("10qd3q")
+BIAS_ARGUMENTS = Struct("10q")
+"""`NormArguments` and `BiasArguments` of csrc/kernels.h."""
 
 
 def expert_rms_norm(
@@ -21,7 +28,7 @@ def expert_rms_norm(
         x: `[T, ..., H]`; the first dimension is the tokens, dimensions between are heads.
         weight: `[H]`.
         eps: added to the mean square.
-        delta: `[S, H]` every slot's shift of the weight, or None.
+        delta: `[S, H]` fp32 every slot's shift of the weight, or None.
         batch: slots and gates of the T tokens, or None.
 
     Returns:
@@ -32,12 +39,15 @@ def expert_rms_norm(
     """
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"weight must be [{x.shape[-1]}] for x {list(x.shape)}, not {list(weight.shape)}")
+    shifts = _shifts(delta, batch, x.shape[0], weight.shape[0])
+    kernels = elementwise(x, weight)
+    if kernels is not None and x.dim() in {2, 3} and weight.stride(0) == 1:
+        return _norm_compiled(kernels, x, weight, eps, shifts)
     wide = x.to(torch.float32)
     normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-    shift = expert_shift(delta, batch, x.shape[0], weight.shape[0])
-    if shift is None:
+    if shifts is None:
         return weight * normed
-    own = (weight.to(torch.float32) + shift).to(weight.dtype)
+    own = (weight.to(torch.float32) + _sum_of(*shifts)).to(weight.dtype)
     return own.view(x.shape[0], *(1 for _ in x.shape[1:-1]), -1) * normed
 
 
@@ -48,29 +58,74 @@ def expert_bias(y: Tensor, delta: Tensor | None = None, batch: ExpertBatch | Non
 
     Args:
         y: `[T, N]`.
-        delta: `[S, N]` every slot's shift of the bias, or None.
+        delta: `[S, N]` fp32 every slot's shift of the bias, or None.
         batch: slots and gates of the T tokens, or None.
 
     Raises:
         ValueError: shapes or slots do not fit together.
     """
-    shift = expert_shift(delta, batch, y.shape[0], y.shape[-1])
-    return y if shift is None else (y.to(torch.float32) + shift).to(y.dtype)
+    shifts = _shifts(delta, batch, y.shape[0], y.shape[-1])
+    if shifts is None:
+        return y
+    kernels = elementwise(y)
+    if kernels is None:
+        return (y.to(torch.float32) + _sum_of(*shifts)).to(y.dtype)
+    y = y if y.stride(1) == 1 else y.contiguous()
+    out = y.new_empty(y.shape)
+    kernels.call(
+        "bias", BIAS_ARGUMENTS, TYPES[y.dtype], *y.shape, y.data_ptr(), y.stride(0), out.data_ptr(), *_addresses(shifts)
+    )
+    return out
 
 
-def expert_shift(delta: Tensor | None, batch: ExpertBatch | None, tokens: int, size: int) -> Tensor | None:
-    """Every token's `sum_j gates[t, j] * delta[slots[t, j]]` as fp32 `[T, size]`, or None where no token has any."""
+def _norm_compiled(
+    kernels: Library, x: Tensor, weight: Tensor, eps: float, shifts: tuple[Tensor, ExpertBatch] | None
+) -> Tensor:
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    out = x.new_empty(x.shape)
+    heads, head_stride = (1, 0) if x.dim() == 2 else (x.shape[1], x.stride(1))
+    kernels.call(
+        "norm",
+        NORM_ARGUMENTS,
+        TYPES[x.dtype],
+        x.shape[0],
+        heads,
+        x.shape[-1],
+        x.data_ptr(),
+        x.stride(0),
+        head_stride,
+        weight.data_ptr(),
+        eps,
+        out.data_ptr(),
+        *_addresses(shifts),
+    )
+    return out
+
+
+def _addresses(shifts: tuple[Tensor, ExpertBatch] | None) -> tuple[int, int]:
+    return (0, 0) if shifts is None else (shifts[0].data_ptr(), shifts[1].view_address)
+
+
+def _shifts(
+    delta: Tensor | None, batch: ExpertBatch | None, tokens: int, size: int
+) -> tuple[Tensor, ExpertBatch] | None:
+    """Both where some token of the batch has an expert, and they fit; None where there is nothing to add."""
     if delta is None or batch is None or not batch.has_experts:
         return None
-    if delta.dim() != 2 or delta.shape[1] != size:
-        raise ValueError(f"delta must be [slots, {size}], not {list(delta.shape)}")
+    if delta.dim() != 2 or delta.shape[1] != size or delta.dtype != torch.float32 or not delta.is_contiguous():
+        raise ValueError(f"delta must be contiguous fp32 [slots, {size}], not {delta.dtype} {list(delta.shape)}")
     if batch.tokens != tokens:
         raise ValueError(f"the batch plans {batch.tokens} tokens but the input has {tokens}")
     if batch.highest_slot >= delta.shape[0]:
         raise ValueError(f"slot {batch.highest_slot} is not among the {delta.shape[0]} slots of delta")
-    shift = torch.zeros(tokens, size, device=delta.device)
+    return delta, batch
+
+
+def _sum_of(delta: Tensor, batch: ExpertBatch) -> Tensor:
+    """Every token's `sum_j gates[t, j] * delta[slots[t, j]]` as fp32 `[T, size]`."""
+    shift = torch.zeros(batch.tokens, delta.shape[1], device=delta.device)
     for column in range(batch.slots.shape[1]):
         slots = batch.slots[:, column].to(torch.int64)
         gates = batch.gates[:, column] * (slots >= 0)
-        shift += gates[:, None] * delta[slots.clamp(min=0)].to(torch.float32)
+        shift += gates[:, None] * delta[slots.clamp(min=0)]
     return shift

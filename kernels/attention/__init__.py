@@ -3,5 +3,6 @@
 from kernels.attention.batch import AttentionBatch
 from kernels.attention.dispatch import paged_attention
 from kernels.attention.kv import write_kv
+from kernels.attention.rotary import rotate, rotate_into_cache
 
-__all__ = ["AttentionBatch", "paged_attention", "write_kv"]
+__all__ = ["AttentionBatch", "paged_attention", "rotate", "rotate_into_cache", "write_kv"]

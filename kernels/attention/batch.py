@@ -80,13 +80,28 @@ class AttentionBatch:
                     f"sequence {sequence} has {query} query and {context} context tokens; "
                     f"needed: 1 <= query <= context <= {capacity}, what its block table holds"
                 )
-        return cls(block_tables, contexts, queries, (0, *accumulate(queries)), block_size, window)
+        return cls(
+            block_tables.to(torch.int32).contiguous(), contexts, queries, (0, *accumulate(queries)), block_size, window
+        )
 
     def places(self, sequence: int, first: int = 0) -> Tensor:
         """Rows of the flattened cache that hold one sequence's tokens, from token `first` on: int64."""
         token = torch.arange(first, self.context_lens[sequence], device=self.block_tables.device)
         block = self.block_tables[sequence].to(torch.int64)[token // self.block_size]
         return block * self.block_size + token % self.block_size
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Of each query token: its row, its sequence, the first token it sees and the last + 1; `[T, 4]` int32."""
+        start, context, counts = (
+            torch.tensor(lengths, dtype=torch.int64)
+            for lengths in (self.query_start[:-1], self.context_lens, self.query_lens)
+        )
+        sequence = torch.arange(len(counts)).repeat_interleave(counts)
+        row = torch.arange(self.tokens)
+        end = row - start[sequence] + (context - counts + 1)[sequence]
+        first = torch.zeros_like(end) if self.window is None else (end - self.window).clamp(min=0)
+        return torch.stack([row, sequence, first, end], dim=1).to(torch.int32)
 
     @cached_property
     def prefills(self) -> tuple[tuple[int, Tensor, Tensor], ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
+from kernels.attention.compiled import paged_attention_compiled
 from kernels.attention.cpu import paged_attention_torch
+from kernels.compiled import elementwise
 
 
 def paged_attention(
@@ -40,6 +42,8 @@ def paged_attention(
             f"query [.., {query.shape[1]}, {query.shape[2]}] does not fit a cache of {key_cache.shape[2]} heads of "
             f"{key_cache.shape[3]}"
         )
-    return paged_attention_torch(
-        query, key_cache, value_cache, batch, query.shape[2] ** -0.5 if scale is None else scale
-    )
+    scale = query.shape[2] ** -0.5 if scale is None else scale
+    kernels = elementwise(query, key_cache, value_cache)
+    if kernels is None:
+        return paged_attention_torch(query, key_cache, value_cache, batch, scale)
+    return paged_attention_compiled(kernels, query, key_cache, value_cache, batch, scale)

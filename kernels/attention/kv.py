@@ -21,6 +21,15 @@ def write_kv(key_cache: Tensor, value_cache: Tensor, key: Tensor, value: Tensor,
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
+    check_kv(key_cache, value_cache, key, value, slot_mapping)
+    heads = key_cache.shape[2:]
+    places = slot_mapping.to(torch.int64)
+    key_cache.view(-1, *heads).index_copy_(0, places, key)
+    value_cache.view(-1, *heads).index_copy_(0, places, value)
+
+
+def check_kv(key_cache: Tensor, value_cache: Tensor, key: Tensor, value: Tensor, slot_mapping: Tensor) -> None:
+    """Whether a step's keys and values fit the caches and the places; a ValueError says what does not."""
     heads = key_cache.shape[2:]
     if key_cache.shape != value_cache.shape or len(heads) != 2:
         raise ValueError(f"caches must share one 4-D shape, not {list(key_cache.shape)}, {list(value_cache.shape)}")
@@ -30,6 +39,3 @@ def write_kv(key_cache: Tensor, value_cache: Tensor, key: Tensor, value: Tensor,
         )
     if not key.dtype == value.dtype == key_cache.dtype == value_cache.dtype:
         raise ValueError(f"key and value must be {key_cache.dtype} as their caches, not {key.dtype}, {value.dtype}")
-    places = slot_mapping.to(torch.int64)
-    key_cache.view(-1, *heads).index_copy_(0, places, key)
-    value_cache.view(-1, *heads).index_copy_(0, places, value)

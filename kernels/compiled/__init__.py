@@ -1,5 +1,5 @@
 """The C++ kernels: built on first use with the system's compiler, loaded through ctypes, optional everywhere."""
 
-from kernels.compiled.library import ISAS, BankView, BatchView, Library, library
+from kernels.compiled.library import ISAS, TYPES, BankView, BatchView, Library, elementwise, library
 
-__all__ = ["ISAS", "BankView", "BatchView", "Library", "library"]
+__all__ = ["ISAS", "TYPES", "BankView", "BatchView", "Library", "elementwise", "library"]

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = Path(__file__).parent.parent / "csrc"
+INTERFACE = ("choice.cpp", "expert_linear.cpp", "attention.cpp", "elementwise.cpp")
 COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp")
 AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 AVX512_FLAGS = (*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
@@ -90,8 +91,8 @@ def _compile(compiler: str, folder: Path) -> Path:
         defines = [f"-DOVERTONE_{made.stem.upper()}" for made in objects]
         objects.append(generic.result())
     made = folder / "kernels.so"
-    main = str(SOURCES / "expert_linear.cpp")
-    _run([compiler, *COMMON_FLAGS, *defines, "-shared", main, *map(str, objects), "-o", str(made)])
+    sources = [str(SOURCES / name) for name in INTERFACE]
+    _run([compiler, *COMMON_FLAGS, *defines, "-shared", *sources, *map(str, objects), "-o", str(made)])
     return made
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
+from struct import Struct
+from typing import Any
+
+import torch
 
 from kernels.compiled.build import BuildError, build
 
 logger = logging.getLogger(__name__)
 
 ISAS = ("generic", "avx2", "avx512", "avx512bf16")
-"""Instruction sets, by the numbers that `csrc/expert_linear.cpp` gives them; later ones are faster."""
+"""Instruction sets, by the numbers that `csrc/choice.cpp` gives them; later ones are faster."""
 
 
 class BankView(ctypes.Structure):
-    """`Bank` of csrc/expert_linear.h."""
+    """`Bank` of csrc/kernels.h."""
 
     _fields_ = (
         ("index", ctypes.c_void_p),
@@ -30,24 +35,28 @@ class BankView(ctypes.Structure):
 
 
 class BatchView(ctypes.Structure):
-    """`Batch` of csrc/expert_linear.h."""
+    """`Batch` of csrc/kernels.h."""
 
     _fields_ = (
         ("groups", ctypes.c_int32),
+        ("width", ctypes.c_int32),
         ("slot", ctypes.c_void_p),
         ("start", ctypes.c_void_p),
         ("token", ctypes.c_void_p),
         ("gate", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
+        ("gates", ctypes.c_void_p),
     )
 
 
-ARGUMENTS = (
-    *(ctypes.c_int,) * 4,  # isa, threads, type, add_to_y
-    *(ctypes.c_int64,) * 3,  # tokens, rows, columns
-    *(ctypes.c_void_p, ctypes.c_int64) * 2,  # x, weight and their strides
-    *(ctypes.c_void_p,) * 2,  # bias, y
-    *(ctypes.POINTER(BankView), ctypes.POINTER(BatchView)),
-)
+TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
+"""`Type` of csrc/kernels.h."""
+
+FLOATS = frozenset({torch.bfloat16, torch.float32})
+"""Types of the layers that the kernels compute on."""
+
+FUNCTIONS = ("expert_linear", "paged_attention", "norm", "bias", "silu", "rotary")
+"""What `Library.call` calls; each takes one struct of csrc/kernels.h."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,30 @@ class Library:
     Attributes:
         handle: the shared library.
         isa: the instruction set to use, a number of `ISAS`.
+        functions: the library's functions by their names of `FUNCTIONS`.
     """
 
     handle: ctypes.CDLL
     isa: int
+    functions: Mapping[str, Callable[[bytes], int]]
+
+    def call(self, function: str, fields: Struct, *arguments: float) -> None:
+        """Call a kernel with this instruction set on torch's number of threads.
+
+        Args:
+            function: one of `FUNCTIONS`.
+            fields: the types of all fields of its struct, each 8 bytes.
+            arguments: those fields but the first two, which are the instruction set and the threads.
+
+        Raises:
+            MemoryError: no memory for what the kernel keeps meanwhile.
+            IndexError: a place or a block is outside the cache.
+        """
+        failed = self.functions[function](fields.pack(self.isa, torch.get_num_threads(), *arguments))
+        if failed == 1:
+            raise MemoryError(f"no memory for {function}")
+        if failed == 2:
+            raise IndexError(f"{function} was given a place outside the cache")
 
     def supports(self, isa: int) -> bool:
         """Whether this processor and this build have an instruction set."""
@@ -83,13 +112,27 @@ def library() -> Library | None:
     except (BuildError, OSError) as error:
         logger.warning("plain torch is used instead of the compiled kernels: %s", error)
         return None
-    handle.overtone_expert_linear.argtypes = ARGUMENTS
-    loaded = Library(handle, 0)
+    functions = {name: _function(handle, name) for name in FUNCTIONS}
+    loaded = Library(handle, 0, functions)
     available = [isa for isa in range(len(ISAS)) if loaded.supports(isa)]
     forced = os.environ.get("OVERTONE_ISA")
     if not forced:
-        return Library(handle, available[-1])
+        return replace(loaded, isa=available[-1])
     names = [ISAS[isa] for isa in available]
     if forced not in names:
         raise ValueError(f"OVERTONE_ISA is {forced!r}; this processor has {', '.join(names)}")
-    return Library(handle, ISAS.index(forced))
+    return replace(loaded, isa=ISAS.index(forced))
+
+
+def elementwise(*tensors: torch.Tensor) -> Library | None:
+    """The kernels where they can compute on these tensors: all bf16 or all fp32, on the CPU."""
+    dtype = tensors[0].dtype
+    if dtype not in FLOATS or any(tensor.dtype != dtype or tensor.device.type != "cpu" for tensor in tensors):
+        return None
+    return library()
+
+
+def _function(handle: ctypes.CDLL, name: str) -> Callable[[bytes], int]:
+    function: Any = getattr(handle, f"overtone_{name}")
+    function.argtypes = (ctypes.c_char_p,)
+    return function  # type: ignore[no-any-return]

@@ -26,6 +26,7 @@ template <int kWidth> struct Vectors {
 };
 using Float = Vectors<kLanes>::Float;
 using Word = Vectors<kLanes>::Word;
+using Half = Vectors<kLanes>::Half;
 
 template <class V> OVERTONE_INLINE V load(const void* from) {
   V v;
@@ -49,6 +50,9 @@ OVERTONE_INLINE uint16_t narrow(float value) {
   uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
   return value != value ? uint16_t(0x7fc0) : uint16_t(rounded);
 }
+
+OVERTONE_INLINE void store_value(float* to, float value) { *to = value; }
+OVERTONE_INLINE void store_value(uint16_t* to, float value) { *to = narrow(value); }
 
 // bf16 bits as fp32 lanes. GCC makes 16 lanes of two halves unless told the instruction.
 template <int kWidth>
@@ -93,4 +97,61 @@ template <int kSize = kLanes> OVERTONE_INLINE Float sums_of(const Float* v) {
     return v[0];
   else
     return fold<2 * kLanes / kSize>(sums_of<kSize / 2>(v), sums_of<kSize / 2>(v + kSize / 2));
+}
+
+// The same rounding as `narrow`, of all lanes.
+OVERTONE_INLINE Half narrow_lanes(Float v) {
+  Word word = (Word)v;
+  Word made = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+  made = v != v ? Word{} + 0x7fc0u : made;
+#if defined(__AVX512F__)
+  return (Half)_mm512_cvtepi32_epi16((__m512i)made);
+#else
+  return __builtin_convertvector(made, Half);
+#endif
+}
+
+// Lanes of an array of bf16 or fp32 that has `count` more elements, zeros after the last; and back.
+template <class X> OVERTONE_INLINE Float load_part(const X* from, int64_t count) {
+  if (count >= kLanes) return widen_lanes<kLanes>(from);
+  X part[kLanes] = {};
+  for (int64_t i = 0; i < count; i++) part[i] = from[i];
+  return widen_lanes<kLanes>(part);
+}
+OVERTONE_INLINE void store_part(float* to, Float v, int64_t count) {
+  if (count >= kLanes) return store(to, v);
+  for (int64_t i = 0; i < count; i++) to[i] = v[i];
+}
+OVERTONE_INLINE void store_part(uint16_t* to, Float v, int64_t count) {
+  Half half = narrow_lanes(v);
+  if (count >= kLanes) return store(to, half);
+  for (int64_t i = 0; i < count; i++) to[i] = half[i];
+}
+
+// v rounded to the type of an array, as fp32.
+OVERTONE_INLINE Float round_as(const float*, Float v) { return v; }
+OVERTONE_INLINE Float round_as(const uint16_t*, Float v) { return widen_lanes<kLanes>(narrow_lanes(v)); }
+
+// e^x to 2 units in the last place: 2^n times a polynomial in what is left, |f| <= ln(2) / 2. Clamped to normal numbers.
+OVERTONE_INLINE Float exp_lanes(Float x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  x = x < -87.0f ? Float{} - 87.0f : x;
+  x = x > 88.0f ? Float{} + 88.0f : x;
+  Float shifted = x * 1.44269504f + kShift;
+  Float n = shifted - kShift;
+  Float f = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Float p = Float{} + 1.9875691e-4f;
+  p = p * f + 1.3981999e-3f;
+  p = p * f + 8.3334519e-3f;
+  p = p * f + 4.1665795e-2f;
+  p = p * f + 1.6666665e-1f;
+  p = p * f + 5.0e-1f;
+  p = p * f * f + f + 1.0f;
+  return (Float)((Word)p + ((Word)shifted << 23));
+}
+
+OVERTONE_INLINE float sum_lanes(Float v) {
+  float sum = 0;
+  for (int i = 0; i < kLanes; i++) sum += v[i];
+  return sum;
 }

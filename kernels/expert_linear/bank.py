@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ctypes import addressof
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from kernels.compiled import BankView
+from kernels.compiled import TYPES, BankView
 
 ROW_BLOCK = 16
 """Rows that are stored together. Entry `j` of 16 neighbouring rows is contiguous, so a vector register (or a GPU
@@ -17,8 +18,6 @@ and the same order of additions wherever it runs."""
 
 UINT16_COLUMNS = 1 << 16
 VALUE_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.int8)
-COMPILED_TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
-"""`Type` of csrc/expert_linear.h."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +101,13 @@ class ExpertBank:
     def view(self) -> BankView:
         """The bank as the compiled kernels read it; for the dtypes they know."""
         scale = None if self.scale is None else self.scale.data_ptr()
-        blocks, value_type = self.index.shape[1], COMPILED_TYPES[self.value.dtype]
+        blocks, value_type = self.index.shape[1], TYPES[self.value.dtype]
         return BankView(self.index.data_ptr(), self.value.data_ptr(), scale, blocks, self.entries, value_type)
+
+    @cached_property
+    def view_address(self) -> int:
+        """Where `view` lies."""
+        return addressof(self.view)
 
     def load(self, slot: int, index: Tensor, value: Tensor, scale: Tensor | None = None) -> None:
         """Put one expert's rows into a slot, replacing what was there.

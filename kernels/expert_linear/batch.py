@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import addressof
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -83,9 +84,14 @@ class ExpertBatch:
 
     @cached_property
     def view(self) -> BatchView:
-        """The groups as the compiled kernels read them."""
-        flat = (self.group_slot, self.group_start, self.group_token, self.group_gate)
-        return BatchView(len(self.group_slot), *(part.data_ptr() for part in flat))
+        """The batch as the compiled kernels read it."""
+        flat = (self.group_slot, self.group_start, self.group_token, self.group_gate, self.slots, self.gates)
+        return BatchView(len(self.group_slot), self.slots.shape[1], *(part.data_ptr() for part in flat))
+
+    @cached_property
+    def view_address(self) -> int:
+        """Where `view` lies."""
+        return addressof(self.view)
 
     @classmethod
     def from_slots(
@@ -135,8 +141,8 @@ def _plan(slots: Tensor, gates: Tensor, device: torch.device) -> ExpertBatch:
     starts = [0, *accumulate(sizes)]
     one_expert = len(order) == 1 and sizes[0] == slots.shape[0] and bool((group_gate == 1).all())
     return ExpertBatch(
-        slots=slots.to(device),
-        gates=gates.to(device),
+        slots=slots.contiguous().to(device),
+        gates=gates.contiguous().to(device),
         group_slot=torch.tensor([slot for _, slot in order], dtype=torch.int32, device=device),
         group_start=torch.tensor(starts, dtype=torch.int32, device=device),
         group_token=group_token.to(device),

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from ctypes import byref
+from struct import Struct
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.compiled import Library
-from kernels.expert_linear.bank import COMPILED_TYPES, ExpertBank
+from kernels.compiled import TYPES, Library
+from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch
+
+ARGUMENTS = Struct("15q")
+"""`LinearArguments` of csrc/kernels.h."""
 
 
 def compiles(x: Tensor, bank: ExpertBank | None) -> bool:
     """Whether the kernels know these dtypes: bf16 or fp32 layers; bf16, fp32 or int8 experts of 16-bit columns."""
     if x.dtype not in {torch.bfloat16, torch.float32}:
         return False
-    return bank is None or (bank.index.dtype == torch.uint16 and bank.value.dtype in COMPILED_TYPES)
+    return bank is None or (bank.index.dtype == torch.uint16 and bank.value.dtype in TYPES)
 
 
 def expert_linear_compiled(
@@ -27,7 +30,6 @@ def expert_linear_compiled(
     bias: Tensor | None,
     bank: ExpertBank | None,
     batch: ExpertBatch | None,
-    isa: int | None = None,
 ) -> Tensor:
     """Product and residuals in one pass over the weights, rounded once.
 
@@ -41,10 +43,9 @@ def expert_linear_compiled(
         bias: `[N]` or None.
         bank: residuals, or None for the plain product.
         batch: the plan of the T tokens; None with no bank.
-        isa: another instruction set than the library's own.
     """
     y = x.new_empty(x.shape[0], weight.shape[0])
-    _call(kernels, x, weight, bias, bank, batch, y, add=False, isa=isa)
+    _call(kernels, x, weight, bias, bank, batch, y, add=False)
     return y
 
 
@@ -55,14 +56,13 @@ def linear_then_residuals(
     bias: Tensor | None,
     bank: ExpertBank,
     batch: ExpertBatch,
-    isa: int | None = None,
 ) -> Tensor:
     """The product by torch, then the residuals added to it: for many tokens, where torch's product is faster.
 
     Shapes and semantics are those of `expert_linear`; in bf16 the product and each added expert are rounded.
     """
     y = F.linear(x, weight, bias)
-    _call(kernels, x, weight, None, bank, batch, y, add=True, isa=isa)
+    _call(kernels, x, weight, None, bank, batch, y, add=True)
     return y
 
 
@@ -75,7 +75,6 @@ def _call(
     batch: ExpertBatch | None,
     y: Tensor,
     add: bool,
-    isa: int | None,
 ) -> None:
     tokens, columns = x.shape
     if not tokens:
@@ -84,10 +83,10 @@ def _call(
         x = x.contiguous()
     if weight.stride(1) != 1:
         weight = weight.contiguous()
-    failed = kernels.handle.overtone_expert_linear(
-        kernels.isa if isa is None else isa,
-        torch.get_num_threads(),
-        COMPILED_TYPES[x.dtype],
+    kernels.call(
+        "expert_linear",
+        ARGUMENTS,
+        TYPES[x.dtype],
         add,
         tokens,
         weight.shape[0],
@@ -96,10 +95,8 @@ def _call(
         x.stride(0),
         weight.data_ptr(),
         weight.stride(0),
-        None if bias is None else bias.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
         y.data_ptr(),
-        None if bank is None else byref(bank.view),
-        None if batch is None else byref(batch.view),
+        0 if bank is None else bank.view_address,
+        0 if batch is None else batch.view_address,
     )
-    if failed:
-        raise MemoryError(f"no memory for {tokens} tokens of {columns} columns")

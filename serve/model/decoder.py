@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from kernels.attention import AttentionBatch, paged_attention, write_kv
+from kernels.attention import AttentionBatch, paged_attention, rotate_into_cache
 from kernels.expert_linear import ExpertBatch
+from kernels.silu_mul import silu_mul
 from serve.model.config import ModelConfig
 from serve.model.layers import Embedding, Linear, Placement, RmsNorm, place_linear, place_norm
-from serve.model.rope import RotaryTable, rotate
+from serve.model.rope import RotaryTable
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,11 @@ class DecoderLayer:
         hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
         self.window = window
         self._heads, self._kv_heads, self._head_dim = config.num_heads, config.num_kv_heads, dim
-        self._rotated = config.num_heads + config.num_kv_heads
         eps = config.rms_norm_eps
         self.input_norm = RmsNorm(hidden, eps, dtype, device)
-        self.qkv = Linear((self._rotated + config.num_kv_heads) * dim, hidden, config.attention_bias, dtype, device)
+        self.qkv = Linear(
+            (config.num_heads + 2 * config.num_kv_heads) * dim, hidden, config.attention_bias, dtype, device
+        )
         self.q_norm = RmsNorm(dim, eps, dtype, device) if config.qk_norm else None
         self.k_norm = RmsNorm(dim, eps, dtype, device) if config.qk_norm else None
         self.output = Linear(hidden, config.num_heads * dim, config.output_bias, dtype, device)
@@ -81,16 +82,13 @@ class DecoderLayer:
         """[T, hidden] to the same shape; the step's keys and values are written to the layer's cache."""
         experts = batch.experts
         qkv = self.qkv(self.input_norm(x, experts), experts).view(x.shape[0], -1, self._head_dim)
-        qk, value = qkv[:, : self._rotated], qkv[:, self._rotated :]
+        query, key, value = torch.split(qkv, [self._heads, self._kv_heads, self._kv_heads], dim=1)
         if self.q_norm is not None and self.k_norm is not None:
-            normed = self.q_norm(qk[:, : self._heads], experts), self.k_norm(qk[:, self._heads :], experts)
-            qk = torch.cat(normed, dim=1)
-        qk = rotate(qk, cos, sin)
-        write_kv(keys, values, qk[:, self._heads :], value, batch.slot_mapping)
-        attended = paged_attention(qk[:, : self._heads], keys, values, batch.attention[self.window])
+            query, key = self.q_norm(query, experts), self.k_norm(key, experts)
+        query = rotate_into_cache(query, key, value, cos, sin, keys, values, batch.slot_mapping)
+        attended = paged_attention(query, keys, values, batch.attention[self.window])
         x = x + self.output(attended.flatten(1), experts)
-        gate, up = self.gate_up(self.mlp_norm(x, experts), experts).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate).mul_(up), experts)
+        return x + self.down(silu_mul(self.gate_up(self.mlp_norm(x, experts), experts)), experts)
 
     def placements(self, prefix: str, config: ModelConfig) -> dict[str, Placement]:
         """Placements of the layer's parameters, under their Hugging Face names."""

@@ -140,19 +140,3 @@ class RotaryTable:
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each [T, 1, head_dim] in `dtype`, for positions [T] int64."""
         return self.cos[positions].to(dtype).unsqueeze(1), self.sin[positions].to(dtype).unsqueeze(1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (i, i + head_dim / 2) by its position's angle.
-
-    Semantics: `y = x * cos + swap(x) * sin`, `swap` exchanging the halves of the last dimension
-
-    Args:
-        x: [T, heads, head_dim].
-        cos: [T, 1, head_dim], in x's dtype.
-        sin: the same shape, its first half negated.
-
-    Returns:
-        [T, heads, head_dim], x's dtype.
-    """
-    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -13,7 +13,10 @@ MIXED = ([1, 40, 3, 17, 129, 6], [1, 1, 3, 5, 1, 1])
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("window", [None, 1, 4, 64])
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 8), (6, 2, 16), (3, 1, 17)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(4, 4, 8), (6, 2, 16), (3, 1, 17), (14, 2, 64), (9, 1, 130)]
+)
+@pytest.mark.usefixtures("path")
 def test_matches_the_reference(
     heads: int, kv_heads: int, head_dim: int, window: int | None, dtype: torch.dtype
 ) -> None:
@@ -26,6 +29,55 @@ def test_matches_the_reference(
     torch.testing.assert_close(got.double(), want, rtol=0, atol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("window", [None, 300])
+def test_decoding_is_the_same_to_the_last_bit_in_any_company(path: str, window: int | None, dtype: torch.dtype) -> None:
+    if path == "torch":
+        pytest.skip("torch pads sequences to a common length")
+    contexts = [1, 700, 255, 256, 257, 16, 40, 513]
+    tables = scattered_tables(contexts, 16)
+    batch = AttentionBatch.build(tables, contexts, [1] * len(contexts), 16, window)
+    query, key, value = random_cache(batch, 6, 2, 64, dtype)
+    together = paged_attention(query, key, value, batch)
+    before = torch.get_num_threads()
+    try:
+        for sequence, context in enumerate(contexts):
+            alone = AttentionBatch.build(tables[sequence : sequence + 1], [context], [1], 16, window)
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                got = paged_attention(query[sequence : sequence + 1], key, value, alone)
+                assert torch.equal(got[0], together[sequence])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_prompt_is_the_same_to_the_last_bit_in_any_chunks(path: str) -> None:
+    if path == "torch":
+        pytest.skip("torch's attention chooses its blocks by the number of tokens")
+    tables = scattered_tables([300], 16)
+    whole = AttentionBatch.build(tables, [300], [300], 16)
+    query, key, value = random_cache(whole, 6, 2, 64, torch.bfloat16)
+    want = paged_attention(query, key, value, whole)
+    for start, end in ((0, 1), (1, 40), (40, 299), (299, 300)):
+        chunk = AttentionBatch.build(tables, [end], [end - start], 16)
+        assert torch.equal(paged_attention(query[start:end], key, value, chunk), want[start:end])
+
+
+@pytest.mark.usefixtures("path")
+def test_large_scores_do_not_overflow() -> None:
+    batch = AttentionBatch.build(scattered_tables([600], 16), [600], [1], 16)
+    query, key, value = random_cache(batch, 2, 1, 32, torch.float32)
+    want = paged_attention_reference(query.double(), key, value, batch, 50.0)
+    torch.testing.assert_close(paged_attention(query, key, value, batch, 50.0).double(), want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_block_outside_the_cache_is_refused(path: str) -> None:
+    batch = AttentionBatch.build(torch.tensor([[0, 9]], dtype=torch.int32), [5], [1], 4)
+    query, cache = torch.zeros(1, 2, 8), torch.zeros(3, 4, 1, 8)
+    with pytest.raises(IndexError, match="out of range" if path == "torch" else "outside the cache"):
+        paged_attention(query, cache, cache, batch)
+
+
 def test_the_reference_is_causal_attention() -> None:
     batch = AttentionBatch.build(torch.tensor([[0, 1]], dtype=torch.int32), [7], [7], 4)
     query, key, value = random_cache(batch, 2, 2, 8, torch.float64)
@@ -34,12 +86,14 @@ def test_the_reference_is_causal_attention() -> None:
     torch.testing.assert_close(paged_attention_reference(query, key, value, batch, 8**-0.5), want)
 
 
+@pytest.mark.usefixtures("path")
 def test_the_default_scale() -> None:
     batch = AttentionBatch.build(torch.tensor([[0]], dtype=torch.int32), [3], [1], 4)
     query, key, value = random_cache(batch, 2, 1, 16, torch.float32)
     assert torch.equal(paged_attention(query, key, value, batch), paged_attention(query, key, value, batch, 0.25))
 
 
+@pytest.mark.usefixtures("path")
 def test_chunks_of_a_prompt_attend_as_the_whole() -> None:
     tables = scattered_tables([11], 4)
     whole = AttentionBatch.build(tables, [11], [11], 4)
@@ -50,6 +104,7 @@ def test_chunks_of_a_prompt_attend_as_the_whole() -> None:
         torch.testing.assert_close(paged_attention(query[start:end], key, value, chunk), want[start:end])
 
 
+@pytest.mark.usefixtures("path")
 def test_other_sequences_content_does_not_matter() -> None:
     batch = AttentionBatch.build(scattered_tables([5, 9], 4), [5, 9], [1, 1], 4)
     query, key, value = random_cache(batch, 2, 1, 16, torch.float32)

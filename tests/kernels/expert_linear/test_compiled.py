@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kernels.compiled import ISAS, Library, library
+from kernels.compiled import Library
 from kernels.expert_linear import ExpertBatch
 from kernels.expert_linear.compiled import compiles, expert_linear_compiled, linear_then_residuals
 from kernels.expert_linear.reference import expert_linear_reference
@@ -15,28 +15,11 @@ TWO_ROUNDINGS = {torch.bfloat16: 1.2e-2, torch.float32: 2e-5}
 SHAPES = [(1, 1, 1, 1), (3, 17, 129, 5), (8, 129, 17, 3), (5, 48, 2500, 11), (19, 33, 96, 7)]
 
 
-@pytest.fixture(scope="module")
-def kernels() -> Library:
-    loaded = library()
-    if loaded is None:
-        pytest.skip("no compiler here")
-    return loaded
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest, kernels: Library) -> int:
-    number = ISAS.index(request.param)
-    if not kernels.supports(number):
-        pytest.skip(f"this processor has no {request.param}")
-    return number
-
-
 @pytest.mark.parametrize("value_dtype", [torch.bfloat16, torch.float32, torch.int8])
 @pytest.mark.parametrize("dtype", ONE_ROUNDING)
 @pytest.mark.parametrize(("tokens", "rows", "columns", "entries"), SHAPES)
 def test_matches_the_reference(
     kernels: Library,
-    isa: int,
     tokens: int,
     rows: int,
     columns: int,
@@ -54,45 +37,43 @@ def test_matches_the_reference(
         (expert_linear_compiled, ONE_ROUNDING[dtype]),
         (linear_then_residuals, TWO_ROUNDINGS[dtype]),
     ):
-        got = function(kernels, x, weight, bias, bank, batch, isa)
+        got = function(kernels, x, weight, bias, bank, batch)
         assert got.dtype == dtype
         torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", ONE_ROUNDING)
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 6, 7, 8, 9, 17])
-def test_the_plain_product_for_every_tile(kernels: Library, isa: int, tokens: int, dtype: torch.dtype) -> None:
+def test_the_plain_product_for_every_tile(kernels: Library, tokens: int, dtype: torch.dtype) -> None:
     x, weight, _ = random_layer(tokens, 35, 1056, dtype)
-    got = expert_linear_compiled(kernels, x, weight, None, None, None, isa)
+    got = expert_linear_compiled(kernels, x, weight, None, None, None)
     want = expert_linear_reference(x.double(), weight, None, None, None)
     torch.testing.assert_close(got.double(), want, rtol=ONE_ROUNDING[dtype], atol=ONE_ROUNDING[dtype])
 
 
 @pytest.mark.parametrize("dtype", ONE_ROUNDING)
 @pytest.mark.parametrize("columns", [96, 3000])
-def test_a_token_gets_the_same_bits_in_any_company(
-    kernels: Library, isa: int, columns: int, dtype: torch.dtype
-) -> None:
+def test_a_token_gets_the_same_bits_in_any_company(kernels: Library, columns: int, dtype: torch.dtype) -> None:
     x, weight, bias = random_layer(21, 40, columns, dtype)
     bank = filled_bank(4, 40, columns, 9, dtype)
     # Slot 1 has 17 tokens (16 side by side and one alone), slot 2 three, slot 0 one and one token none.
     slots = [1] * 9 + [2, -1, 2, 0, 2] + [1] * 7
-    together = expert_linear_compiled(kernels, x, weight, bias, bank, ExpertBatch.from_slots(slots), isa)
+    together = expert_linear_compiled(kernels, x, weight, bias, bank, ExpertBatch.from_slots(slots))
     for token, slot in enumerate(slots):
         own = ExpertBatch.from_slots([[slot, -1]])
-        alone = expert_linear_compiled(kernels, x[token : token + 1], weight, bias, bank, own, isa)
+        alone = expert_linear_compiled(kernels, x[token : token + 1], weight, bias, bank, own)
         assert torch.equal(together[token], alone[0])
 
 
-def test_residuals_of_many_tokens_do_not_depend_on_company(kernels: Library, isa: int) -> None:
+def test_residuals_of_many_tokens_do_not_depend_on_company(kernels: Library) -> None:
     x, weight, _ = random_layer(40, 40, 96, torch.float32)
     weight.zero_()
     bank = filled_bank(3, 40, 96, 9, torch.float32)
     slots = [token * 7 % 4 - 1 for token in range(40)]
-    together = linear_then_residuals(kernels, x, weight, None, bank, ExpertBatch.from_slots(slots), isa)
+    together = linear_then_residuals(kernels, x, weight, None, bank, ExpertBatch.from_slots(slots))
     for token, slot in enumerate(slots):
         own = ExpertBatch.from_slots([slot])
-        alone = expert_linear_compiled(kernels, x[token : token + 1], weight, None, bank, own, isa)
+        alone = expert_linear_compiled(kernels, x[token : token + 1], weight, None, bank, own)
         assert torch.equal(together[token], alone[0])
 
 
@@ -111,22 +92,22 @@ def test_the_number_of_threads_changes_nothing(kernels: Library) -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_strided_operands(kernels: Library, isa: int) -> None:
+def test_strided_operands(kernels: Library) -> None:
     x, weight, _ = random_layer(6, 33, 130, torch.float32)
     bank = filled_bank(2, 33, 65, 4, torch.float32)
     batch = ExpertBatch.from_slots([0, 1, 1])
     for inputs in (x[::2, :65], x[:3, ::2]):
         for matrix in (weight[:, :65], weight[:, ::2]):
-            got = expert_linear_compiled(kernels, inputs, matrix, None, bank, batch, isa)
+            got = expert_linear_compiled(kernels, inputs, matrix, None, bank, batch)
             want = expert_linear_reference(inputs.double(), matrix, None, bank, batch)
             torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", ONE_ROUNDING)
-def test_infinities_and_nans_pass_through(kernels: Library, isa: int, dtype: torch.dtype) -> None:
+def test_infinities_and_nans_pass_through(kernels: Library, dtype: torch.dtype) -> None:
     x = torch.tensor([[float("inf"), 1.0], [float("nan"), 1.0], [3e38, 3e38]]).to(dtype)
     weight = torch.tensor([[1.0, 1.0], [0.0, 1.0]]).to(dtype)
-    got = expert_linear_compiled(kernels, x, weight, None, None, None, isa)
+    got = expert_linear_compiled(kernels, x, weight, None, None, None)
     assert torch.equal(got.isnan(), F.linear(x, weight).isnan())
     assert got[0, 0] == float("inf")
     assert got[2, 0] == float("inf")

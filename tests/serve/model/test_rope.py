@@ -3,7 +3,8 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from serve.model.rope import RopeConfig, RotaryTable, rotate
+from kernels.attention import rotate
+from serve.model.rope import RopeConfig, RotaryTable
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""Rotary position embedding, and the way of a step's keys and values into the cache."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+import torch
+from torch import Tensor
+
+from kernels.attention.kv import check_kv, write_kv
+from kernels.compiled import TYPES, elementwise
+
+ARGUMENTS = Struct("20q")
+"""`RotaryArguments` of csrc/kernels.h."""
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (i, i + head_dim / 2) by its position's angle (arXiv:2104.09864).
+
+    Semantics: `y = x * cos + swap(x) * sin`, `swap` exchanging the halves of the last dimension
+
+    Args:
+        x: `[T, heads, head_dim]`.
+        cos: `[T, 1, head_dim]`, in the dtype of `x`.
+        sin: the same shape, its first half negated.
+
+    Returns:
+        `[T, heads, head_dim]`, the dtype of `x`.
+    """
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+def rotate_into_cache(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slot_mapping: Tensor,
+) -> Tensor:
+    """Rotate a step's queries and keys, and put keys and values into their places of the cache.
+
+    Semantics: `rotate(query)` is returned; `rotate(key)` and `value` are written as by `write_kv`. Compiled in fp32 and
+    rounded once, in torch rounded after each step.
+
+    Args:
+        query: `[T, heads, head_dim]`.
+        key: `[T, kv_heads, head_dim]`.
+        value: the shape of `key`.
+        cos: `[T, 1, head_dim]`.
+        sin: the same shape, its first half negated.
+        key_cache: `[num_blocks, block_size, kv_heads, head_dim]`, contiguous; changed.
+        value_cache: the same shape; changed.
+        slot_mapping: `[T]` int64, `block * block_size + offset` of each token, no two alike.
+
+    Returns:
+        The shape and dtype of `query`, contiguous.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+        IndexError: a place outside the cache.
+    """
+    tokens, heads, dim = query.shape
+    check_kv(key_cache, value_cache, key, value, slot_mapping)
+    if tokens != key.shape[0] or dim != key.shape[2] or dim % 2 or cos.shape != (tokens, 1, dim) != sin.shape:
+        raise ValueError(
+            f"query {list(query.shape)}, key {list(key.shape)} and cos {list(cos.shape)} must be of the same tokens "
+            "and the same even head_dim"
+        )
+    kernels = elementwise(query, key, cos, sin)
+    if kernels is None or slot_mapping.dtype != torch.int64 or not slot_mapping.is_contiguous():
+        write_kv(key_cache, value_cache, rotate(key, cos, sin), value, slot_mapping)
+        return rotate(query, cos, sin)
+    query, key, value = _rows(query), _rows(key), _rows(value)
+    cos, sin = cos.contiguous(), sin.contiguous()
+    out = query.new_empty(query.shape)
+    kernels.call(
+        "rotary",
+        ARGUMENTS,
+        TYPES[query.dtype],
+        tokens,
+        heads,
+        key.shape[1],
+        dim,
+        query.data_ptr(),
+        query.stride(0),
+        key.data_ptr(),
+        key.stride(0),
+        value.data_ptr(),
+        value.stride(0),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        slot_mapping.data_ptr(),
+        out.data_ptr(),
+        key_cache.data_ptr(),
+        value_cache.data_ptr(),
+        key_cache.shape[0] * key_cache.shape[1],
+    )
+    return out
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`x` with the heads of a token one after another, copied only if they are not."""
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

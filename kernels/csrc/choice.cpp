@@ -1,0 +1,45 @@
+// Which instruction sets there are.
+#include "kernels.h"
+
+namespace overtone {
+
+#if defined(OVERTONE_AVX512BF16)
+extern const Kernels avx512bf16;
+#endif
+#if defined(OVERTONE_AVX512)
+extern const Kernels avx512;
+#endif
+#if defined(OVERTONE_AVX2)
+extern const Kernels avx2;
+#endif
+extern const Kernels generic;
+
+const Kernels* kernels_of(int64_t isa) {
+  switch (isa) {
+#if defined(OVERTONE_AVX512BF16)
+    case 3:
+      return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") ? &avx512bf16 : nullptr;
+#endif
+#if defined(OVERTONE_AVX512)
+    case 2:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+                 ? &avx512
+                 : nullptr;
+#endif
+#if defined(OVERTONE_AVX2)
+    case 1:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")
+                 ? &avx2
+                 : nullptr;
+#endif
+    case 0:
+      return &generic;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace overtone
+
+OVERTONE_EXPORT int overtone_supports(int isa) { return overtone::kernels_of(isa) != nullptr; }

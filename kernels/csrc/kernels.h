@@ -1,0 +1,171 @@
+// What the C interface and the kernels of each instruction set (isa.cpp) share.
+//
+// Every function that Python calls takes one struct whose fields are all 8 bytes wide: packing them costs less than
+// converting that many arguments. Sizes and strides are in elements.
+#pragma once
+#include <cstdint>
+
+namespace overtone {
+
+constexpr int kRowBlock = 16;   // rows of a bank's block, and of the blocks that threads take
+constexpr int kMaxTile = 8;     // tokens whose sums are in registers at once
+constexpr int kLine = 64;       // bytes of a cache line
+constexpr int kPart = 256;      // keys of a context that are attended to at once, counted from its beginning
+
+enum Type : int64_t { kBfloat16 = 0, kFloat32 = 1, kInt8 = 2 };
+
+// ExpertBank of bank.py: index and value are [slots, blocks, entries, kRowBlock].
+struct Bank {
+  const uint16_t* index;
+  const void* value;
+  const float* scale;  // [slots, blocks * kRowBlock], int8 values only
+  int64_t blocks;
+  int32_t entries;
+  int32_t value_type;
+};
+
+// ExpertBatch of batch.py: its groups flattened, and the table [tokens, width] they come from.
+struct Batch {
+  int32_t groups;
+  int32_t width;
+  const int32_t* slot;
+  const int32_t* start;
+  const int32_t* token;
+  const float* gate;
+  const int32_t* slots;
+  const float* gates;
+};
+
+// Tokens of one group side by side: element [column][lane] is x[token of that lane][column] in fp32. With tokens in
+// the lanes one load of an entry serves all of them; a group of one token gathers straight from x instead.
+struct Columns {
+  int32_t group;
+  int32_t first;  // into Batch::token
+  int32_t tokens;
+  int32_t width;  // 4, 8 or 16 lanes; 0 for a single token
+  float* data;
+};
+
+struct LinearArguments {
+  int64_t isa, threads;
+  int64_t type;      // of x, weight, bias and y
+  int64_t add_to_y;  // 1: y already holds the product, add the residuals only, each group's rounded to y
+  int64_t tokens, rows, columns;
+  const void* x;
+  int64_t x_stride;
+  const void* weight;
+  int64_t weight_stride;
+  const void* bias;  // null for none
+  void* y;           // [tokens, rows]
+  const Bank* bank;  // null, as the batch, for the plain product
+  const Batch* batch;
+};
+
+struct Task : LinearArguments {
+  int32_t pieces;
+  const Columns* piece;
+  void* packed;  // x as the instruction set wants it, `packed_stride` elements from token to token
+  int64_t packed_stride;
+};
+
+// A query row and the keys it sees: tokens [first, last) of its sequence.
+struct QueryRow {
+  int32_t row, sequence, first, last;
+};
+
+struct AttentionArguments {
+  int64_t isa, threads, type;
+  int64_t heads, kv_heads, dim, block_size;
+  double scale;
+  const void* query;  // [.., heads, dim], `query_stride` from row to row
+  int64_t query_stride;
+  const void* keys;  // [blocks, block_size, kv_heads, dim]
+  const void* values;
+  void* out;  // [.., heads, dim]
+  const QueryRow* rows;
+  int64_t row_count;
+  const int32_t* tables;  // [sequences, table_stride] blocks of the cache
+  int64_t table_stride;
+  int64_t blocks;  // of the cache
+};
+
+struct NormArguments {
+  int64_t isa, threads, type;
+  int64_t tokens, heads, size;
+  const void* x;  // [tokens, heads, size]
+  int64_t token_stride, head_stride;
+  const void* weight;
+  double eps;
+  void* out;           // [tokens, heads, size]
+  const float* delta;  // [slots, size] with a batch, or both null
+  const Batch* batch;
+};
+
+struct BiasArguments {
+  int64_t isa, threads, type;
+  int64_t tokens, size;
+  const void* y;
+  int64_t y_stride;
+  void* out;
+  const float* delta;
+  const Batch* batch;
+};
+
+struct SiluArguments {
+  int64_t isa, threads, type;
+  int64_t tokens, size;
+  const void* x;  // [tokens, 2 * size]
+  int64_t x_stride;
+  void* out;
+};
+
+struct RotaryArguments {
+  int64_t isa, threads, type;
+  int64_t tokens, heads, kv_heads, dim;
+  const void* query;  // [tokens, heads, dim]; keys and values [tokens, kv_heads, dim]
+  int64_t query_stride;
+  const void* key;
+  int64_t key_stride;
+  const void* value;
+  int64_t value_stride;
+  const void* cos;  // [tokens, dim]
+  const void* sin;
+  const int64_t* places;  // [tokens] rows of the flattened caches
+  void* out;              // [tokens, heads, dim]
+  void* keys;
+  void* values;
+  int64_t cache_rows;
+};
+
+// One instruction set's kernels.
+struct Kernels {
+  // The linear layer. `prepare` fills this thread's share of the packed x and of the columns; when all threads are
+  // done `run` computes blocks [first, last). `packed_bytes` says how much packed x needs, 0 for none.
+  int64_t (*packed_bytes)(Task*);
+  void (*prepare)(const Task&, int thread, int threads);
+  void (*run)(const Task&, int64_t first, int64_t last, float* scratch);
+  int64_t (*scratch_floats)(const Task&);
+  int32_t widest;  // tokens of one Columns at most
+
+  // Attention of one row's query heads that share a key head. `attend` makes the state of keys [first, last) of a
+  // part, `join` adds the state of the next part, `finish` writes the result.
+  int64_t (*attention_scratch)(const AttentionArguments&);
+  int64_t (*state_floats)(const AttentionArguments&);
+  void (*attend)(const AttentionArguments&, const QueryRow&, int64_t kv_head, int64_t first, int64_t last,
+                 float* scratch, float* state);
+  void (*join)(const AttentionArguments&, float* state, const float* next);
+  void (*finish)(const AttentionArguments&, const QueryRow&, int64_t kv_head, const float* state);
+
+  // Element by element, tokens [first, last).
+  void (*norm)(const NormArguments&, int64_t first, int64_t last);
+  void (*bias)(const BiasArguments&, int64_t first, int64_t last);
+  void (*silu)(const SiluArguments&, int64_t first, int64_t last);
+  void (*rotary)(const RotaryArguments&, int64_t first, int64_t last);
+};
+
+// The kernels of an instruction set by its number in library.py, or null where the processor or the build lacks it.
+const Kernels* kernels_of(int64_t isa);
+
+}  // namespace overtone
+
+#define OVERTONE_EXPORT extern "C" __attribute__((visibility("default")))
