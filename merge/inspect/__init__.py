@@ -1,0 +1,20 @@
+"""Looking into a bundle: what its experts hold, how alike they are, and what the merge and the router did.
+
+`summary` is read off the bundle alone; `similarity` compares experts or task vectors; `spectrum` and `confusion` need
+what the bundle was merged from, which `inputs` looks for; `pictures` puts those together, and `page` draws all of it as
+one HTML file with the functions of `svg`.
+"""
+
+from merge.inspect.page import html_page
+from merge.inspect.pictures import Pictures, take_pictures
+from merge.inspect.summary import ExpertSummary, Inspection, ParameterSummary, inspect_bundle
+
+__all__ = [
+    "ExpertSummary",
+    "Inspection",
+    "ParameterSummary",
+    "Pictures",
+    "html_page",
+    "inspect_bundle",
+    "take_pictures",
+]

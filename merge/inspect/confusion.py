@@ -1,0 +1,59 @@
+"""The router's confusion matrix, each prompt judged by a router that has not seen its wording."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from merge.router import RouterConfig, train_router
+from merge.router.phrasings import assign_folds
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How prompts were routed.
+
+    Attributes:
+        tasks: rows, where a prompt belongs.
+        choices: columns, where it went; the last is "none", the backbone alone.
+        counts: prompts.
+        folds: routers trained.
+    """
+
+    tasks: tuple[str, ...]
+    choices: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    folds: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the prompts that went where they belong."""
+        right = sum(row[i] for i, row in enumerate(self.counts))
+        return right / max(1, sum(map(sum, self.counts)))
+
+
+def cross_validated(prompts: Mapping[str, Sequence[str]], config: RouterConfig, folds: int = 4) -> Confusion:
+    """Train a router for each fold of the prompts, prompts worded alike in one fold, and route the fold by it.
+
+    Raises:
+        ValueError: a task has too few different prompts.
+    """
+    tasks = tuple(sorted(prompts))
+    unique = {task: list(dict.fromkeys(prompts[task])) for task in tasks}
+    for task in tasks:
+        if len(unique[task]) < 2 * folds:
+            raise ValueError(f"task {task!r} has {len(unique[task])} prompts; {folds} folds need {2 * folds}")
+    fold_of = {task: assign_folds(unique[task], folds) for task in tasks}
+    counts = [[0] * (len(tasks) + 1) for _ in tasks]
+    for fold in range(folds):
+        seen = {t: [p for p, f in zip(unique[t], fold_of[t], strict=True) if f != fold] for t in tasks}
+        router = train_router(seen, config)
+        for row, task in enumerate(tasks):
+            for prompt, place in zip(unique[task], fold_of[task], strict=True):
+                if place == fold:
+                    chances = router.probabilities(prompt)
+                    best = int(np.argmax(chances))
+                    counts[row][best if chances[best] >= router.threshold else len(tasks)] += 1
+    return Confusion(tasks, (*tasks, NONE), tuple(map(tuple, counts)), folds)

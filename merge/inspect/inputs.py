@@ -1,0 +1,99 @@
+"""Finding what a bundle was merged from, where it still lies where it was."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from merge.bundle import Bundle, BundleError, backbone_digest
+from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from merge.experts import CalibrationError, read_prompts
+from merge.recipe import Recipe, RecipeError, load_recipe
+
+BASE, MODELS, CALIBRATION = "base", "models/", "calibration"
+"""Keys of the manifest's `inputs`."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was found.
+
+    Attributes:
+        recipe: None where this version cannot read it.
+        base: None where it is not to be had.
+        fine_tunes: by name, those that are; none without the base.
+        prompts: by task; None where there are none, or not any more.
+        missing: what was not found and why, a sentence each.
+    """
+
+    recipe: Recipe | None
+    base: Checkpoint | None
+    fine_tunes: Mapping[str, Checkpoint]
+    prompts: Mapping[str, Sequence[str]] | None
+    missing: tuple[str, ...]
+
+
+def find_inputs(bundle: Bundle) -> Inputs:
+    """Look for a bundle's inputs. A checkpoint counts only if its digest is the one in the manifest."""
+    missing: list[str] = []
+    recipe = _recipe(bundle, missing)
+    listed = bundle.manifest.inputs
+    base = _checkpoint("base", listed.get(BASE), missing)
+    fine_tunes = {}
+    if base is not None:
+        for key, entry in sorted(listed.items()):
+            if key.startswith(MODELS):
+                name = key.removeprefix(MODELS)
+                found = _checkpoint(name, entry, missing)
+                if found is not None and found.tensors.keys() >= base.tensors.keys():
+                    fine_tunes[name] = found
+    prompts = None if recipe is None else _prompts(bundle, recipe, missing)
+    return Inputs(recipe, base, fine_tunes, prompts, tuple(missing))
+
+
+def _recipe(bundle: Bundle, missing: list[str]) -> Recipe | None:
+    try:
+        return load_recipe(bundle.path / "recipe.yml")
+    except RecipeError as error:
+        missing.append(f"The recipe cannot be read: {error}.")
+        return None
+
+
+def _checkpoint(name: str, entry: Any, missing: list[str]) -> Checkpoint | None:
+    try:
+        path, digest = Path(entry["path"]), entry["sha256"]
+        found = open_checkpoint(path)
+        if backbone_digest(path) == digest:
+            return found
+        missing.append(f"The model {name} at {path} has changed since the merge.")
+    except (CheckpointError, BundleError, OSError) as error:
+        missing.append(f"The model {name} is not to be had: {error}.")
+    except (TypeError, KeyError):
+        missing.append(f"The manifest does not say where the model {name} was.")
+    return None
+
+
+def _prompts(bundle: Bundle, recipe: Recipe, missing: list[str]) -> Mapping[str, Sequence[str]] | None:
+    if recipe.calibration is None:
+        missing.append("The recipe has no calibration prompts.")
+        return None
+    file = _calibration_file(bundle, recipe, recipe.calibration.file)
+    try:
+        return read_prompts(file, bundle.expert_names)
+    except CalibrationError as error:
+        missing.append(f"The calibration prompts are not to be had: {error}.")
+        return None
+
+
+def _calibration_file(bundle: Bundle, recipe: Recipe, file: Path) -> Path:
+    """Where the prompts were: a path in the bundle's recipe is relative to where the recipe once lay."""
+    inputs = bundle.manifest.inputs
+    listed = inputs.get(CALIBRATION)
+    if isinstance(listed, dict) and isinstance(listed.get("path"), str):
+        return Path(listed["path"])
+    here = bundle.path.absolute()
+    base = inputs.get(BASE, {}).get("path", "")
+    if not file.is_relative_to(here) or not recipe.base_model.is_relative_to(here):
+        return file
+    relative = str(recipe.base_model.relative_to(here))
+    return Path(base.removesuffix(relative)) / file.relative_to(here) if base.endswith(relative) else file

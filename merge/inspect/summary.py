@@ -1,0 +1,227 @@
+"""What a bundle says of itself: its experts, their sizes, and how they are spread over the layers."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from merge.bundle import Bundle, Expert, ExpertLayout, read_layout
+from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.inspect.similarity import PairTable, compare_experts
+
+_NUMBERED = re.compile(r"^(.*?\.)(\d+)\.(.+)$")
+
+
+@dataclass(frozen=True)
+class ExpertSummary:
+    """One expert.
+
+    Attributes:
+        name: its task.
+        storage: of its values: bf16, int8, or both.
+        entries: stored, padding and dense deltas included.
+        nnz: those that are not zero.
+        bytes: of its tensors.
+        share: its bytes over the backbone's.
+        density: entries of its 2-D residuals over the elements of those weights.
+        cut: how it was cut, in the file's own words.
+    """
+
+    name: str
+    storage: str
+    entries: int
+    nnz: int
+    bytes: int
+    share: float
+    density: float
+    cut: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ParameterSummary:
+    """One parameter that some expert changes; means over the experts that change it.
+
+    Attributes:
+        name: its Hugging Face name.
+        layer: number of its layer, None outside of the layers.
+        kind: its name within the layer, or all of it outside.
+        elements: of the backbone's tensor.
+        density: stored entries over elements.
+        bytes: of the residual's tensors.
+        relative_norm: ‖E‖ / ‖W‖, Frobenius.
+    """
+
+    name: str
+    layer: int | None
+    kind: str
+    elements: int
+    density: float
+    bytes: float
+    relative_norm: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A bundle at a glance.
+
+    Attributes:
+        name: the bundle's.
+        path: its directory.
+        backbone: digest, bytes and parameters of the backbone.
+        router: whether it has a router.
+        created: when it was merged (or copied, where the manifest does not say).
+        versions: of the libraries that merged it.
+        notes: the merger's.
+        experts: by name.
+        parameters: by layer.
+        similarity: cosines of the experts' sparse residuals.
+        overlap: share of entries that two experts have in common.
+        chance_overlap: what it would be if places were drawn at random.
+    """
+
+    name: str
+    path: str
+    backbone: Mapping[str, Any]
+    router: bool
+    created: str
+    versions: Mapping[str, str]
+    notes: tuple[str, ...]
+    experts: tuple[ExpertSummary, ...]
+    parameters: tuple[ParameterSummary, ...]
+    similarity: PairTable
+    overlap: PairTable
+    chance_overlap: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """The table for people."""
+        backbone, width = self.backbone, max([len("expert"), *(len(item.name) for item in self.experts)])
+        lines = [
+            f"{self.name}: backbone of {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes, digest "
+            f"{backbone['digest'][:12]}; {len(self.experts)} experts, {'a' if self.router else 'no'} router",
+            "",
+            f"{'expert':<{width}}  values    entries  density      bytes  of backbone  cut by",
+        ]
+        for item in self.experts:
+            cut = ", ".join(value if not value.isdigit() else f"{key} {value}" for key, value in item.cut.items())
+            lines.append(
+                f"{item.name:<{width}}  {item.storage:<6}  {item.entries:9,}  {item.density:7.2%}  {item.bytes:9,}  "
+                f"{item.share:11.2%}  {cut}"
+            )
+        if len(self.experts) > 1:
+            lines += ["", *_extremes(self)]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def inspect_bundle(bundle: Bundle) -> Inspection:
+    """Read all experts of a bundle and measure them.
+
+    Raises:
+        BundleError: an expert cannot be read.
+        CheckpointError: the backbone cannot be read.
+    """
+    backbone = open_checkpoint(bundle.backbone_dir)
+    experts = {name: bundle.read_expert(name) for name in bundle.expert_names}
+    layouts = {name: read_layout(bundle.expert_path(name)) for name in experts}
+    manifest = bundle.manifest
+    cosine, overlap = compare_experts(experts)
+    summaries = tuple(
+        _expert(experts[name], layouts[name], bundle.card(name).bytes, backbone, manifest.backbone_bytes)
+        for name in experts
+    )
+    return Inspection(
+        name=manifest.name,
+        path=str(bundle.path),
+        backbone={
+            "digest": manifest.backbone_digest,
+            "bytes": manifest.backbone_bytes,
+            "parameters": sum(_elements(backbone, name) for name in backbone.tensors),
+        },
+        router=bundle.router_dir is not None,
+        created=manifest.created,
+        versions=dict(manifest.versions),
+        notes=manifest.notes,
+        experts=summaries,
+        parameters=_parameters(experts, layouts, backbone),
+        similarity=cosine,
+        overlap=overlap,
+        chance_overlap=round(fmean(item.density for item in summaries), 6) if summaries else 0.0,
+    )
+
+
+def layer_and_kind(name: str) -> tuple[int | None, str]:
+    """Split a parameter's name: ("model.layers.3.mlp.up_proj.weight") gives (3, "mlp.up_proj")."""
+    found = _NUMBERED.match(name)
+    layer, kind = (int(found[2]), found[3]) if found else (None, name)
+    return layer, kind.removesuffix(".weight")
+
+
+def _expert(expert: Expert, layout: ExpertLayout, size: int, backbone: Checkpoint, total: int) -> ExpertSummary:
+    elements = sum(_elements(backbone, name) for name in expert.sparse)
+    stored = sum(delta.index.numel() for delta in expert.sparse.values())
+    eight, some = len(layout.quantised), len(expert.sparse)
+    return ExpertSummary(
+        name=expert.name,
+        storage="int8" if eight and eight == some else "bf16" if not eight else "mixed",
+        entries=expert.entries,
+        nnz=expert.nnz,
+        bytes=size,
+        share=round(size / total, 6),
+        density=round(stored / elements, 6) if elements else 0.0,
+        cut=dict(expert.metadata),
+    )
+
+
+def _parameters(
+    experts: Mapping[str, Expert], layouts: Mapping[str, ExpertLayout], backbone: Checkpoint
+) -> tuple[ParameterSummary, ...]:
+    found = []
+    for name in backbone.tensors:
+        holders = [task for task, layout in layouts.items() if name in layout.bytes]
+        if not holders:
+            continue
+        layer, kind = layer_and_kind(name)
+        elements, norm = _elements(backbone, name), float(backbone.tensor(name, torch.float32).norm())
+        sizes = [_size_and_norm(experts[task], name) for task in holders]
+        found.append(
+            ParameterSummary(
+                name=name,
+                layer=layer,
+                kind=kind,
+                elements=elements,
+                density=round(fmean(stored for stored, _ in sizes) / elements, 6),
+                bytes=round(fmean(layouts[task].bytes[name] for task in holders), 1),
+                relative_norm=round(fmean(size for _, size in sizes) / norm, 6) if norm else 0.0,
+            )
+        )
+    return tuple(sorted(found, key=lambda item: (item.layer is None, item.layer or 0, item.name)))
+
+
+def _size_and_norm(expert: Expert, name: str) -> tuple[int, float]:
+    if name in expert.sparse:
+        return expert.sparse[name].index.numel(), float(expert.sparse[name].numbers.norm())
+    return expert.dense[name].numel(), float(expert.dense[name].norm())
+
+
+def _elements(backbone: Checkpoint, name: str) -> int:
+    return backbone.tensors[name].nbytes // backbone.tensors[name].dtype.itemsize
+
+
+def _extremes(inspection: Inspection) -> Sequence[str]:
+    lines = []
+    for title, table in (("cosine of residuals", inspection.similarity), ("shared entries", inspection.overlap)):
+        pairs = [
+            (table.values[i][j], table.names[i], table.names[j]) for i in range(len(table.names)) for j in range(i)
+        ]
+        high, low = max(pairs), min(pairs)
+        lines.append(
+            f"{title}: {high[0]:.3f} at most ({high[1]}, {high[2]}), {low[0]:.3f} at least ({low[1]}, {low[2]})"
+        )
+    lines[-1] += f"; {inspection.chance_overlap:.3f} by chance"
+    return lines
