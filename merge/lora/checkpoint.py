@@ -31,18 +31,22 @@ class AdaptedCheckpoint(Checkpoint):
 
         The sum is taken in float32, or in `dtype` where that is float64, and rounded once.
         """
-        source = self.adapter.replacements.get(name)
-        if source is not None:
-            return self._own(source, dtype or self.tensors[name].dtype)
         change = self.adapter.changes.get(name)
-        if change is None or name not in self.tensors:
-            return self.model.tensor(name, dtype)
+        if change is None:
+            return self._beneath(name, dtype)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        weight = self.model.tensor(name, wide)
+        weight = self._beneath(name, wide)
         adapted = weight + change.scale * self._product(change, wide)
         if change.magnitude is not None:
             adapted = _renormalised(adapted, self._own(change.magnitude, wide), change.transposed)
         return adapted.to(dtype or self.tensors[name].dtype)
+
+    def _beneath(self, name: str, dtype: torch.dtype | None) -> Tensor:
+        """What the factors change: the model's tensor, or the one that the adapter has in its place."""
+        source = self.adapter.replacements.get(name)
+        if source is None:
+            return self.model.tensor(name, dtype)
+        return self._own(source, dtype or self.model.tensors[name].dtype)
 
     def _product(self, change: LowRank, dtype: torch.dtype) -> Tensor:
         a, b = self._own(change.a, dtype), self._own(change.b, dtype)

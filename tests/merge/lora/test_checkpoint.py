@@ -1,0 +1,182 @@
+"""Adapted tensors against the formulas, worked out here by hand."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from merge.lora import is_adapter, open_adapter
+from tests.merge.lora.adapters import PREFIX, Q, factors, write_adapter
+from tests.merge.tiny import save_tiny
+
+UP = "model.layers.1.mlp.up_proj"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(save_tiny(tmp_path_factory.mktemp("model") / "base", tied=False))
+
+
+def test_only_the_adapted_tensors_change(model: Checkpoint, tmp_path: Path) -> None:
+    made = factors(Q, 32, 32)
+    adapted = open_adapter(write_adapter(tmp_path, made), model)
+    assert is_adapter(tmp_path)
+    assert adapted.path == tmp_path
+    assert adapted.tensors == model.tensors
+    for name in model.tensors:
+        expected = model.tensor(name)
+        if name == f"{Q}.weight":
+            expected = expected + 6 / 4 * made[f"{Q}.lora_B.weight"] @ made[f"{Q}.lora_A.weight"]
+        torch.testing.assert_close(adapted.tensor(name), expected, rtol=0, atol=1e-5)
+        assert adapted.tensor(name, torch.float64).dtype == torch.float64
+
+
+def test_an_adapter_of_zeros_gives_the_model_back_to_the_bit(model: Checkpoint, tmp_path: Path) -> None:
+    made = factors(Q, 32, 32)
+    made[f"{Q}.lora_B.weight"].zero_()
+    adapted = open_adapter(write_adapter(tmp_path, made), model)
+    assert all(torch.equal(adapted.tensor(name), model.tensor(name)) for name in model.tensors)
+
+
+def test_scales(model: Checkpoint, tmp_path: Path) -> None:
+    made = {**factors(Q, 32, 32), **factors(UP, 48, 32, rank=8)}
+    patterns = {"rank_pattern": {"up_proj": 8}, "alpha_pattern": {r"layers\.1\.mlp\.up_proj": 3}}
+    for rslora in (False, True):
+        adapted = open_adapter(write_adapter(tmp_path, made, use_rslora=rslora, **patterns), model)
+        for module, alpha, rank in ((Q, 6, 4), (UP, 3, 8)):
+            scale = alpha / (math.sqrt(rank) if rslora else rank)
+            product = made[f"{module}.lora_B.weight"] @ made[f"{module}.lora_A.weight"]
+            expected = model.tensor(f"{module}.weight") + scale * product
+            torch.testing.assert_close(adapted.tensor(f"{module}.weight"), expected, rtol=0, atol=1e-5)
+
+
+def test_dora_keeps_the_stored_norms(model: Checkpoint, tmp_path: Path) -> None:
+    made = {**factors(Q, 32, 32), f"{Q}.lora_magnitude_vector": torch.rand(32) + 0.5}
+    weight = open_adapter(write_adapter(tmp_path, made, use_dora=True), model).tensor(f"{Q}.weight")
+    torch.testing.assert_close(weight.norm(dim=1), made[f"{Q}.lora_magnitude_vector"])
+    direction = model.tensor(f"{Q}.weight") + 1.5 * made[f"{Q}.lora_B.weight"] @ made[f"{Q}.lora_A.weight"]
+    torch.testing.assert_close(
+        weight / weight.norm(dim=1, keepdim=True), direction / direction.norm(dim=1, keepdim=True)
+    )
+
+
+def test_whole_tensors_are_replaced(model: Checkpoint, tmp_path: Path) -> None:
+    head, norm = torch.randn(33, 32), torch.randn(32)
+    made = {**factors(Q, 32, 32), "lm_head.modules_to_save.default.weight": head, "model.norm.weight": norm}
+    adapted = open_adapter(write_adapter(tmp_path, made, modules_to_save=["lm_head"]), model)
+    assert torch.equal(adapted.tensor("lm_head.weight"), head)
+    assert torch.equal(adapted.tensor("model.norm.weight"), norm)
+
+
+def test_embeddings_layers_stored_transposed_and_convolutions(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = {"wte.weight": torch.randn(10, 6), "mlp.weight": torch.randn(6, 8), "square.weight": torch.randn(6, 6)}
+    weights["conv.weight"] = torch.randn(5, 3, 2, 2)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"tie_word_embeddings": false}')
+    save_file(weights, tmp_path / "model" / "model.safetensors")
+    made = {
+        "wte.lora_embedding_A": torch.randn(4, 10), "wte.lora_embedding_B": torch.randn(6, 4),
+        **factors("mlp", 8, 6), **factors("square", 6, 6),
+        "conv.lora_A.weight": torch.randn(4, 3, 2, 2), "conv.lora_B.weight": torch.randn(5, 4, 1, 1),
+    }  # fmt: skip
+    adapter = write_adapter(tmp_path / "adapter", made, fan_in_fan_out=True)
+    adapted = open_adapter(adapter, open_checkpoint(tmp_path / "model"))
+
+    def change(name: str) -> torch.Tensor:
+        return (adapted.tensor(name) - weights[name]) / 1.5
+
+    close = {"rtol": 0, "atol": 1e-5}
+    torch.testing.assert_close(
+        change("wte.weight"), (made["wte.lora_embedding_B"] @ made["wte.lora_embedding_A"]).T, **close
+    )
+    for module in ("mlp", "square"):
+        product = made[f"{module}.lora_B.weight"] @ made[f"{module}.lora_A.weight"]
+        torch.testing.assert_close(change(f"{module}.weight"), product.T, **close)
+    product = torch.einsum("or,rchw->ochw", made["conv.lora_B.weight"][:, :, 0, 0], made["conv.lora_A.weight"])
+    torch.testing.assert_close(change("conv.weight"), product, **close)
+    write_adapter(tmp_path / "adapter", made, fan_in_fan_out=False)
+    with pytest.raises(CheckpointError, match=r"square\.weight is square, and fan_in_fan_out is wrong"):
+        open_adapter(adapter, open_checkpoint(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported; only LORA is"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights 'pissa_niter_16' trained against a changed base"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
+        ({"lora_bias": True}, "lora_bias is True, which is not supported"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication is "),
+        ({"megatron_config": {"a": 1}}, "megatron_config is "),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices is "),
+        ({"target_parameters": ["experts.weight"]}, "target_parameters is "),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is "),
+        ({"use_something_new": True}, "use_something_new is True"),
+        ({"r": 0}, "r is 0; it should be a positive number"),
+        ({"lora_alpha": None}, "lora_alpha is None"),
+        ({"alpha_pattern": {"(": 3}}, "alpha_pattern should map"),
+        ({"r": 5}, r"q_proj.lora_A.weight is \[4, 32\]; adapter_config.json gives .* the rank 5"),
+        ({"use_dora": True}, "use_dora is true, but model.layers.0.self_attn.q_proj has no magnitude vector"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused_by_name(
+    model: Checkpoint, tmp_path: Path, config: dict[str, object], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        open_adapter(write_adapter(tmp_path, factors(Q, 32, 32), **config), model)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            factors("model.layers.7.self_attn.q_proj", 32, 32),
+            "adapts model.layers.7.self_attn.q_proj, of which .* no weight",
+        ),
+        (factors(Q, 32, 31), r"factors \[4, 31\] and \[32, 4\], which do not give \[32, 32\]"),
+        ({f"{Q}.lora_A.weight": torch.zeros(4, 32)}, "one factor only"),
+        ({"model.other.weight": torch.zeros(1)}, "replaces model.other.weight, which .* does not have"),
+        ({"model.norm.weight": torch.zeros(5)}, r"is \[5\]; .* has model.norm.weight \[32\]"),
+        ({f"{Q}.lora_magnitude_vector": torch.ones(32), **factors(Q, 32, 32)}, "has a magnitude vector"),
+        ({f"{Q}.lora_B.bias": torch.zeros(32), **factors(Q, 32, 32)}, "no factor of a plain LoRA"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(
+    model: Checkpoint, tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        open_adapter(write_adapter(tmp_path, tensors), model)
+
+
+def test_every_misfit_is_told_at_once(model: Checkpoint, tmp_path: Path) -> None:
+    tensors = {**factors("model.nothing", 3, 3), **factors(Q, 32, 31), "model.other.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError) as caught:
+        open_adapter(write_adapter(tmp_path, tensors), model)
+    assert len(caught.value.faults) == 3
+
+
+def test_a_tied_embedding_is_not_adapted(tmp_path: Path) -> None:
+    tied = open_checkpoint(save_tiny(tmp_path / "tied"))
+    made = {"model.embed_tokens.lora_embedding_A": torch.zeros(4, 33)}
+    made["model.embed_tokens.lora_embedding_B"] = torch.zeros(32, 4)
+    with pytest.raises(CheckpointError, match="also uses as output head"):
+        open_adapter(write_adapter(tmp_path / "adapter", made), tied)
+
+
+def test_pickled_adapters_are_refused(model: Checkpoint, tmp_path: Path) -> None:
+    write_adapter(tmp_path, factors(Q, 32, 32))
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="pickled weights only"):
+        open_adapter(tmp_path, model)
+
+
+def test_factors_that_are_not_finite_are_named(model: Checkpoint, tmp_path: Path) -> None:
+    made = factors(Q, 32, 32)
+    made[f"{Q}.lora_A.weight"][0, 0] = float("nan")
+    adapted = open_adapter(write_adapter(tmp_path, made), model)
+    with pytest.raises(CheckpointError, match=rf"{PREFIX}{Q}.lora_A.weight holds 1 NaN"):
+        adapted.tensor(f"{Q}.weight")
