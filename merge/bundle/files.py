@@ -1,9 +1,12 @@
 """Durable files: what is written is on disk, and under its name only when complete."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from merge.bundle.errors import BundleError
 
 
 def fsync_path(path: Path) -> None:
@@ -26,3 +29,26 @@ def replaced(path: Path) -> Iterator[Path]:
         fsync_path(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """Give a temporary sibling directory to fill; on success it is flushed and takes `out`'s place, else it goes.
+
+    Raises:
+        BundleError: `out` is a file, or a directory that is not empty.
+    """
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out} exists and is {'not empty' if out.is_dir() else 'a file'}: name another place")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            fsync_path(path)
+        fsync_path(partial)
+        partial.replace(out)  # over a directory that is there, if it is empty
+        fsync_path(out.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,91 @@
+"""`overtone export`: one task of a bundle, for other programs."""
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serve.cli.options import option
+
+if TYPE_CHECKING:
+    from merge.export import AdapterReport, DenseReport
+
+
+class Format(StrEnum):
+    """What can be written."""
+
+    HF = "hf"
+    PEFT = "peft"
+
+
+class Dtype(StrEnum):
+    """How a dense checkpoint's weights can be stored."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's directory.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The directory to write.", show_default=False)],
+    task: Annotated[str, option("--task", help="The expert's name.", show_default=False)],
+    format_: Annotated[
+        Format, option("--format", help="hf: a dense checkpoint; peft: a low-rank adapter of the backbone.")
+    ] = Format.HF,
+    dtype: Annotated[
+        Dtype | None, option("--dtype", help="hf: store the weights in this dtype, not the backbone's.")
+    ] = None,
+    rank: Annotated[int | None, option("--rank", help="peft: the adapter's rank.", min=1)] = None,
+    norms: Annotated[
+        bool, option("--norms", help="peft: keep changed norms, whole, which PEFT loads but vLLM and LoRAX do not.")
+    ] = False,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Write one task as a checkpoint that transformers loads, or as a LoRA for PEFT, vLLM or LoRAX."""
+    if format_ is Format.PEFT and rank is None:
+        raise typer.BadParameter("an adapter needs a rank, as in --rank 16", param_hint="--rank")
+    if format_ is Format.PEFT and dtype is not None:
+        raise typer.BadParameter("goes with --format hf; an adapter is stored in float32", param_hint="--dtype")
+    if format_ is Format.HF and (rank is not None or norms):
+        raise typer.BadParameter("goes with --format peft", param_hint="--rank" if rank is not None else "--norms")
+
+    import torch  # takes a second to import; --help should not
+
+    from merge.bundle import open_bundle
+    from merge.export import export_adapter, export_dense
+
+    opened = open_bundle(bundle)
+    report: DenseReport | AdapterReport
+    if rank is None:
+        report = export_dense(opened, task, out, None if dtype is None else getattr(torch, dtype))
+        text = _dense_text(report)
+    else:
+        report = export_adapter(opened, task, out, rank, norms)
+        text = _adapter_text(report)
+    typer.echo(json.dumps(asdict(report), default=str) if as_json else text)
+
+
+def _dense_text(report: "DenseReport") -> str:
+    text = f"{report.out}: {report.task} as a dense checkpoint, {report.bytes:,} bytes"
+    if not report.rounding:
+        return text
+    return (
+        f"{text}\n  rounding the sum to {report.dtype} costs {report.rounding:.2%} of the residual: replies can differ "
+        "from serving the bundle, which adds the two products in float32; --dtype float32 keeps the sum exact"
+    )
+
+
+def _adapter_text(report: "AdapterReport") -> str:
+    lines = [
+        f"{report.out}: {report.task} as a LoRA of rank {report.rank}, {report.bytes:,} bytes",
+        f"  relative Frobenius error {report.error:.1%} of the residual in all",
+        *(f"    {error:.1%}  {name}" for name, error in report.layers.items()),
+    ]
+    if report.kept_whole:
+        lines.append(f"  kept whole (PEFT only): {', '.join(report.kept_whole)}")
+    lines += [f"  dropped, {share:.2%} of the parameter: {name}" for name, share in report.dropped.items()]
+    return "\n".join(lines)
