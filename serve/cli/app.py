@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serve.cli import check, demo, inspect, merge, route, serve
+from serve.cli import bench, check, demo, export, inspect, merge, route, serve
 from serve.cli import eval as evaluate
 from serve.cli.environment import check_environment
 from serve.version import overtone_version
@@ -16,12 +16,16 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "check": check.command,
     "demo": demo.command,
     "eval": evaluate.command,
+    "export": export.command,
     "inspect": inspect.command,
     "merge": merge.command,
     "route": route.command,
     "serve": serve.command,
 }
 """Name → function; its docstring is the command's help."""
+
+BENCHMARKS: Mapping[str, Callable[..., Any]] = {"latency": bench.command}
+"""What `overtone bench` runs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,6 +61,11 @@ def _program() -> typer.Typer:
     )
     for name, command in COMMANDS.items():
         program.command(name)(command)
+    group = typer.Typer(help="Measure a running server.", no_args_is_help=True)
+    group.callback()(lambda: None)  # a group of one command stays a group
+    for name, command in BENCHMARKS.items():
+        group.command(name)(command)
+    program.add_typer(group, name="bench")
     program.callback()(_options)
     return program
 

@@ -1,0 +1,82 @@
+"""One request, streamed, with the time of every piece of its answer."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from benchmarks.latency.target import Target
+from benchmarks.latency.workload import Item
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request. Times are of `time.perf_counter`.
+
+    Attributes:
+        expert: that was asked for.
+        sent: when the request was due, in an open loop, or sent: time spent waiting for this program counts, too.
+        pieces: when each piece of text came.
+        ended: when the answer was complete, or failed.
+        tokens: generated, as the server counts them.
+        error: what went wrong, or None.
+    """
+
+    expert: str | None
+    sent: float
+    pieces: tuple[float, ...]
+    ended: float
+    tokens: int
+    error: str | None = None
+
+
+async def ask(target: Target, client: httpx.AsyncClient, item: Item, due: float | None = None) -> Answer:
+    """Send one completion request and follow its stream. Errors are answers, too."""
+    sent = time.perf_counter() if due is None else due
+    pieces: list[float] = []
+    tokens, error = 0, None
+    try:
+        async with client.stream("POST", "/v1/completions", json=_body(target, item)) as response:
+            if response.status_code != 200:
+                await response.aread()
+                error = f"{response.status_code}: {_message(response)}"
+            else:
+                async for event in _events(response):
+                    if event.get("error"):
+                        error = str(event["error"])
+                    elif any(choice.get("text") or choice.get("token_ids") for choice in event.get("choices", ())):
+                        pieces.append(time.perf_counter())
+                    tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+    except httpx.HTTPError as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    if error is None and not pieces:
+        error = "no text in the answer"
+    return Answer(item.expert, sent, tuple(pieces), time.perf_counter(), tokens or len(pieces), error)
+
+
+def _body(target: Target, item: Item) -> dict[str, object]:
+    return {
+        "model": target.backbone if item.expert is None else target.experts[item.expert],
+        "prompt": item.prompt,
+        "max_tokens": item.tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    async for line in response.aiter_lines():
+        if line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
+            yield json.loads(data)
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]

@@ -1,0 +1,91 @@
+"""`overtone bench latency`: load on a server, ours or another."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serve.cli.options import option
+
+
+def command(
+    url: Annotated[str, typer.Argument(help="A server's address, as http://127.0.0.1:8000.", show_default=False)],
+    requests: Annotated[int, option("--requests", help="Measured requests of a run.", min=1)] = 100,
+    warm_up: Annotated[int, option("--warm-up", help="Requests before them.", min=0)] = 8,
+    rate: Annotated[list[float] | None, option("--rate", help="Requests a second; several make a sweep.")] = None,
+    users: Annotated[
+        list[int] | None, option("--users", help="Closed loop of so many users, in place of rates.")
+    ] = None,
+    constant: Annotated[bool, option("--constant", help="Equal gaps in place of Poisson arrivals.")] = False,
+    popularity: Annotated[
+        str, option("--popularity", help="backbone, identical, distinct, uniform or zipf:ALPHA.")
+    ] = "uniform",
+    sweep_experts: Annotated[
+        str | None, option("--sweep-experts", help="Numbers of distinct experts to compare, as 0,1,2,4,8.")
+    ] = None,
+    rounds: Annotated[int, option("--rounds", help="Rounds of --sweep-experts.", min=1)] = 3,
+    prompt_length: Annotated[str, option("--prompt-length", help="Tokens of a prompt: 32, or 16-64.")] = "32",
+    output_length: Annotated[str, option("--output-length", help="Tokens to generate: 32, or 16-64.")] = "32",
+    vocabulary: Annotated[int, option("--vocabulary", help="Synthetic prompts are token ids below it.", min=1)] = 250,
+    prompts: Annotated[
+        Path | None, option("--prompts", help="JSON lines with a field prompt, in place of synthetic ones.")
+    ] = None,
+    model_for_expert: Annotated[
+        str, option("--model-for-expert", help="The server's name for {expert}, for other servers.")
+    ] = "{expert}",
+    experts: Annotated[str | None, option("--experts", help="Names, in place of what /v1/models lists.")] = None,
+    backbone: Annotated[
+        str | None, option("--backbone", help="The server's name for the model without experts.")
+    ] = None,
+    slo_ttft_ms: Annotated[float | None, option("--slo-ttft-ms", help="Goodput counts answers within it.")] = None,
+    slo_tpot_ms: Annotated[float | None, option("--slo-tpot-ms", help="Goodput counts answers within it.")] = None,
+    density: Annotated[float, option("--density", help="Of the experts: draws the floor of --sweep-experts.")] = 0.01,
+    api_key: Annotated[str | None, option("--api-key", help="Sent as a bearer token.")] = None,
+    seed: Annotated[int, option("--seed", help="Determines all requests and arrivals.")] = 0,
+    plot: Annotated[Path | None, option("--plot", help="Write a PNG of the sweep.")] = None,
+    as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Measure an OpenAI-compatible server under load for many experts."""
+    from benchmarks.latency.command import arrivals_of, counts_of, read_prompts, table  # --help should not wait for it
+    from benchmarks.latency.summary import Slo
+    from benchmarks.latency.sweep import over_arrivals, over_experts
+    from benchmarks.latency.target import discover
+    from benchmarks.latency.tax import tax
+    from benchmarks.latency.workload import Lengths, Popularity, Workload
+
+    arrivals = arrivals_of(rate or [], users or [], constant)
+    counts = [] if sweep_experts is None else counts_of(sweep_experts)
+    workload = Workload(
+        requests,
+        warm_up,
+        Popularity.parse(popularity),
+        Lengths.parse(prompt_length),
+        Lengths.parse(output_length),
+        seed,
+        vocabulary,
+        () if prompts is None else read_prompts(prompts),
+    )
+    slo = Slo(slo_ttft_ms, slo_tpot_ms)
+    names = None if experts is None else tuple(experts.split(","))
+    target = asyncio.run(discover(url, api_key, model_for_expert, names, backbone))
+    report: dict[str, Any] = {"url": url, "seed": seed}
+    if counts:
+        runs = over_experts(target, workload, arrivals[0], counts, rounds, slo, _say)
+        report["tax"] = tax(runs)
+    else:
+        runs = over_arrivals(target, workload, arrivals, slo, _say)
+    report["runs"] = [run.as_json() for run in runs]
+    if plot is not None:
+        from benchmarks.latency.plot import plot_rates, plot_tax  # matplotlib takes a second to import
+
+        if counts:
+            plot_tax(runs, plot, density)
+        else:
+            plot_rates(runs, plot)
+    typer.echo(json.dumps(report) if as_json else table(report))
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
