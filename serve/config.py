@@ -27,6 +27,8 @@ class ApiSettings:
         request_timeout: seconds that a request may take, None for no limit.
         engine_timeout: seconds that a step may take before the server calls itself unhealthy, None for no limit.
         log_prompts: put the text of prompts into the access log.
+        ui: whether there is a page at /.
+        examples: prompts that it offers.
         version: what /version says.
     """
 
@@ -41,6 +43,8 @@ class ApiSettings:
     request_timeout: float | None = None
     engine_timeout: float | None = None
     log_prompts: bool = False
+    ui: bool = True
+    examples: tuple[str, ...] = ()
     version: str = field(default_factory=overtone_version)
 
     def __post_init__(self) -> None:

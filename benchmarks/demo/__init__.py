@@ -2,6 +2,6 @@
 
 from benchmarks.demo.bundle import zoo_bundle
 from benchmarks.demo.check import GOAL, check
-from benchmarks.demo.examples import curl_lines
+from benchmarks.demo.examples import EXAMPLES, curl_lines
 
-__all__ = ["GOAL", "check", "curl_lines", "zoo_bundle"]
+__all__ = ["EXAMPLES", "GOAL", "check", "curl_lines", "zoo_bundle"]

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from serve import ui
 from serve.api.auth import ApiKeyMiddleware
 from serve.api.context import ContextMiddleware
 from serve.api.errors import ApiError, did_you_mean
@@ -27,6 +28,8 @@ def create_app(service: Service, settings: ApiSettings) -> FastAPI:
     app.include_router(decisions.router(service, settings))
     app.include_router(models.router(service))
     app.include_router(probes.router(service, settings.version))
+    if settings.ui:
+        app.include_router(ui.router(settings.examples))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     if settings.api_keys:

@@ -17,10 +17,11 @@ def command(
     as_json: Annotated[bool, option("--json", help="With --check: print one JSON document.")] = False,
 ) -> int:
     """Merge the embedded models (once; the bundle is kept in the cache directory) and serve them, routed."""
-    from benchmarks.demo import GOAL, curl_lines, zoo_bundle  # torch takes a second to import; --help should not
+    # torch takes a second to import; --help should not
+    from benchmarks.demo import EXAMPLES, GOAL, curl_lines, zoo_bundle
     from benchmarks.demo import check as measure
     from serve.api.server import listen, run
-    from serve.config import ServerSettings
+    from serve.config import ApiSettings, ServerSettings
 
     if as_json and not check:
         raise typer.BadParameter("--json goes with --check; without it the demo serves", param_hint="--json")
@@ -40,11 +41,11 @@ def command(
     bundle = zoo_bundle()
 
     def show(url: str) -> None:
-        typer.echo(f"\nThe zoo is served on {url}. Try:\n", err=True)
+        typer.echo(f"\nThe zoo is served on {url}. Open it in a browser, or try:\n", err=True)
         for line in curl_lines(url):
             typer.echo(f"  {line}\n", err=True)
         typer.echo("Ctrl-C stops it.", err=True)
         sys.stderr.flush()
 
-    run(ServerSettings(bundle=bundle, host=host, port=port), on_ready=show)
+    run(ServerSettings(bundle=bundle, host=host, port=port, api=ApiSettings(examples=EXAMPLES)), on_ready=show)
     return 0

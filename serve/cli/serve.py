@@ -46,6 +46,7 @@ def command(
         float, option("--shutdown-timeout", help="Seconds that running requests get after SIGTERM.")
     ] = 30.0,
     log_level: Annotated[str, option("--log-level", help="debug, info, warning or error.")] = "info",
+    ui: Annotated[bool, option("--ui/--no-ui", help="A page at / to try the model in a browser.")] = True,
 ) -> None:
     """Serve a bundle behind OpenAI's completions API."""
     from serve.api.server import run  # torch takes a second to import; --help should not
@@ -74,6 +75,6 @@ def command(
                 enable_prefix_caching=enable_prefix_caching,
                 seed=seed,
             ),
-            api=ApiSettings(api_keys=tuple(api_key or ())),
+            api=ApiSettings(api_keys=tuple(api_key or ()), ui=ui),
         )
     )

@@ -6,8 +6,8 @@ from starlette.responses import JSONResponse
 from serve.api.errors import unavailable
 from serve.api.service import Service
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
-"""Answered without an API key."""
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics"})
+"""Answered without an API key; / is the page, which asks for one itself."""
 
 
 def router(service: Service, version: str) -> APIRouter:
