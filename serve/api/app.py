@@ -35,6 +35,7 @@ def create_app(service: Service, settings: ApiSettings) -> FastAPI:
     if settings.api_keys:
         app.add_middleware(ApiKeyMiddleware, keys=settings.api_keys, open_paths=probes.OPEN_PATHS)
     app.add_middleware(ContextMiddleware, metrics=service.metrics.http)
+    app.add_middleware(service.tracing.wrap)
     app.state.paths = tuple(route.path for route in app.routes if isinstance(route, Route))
     return app
 

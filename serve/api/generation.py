@@ -36,7 +36,8 @@ class Generation:
         """
         for index, choice in enumerate(self._job.choices):
             try:
-                self._outputs[index] = self._runtime.engine.generate(choice.request)
+                with self._runtime.tracing.admission(choice.request.request_id):
+                    self._outputs[index] = self._runtime.engine.generate(choice.request)
             except EngineError as error:
                 self.close()
                 raise _refusal(error, routed=choice.target.confidence is not None) from error

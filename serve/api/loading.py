@@ -11,20 +11,23 @@ from serve.engine import EngineError, build_engine
 from serve.metrics import Metrics
 from serve.model import read_config
 from serve.router import Router
+from serve.tracing import SilentTracing, Tracing
+from serve.tracing.observer import TracedObserver
 
 
-def load_runtime(settings: ServerSettings, metrics: Metrics) -> Runtime:
+def load_runtime(settings: ServerSettings, metrics: Metrics, tracing: Tracing | None = None) -> Runtime:
     """Open the bundle, load tokenizer, router and model. The engine's loop is not started yet.
 
     Raises:
         ValueError: the bundle, or a part of it, is missing, damaged or does not fit.
     """
+    tracing = tracing or SilentTracing()
     bundle = open_bundle(settings.bundle)
     codec = TextCodec.from_directory(bundle.backbone_dir)
     router = Router.from_bundle(bundle, settings.router_threshold) if bundle.router_dir else None
     chat_template = ChatTemplate.from_directory(bundle.backbone_dir, settings.chat_template)
     try:
-        engine = build_engine(bundle, settings.engine, observer=metrics.engine)
+        engine = build_engine(bundle, settings.engine, observer=TracedObserver(metrics.engine, tracing))
     except EngineError as error:
         raise ValueError(str(error)) from error
     metrics.watch(engine.stats)
@@ -34,6 +37,7 @@ def load_runtime(settings: ServerSettings, metrics: Metrics) -> Runtime:
         codec=codec,
         router=router,
         catalogue=Catalogue.from_bundle(bundle, engine.engine.max_model_len, settings.served_model_names),
+        tracing=tracing,
         vocab_size=config.vocab_size,
         structures=Structures(codec, config.eos_token_ids),
         chat_template=chat_template,

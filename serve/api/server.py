@@ -19,6 +19,7 @@ from serve.api.service import Runtime, Service
 from serve.api.warm_up import warm_up
 from serve.config import ServerSettings
 from serve.metrics import Metrics
+from serve.tracing import tracing_from_environment
 
 _BACKLOG = 2048
 _FLUSH_SECONDS = 5
@@ -91,7 +92,7 @@ class _Run:
     def __init__(self, settings: ServerSettings, listener: socket.socket):
         self._settings = settings
         self._listener = listener
-        self._service = Service(Metrics(version=settings.api.version))
+        self._service = Service(Metrics(version=settings.api.version), tracing=tracing_from_environment())
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -121,7 +122,7 @@ class _Run:
                 await serving
 
     async def _load(self) -> Runtime:
-        runtime = await _in_thread(lambda: load_runtime(self._settings, self._service.metrics))
+        runtime = await _in_thread(lambda: load_runtime(self._settings, self._service.metrics, self._service.tracing))
         runtime.engine.start()
         await warm_up(runtime)
         return runtime

@@ -1,7 +1,7 @@
 """What the routes talk to: the loaded model and the server's phase."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from serve.api.catalogue import Catalogue, Target
@@ -12,6 +12,7 @@ from serve.api.text import TextCodec
 from serve.engine import AsyncEngine, EngineError
 from serve.metrics import Metrics
 from serve.router import Decision, Router
+from serve.tracing import SilentTracing, Tracing
 
 
 class Phase(Enum):
@@ -34,6 +35,7 @@ class Runtime:
         vocab_size: token ids that the model has rows for.
         structures: what keeps text to a grammar, over the model's tokens.
         chat_template: None where the model has none.
+        tracing: told of its requests.
     """
 
     engine: AsyncEngine
@@ -43,13 +45,15 @@ class Runtime:
     vocab_size: int
     structures: Structures
     chat_template: ChatTemplate | None = None
+    tracing: Tracing = field(default_factory=SilentTracing)
 
 
 class Service:
     """The server's state. It begins without a model, so that probes are answered while one loads."""
 
-    def __init__(self, metrics: Metrics, runtime: Runtime | None = None):
+    def __init__(self, metrics: Metrics, runtime: Runtime | None = None, tracing: Tracing | None = None):
         self.metrics = metrics
+        self.tracing = tracing or SilentTracing()
         self.runtime = runtime
         self.phase = Phase.READY if runtime else Phase.LOADING
 
@@ -99,7 +103,8 @@ class Service:
         if runtime.router is None:
             raise invalid("model", "this bundle has no router; name an expert (see GET /v1/models) or 'backbone'")
         began = time.perf_counter()
-        decision = runtime.router.decide(text)
+        router = runtime.router
+        decision = self.tracing.route(lambda: router.decide(text))
         self.metrics.router.observe(decision.expert, time.perf_counter() - began, decision.confidence)
         return decision
 
