@@ -7,7 +7,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench soak clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ format: $(DEV_STAMP)  ## Let ruff format and sort
 bench: $(BENCH_STAMP)  ## Measure: the demo's quality table and the kernels
 	$(BIN)/overtone demo --check --json
 	$(BIN)/python -m benchmarks.expert_linear --quick
+
+soak: $(BENCH_STAMP)  ## Ten minutes of mixed load against a real server; nothing may fail, leak or be lost
+	$(BIN)/python -m benchmarks.soak --minutes 10 --json
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

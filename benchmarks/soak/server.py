@@ -1,0 +1,81 @@
+"""The process under load."""
+
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+_START_SECONDS = 300
+_STOP_SECONDS = 120
+
+
+class ServerProcess:
+    """A running `overtone serve`.
+
+    Attributes:
+        url: its address.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", url: str):
+        self._process = process
+        self.url = url
+
+    def gauges(self, http: httpx.Client) -> dict[str, float]:
+        """The series of /metrics that have no labels."""
+        found = re.findall(r"^(\w+) (\S+)$", http.get(f"{self.url}/metrics").text, re.MULTILINE)
+        return {name: float(value) for name, value in found}
+
+    def stop(self) -> int:
+        """End it by SIGTERM; its exit status."""
+        self._process.terminate()
+        try:
+            return self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+@contextmanager
+def server_process(bundle: Path, options: Sequence[str]) -> Iterator[ServerProcess]:
+    """Run `overtone serve` on 127.0.0.1 and a free port, and end it however the block ends.
+
+    Raises:
+        RuntimeError: it did not become ready; the message has the end of its log.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "serve.cli", "serve", str(bundle), "--port", str(port), *options]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        server = ServerProcess(process, f"http://127.0.0.1:{port}")
+        try:
+            _wait(process, server.url)
+            yield server
+        except RuntimeError as error:
+            log.seek(0)
+            raise RuntimeError(f"{error}: {log.read()[-2000:].decode(errors='replace')}") from error
+        finally:
+            if process.poll() is None:
+                server.stop()
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with status {process.returncode} before it was ready")
+        try:
+            if httpx.get(f"{url}/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"the server was not ready after {_START_SECONDS} seconds")
