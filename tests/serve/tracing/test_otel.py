@@ -46,7 +46,7 @@ def url(tracing: OtelTracing, tmp_path_factory: pytest.TempPathFactory) -> Itera
     runtime = load_runtime(settings, metrics, tracing)
     runtime.engine.start()
     try:
-        with live(Service(metrics, runtime, tracing)) as url:
+        with live(Service(metrics, runtime, tracing=tracing)) as url:
             yield url
     finally:
         asyncio.run(runtime.engine.shutdown(0))
