@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 from merge.backbone import write_backbone
 from merge.bundle import backbone_digest
 from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from merge.methods import find_method
+from merge.methods import METHODS, find_method
 from tests.merge.tiny import save_fine_tune, save_tiny
 
 
@@ -47,6 +47,64 @@ def test_neither_order_nor_shards_move_a_byte(tmp_path: Path) -> None:
     other = {"c": tunes["c"], "b": tmp_path / "b-sharded", "a": tunes["a"]}
     two = merge(tmp_path / "two", base, other, "fr")
     assert backbone_digest(one.path) == backbone_digest(two.path)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    """A base and three fine-tunes, large enough that torch would split sums and products over threads."""
+    folder = tmp_path_factory.mktemp("pool")
+    generator = torch.Generator().manual_seed(0)
+    origin = {"embed.weight": torch.randn(700, 300, generator=generator)}
+    origin |= {f"layer{i}.weight": torch.randn(260, 330, generator=generator) for i in range(3)}
+    origin["norm.weight"] = torch.randn(40_000, generator=generator)
+    for name in ("base", "a", "b", "c"):
+        tensors = {
+            key: tensor if name == "base" else tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+            for key, tensor in origin.items()
+        }
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text("{}")
+        save_file(tensors, folder / name / "model.safetensors")
+    return {name: open_checkpoint(folder / name) for name in ("base", "a", "b", "c")}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_neither_threads_nor_order_nor_shard_size_move_a_bit(
+    pool: dict[str, Checkpoint], tmp_path: Path, name: str
+) -> None:
+    method = find_method(name)
+    more = {"coefficients": "align"} if name == "fr" else {}
+    bound = method.bind(method.parameters.model_validate(more), {})
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads, order, shard in ((1, "abc", 1 << 40), (2, "cab", 1 << 40), (5, "bca", 400_000)):
+            torch.set_num_threads(threads)
+            out = tmp_path / str(threads)
+            out.mkdir()
+            tunes = {task: pool[task] for task in order}
+            write_backbone(out, pool["base"], tunes, bound, shard_bytes=shard, threads=threads)
+            assert torch.get_num_threads() == threads
+            results.append(out)
+    finally:
+        torch.set_num_threads(before)
+    assert len(list(results[2].glob("*.safetensors"))) > 1
+    first, *others = (
+        {key: tensor for file in out.glob("*.safetensors") for key, tensor in load_file(file).items()}
+        for out in results
+    )
+    for other in others:
+        assert set(other) == set(first)
+        assert all(torch.equal(other[key], first[key]) for key in first)
+
+
+def test_what_is_not_merged_is_copied(pool: dict[str, Checkpoint], tmp_path: Path) -> None:
+    method = find_method("task_arithmetic")
+    bound = method.bind(method.parameters.model_validate({}), {})
+    write_backbone(tmp_path, pool["base"], {"a": pool["a"]}, bound, out_dtype=torch.bfloat16, merged=["layer0.weight"])
+    merged = load_file(tmp_path / "model.safetensors")
+    assert {key for key, tensor in merged.items() if tensor.dtype == torch.bfloat16} == {"layer0.weight"}
+    assert torch.equal(merged["embed.weight"], pool["base"].tensor("embed.weight"))
 
 
 def test_one_fine_tune_with_weight_one_is_itself(tmp_path: Path) -> None:

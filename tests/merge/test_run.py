@@ -8,8 +8,10 @@ from transformers import LlamaForCausalLM
 
 from merge.bundle import open_bundle
 from merge.check import CheckError
-from merge.checkpoint import CheckpointError
+from merge.checkpoint import CheckpointError, open_checkpoint
+from merge.lora import open_adapter
 from merge.run import merge_recipe
+from tests.merge.lora.adapters import Q, factors, write_adapter
 from tests.merge.tiny import save_fine_tune, save_tiny
 
 WORDS = ["cat", "dog", "fox", "hen", "owl", "bee", "ant", "cow"]
@@ -72,12 +74,17 @@ def test_a_recipe_becomes_a_bundle(inputs: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_the_same_inputs_give_the_same_bytes_in_one_process_and_in_two(inputs: Path, tmp_path: Path) -> None:
-    digests = []
     for name, workers in (("first", 1), ("second", 2)):
         merge_recipe(recipe(inputs, "repeat"), tmp_path / name, progress=False, workers=workers)
-        files = open_bundle(tmp_path / name).manifest.files
-        digests.append({path: card.sha256 for path, card in files.items()})
-    assert digests[0] == digests[1]
+    first, second = (
+        {
+            file.relative_to(tmp_path / name): file.read_bytes()
+            for file in (tmp_path / name).rglob("*")
+            if file.is_file()
+        }
+        for name in ("first", "second")
+    )
+    assert first == second
 
 
 def test_without_prompts_there_are_data_free_experts_and_no_router(
@@ -143,3 +150,49 @@ def test_a_bundle_is_replaced_only_when_asked(inputs: Path, tmp_path: Path) -> N
         merge_recipe(path, tmp_path / "out", progress=False)
     merge_recipe(path, tmp_path / "out", overwrite=True, progress=False)
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_adapters_are_fine_tunes(inputs: Path, tmp_path: Path) -> None:
+    """And one adapter of weight 1 gives itself back."""
+    write_adapter(inputs / "lora", factors(Q, 32, 32))
+    models = [{"model": "lora"}, {"name": "on_one", "model": "one+lora"}]
+    path = recipe(
+        inputs, "lora", models=models, merge_method="task_arithmetic", parameters={"weight": 1}, experts={},
+        calibration=None, out_dtype="float32",
+    )  # fmt: skip
+    merge_recipe(path, tmp_path / "both", progress=False)
+    bundle = open_bundle(tmp_path / "both")
+    assert bundle.expert_names == ("lora", "on_one")
+    assert bundle.manifest.inputs["models/on_one"]["adapts"] == str(inputs / "one")
+    assert any("its task vector holds what sets the two apart" in note for note in bundle.manifest.notes)
+    alone = recipe(
+        inputs, "alone", models=models[:1], merge_method="task_arithmetic", parameters={"weight": 1}, experts={},
+        calibration=None, out_dtype="float32",
+    )  # fmt: skip
+    merge_recipe(alone, tmp_path / "one", progress=False)
+    merged = open_checkpoint(tmp_path / "one" / "backbone")
+    adapted = open_adapter(inputs / "lora", open_checkpoint(inputs / "base"))
+    for name in merged.tensors:
+        torch.testing.assert_close(merged.tensor(name), adapted.tensor(name, torch.float32), rtol=0, atol=1e-6)
+
+
+def test_frank_wolfe_from_a_recipe(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parameters = {
+        "variant": "hard", "steps": 2, "step_rule": "classic", "objective": {"replies": "fine_tune", "per_task": 1},
+    }  # fmt: skip
+    path = recipe(
+        inputs, "fw", merge_method="frank_wolfe", parameters=parameters, models=[{"model": "one"}, {"model": "two"}],
+        out_dtype="float32", experts={"distill": 0},
+    )  # fmt: skip
+    merge_recipe(path, tmp_path / "out")
+    err = capsys.readouterr().err
+    assert "step 0: loss " in err
+    assert "coefficients: " in err
+    base, one, two, merged = (
+        open_checkpoint(p) for p in (*(inputs / n for n in ("base", "one", "two")), tmp_path / "out" / "backbone")
+    )
+    name = "model.layers.0.mlp.up_proj.weight"
+    # Two classic steps: the first goes to a vertex, the second two thirds of the way to one.
+    vertices = [item.tensor(name).float() for item in (base, one, two)]
+    points = [first + 2 / 3 * (second - first) for first in vertices[1:] for second in vertices]
+    assert any(torch.allclose(merged.tensor(name), point, atol=1e-5) for point in points)
