@@ -46,9 +46,8 @@ format: $(DEV_STAMP)  ## Let ruff format and sort
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(BENCH_STAMP)  ## Measure: the demo's quality table and the kernels
-	$(BIN)/overtone demo --check --json
-	$(BIN)/python -m benchmarks.expert_linear --quick
+bench: $(BENCH_STAMP)  ## Measure: a short form of every benchmark into benchmarks/results/
+	$(BIN)/python -m benchmarks.suite
 
 soak: $(BENCH_STAMP)  ## Ten minutes of mixed load against a real server; nothing may fail, leak or be lost
 	$(BIN)/python -m benchmarks.soak --minutes 10 --json
