@@ -8,8 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from merge.experts.storage import Storage
 from merge.methods.vectors import EMBEDDINGS
 
-Selection = Literal["magnitude", "activation"]
+Selection = Literal["magnitude", "residual", "activation"]
 Values = Literal["rescaled", "exact", "least_squares"]
+
+FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)
+"""What μ is chosen from by `rescale: calibrated`; the papers' own range from 1 to 10."""
 
 
 class CalibrationConfig(BaseModel):
@@ -33,13 +36,16 @@ class ExpertConfig(BaseModel):
 
     Attributes:
         density: fraction of a weight's entries that an expert keeps, the same number in every row.
-        selection: which entries: `magnitude`, the largest of the task vector in each row (the paper; needs no data), or
-            `activation`, those that matter for what the layer computes. None: `activation` with a calibration.
-        values: `rescaled`, the task vector times μ (the paper); `exact`; or `least_squares`, fitted to the layer's
-            output. None: what suits the selection.
-        rescale: μ for `rescaled`: `code` or `paper` (closed forms), or a number. None: `code`.
-        overlap: for `rescaled` and `exact`: `add` the value to the backbone (the paper's formula) or `replace` the
-            backbone's change of that entry by it (the released code). None: `add`, but `replace` for `exact`.
+        selection: which entries: `magnitude`, the largest of the task vector θ_k − θ₀ in each row (the paper; needs no
+            data); `residual`, the largest of θ_k − θ_m, what the backbone still lacks; or `activation`, those that
+            matter for what the layer computes. None: `activation` with a calibration, else `magnitude`.
+        values: `rescaled`, the vector that entries are selected from times μ (the paper); `exact`; or `least_squares`,
+            fitted to the layer's output. None: what suits the selection.
+        rescale: μ for `rescaled`: `code` or `paper` (closed forms), `calibrated` (of `FACTORS`, the one that comes
+            closest to the fine-tune on the calibration prompts), or a number. None: `code`.
+        overlap: for `rescaled` and `exact` values of the task vector: `add` them to the backbone (the paper's formula)
+            or `replace` the backbone's change of the entry by them (the released code). None: `add`, but `replace` for
+            `exact`.
         distill: steps of distillation of the values; None: 60 where there is a calibration.
         storage: of the values: `bf16`, 4 bytes an entry with its column, or `int8`, about 2 and a scale for each row.
         dense_1d: keep the exact residual of norms and biases.
@@ -53,7 +59,7 @@ class ExpertConfig(BaseModel):
     density: float = Field(default=0.02, gt=0, le=1)
     selection: Selection | None = None
     values: Values | None = None
-    rescale: Literal["paper", "code"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    rescale: Literal["paper", "code", "calibrated"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     overlap: Literal["add", "replace"] | None = None
     distill: int | None = Field(default=None, ge=0)
     storage: Storage = "bf16"
@@ -68,7 +74,27 @@ class ExpertConfig(BaseModel):
             raise ValueError("rescale and overlap say nothing about values: least_squares; leave them out")
         if self.values == "exact" and self.rescale is not None:
             raise ValueError("rescale needs values: rescaled")
+        if self.selection == "residual" and self.overlap is not None:
+            raise ValueError("overlap says nothing about selection: residual, which is added; leave it out")
         return self
+
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether the experts of a resolved configuration are cut with calibration prompts."""
+        return bool(self._needs())
+
+    def _needs(self) -> list[str]:
+        """The settings that need prompts, as a recipe says them."""
+        return [
+            text
+            for text, asked in (
+                ("selection: activation", self.selection == "activation"),
+                ("values: least_squares", self.values == "least_squares"),
+                ("rescale: calibrated", self.rescale == "calibrated"),
+                (f"distill: {self.distill}", bool(self.distill)),
+            )
+            if asked
+        ]
 
     def resolved(self, calibrated: bool) -> Self:
         """Fill in what depends on whether there are calibration prompts.
@@ -78,23 +104,16 @@ class ExpertConfig(BaseModel):
         """
         selection = self.selection or ("activation" if calibrated else "magnitude")
         values = self.values or (
-            "rescaled" if selection == "magnitude" or self.rescale is not None else "least_squares"
+            "rescaled" if selection != "activation" or self.rescale is not None else "least_squares"
         )
         distill = self.distill if self.distill is not None else (60 if calibrated else 0)
-        needs = [
-            text
-            for text, asked in (
-                ("selection: activation", selection == "activation"),
-                ("values: least_squares", values == "least_squares"),
-                (f"distill: {distill}", distill > 0),
-            )
-            if asked
-        ]
-        if needs and not calibrated:
-            raise ValueError(f"{needs[0]} needs prompts: add a calibration block with a file")
         filled: dict[str, object] = {"selection": selection, "values": values, "distill": distill}
-        if values != "least_squares":
+        if values != "least_squares" and selection != "residual":
             filled["overlap"] = self.overlap or ("replace" if values == "exact" else "add")
         if values == "rescaled":
             filled["rescale"] = self.rescale or "code"
-        return self.model_copy(update=filled)
+        found = self.model_copy(update=filled)
+        needs = found._needs()
+        if needs and not calibrated:
+            raise ValueError(f"{needs[0]} needs prompts: add a calibration block with a file")
+        return found

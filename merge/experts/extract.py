@@ -12,7 +12,7 @@ from merge.bundle import Expert
 from merge.checkpoint import Checkpoint
 from merge.experts.activation import fit_values, greedy_support
 from merge.experts.calibration import Batch, continue_greedily, make_batches
-from merge.experts.config import ExpertConfig
+from merge.experts.config import FACTORS, ExpertConfig
 from merge.experts.distill import Settings, Values, distill, divergence, placed, targets
 from merge.experts.fit import layer_moments
 from merge.experts.magnitude import Magnitudes, largest_entries, measure
@@ -95,7 +95,7 @@ def task_magnitudes(sources: Sources, fine_tune: Checkpoint) -> Magnitudes:
     """What the closed forms of μ need of one fine-tune."""
     names = sources.weights()
     columns = {sources.base.tensors[name].shape[1] for name in names}
-    vectors = (_difference(fine_tune, sources.base, name) for name in names)
+    vectors = (_vector(name, fine_tune, sources) for name in names)
     return measure(vectors, {width: sources.entries(width) for width in columns})
 
 
@@ -110,16 +110,21 @@ def cut_expert(
         name: the expert's name.
         fine_tune: θ_k.
         sources: base, stored backbone and settings.
-        calibration: prompts and models to run them; needed by `activation`, `least_squares` and distillation.
-        factor: μ for `rescaled` values.
+        calibration: prompts and models to run them; for a configuration that `needs_prompts`.
+        factor: μ for `rescaled` values that are not `calibrated`.
+
+    Raises:
+        ValueError: the configuration needs prompts and there are none.
     """
+    if calibration is None and sources.config.needs_prompts:
+        raise ValueError(f"expert {name!r} cannot be cut without calibration prompts as its settings ask")
     dense = {
         key: Values(None, _difference(fine_tune, sources.backbone, key))
         for key in (sources.vectors() if sources.config.dense_1d else [])
     }
     if calibration is None:
         sparse = {key: _data_free(key, fine_tune, sources, factor) for key in sources.weights()}
-        return Cut(_expert(name, sources, sparse, dense), None)
+        return Cut(_expert(name, sources, sparse, dense, factor), None)
 
     tuned, student = calibration.fine_tune, calibration.student
     assign(tuned, fine_tune)
@@ -128,15 +133,21 @@ def cut_expert(
     teacher = targets(tuned, batches)
     assign(student, sources.backbone)
     before = divergence(student, {}, batches, teacher)
-    with placed(student, dense):
-        sparse = dict(_calibrated(calibration, batches, fine_tune, sources, factor))
-    assign(student, sources.backbone)
+    candidates = FACTORS if sources.config.rescale == "calibrated" else (factor,)
+    found: list[tuple[float, float, dict[str, Values]]] = []
+    for candidate in candidates:
+        with placed(student, dense):
+            sparse = dict(_calibrated(calibration, batches, fine_tune, sources, candidate))
+        assign(student, sources.backbone)
+        distance = divergence(student, sparse | dense, batches, teacher) if len(candidates) > 1 else 0.0
+        found = [min([*found, (distance, candidate, sparse)], key=lambda item: item[0])]
+    _, factor, sparse = found[0]
     values = sparse | dense
     steps = sources.config.distill
     if steps:
         settings = Settings(steps, seed=sources.config.seed, storage=sources.config.storage)
         distill(student, values, batches, teacher, settings)
-    expert = _expert(name, sources, {key: values[key] for key in sparse}, {key: values[key] for key in dense})
+    expert = _expert(name, sources, {key: values[key] for key in sparse}, {key: values[key] for key in dense}, factor)
     return Cut(expert, (before, divergence(student, values, batches, teacher)))
 
 
@@ -144,8 +155,13 @@ def _difference(minuend: Checkpoint, subtrahend: Checkpoint, name: str) -> Tenso
     return minuend.tensor(name, torch.float32) - subtrahend.tensor(name, torch.float32)
 
 
+def _vector(name: str, fine_tune: Checkpoint, sources: Sources) -> Tensor:
+    """What entries are selected from: the task vector, or what the backbone lacks."""
+    return _difference(fine_tune, sources.backbone if sources.config.selection == "residual" else sources.base, name)
+
+
 def _data_free(name: str, fine_tune: Checkpoint, sources: Sources, factor: float) -> Values:
-    vector = _difference(fine_tune, sources.base, name)
+    vector = _vector(name, fine_tune, sources)
     index = largest_entries(vector, sources.entries(vector.shape[1]))
     value = _closed_form(name, vector, index, sources, factor)
     return Values(index, as_stored(value, sources.config.storage))
@@ -165,20 +181,20 @@ def _calibrated(
     calibration: Calibration, batches: Sequence[Batch], fine_tune: Checkpoint, sources: Sources, factor: float
 ) -> Iterator[tuple[str, Values]]:
     config, left = sources.config, set(sources.weights())
-    if config.selection == "magnitude" and config.values != "least_squares":
+    if config.selection != "activation" and config.values != "least_squares":
         yield from ((key, _data_free(key, fine_tune, sources, factor)) for key in sorted(left))
         return
     parameters = dict(calibration.student.named_parameters())
     for key, moments in layer_moments(calibration.fine_tune, calibration.student, batches, sorted(left)):
         left.discard(key)
-        tuned, vector = fine_tune.tensor(key, torch.float32), _difference(fine_tune, sources.base, key)
+        tuned, vector = fine_tune.tensor(key, torch.float32), _vector(key, fine_tune, sources)
         target = moments.target(tuned, sources.backbone.tensor(key, torch.float32))
         k = sources.entries(tuned.shape[1])
-        if config.selection == "magnitude":
+        if config.selection == "activation":
+            index, value = greedy_support(target, moments.gram, k)
+        else:
             index = largest_entries(vector, k)
             value = fit_values(target, moments.gram, index)
-        else:
-            index, value = greedy_support(target, moments.gram, k)
         if config.values != "least_squares":
             value = _closed_form(key, vector, index, sources, factor)
         value = as_stored(value, config.storage)
@@ -190,9 +206,13 @@ def _calibrated(
         yield key, Values(index, as_stored(residual.gather(1, index), config.storage))
 
 
-def _expert(name: str, sources: Sources, sparse: Mapping[str, Values], dense: Mapping[str, Values]) -> Expert:
+def _expert(
+    name: str, sources: Sources, sparse: Mapping[str, Values], dense: Mapping[str, Values], factor: float
+) -> Expert:
     config = sources.config
     metadata = {"selection": str(config.selection), "values": str(config.values), "distill": str(config.distill)}
+    if config.values == "rescaled":
+        metadata["factor"] = f"{factor:.4g}"
     if config.storage != "bf16":
         metadata["storage"] = config.storage
     return Expert(

@@ -6,6 +6,7 @@ from merge.bundle import Expert
 from merge.checkpoint import CheckpointError
 from merge.experts import Calibration, cut_expert, task_magnitudes
 from merge.experts.calibration import continue_greedily, make_batches
+from merge.experts.config import FACTORS
 from merge.experts.distill import Values, divergence, targets
 from merge.experts.extract import Sources
 from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
@@ -174,3 +175,48 @@ def divergence_of(expert: Expert, calibration: Calibration, sources: Sources) ->
     values = {name: Values(delta.index.long(), delta.numbers) for name, delta in expert.sparse.items()}
     values |= {name: Values(None, delta) for name, delta in expert.dense.items()}
     return divergence(calibration.student, values, batches, teacher)
+
+
+def test_entries_of_the_residual_are_what_the_backbone_lacks(world: World) -> None:
+    sources, expert = data_free(world, density=0.1, selection="residual", values="exact")
+    tune, stored = (item.tensor(UP, torch.float32) for item in (world.fine_tunes["one"], world.backbone))
+    index = expert.sparse[UP].index.long()
+    assert torch.equal(index, (tune - stored).abs().topk(3, 1).indices.sort(1).values)
+    torch.testing.assert_close(
+        effective(sources, expert, UP).gather(1, index), tune.gather(1, index), rtol=0, atol=2e-3
+    )
+    sources, scaled = data_free(world, density=0.1, selection="residual", values="rescaled")
+    assert sources.config.overlap is None
+    tripled = cut_expert("one", world.fine_tunes["one"], sources, factor=3.0).expert
+    assert torch.equal(tripled.sparse[UP].index, scaled.sparse[UP].index)
+    torch.testing.assert_close(tripled.sparse[UP].numbers, 3 * scaled.sparse[UP].numbers, rtol=0.02, atol=0)
+    assert tripled.metadata["factor"] == "3"
+    assert task_magnitudes(sources, world.fine_tunes["one"]).overall != pytest.approx(
+        task_magnitudes(world.sources(density=0.1), world.fine_tunes["one"]).overall
+    )
+
+
+@pytest.mark.parametrize("selection", ["magnitude", "residual", "activation"])
+def test_a_calibrated_factor_is_the_best_of_those_tried(world: World, calibration: Calibration, selection: str) -> None:
+    tune, found = world.fine_tunes["one"], {}
+    settings = {"distill": 0, "selection": selection, "values": "rescaled", "density": 0.1}
+    for factor in (1.0, 2.0, 5.0, 14.0):
+        cut = cut_expert("one", tune, world.sources(**settings, rescale=factor), calibration, factor)
+        assert cut.divergence is not None
+        found[factor] = cut.divergence[1]
+    best = cut_expert("one", tune, world.sources(**settings, rescale="calibrated"), calibration)
+    assert best.divergence is not None
+    assert best.divergence[1] <= min(found.values()) + 1e-6
+    chosen = float(best.expert.metadata["factor"])
+    assert chosen in FACTORS
+    again = cut_expert("one", tune, world.sources(**settings, rescale=chosen), calibration, chosen)
+    assert torch.equal(again.expert.sparse[UP].value, best.expert.sparse[UP].value)
+
+
+def test_what_needs_prompts_says_so(world: World) -> None:
+    for config in ({"rescale": "calibrated", "distill": 0, "selection": "magnitude"}, {"selection": "activation"}):
+        sources = world.sources(**config)
+        assert sources.config.needs_prompts
+        with pytest.raises(ValueError, match="expert 'one' cannot be cut without calibration prompts"):
+            cut_expert("one", world.fine_tunes["one"], sources)
+    assert not world.sources(selection="magnitude", distill=0).config.needs_prompts
