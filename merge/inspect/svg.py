@@ -90,7 +90,7 @@ def cell_table(
         usual: the value that has no colour.
         full: the distance from it that has the full colour, at least; a larger one found takes its place.
     """
-    cell, high, left, top = 50, 30, _margin(rows), 12 + int(5.0 * max(map(len, columns), default=0))
+    cell, high, left, top = 50, 30, _margin(rows), 20 + int(4.8 * max(map(len, columns), default=0))
     largest = max([full, *(abs(v - usual) for row in values for v in row if v is not None)]) or 1.0
     parts = []
     for j, name in enumerate(columns):
