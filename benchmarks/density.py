@@ -26,6 +26,12 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "paper": {"selection": "magnitude", "values": "rescaled", "rescale": "code", "distill": 0},
     "activation": {"selection": "activation", "values": "least_squares", "distill": 0},
     "activation+distill": {"selection": "activation", "values": "least_squares", "distill": 60},
+    "activation+distill+int8": {
+        "selection": "activation",
+        "values": "least_squares",
+        "distill": 60,
+        "storage": "int8",
+    },
 }
 
 
@@ -71,7 +77,7 @@ def main() -> None:
             rows.append(row)
             if not arguments.json:
                 print(
-                    f"{kind:<20} {density:6.1%}  routed {average['routed']:.3f}  backbone {average['backbone']:.3f}  "
+                    f"{kind:<23} {density:6.1%}  routed {average['routed']:.3f}  backbone {average['backbone']:.3f}  "
                     f"fine-tunes {average['fine_tune']:.3f}  bytes {result.expert_bytes_fraction:.1%}",
                     flush=True,
                 )

@@ -57,7 +57,7 @@ def export_adapter(bundle: Bundle, task: str, out: Path, rank: int, norms: bool 
         task: the expert's name.
         out: a directory that does not exist or is empty.
         rank: R of every weight.
-        norms: store changed norms whole in modules_to_save, which PEFT loads; vLLM and LoRAX refuse such adapters.
+        norms: store changed norms whole in modules_to_save, which PEFT loads; vLLM refuses such adapters.
 
     Raises:
         BundleError: no such expert, a residual that fits no tensor of the backbone, none that a LoRA could hold, or

@@ -41,7 +41,7 @@ def command(
     ] = None,
     rank: Annotated[int | None, option("--rank", help="peft: the adapter's rank.", min=1)] = None,
     norms: Annotated[
-        bool, option("--norms", help="peft: keep changed norms, whole, which PEFT loads but vLLM and LoRAX do not.")
+        bool, option("--norms", help="peft: keep changed norms, whole, which PEFT loads but vLLM does not.")
     ] = False,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
