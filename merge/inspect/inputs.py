@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge.bundle import Bundle, BundleError, backbone_digest
+from merge.bundle import Bundle
+from merge.check.inputs import Inputs as Opened
 from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from merge.experts import CalibrationError, read_prompts
+from merge.lora import open_adapter
 from merge.recipe import Recipe, RecipeError, load_recipe
 
 BASE, MODELS, CALIBRATION = "base", "models/", "calibration"
@@ -37,18 +39,22 @@ def find_inputs(bundle: Bundle) -> Inputs:
     """Look for a bundle's inputs. A checkpoint counts only if its digest is the one in the manifest."""
     missing: list[str] = []
     recipe = _recipe(bundle, missing)
+    if recipe is None:
+        return Inputs(None, None, {}, None, tuple(missing))
     listed = bundle.manifest.inputs
     base = _checkpoint("base", listed.get(BASE), missing)
-    fine_tunes = {}
+    fine_tunes: dict[str, Checkpoint] = {}
     if base is not None:
-        for key, entry in sorted(listed.items()):
-            if key.startswith(MODELS):
-                name = key.removeprefix(MODELS)
-                found = _checkpoint(name, entry, missing)
-                if found is not None and found.tensors.keys() >= base.tensors.keys():
-                    fine_tunes[name] = found
-    prompts = None if recipe is None else _prompts(bundle, recipe, missing)
-    return Inputs(recipe, base, fine_tunes, prompts, tuple(missing))
+        names = sorted(key.removeprefix(MODELS) for key in listed if key.startswith(MODELS))
+        opened = {name: _checkpoint(name, listed[MODELS + name], missing) for name in names}
+        fine_tunes = {name: found for name, found in opened.items() if found is not None}
+        digests = Opened(recipe, recipe.experts, base, fine_tunes, None).digests()
+        changed = {key for key, found in digests.items() if found["sha256"] != listed[key].get("sha256")}
+        missing += [f"The model {key.removeprefix(MODELS)} has changed since the merge." for key in sorted(changed)]
+        fine_tunes = {name: found for name, found in fine_tunes.items() if MODELS + name not in changed}
+        base = None if BASE in changed else base
+    prompts = _prompts(bundle, recipe, missing)
+    return Inputs(recipe, base, fine_tunes if base is not None else {}, prompts, tuple(missing))
 
 
 def _recipe(bundle: Bundle, missing: list[str]) -> Recipe | None:
@@ -61,14 +67,11 @@ def _recipe(bundle: Bundle, missing: list[str]) -> Recipe | None:
 
 def _checkpoint(name: str, entry: Any, missing: list[str]) -> Checkpoint | None:
     try:
-        path, digest = Path(entry["path"]), entry["sha256"]
-        found = open_checkpoint(path)
-        if backbone_digest(path) == digest:
-            return found
-        missing.append(f"The model {name} at {path} has changed since the merge.")
-    except (CheckpointError, BundleError, OSError) as error:
+        path, adapts = Path(entry["path"]), entry.get("adapts")
+        return open_checkpoint(path) if adapts is None else open_adapter(path, open_checkpoint(Path(adapts)))
+    except (CheckpointError, OSError) as error:
         missing.append(f"The model {name} is not to be had: {error}.")
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, AttributeError):
         missing.append(f"The manifest does not say where the model {name} was.")
     return None
 

@@ -10,6 +10,7 @@ import torch
 
 from merge.bundle import Bundle, Expert, ExpertLayout, read_layout
 from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.export.dense import check_fits
 from merge.inspect.similarity import PairTable, compare_experts
 
 _NUMBERED = re.compile(r"^(.*?\.)(\d+)\.(.+)$")
@@ -123,11 +124,13 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     """Read all experts of a bundle and measure them.
 
     Raises:
-        BundleError: an expert cannot be read.
+        BundleError: an expert cannot be read, or does not fit the backbone.
         CheckpointError: the backbone cannot be read.
     """
     backbone = open_checkpoint(bundle.backbone_dir)
     experts = {name: bundle.read_expert(name) for name in bundle.expert_names}
+    for expert in experts.values():
+        check_fits(expert, backbone)
     layouts = {name: read_layout(bundle.expert_path(name)) for name in experts}
     manifest = bundle.manifest
     cosine, overlap = compare_experts(experts)

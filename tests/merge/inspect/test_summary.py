@@ -1,7 +1,11 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
-from merge.bundle import Bundle
+from merge.bundle import Bundle, BundleError, write_expert
 from merge.checkpoint import open_checkpoint
 from merge.inspect import inspect_bundle
 from merge.inspect.summary import layer_and_kind
@@ -33,6 +37,16 @@ def test_parameters_add_up_to_the_experts(bundle: Bundle) -> None:
     norms = [float(bundle.read_expert(name).sparse[DOWN].dense(48).norm() / weight.norm()) for name in ("one", "two")]
     assert down.relative_norm == pytest.approx(sum(norms) / 2, abs=1e-5)
     assert down.density == pytest.approx(5 / 48, abs=1e-6)
+
+
+def test_an_expert_that_does_not_fit_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle.path, copy)
+    expert = bundle.read_expert("one")
+    moved = replace(expert, sparse={"model.layers.9.mlp.up_proj.weight": expert.sparse[DOWN]})
+    write_expert(copy / "experts" / "one.safetensors", moved)
+    with pytest.raises(BundleError, match=r"'one' has a residual for model\.layers\.9.*which the backbone does not"):
+        inspect_bundle(Bundle(copy, bundle.manifest))
 
 
 def test_the_text_names_every_expert_and_the_extremes(bundle: Bundle) -> None:
