@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from merge.export import AdapterReport, DenseReport
 
 
+LARGE = 0.3
+"""Relative error of an adapter that deserves a word of warning; a sparse residual is seldom of low rank."""
+
+
 class Format(StrEnum):
     """What can be written."""
 
@@ -85,6 +89,10 @@ def _adapter_text(report: "AdapterReport") -> str:
         f"  relative Frobenius error {report.error:.1%} of the residual in all",
         *(f"    {error:.1%}  {name}" for name, error in report.layers.items()),
     ]
+    if report.error > LARGE:
+        lines.insert(
+            2, "  that is most likely too much to answer as the expert does: try a higher --rank, or --format hf"
+        )
     if report.kept_whole:
         lines.append(f"  kept whole (PEFT only): {', '.join(report.kept_whole)}")
     lines += [f"  dropped, {share:.2%} of the parameter: {name}" for name, share in report.dropped.items()]

@@ -63,9 +63,16 @@ def test_an_adapter_tells_its_error(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert "as a LoRA of rank 4" in out
     assert "relative Frobenius error" in out
+    assert "try a higher --rank" in out
     assert "dropped" in out
     assert "model.norm.weight" in out
     assert (tmp_path / "out" / "adapter_config.json").is_file()
+
+
+def test_an_adapter_of_enough_rank_comes_without_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = write(tmp_path / "bundle")
+    assert export(made.bundle.path, tmp_path / "out", "--task", "one", "--format", "peft", "--rank", 32) == 0
+    assert "try a higher --rank" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
