@@ -6,13 +6,14 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.merge.child import FRANK_WOLFE
-from benchmarks.merge.compare import compare
+from benchmarks.merge.compare import SAME, compare
 from benchmarks.merge.launch import merge_once
 from benchmarks.merge.pool import FULL, QUICK, Size, model_name, write_pool
 from merge.methods import METHODS
@@ -33,16 +34,17 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=EVERY, help=f"default: all but {', '.join(SLOW)}")
     parser.add_argument("--mergekit", action="store_true", help="compare with mergekit on 8 models instead")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of --mergekit (default 3)")
-    parser.add_argument("--dir", type=Path, help="where the models are made for the time of the run (default: /tmp)")
+    parser.add_argument("--dir", type=Path, help="make the models there, or take those that are, and leave them")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
-    with tempfile.TemporaryDirectory(prefix="overtone-merge-", dir=arguments.dir) as scratch:
+    with tempfile.TemporaryDirectory(prefix="overtone-merge-") as scratch:
+        folder = arguments.dir or Path(scratch)
         try:
             if arguments.mergekit:
-                result = _against_mergekit(Path(scratch), size, arguments.rounds)
+                result = _against_mergekit(folder, size, arguments.rounds, arguments.methods or SAME)
             else:
                 methods = arguments.methods or [name for name in EVERY if name not in SLOW]
-                result = _methods(Path(scratch), size, (2, 4, 8) if arguments.quick else POOLS, methods)
+                result = _methods(folder, size, (2, 4, 8) if arguments.quick else POOLS, methods)
         except (RuntimeError, OSError) as error:
             parser.exit(1, f"{parser.prog}: error: {error}\n")
     if arguments.json:
@@ -56,15 +58,14 @@ def _say(text: str) -> None:
 
 
 def _methods(scratch: Path, size: Size, pools: tuple[int, ...], methods: list[str]) -> dict[str, Any]:
-    _say(f"writing {pools[-1] + 1} models of {size.parameters / 1e6:.1f} M parameters to {scratch}")
-    write_pool(scratch, size, pools[-1], torch.bfloat16)
+    _pool(scratch, size, pools[-1])
     rows: dict[str, Any] = {}
     few, many = pools[0], pools[-1]
     for method in methods:
         runs = {}
         for count in pools:
             with tempfile.TemporaryDirectory(dir=scratch) as out:
-                runs[count] = merge_once(scratch, method, count, Path(out), "bfloat16", {})
+                runs[count] = merge_once(scratch, method, count, Path(out), "float32", {})
             _say(f"{method}, {count} models: {runs[count]['peak_rss_mb']:.0f} MB, {runs[count]['seconds']:.1f} s")
         rows[method] = {
             f"rss_ratio_{many}_to_{few}": runs[many]["peak_rss_mb"] / runs[few]["peak_rss_mb"],
@@ -74,19 +75,32 @@ def _methods(scratch: Path, size: Size, pools: tuple[int, ...], methods: list[st
         }
     return {
         "parameters": size.parameters,
-        "model_mb": 2 * size.parameters / 1e6,
+        "model_mb": 4 * size.parameters / 1e6,
         "counter": "VmHWM of the merging process, memory-mapped file pages included",
-        "threads": torch.get_num_threads(),
+        "threads": os.cpu_count(),
         "methods": rows,
         "disk_read_gbps": _disk_read_gbps([scratch / model_name(i) / "model.safetensors" for i in range(pools[0])]),
     }
 
 
-def _against_mergekit(scratch: Path, size: Size, rounds: int) -> dict[str, Any]:
+def _against_mergekit(scratch: Path, size: Size, rounds: int, methods: Collection[str]) -> dict[str, Any]:
     count = 8
-    _say(f"writing {count + 1} models of {size.parameters / 1e6:.1f} M parameters to {scratch}")
-    write_pool(scratch, size, count, torch.float32)
-    return {"parameters": size.parameters, "mergekit": compare(scratch, count, rounds, _say)}
+    _pool(scratch, size, count)
+    compared = compare(scratch, count, rounds, methods, _say)
+    speed = _disk_read_gbps([scratch / model_name(i) / "model.safetensors" for i in range(count)])
+    read = 4 * size.parameters * (count + 1) / 1e9
+    return {
+        "parameters": size.parameters,
+        "mergekit": compared,
+        "disk_read_gbps": speed,
+        "seconds_to_read_the_models": read / speed,
+    }
+
+
+def _pool(folder: Path, size: Size, count: int) -> None:
+    """Make the models that are not there yet."""
+    _say(f"{count + 1} models of {size.parameters / 1e6:.1f} M parameters in {folder}")
+    write_pool(folder, size, count, torch.float32)
 
 
 def _disk_read_gbps(files: list[Path]) -> float:
@@ -116,9 +130,13 @@ def _table(result: dict[str, Any]) -> str:
     if "disk_read_gbps" in result:
         lines.append(f"disk: {result['disk_read_gbps']:.2f} GB/s")
     for method, row in result.get("mergekit", {}).get("methods", {}).items():
-        times = ", ".join(f"{key} {value:.1f} s" for key, value in row["seconds"].items())
+        programs = ", ".join(
+            f"{name} {row[name]['seconds']:.1f} s ({row[name]['process_seconds']:.1f} s in all) "
+            f"{row[name]['peak_rss_mb']:.0f} MB"
+            for name in ("overtone", "mergekit")
+        )
         lines.append(
-            f"{method:17}{times}; largest difference {row['max_abs_difference']:.1e}, "
+            f"{method:17}{programs}; {row['speedup']:.1f} times; largest difference {row['max_abs_difference']:.1e}, "
             f"{row['entries_over_tolerance']} of {row['entries']} entries over {row['tolerance']:.0e}"
         )
     return "\n".join(lines)

@@ -1,12 +1,10 @@
 """One merge in this process: `python -m benchmarks.merge.child FOLDER METHOD COUNT OUT DTYPE PARAMETERS`.
 
-Prints {"seconds", "peak_rss_mb", "start_rss_mb"}. Peak memory is VmHWM of /proc/self/status: the most physical memory
-that the process ever had mapped, pages of memory-mapped files included. (getrusage's ru_maxrss would not do: a child
-inherits its parent's.)
+Prints {"seconds", "peak_rss_mb", "start_rss_mb"}: seconds without imports, the most memory, and the memory before the
+merge began.
 """
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.merge.memory import resident_mb
 from benchmarks.merge.pool import model_name
 from merge.backbone import write_backbone
 from merge.checkpoint import open_checkpoint
@@ -51,14 +50,6 @@ def run(
         "peak_rss_mb": resident_mb("VmHWM"),
         "start_rss_mb": start_rss,
     }
-
-
-def resident_mb(field: str) -> float:
-    """A memory field of /proc/self/status in MB (10⁶ bytes)."""
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"/proc/self/status has no {field}: memory is measured on Linux only")
-    return int(found[1]) * 1024 / 1e6
 
 
 def _loss(model: Any) -> LanguageModelLoss:

@@ -1,14 +1,15 @@
-"""mergekit on the same models: in a virtual environment of its own, by its command line, taking turns with ours."""
+"""mergekit on the same models: in a virtual environment of its own, taking turns with ours."""
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from benchmarks.merge.launch import merge_once
 from benchmarks.merge.pool import model_name
 from merge.checkpoint import Checkpoint, open_checkpoint
 
-MERGEKIT = "mergekit==0.1.4"
-TORCH = "torch==2.13.*"
+MERGEKIT = "mergekit==0.1.5"
+TORCH = "torch==2.13.0"
 SAME: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"weight": 0.3},
     "ties": {"weight": 1.0, "density": 0.2, "normalize": True},
@@ -40,13 +41,13 @@ def prepare(say: Callable[[str], None]) -> Path:
     """Make the environment unless it is there.
 
     Returns:
-        Its mergekit-yaml.
+        Its Python.
 
     Raises:
         RuntimeError: it cannot be installed; the message ends with pip's last line.
     """
     home = cache_dir()
-    program = home / "bin" / "mergekit-yaml"
+    python, program = home / "bin" / "python", home / "bin" / "mergekit-yaml"
     if not program.is_file():
         say(f"installing {MERGEKIT} into {home}")
         venv.create(home, with_pip=True, clear=True)
@@ -56,36 +57,68 @@ def prepare(say: Callable[[str], None]) -> Path:
         if done.returncode or not program.is_file():
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise RuntimeError(f"{MERGEKIT} cannot be installed: {lines[-1]}")
-    return program
+    return python
 
 
-def compare(folder: Path, count: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def compare(
+    folder: Path, count: int, rounds: int, methods: Collection[str], say: Callable[[str], None]
+) -> dict[str, Any]:
     """Merge one pool by both programs, in turns, with float32 arithmetic and output.
 
+    Before each merge the models are read once, so that both find them in the page cache as far as it holds them.
+
     Returns:
-        For each method the median seconds of a whole process and of the merging alone where it is known (ours), and how
-        far the results are apart: `max_abs_difference`, and over how many entries it exceeds `TOLERANCE`.
+        For each method and program the median seconds of the merge alone and of the whole process, and the most
+        memory in MB; and how far the results are apart: `max_abs_difference`, and over how many entries it exceeds
+        `TOLERANCE`.
     """
-    program = prepare(say)
+    python = prepare(say)
     results = {}
     for method, parameters in SAME.items():
-        seconds: dict[str, list[float]] = {"ours_process": [], "ours_merge": [], "mergekit_process": []}
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            recipe = _recipe(Path(scratch), folder, method, count, parameters)
-            for number in range(rounds):
-                ours, theirs = Path(scratch, f"ours-{number}"), Path(scratch, f"mergekit-{number}")
-                ours.mkdir()
-                start = time.perf_counter()
-                inner = merge_once(folder, method, count, ours, "float32", parameters)
-                seconds["ours_process"].append(time.perf_counter() - start)
-                seconds["ours_merge"].append(inner["seconds"])
-                start = time.perf_counter()
-                _mergekit(program, recipe, theirs)
-                seconds["mergekit_process"].append(time.perf_counter() - start)
-                say(f"{method}, round {number + 1} of {rounds}: " + _last(seconds))
-            apart = difference(open_checkpoint(ours), open_checkpoint(theirs))
-        results[method] = {"seconds": {key: statistics.median(value) for key, value in seconds.items()}, **apart}
+        if method in methods:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                results[method] = _compared(Path(scratch), python, folder, method, count, parameters, rounds, say)
     return {"version": MERGEKIT, "models": count, "rounds": rounds, "methods": results}
+
+
+def _compared(
+    scratch: Path, python: Path, folder: Path, method: str, count: int, parameters: dict[str, Any], rounds: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    recipe = _recipe(scratch, folder, method, count, parameters)
+    ours, theirs = scratch / "ours", scratch / "mergekit"
+    merges = {
+        "overtone": lambda: merge_once(folder, method, count, ours, "float32", parameters),
+        "mergekit": lambda: _mergekit(python, recipe, theirs),
+    }
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in merges}
+    for number in range(rounds):
+        for directory in (ours, theirs):
+            shutil.rmtree(directory, ignore_errors=True)
+        ours.mkdir()
+        for name, merge in merges.items():
+            runs[name].append(_timed(folder, merge))
+            told = f"{runs[name][-1]['seconds']:.1f} s, {runs[name][-1]['peak_rss_mb']:.0f} MB"
+            say(f"{method}, round {number + 1} of {rounds}: {name} {told}")
+    medians = {
+        name: {
+            field: statistics.median(run[field] for run in found)
+            for field in ("seconds", "process_seconds", "peak_rss_mb")
+        }
+        for name, found in runs.items()
+    }
+    speedup = medians["mergekit"]["seconds"] / medians["overtone"]["seconds"]
+    return {**medians, "speedup": speedup, **difference(open_checkpoint(ours), open_checkpoint(theirs))}
+
+
+def _timed(folder: Path, merge: Callable[[], dict[str, float]]) -> dict[str, float]:
+    for file in sorted(folder.glob("*/model.safetensors")):
+        with file.open("rb") as weights:
+            while weights.read(1 << 24):
+                pass
+    start = time.perf_counter()
+    result = merge()
+    return {**result, "process_seconds": time.perf_counter() - start}
 
 
 def difference(ours: Checkpoint, theirs: Checkpoint) -> dict[str, Any]:
@@ -118,17 +151,15 @@ def _recipe(scratch: Path, folder: Path, method: str, count: int, parameters: di
     return path
 
 
-def _mergekit(program: Path, recipe: Path, out: Path) -> None:
-    command: list[str | Path] = [program, recipe, out, "--no-copy-tokenizer", "--no-write-model-card", "--quiet"]
+def _mergekit(python: Path, recipe: Path, out: Path) -> dict[str, float]:
+    command = [python, Path(__file__).with_name("mergekit_child.py"), recipe, out]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no output"]
         raise RuntimeError(f"mergekit failed: {lines[-1]}")
-
-
-def _last(seconds: dict[str, list[float]]) -> str:
-    return ", ".join(f"{key} {value[-1]:.1f} s" for key, value in seconds.items())
+    result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 if __name__ == "__main__":

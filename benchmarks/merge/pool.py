@@ -1,7 +1,6 @@
 """Pools of random models: a base and fine-tunes of it, each a checkpoint of its own on disk."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +52,22 @@ STEP = 0.1
 """Size of a task vector relative to the base."""
 
 
-def write_pool(
-    folder: Path, size: Size, count: int, dtype: torch.dtype, on_model: Callable[[], None] = lambda: None
-) -> None:
-    """Write `base` and `model-00`, `model-01` and so on, every one generated and stored in full."""
+DISTINCT = 8
+"""Models of a pool that are generated; further ones are hard links to them, which cost no disk and read alike."""
+
+
+def write_pool(folder: Path, size: Size, count: int, dtype: torch.dtype) -> None:
+    """Write `base` and `model-00`, `model-01` and so on, unless they are there."""
     for number in range(-1, count):
-        _write_model(folder / ("base" if number < 0 else model_name(number)), size, number, dtype)
-        on_model()
+        path = folder / ("base" if number < 0 else model_name(number))
+        if (path / "model.safetensors").is_file():
+            continue
+        if number < DISTINCT:
+            _write_model(path, size, number, dtype)
+            continue
+        path.mkdir(parents=True)
+        for file in (folder / model_name(number % DISTINCT)).iterdir():
+            (path / file.name).hardlink_to(file)
 
 
 def model_name(number: int) -> str:

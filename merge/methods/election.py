@@ -1,30 +1,52 @@
 """Sign election (TIES-Merging, Yadav et al., NeurIPS 2023, arXiv 2306.01708): shared by the methods that end in it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from merge.methods.vectors import PerTask, TaskVectors, weighted_sum
+from merge.methods.vectors import PerTask, TaskVectors, blocks
+
+Trim = Callable[[str, Tensor, slice], Tensor]
+"""(task, whole flat vector, piece) to that piece with the entries that were trimmed away at 0."""
 
 
-def elect(base: Tensor, vectors: TaskVectors, weight: PerTask, normalize: bool) -> Tensor:
+def elect(base: Tensor, vectors: TaskVectors, weight: PerTask, normalize: bool, trim: Trim | None = None) -> Tensor:
     """Elect a sign for each entry and merge the task vectors that agree with it.
 
     Semantics: s = sign(Σ_i w_i τ_i), + for 0; Σ_{i: sign τ_i = s} w_i τ_i / Σ_{i: sign τ_i = s} w_i, 0 where no task
     agrees. Without `normalize` the division is left out. Zeros agree with nothing.
+
+    It goes through each vector piece by piece: intermediate results in the processor's cache instead of in memory make
+    it several times faster.
 
     Args:
         base: only its shape and dtype are used.
         vectors: τ_i; iterated twice.
         weight: w_i.
         normalize: average instead of sum.
+        trim: applied to each piece first.
 
     Returns:
         The merged task vector, of the base's shape and dtype.
     """
-    positive = weighted_sum(base, vectors, weight) >= 0
-    merged, weights = torch.zeros_like(base), torch.zeros_like(base)
+    size = base.numel()
+    total, merged = base.new_zeros(size), base.new_zeros(size)
+    weights = base.new_zeros(size) if normalize else merged
+    piece = trim or (lambda _task, flat, at: flat[at])
     for task, vector in vectors:
-        agrees = (vector != 0) & ((vector > 0) == positive)
-        merged.add_(vector * agrees, alpha=weight[task])
-        weights.add_(agrees, alpha=weight[task])
-    return merged.div_(torch.where(weights == 0, 1, weights)) if normalize else merged
+        flat = vector.reshape(-1)
+        for at in blocks(size):
+            total[at].add_(piece(task, flat, at), alpha=weight[task])
+    for task, vector in vectors:
+        flat = vector.reshape(-1)
+        for at in blocks(size):
+            part = piece(task, flat, at)
+            agrees = (part != 0) & ((part > 0) == (total[at] >= 0))
+            merged[at].add_(part * agrees, alpha=weight[task])
+            if normalize:
+                weights[at].add_(agrees, alpha=weight[task])
+    if normalize:
+        for at in blocks(size):
+            merged[at].div_(torch.where(weights[at] == 0, 1, weights[at]))
+    return merged.view(base.shape)

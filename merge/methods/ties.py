@@ -1,8 +1,8 @@
 """TIES-Merging (Yadav et al., NeurIPS 2023, arXiv 2306.01708)."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
-import numpy
 from pydantic import Field
 from torch import Tensor
 
@@ -40,21 +40,51 @@ def ties(
         normalize: average instead of sum.
         lambda_: λ.
     """
-    trimmed = vectors.map(lambda task, vector: trim(vector, density[task]))
-    return elect(base, trimmed, weight, normalize).mul_(lambda_).add_(base)
+    cuts: dict[str, Cut] = {}
+
+    def trimmed(task: str, flat: Tensor, at: slice) -> Tensor:
+        if task not in cuts:
+            cuts[task] = find_cut(flat, density[task])
+        return cuts[task].trim(flat, at)
+
+    return elect(base, vectors, weight, normalize, trimmed).mul_(lambda_).add_(base)
 
 
-def trim(vector: Tensor, density: float) -> Tensor:
-    """Zero all but the ⌊density·n⌋ (at least 1) entries of largest magnitude; of equal ones the first stay."""
-    flat = vector.reshape(-1)
-    if density == 1 or flat.numel() == 0:
-        return vector
-    size = flat.abs()
-    kept = max(1, int(density * flat.numel()))
-    smallest = flat.numel() - kept
+@dataclass(frozen=True)
+class Cut:
+    """Which entries of a vector are its largest: all above a size, and of those of exactly that size the first.
+
+    Attributes:
+        size: the smallest |entry| kept.
+        last: position after the last entry of exactly that size that is kept.
+    """
+
+    size: float
+    last: int
+
+    def trim(self, flat: Tensor, at: slice) -> Tensor:
+        """A piece of the vector, zeros in place of what is cut."""
+        part = flat[at]
+        size = part.abs()
+        keep = size > self.size
+        if at.start < self.last:
+            keep[: self.last - at.start] |= size[: self.last - at.start] == self.size
+        return part * keep
+
+
+def find_cut(flat: Tensor, density: float) -> Cut:
+    """Find the ⌊density·n⌋ (at least 1) entries of largest magnitude of [n] entries."""
+    count = flat.numel()
+    if density == 1 or count == 0:
+        return Cut(-1.0, 0)
+    kept = max(1, int(density * count))
+    sizes = flat.abs().numpy()
     # A partial sort: six times faster than sorting the 8 M entries of a matrix.
-    threshold = float(numpy.partition(size.numpy(), smallest)[smallest])
-    keep = size > threshold
-    level = (size == threshold).nonzero().squeeze(1)
-    keep[level[: kept - int(keep.sum())]] = True
-    return flat.masked_fill(~keep, 0).view_as(vector)
+    sizes.partition(count - kept)
+    threshold = float(sizes[count - kept])
+    # Nothing above the threshold stands before it, so those equal to it that are kept stand behind.
+    equal = int((sizes[count - kept :] == threshold).sum())
+    if equal == int((sizes == threshold).sum()):
+        return Cut(threshold, count)
+    level = (flat.abs() == threshold).nonzero().squeeze(1)
+    return Cut(threshold, int(level[equal - 1]) + 1)

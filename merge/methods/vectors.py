@@ -25,9 +25,14 @@ class PerTask:
 
 ONE = PerTask(1.0)
 
+BLOCK = 1 << 17
+"""Elements of a piece: half a MB in float32."""
+
 
 class TaskVectors:
     """The task vectors of one tensor, read one at a time and as often as a method iterates.
+
+    A vector is not to be written to, and holds only until the next one is read.
 
     Tasks come in the order of their names, so that a merge does not depend, to the last bit, on the recipe's order.
     """
@@ -54,6 +59,11 @@ def weighted_sum(like: Tensor, vectors: TaskVectors, weight: PerTask | Mapping[s
     for task, vector in vectors:
         total.add_(vector, alpha=weight[task])
     return total
+
+
+def blocks(size: int) -> Iterator[slice]:
+    """Cut `size` elements into pieces whose intermediate results stay in the processor's cache."""
+    return (slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK))
 
 
 def is_matrix(name: str, tensor: Tensor, exclude: Sequence[str]) -> bool:
