@@ -1,0 +1,143 @@
+"""The command: `python -m benchmarks.quality`."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers.utils import logging
+
+from benchmarks.quality.curves import scaling_curves
+from benchmarks.quality.domain import Domain
+from benchmarks.quality.plans import PLANS, SMALL, Plan, build_domain
+from benchmarks.quality.plots import draw
+from benchmarks.quality.report import entry, markdown
+from benchmarks.quality.routing import measure_routing
+from benchmarks.quality.store import OutOfTimeError, Store
+from benchmarks.quality.table import INDIVIDUAL, Table
+from benchmarks.zoo.matching import one_thread
+
+UNFINISHED = 3
+
+T = TypeVar("T")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description="Quality of merging, by domain.")
+    parser.add_argument("--domain", choices=sorted(PLANS), required=True)
+    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: to see that it runs, not what it says")
+    parser.add_argument("--seeds", type=int, help="first seeds to measure (default: what the domain's plan says)")
+    parser.add_argument("--no-curves", action="store_true", help="leave Frank-Wolfe's scaling curves out")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the pictures into this folder")
+    parser.add_argument(
+        "--cache", type=Path, help="where results and fine-tunes are kept (default: the cache directory)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help=f"begin nothing new after this time, print what is finished, exit with status {UNFINISHED}",
+    )
+    options = parser.parse_args(arguments)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    start = time.monotonic()
+    store = Store(options.cache, lambda: options.seconds is None or time.monotonic() - start < options.seconds)
+    plan = PLANS[options.domain].shortened(options.quick, options.seeds, options.no_curves)
+    unfinished = False
+    try:
+        domain = build_domain(options.domain, store, options.quick)
+        with one_thread() if options.domain in SMALL else nullcontext():
+            measure(domain, plan, store)
+    except OutOfTimeError:
+        unfinished = True
+    except RuntimeError as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    document = collect(domain, plan, store.finished())
+    if options.plots:
+        draw(document, options.plots)
+    print(json.dumps(document, indent=2) if options.json else markdown(document))
+    if unfinished:
+        parser.exit(UNFINISHED, "the time is over; what is finished is kept, run the command again\n")
+
+
+def measure(domain: Domain, plan: Plan, store: Store) -> None:
+    """Measure what a plan asks for, the columns that matter most first.
+
+    Raises:
+        OutOfTimeError: the store's time is over.
+    """
+    table = Table(domain, store, _say)
+    for seed in range(plan.seeds):
+        table.individual(seed)
+        measure_routing(domain, store, seed)
+        for cut in (None, *plan.cuts_in_order()):
+            if cut is not None and seed >= plan.seeds_of(cut):
+                continue
+            for row in plan.rows:
+                if cut is None:
+                    table.backbone(row, seed)
+                elif cut in plan.cuts(row):
+                    table.with_experts(row, cut, seed)
+    if plan.curves:
+        scaling_curves(domain, store, 0, _say)
+
+
+def collect(domain: Domain, plan: Plan, store: Store) -> dict[str, Any]:
+    """Put together what is finished; seeds, rows and columns that are not are left out."""
+    table = Table(domain, store)
+    seeds = range(plan.seeds)
+    individual = _finished([partial(table.individual, seed) for seed in seeds])
+    routing = [found for found in _finished([partial(measure_routing, domain, store, seed) for seed in seeds]) if found]
+    sizes = table.sizes()
+    rows = [entry(INDIVIDUAL, None, individual, individual, sizes)] if individual else []
+    for row in plan.rows:
+        alone = _finished([partial(table.backbone, row, seed) for seed in range(plan.seeds)])
+        if not alone:
+            continue
+        chosen = {"lambda": table.scale(row)}
+        rows.append(entry(row.name, None, alone, individual[: len(alone)], sizes, chosen=chosen))
+        for cut in plan.cuts(row):
+            cells = _finished([partial(table.with_experts, row, cut, seed) for seed in range(plan.seeds_of(cut))])
+            if cells:
+                n = len(cells)
+                factor = {"mu_factor": table.factor()} if cut.kind == "data-free" else {}
+                parts = (cells, individual[:n], sizes, routing[:n], alone[:n])
+                rows.append(entry(row.name, cut, *parts, chosen=chosen | factor))
+    curves = _finished([partial(scaling_curves, domain, store, 0, _say)]) if plan.curves else []
+    return {
+        "domain": domain.name,
+        "tasks": list(domain.tasks),
+        "settings": dict(domain.settings),
+        "calibrated": domain.calibrated_as,
+        "backbone_bytes": sizes[0],
+        "matrix_bytes": sizes[1],
+        "router": [{key: value for key, value in vars(found).items() if key != "chosen"} for found in routing],
+        "rows": rows,
+        "curves": curves[0] if curves else None,
+    }
+
+
+def _finished(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of the first calls that need nothing new."""
+    found = []
+    for call in calls:
+        try:
+            found.append(call())
+        except OutOfTimeError:
+            break
+    return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
