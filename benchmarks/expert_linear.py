@@ -43,7 +43,8 @@ class Case:
         shape: columns and rows.
         tokens: T.
         experts: none, one, distinct8 or zipf.
-        mode: torch (its linear), plain (ours), fused, patched (a product on patched weights), patch or unpatch.
+        mode: torch (its linear), plain (ours), fused, fused_int8 (experts in 8 bits), patched (a product on patched
+            weights), patch or unpatch.
         us: microseconds a call, median.
         ratio: us by the plain product's.
         floor_us: the time its bytes take at the read bandwidth of the run: weights and each distinct expert once.
@@ -67,6 +68,7 @@ class Layer:
     weights: list[Tensor]
     patched: list[Tensor]
     banks: list[ExpertBank]
+    banks8: list[ExpertBank]
     rows: tuple[Tensor, Tensor]
 
     @classmethod
@@ -76,19 +78,26 @@ class Layer:
         weight = (torch.randn(rows, columns) * columns**-0.5).to(DTYPE)
         entries = max(1, round(DENSITY * columns))
         bank = ExpertBank.allocate(EXPERTS, rows, columns, entries, DTYPE)
+        bank8 = ExpertBank.allocate(EXPERTS, rows, columns, entries, torch.int8)
         for slot in range(EXPERTS):
             stride = columns // entries
             index = torch.randint(stride, (rows, entries)) + stride * torch.arange(entries)
-            bank.load(slot, index, torch.randn(rows, entries) * 0.01)
-        banks = [
-            ExpertBank(bank.index.clone().to(device), bank.value.clone().to(device), None, rows, columns)
-            for _ in range(copies)
-        ]
+            value = torch.randn(rows, entries) * 0.01
+            bank.load(slot, index, value)
+            scale = value.abs().amax(1) / 127
+            bank8.load(slot, index, (value / scale[:, None]).round().to(torch.int8), scale)
+        banks, banks8 = ([_copy(one, device) for _ in range(copies)] for one in (bank, bank8))
         index, value = bank.rows(0)
         weights = [weight.clone().to(device) for _ in range(copies)]
         patch(weight, index, value)
         patched = [weight.clone().to(device) for _ in range(copies)]
-        return cls(weights, patched, banks, (index.to(device), value.to(device)))
+        return cls(weights, patched, banks, banks8, (index.to(device), value.to(device)))
+
+
+def _copy(bank: ExpertBank, device: str) -> ExpertBank:
+    scale = None if bank.scale is None else bank.scale.clone().to(device)
+    index, value = bank.index.clone().to(device), bank.value.clone().to(device)
+    return ExpertBank(index, value, scale, bank.out_features, bank.in_features)
 
 
 @dataclass(frozen=True)
@@ -151,10 +160,11 @@ def measure_layer(columns: int, rows: int, tokens: tuple[int, ...], rounds: int,
         bytes_a_us = buffer.nbytes / times.pop("read/read")
         if count == max(tokens):
             times |= _switching(layer, clock)
-        weight_bytes, expert_bytes = layer.weights[0].nbytes, layer.banks[0].nbytes / EXPERTS
+        weight_bytes = layer.weights[0].nbytes
+        expert_bytes = {"fused": layer.banks[0].nbytes / EXPERTS, "fused_int8": layer.banks8[0].nbytes / EXPERTS}
         for name, us in times.items():
             experts, mode = name.split("/")
-            moved = weight_bytes + expert_bytes * (distinct[experts] if mode == "fused" else 0)
+            moved = weight_bytes + expert_bytes.get(mode, 0) * distinct.get(experts, 0)
             cases.append(
                 Case(
                     (columns, rows), count, experts, mode, round(us, 1), round(us / times["none/plain"], 4),
@@ -178,12 +188,14 @@ def _variants(layer: Layer, x: Tensor, device: str) -> tuple[dict[tuple[str, str
         if tokens == 1 and experts in {"distinct8", "zipf"}:
             continue
         batch = ExpertBatch.from_slots(slots, device=device)
-        variants[experts, "fused"] = partial(_fused, layer, x, batch)
+        variants[experts, "fused"] = partial(_fused, layer.weights, layer.banks, x, batch)
+        if experts in {"one", "distinct8"} and tokens <= EXPERTS:
+            variants[experts, "fused_int8"] = partial(_fused, layer.weights, layer.banks8, x, batch)
     return variants, distinct
 
 
-def _fused(layer: Layer, x: Tensor, batch: ExpertBatch, copy: int) -> Tensor:
-    return expert_linear(x, layer.weights[copy], None, layer.banks[copy], batch)
+def _fused(weights: list[Tensor], banks: list[ExpertBank], x: Tensor, batch: ExpertBatch, copy: int) -> Tensor:
+    return expert_linear(x, weights[copy], None, banks[copy], batch)
 
 
 def _read(buffer: Tensor, copy: int) -> Tensor:
@@ -218,6 +230,9 @@ def summarise(cases: list[Case]) -> dict[str, float | None]:
         "one_fused": median(lambda case: case.ratio, 1, "one", "fused"),
         "one_patched": median(lambda case: case.ratio, 1, "one", "patched"),
         "distinct8_fused": median(lambda case: case.ratio, 8, "distinct8", "fused"),
+        "one_fused_int8": median(lambda case: case.ratio, 1, "one", "fused_int8"),
+        "distinct8_fused_int8": median(lambda case: case.ratio, 8, "distinct8", "fused_int8"),
+        "prefill512_fused": median(lambda case: case.ratio, 512, "distinct8", "fused"),
         "prefill512_patched": median(lambda case: case.ratio, 512, "one", "patched"),
     }
 
@@ -255,11 +270,11 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(f"{report['kernels']}, {report['threads']} threads, reads at {report['read_gbps']} GB/s")
-    print(f"{'columns x rows':>14} {'tokens':>6} {'experts':>9} {'mode':>8} {'us':>9} {'ratio':>7} {'floor':>6}")
+    print(f"{'columns x rows':>14} {'tokens':>6} {'experts':>9} {'mode':>10} {'us':>9} {'ratio':>7} {'floor':>6}")
     for case in report["cases"]:
         shape = f"{case['shape'][0]} x {case['shape'][1]}"
         print(
-            f"{shape:>14} {case['tokens']:>6} {case['experts']:>9} {case['mode']:>8} {case['us']:>9.1f} "
+            f"{shape:>14} {case['tokens']:>6} {case['experts']:>9} {case['mode']:>10} {case['us']:>9.1f} "
             f"{case['ratio']:>7.3f} {case['floor_ratio']:>6.3f}"
         )
     for name, figure in report["summary"].items():

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 
 import torch
 from torch import Tensor
+
+from kernels.compiled import TYPES, Library, elementwise
+
+PATCH_ARGUMENTS = Struct("15q")
+UNPATCH_ARGUMENTS = Struct("8q")
+"""`PatchArguments` and `UnpatchArguments` of csrc/kernels.h."""
+
+INDEX_DTYPES = frozenset({torch.uint16, torch.int32, torch.int64})
+NOT_PLAIN = 3
+"""What the compiled function returns for entries that do not ascend, or are outside the weight."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +54,10 @@ def patch(weight: Tensor, index: Tensor, value: Tensor) -> Patch:
     Raises:
         ValueError: shapes, dtypes or column numbers do not fit. The weight is unchanged then.
     """
-    _check(weight, index, value)
-    rows, columns = weight.shape
-    kept = value.reshape(-1).nonzero().squeeze(1)
-    position = index.to(torch.int64) + torch.arange(rows, device=index.device)[:, None] * columns
-    position = position.reshape(-1)[kept]
-    addend = value.reshape(-1)[kept].to(torch.float32)
-    if not bool((position[1:] > position[:-1]).all()):
-        position, where = torch.unique(position, return_inverse=True)
-        addend = torch.zeros(len(position), device=addend.device).index_add_(0, where, addend)
-    flat = weight.view(-1)
-    original = flat[position]
-    flat[position] = (original.to(torch.float32) + addend).to(weight.dtype)
-    small = weight.numel() <= torch.iinfo(torch.int32).max
-    return Patch(position.to(torch.int32) if small else position, original)
+    _check_shapes(weight, index, value)
+    kernels = elementwise(weight)
+    made = None if kernels is None else _patch_compiled(kernels, weight, index, value)
+    return _patch_torch(weight, index, value) if made is None else made
 
 
 def unpatch(weight: Tensor, made: Patch) -> None:
@@ -69,10 +70,76 @@ def unpatch(weight: Tensor, made: Patch) -> None:
         raise ValueError(f"the patch was made on a contiguous {made.original.dtype} weight, not {weight.dtype}")
     if len(made.position) and int(made.position[-1]) >= weight.numel():
         raise ValueError(f"the patch was made on a larger weight than {list(weight.shape)}")
-    weight.view(-1)[made.position.to(torch.int64)] = made.original
+    kernels = elementwise(weight)
+    if kernels is None:
+        weight.view(-1)[made.position.to(torch.int64)] = made.original
+        return
+    kernels.call(
+        "unpatch",
+        UNPATCH_ARGUMENTS,
+        TYPES[weight.dtype],
+        made.position.itemsize,
+        len(made.position),
+        made.position.data_ptr(),
+        made.original.data_ptr(),
+        weight.data_ptr(),
+    )
 
 
-def _check(weight: Tensor, index: Tensor, value: Tensor) -> None:
+def _patch_compiled(kernels: Library, weight: Tensor, index: Tensor, value: Tensor) -> Patch | None:
+    """None where entries of a row do not ascend or are outside the weight; then nothing was changed."""
+    index = (index if index.dtype in INDEX_DTYPES else index.to(torch.int64)).contiguous()
+    value = (value if value.dtype in {torch.bfloat16, torch.float32} else value.to(torch.float32)).contiguous()
+    rows, columns = weight.shape
+    starts = torch.empty(rows + 1, dtype=torch.int64)
+    position = torch.empty(index.numel(), dtype=_position_dtype(weight))
+    original = torch.empty(index.numel(), dtype=weight.dtype)
+    failed = kernels.call(
+        "patch",
+        PATCH_ARGUMENTS,
+        TYPES[weight.dtype],
+        TYPES[value.dtype],
+        index.itemsize,
+        position.itemsize,
+        rows,
+        columns,
+        index.shape[1],
+        index.data_ptr(),
+        value.data_ptr(),
+        weight.data_ptr(),
+        starts.data_ptr(),
+        position.data_ptr(),
+        original.data_ptr(),
+    )
+    if failed == NOT_PLAIN:
+        return None
+    count = int(starts[-1])
+    if count < len(position):
+        position, original = position[:count].clone(), original[:count].clone()
+    return Patch(position, original)
+
+
+def _patch_torch(weight: Tensor, index: Tensor, value: Tensor) -> Patch:
+    _check_columns(weight, index)
+    rows, columns = weight.shape
+    kept = value.reshape(-1).nonzero().squeeze(1)
+    position = index.to(torch.int64) + torch.arange(rows, device=index.device)[:, None] * columns
+    position = position.reshape(-1)[kept]
+    addend = value.reshape(-1)[kept].to(torch.float32)
+    if not bool((position[1:] > position[:-1]).all()):
+        position, where = torch.unique(position, return_inverse=True)
+        addend = torch.zeros(len(position), device=addend.device).index_add_(0, where, addend)
+    flat = weight.view(-1)
+    original = flat[position]
+    flat[position] = (original.to(torch.float32) + addend).to(weight.dtype)
+    return Patch(position.to(_position_dtype(weight)), original)
+
+
+def _position_dtype(weight: Tensor) -> torch.dtype:
+    return torch.int32 if weight.numel() <= torch.iinfo(torch.int32).max else torch.int64
+
+
+def _check_shapes(weight: Tensor, index: Tensor, value: Tensor) -> None:
     if weight.dim() != 2 or not weight.is_contiguous() or not weight.dtype.is_floating_point:
         raise ValueError(f"patch needs a contiguous floating weight [N, K], not {weight.dtype} {list(weight.shape)}")
     if index.dim() != 2 or index.shape[0] != weight.shape[0] or index.shape != value.shape:
@@ -81,6 +148,9 @@ def _check(weight: Tensor, index: Tensor, value: Tensor) -> None:
         )
     if index.dtype.is_floating_point or not value.dtype.is_floating_point:
         raise ValueError(f"index must be integers and value floating, not {index.dtype} and {value.dtype}")
+
+
+def _check_columns(weight: Tensor, index: Tensor) -> None:
     if index.numel():
         low, high = torch.aminmax(index.to(torch.int64))
         if int(low) < 0 or int(high) >= weight.shape[1]:

@@ -55,7 +55,7 @@ TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
 FLOATS = frozenset({torch.bfloat16, torch.float32})
 """Types of the layers that the kernels compute on."""
 
-FUNCTIONS = ("expert_linear", "paged_attention", "norm", "bias", "silu", "rotary")
+FUNCTIONS = ("expert_linear", "paged_attention", "norm", "bias", "silu", "rotary", "patch", "unpatch")
 """What `Library.call` calls; each takes one struct of csrc/kernels.h."""
 
 
@@ -73,13 +73,16 @@ class Library:
     isa: int
     functions: Mapping[str, Callable[[bytes], int]]
 
-    def call(self, function: str, fields: Struct, *arguments: float) -> None:
+    def call(self, function: str, fields: Struct, *arguments: float) -> int:
         """Call a kernel with this instruction set on torch's number of threads.
 
         Args:
             function: one of `FUNCTIONS`.
             fields: the types of all fields of its struct, each 8 bytes.
             arguments: those fields but the first two, which are the instruction set and the threads.
+
+        Returns:
+            0, or what the function's comment says.
 
         Raises:
             MemoryError: no memory for what the kernel keeps meanwhile.
@@ -90,6 +93,7 @@ class Library:
             raise MemoryError(f"no memory for {function}")
         if failed == 2:
             raise IndexError(f"{function} was given a place outside the cache")
+        return failed
 
     def supports(self, isa: int) -> bool:
         """Whether this processor and this build have an instruction set."""

@@ -38,26 +38,6 @@ template <> struct Scores<uint16_t> {
 #endif
 };
 
-// The lanes whose number has (or lacks) the bit kBit: of `a` where it is 0, of `b` where it is 1.
-template <int kBit, bool kUpper, int... kLane> OVERTONE_INLINE Word mixed(Word a, Word b, Sequence<kLane...>) {
-  if constexpr (kUpper)
-    return __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane : kLane + kBit)...);
-  else
-    return __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane - kBit : kLane)...);
-}
-
-// Lane i of vector j becomes lane j of vector i.
-template <int kBit = kLanes / 2> OVERTONE_INLINE void turn(Word* v) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; i++) {
-    if (i & kBit) continue;
-    Word low = mixed<kBit, false>(v[i], v[i + kBit], Count<kLanes>{});
-    v[i + kBit] = mixed<kBit, true>(v[i], v[i + kBit], Count<kLanes>{});
-    v[i] = low;
-  }
-  if constexpr (kBit > 1) turn<kBit / 2>(v);
-}
-
 int64_t words_of(const AttentionArguments& task) {
   int64_t elements = task.type == kFloat32 ? 1 : 2;
   return (task.dim + elements - 1) / elements;

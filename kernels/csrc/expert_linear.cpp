@@ -12,7 +12,8 @@ namespace {
 int32_t lanes_for(int32_t tokens, int32_t widest) {
   if (tokens == 1) return 0;
   if (tokens <= 4) return 4;
-  return tokens <= 8 || widest == 8 ? 8 : 16;
+  if (tokens <= 8 || widest == 8) return 8;
+  return tokens <= 16 || widest == 16 ? 16 : 32;
 }
 
 std::vector<Columns> cut_into_pieces(const Batch& batch, int32_t widest) {
@@ -27,6 +28,10 @@ std::vector<Columns> cut_into_pieces(const Batch& batch, int32_t widest) {
   return pieces;
 }
 
+int64_t bytes_of(const Columns& piece, int64_t columns) {
+  return rounded((piece.width == 32 ? 16 : piece.width) * columns * int64_t(sizeof(float)));
+}
+
 }  // namespace
 }  // namespace overtone
 
@@ -39,10 +44,10 @@ OVERTONE_EXPORT int overtone_expert_linear(const LinearArguments* arguments) {
   Task* task = &made;
   const Kernels& kernels = *kernels_of(task->isa);
   std::vector<Columns> pieces;
-  if (task->batch) pieces = cut_into_pieces(*task->batch, kernels.widest);
+  if (task->batch) pieces = cut_into_pieces(*task->batch, kernels.widest(*task));
   int64_t packed = task->add_to_y ? 0 : rounded(kernels.packed_bytes(task));
   int64_t column_bytes = 0;
-  for (const Columns& piece : pieces) column_bytes += rounded(piece.width * task->columns * int64_t(sizeof(float)));
+  for (const Columns& piece : pieces) column_bytes += bytes_of(piece, task->columns);
   int64_t own = rounded(kernels.scratch_floats(*task) * int64_t(sizeof(float)));
   char* memory = scratch.reserve(packed + column_bytes + task->threads * own);
   if (!memory) return 1;
@@ -50,7 +55,7 @@ OVERTONE_EXPORT int overtone_expert_linear(const LinearArguments* arguments) {
   char* at = memory + packed;
   for (Columns& piece : pieces) {
     piece.data = reinterpret_cast<float*>(at);
-    at += rounded(piece.width * task->columns * int64_t(sizeof(float)));
+    at += bytes_of(piece, task->columns);
   }
   task->piece = pieces.data();
   task->pieces = static_cast<int32_t>(pieces.size());

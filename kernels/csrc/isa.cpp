@@ -3,12 +3,14 @@
 // compiled for different processors.
 #include "kernels.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 namespace overtone {
 namespace {
+
+#include "numbers.h"
 
 #include "lanes.h"
 
@@ -20,7 +22,7 @@ namespace {
 
 extern const Kernels OVERTONE_ISA;
 const Kernels OVERTONE_ISA = {
-    packed_bytes, prepare, run,    scratch_floats, kLanes == 16 ? 16 : 8,
+    packed_bytes, prepare, run,    scratch_floats, widest,
     attention_scratch, state_floats, attend, join_states, finish,
     norm, bias, silu, rotary,
 };

@@ -37,12 +37,13 @@ struct Batch {
 };
 
 // Tokens of one group side by side: element [column][lane] is x[token of that lane][column] in fp32. With tokens in
-// the lanes one load of an entry serves all of them; a group of one token gathers straight from x instead.
+// the lanes one load of an entry serves all of them; a group of one token gathers straight from x instead. 32 tokens of
+// bf16 stay bf16: lane i has the bits of token i below those of token i + 16, so a column is one cache line.
 struct Columns {
   int32_t group;
   int32_t first;  // into Batch::token
   int32_t tokens;
-  int32_t width;  // 4, 8 or 16 lanes; 0 for a single token
+  int32_t width;  // 4, 8, 16 or 32 tokens; 0 for a single token
   float* data;
 };
 
@@ -137,6 +138,26 @@ struct RotaryArguments {
   int64_t cache_rows;
 };
 
+struct PatchArguments {
+  int64_t isa, threads, type;
+  int64_t value_type, index_bytes, position_bytes;
+  int64_t rows, columns, entries;
+  const void* index;  // [rows, entries]
+  const void* value;
+  void* weight;     // [rows, columns]
+  int64_t* starts;  // [rows + 1]: where each row's changes begin in the next two
+  void* position;   // room for rows * entries
+  void* original;
+};
+
+struct UnpatchArguments {
+  int64_t isa, threads, type;
+  int64_t position_bytes, count;
+  const void* position;
+  const void* original;
+  void* weight;
+};
+
 // One instruction set's kernels.
 struct Kernels {
   // The linear layer. `prepare` fills this thread's share of the packed x and of the columns; when all threads are
@@ -145,7 +166,7 @@ struct Kernels {
   void (*prepare)(const Task&, int thread, int threads);
   void (*run)(const Task&, int64_t first, int64_t last, float* scratch);
   int64_t (*scratch_floats)(const Task&);
-  int32_t widest;  // tokens of one Columns at most
+  int32_t (*widest)(const Task&);  // tokens of one Columns at most
 
   // Attention of one row's query heads that share a key head. `attend` makes the state of keys [first, last) of a
   // part, `join` adds the state of the next part, `finish` writes the result.

@@ -9,8 +9,6 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
-#define OVERTONE_INLINE inline __attribute__((always_inline))
-
 template <int... kNumber> struct Sequence {};
 template <int kSize, int... kNumber> struct Counter : Counter<kSize - 1, kSize - 1, kNumber...> {};
 template <int... kNumber> struct Counter<0, kNumber...> {
@@ -35,25 +33,6 @@ template <class V> OVERTONE_INLINE V load(const void* from) {
 }
 template <class V> OVERTONE_INLINE void store(void* to, V v) { __builtin_memcpy(to, &v, sizeof(V)); }
 
-OVERTONE_INLINE float widen(uint16_t bits) {
-  uint32_t word = uint32_t(bits) << 16;
-  float value;
-  __builtin_memcpy(&value, &word, 4);
-  return value;
-}
-OVERTONE_INLINE float widen(float value) { return value; }
-
-// Round to nearest even, as torch does; a NaN stays one.
-OVERTONE_INLINE uint16_t narrow(float value) {
-  uint32_t word;
-  __builtin_memcpy(&word, &value, 4);
-  uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
-  return value != value ? uint16_t(0x7fc0) : uint16_t(rounded);
-}
-
-OVERTONE_INLINE void store_value(float* to, float value) { *to = value; }
-OVERTONE_INLINE void store_value(uint16_t* to, float value) { *to = narrow(value); }
-
 // bf16 bits as fp32 lanes. GCC makes 16 lanes of two halves unless told the instruction.
 template <int kWidth>
 OVERTONE_INLINE typename Vectors<kWidth>::Float widen_lanes(typename Vectors<kWidth>::Half v) {
@@ -74,6 +53,14 @@ template <int kWidth> OVERTONE_INLINE typename Vectors<kWidth>::Float widen_lane
   return load<typename Vectors<kWidth>::Float>(from);
 }
 template <int kWidth> OVERTONE_INLINE typename Vectors<kWidth>::Float widen_lanes(const int8_t* from) {
+#if defined(__AVX512F__)
+  if constexpr (kWidth == 16)
+    return (Vectors<16>::Float)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)));
+#endif
+#if defined(__AVX2__)
+  if constexpr (kWidth == 8)
+    return (Vectors<8>::Float)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+#endif
   return __builtin_convertvector(load<typename Vectors<kWidth>::Byte>(from), typename Vectors<kWidth>::Float);
 }
 
@@ -154,4 +141,32 @@ OVERTONE_INLINE float sum_lanes(Float v) {
   float sum = 0;
   for (int i = 0; i < kLanes; i++) sum += v[i];
   return sum;
+}
+
+// The lanes whose number has (or lacks) the bit kBit: of `a` where it is 0, of `b` where it is 1.
+template <int kBit, bool kUpper, int... kLane> OVERTONE_INLINE Word mixed(Word a, Word b, Sequence<kLane...>) {
+  if constexpr (kUpper)
+    return __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane : kLane + kBit)...);
+  else
+    return __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane - kBit : kLane)...);
+}
+
+// Lane i of vector j becomes lane j of vector i.
+template <int kBit = kLanes / 2> OVERTONE_INLINE void turn(Word* v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i++) {
+    if (i & kBit) continue;
+    Word low = mixed<kBit, false>(v[i], v[i + kBit], Count<kLanes>{});
+    v[i + kBit] = mixed<kBit, true>(v[i], v[i + kBit], Count<kLanes>{});
+    v[i] = low;
+  }
+  if constexpr (kBit > 1) turn<kBit / 2>(v);
+}
+OVERTONE_INLINE void turn(Float* v) {
+  Word words[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i++) words[i] = (Word)v[i];
+  turn(words);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i++) v[i] = (Float)words[i];
 }

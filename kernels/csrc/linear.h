@@ -1,8 +1,10 @@
 // The linear layer: dense products and residuals of a thread's blocks of rows. Included inside the namespace of isa.cpp.
 
 // Blocks whose dense products are computed before their residuals are added: each change between the two starts the
-// hardware's prefetching anew.
+// hardware's prefetching anew. With many tokens each change also brings other tokens' columns into the cache.
 constexpr int kSpan = 4;
+constexpr int kWideSpan = 64;
+inline int64_t span_of(const Task& task) { return task.tokens <= 16 ? kSpan : kWideSpan; }
 
 #include "dense.h"
 #include "residual.h"
@@ -39,9 +41,9 @@ void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
   Walk<Step> walk(task, last);
   Float* sums = (Float*)scratch;
   float* out = scratch + task.tokens * kRowBlock * kLanes;
-  int64_t block_floats = task.tokens * kRowBlock;
-  for (int64_t start = first; start < last; start += kSpan) {
-    int64_t end = start + kSpan < last ? start + kSpan : last;
+  int64_t block_floats = task.tokens * kRowBlock, span = span_of(task);
+  for (int64_t start = first; start < last; start += span) {
+    int64_t end = start + span < last ? start + span : last;
     for (int64_t block = start; block < end; block++)
       dense_block<Step>(task, walk, block * kRowBlock, rows_in(task, block), sums, out + (block - start) * block_floats);
     const char* ahead = (const char*)(walk.weight + end * kRowBlock * walk.stride);
@@ -63,11 +65,12 @@ template <class X, class Value> void run_residuals(const Task& task, int64_t fir
   for (int32_t p = 0; p < task.pieces; p++) {
     const Columns& piece = task.piece[p];
     for (int64_t block = first; block < last; block++) {
-      float out[16 * kRowBlock];
+      float out[32 * kRowBlock];
       int64_t count = rows_in(task, block);
       for (int t = 0; t < piece.tokens; t++) {
         const X* from = (const X*)task.y + task.batch->token[piece.first + t] * task.rows + block * kRowBlock;
-        for (int64_t r = 0; r < count; r++) out[t * kRowBlock + r] = widen(from[r]);
+        for (int64_t r = 0; r < kRowBlock; r += kLanes)
+          store(out + t * kRowBlock + r, r < count ? load_part(from + r, count - r) : Float{});
       }
       residual.add(piece, block, out, (const char*)out);
       for (int t = 0; t < piece.tokens; t++)
@@ -106,7 +109,12 @@ int64_t packed_bytes(Task* task) {
          int64_t(wide ? sizeof(Float32Step::Packed) : sizeof(Bfloat16Step::Packed));
 }
 
-int64_t scratch_floats(const Task& task) { return task.add_to_y ? 0 : task.tokens * kRowBlock * (kLanes + kSpan); }
+int32_t widest(const Task& task) {
+  if (kLanes < 16) return 8;
+  return task.type == kBfloat16 ? 32 : 16;
+}
+
+int64_t scratch_floats(const Task& task) { return task.add_to_y ? 0 : task.tokens * kRowBlock * (kLanes + span_of(task)); }
 
 void prepare(const Task& task, int thread, int threads) {
   if (task.type == kFloat32) return prepare_as<float, Float32Step>(task, thread, threads);

@@ -49,6 +49,11 @@ template <class X, class Value> struct Residual {
     __builtin_prefetch(weights, 0, 2);
   }
 
+  // Scales of the block whose entries are fetched meanwhile.
+  void fetch_scale(const Columns& piece, int64_t block) const {
+    if (bank.scale) __builtin_prefetch(scale(piece, block + kSpan), 0, 2);
+  }
+
   void one_token(const Columns& piece, int64_t block, float* out, const char* ahead) const {
     const X* x = (const X*)task.x + batch.token[piece.first] * task.x_stride;
     const uint16_t* index = bank.index + offset(piece, block);
@@ -101,30 +106,123 @@ template <class X, class Value> struct Residual {
     }
   }
 
+  // Tokens in all lanes of kHalves vectors: the sums of kRows rows stay in registers and are turned into rows of each
+  // token. `columns` gives the vectors of a column.
+  template <int kHalves, class Load>
+  OVERTONE_INLINE void full_lanes(const Columns& piece, int64_t block, float* out, const char* ahead,
+                                  Load columns) const {
+    constexpr int kRows = kLanes / kHalves;
+    int64_t next = int64_t(bank.entries) * kRowBlock * kSpan;
+    Float sums[kHalves][kLanes];
+    for (int first = 0; first < kRowBlock; first += kRows) {
+      const uint16_t* index = bank.index + offset(piece, block) + first;
+      const Value* value = (const Value*)bank.value + offset(piece, block) + first;
+      Float acc[kRows][kHalves] = {};
+      for (int32_t j = 0; j < bank.entries; j++, index += kRowBlock, value += kRowBlock) {
+        if (first == 0) fetch(index + next, value + next, ahead + step * j);
+        float wide[kRows];
+        store(wide, widen_lanes<kRows>(value));
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; r++) {
+          Float column[kHalves];
+          columns(index[r], column);
+#pragma GCC unroll 2
+          for (int h = 0; h < kHalves; h++) acc[r][h] += column[h] * wide[r];
+        }
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 2
+        for (int h = 0; h < kHalves; h++)
+          sums[h][first % kLanes + r] = bank.scale ? acc[r][h] * scale(piece, block)[first + r] : acc[r][h];
+      if ((first + kRows) % kLanes) continue;
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; h++) {
+        turn(sums[h]);
+        for (int t = 0; t < kLanes && h * kLanes + t < piece.tokens; t++) {
+          float* to = rows_of(piece, h * kLanes + t, out) + (first + kRows - kLanes);
+          store(to, load<Float>(to) + sums[h][t] * batch.gate[piece.first + h * kLanes + t]);
+        }
+      }
+    }
+  }
+
   void add(const Columns& piece, int64_t block, float* out, const char* ahead) const {
+    fetch_scale(piece, block);
     switch (piece.width) {
       case 0: return one_token(piece, block, out, ahead);
       case 4: return many_tokens<4>(piece, block, out, ahead);
 #if defined(__AVX512F__)
-      case 16: return many_tokens<16>(piece, block, out, ahead);
+      case 32:
+        return full_lanes<2>(piece, block, out, ahead, [&](int64_t column, Float* halves) {
+          Word pairs = load<Word>(piece.data + column * kLanes);
+          halves[0] = (Float)(pairs << 16);
+          halves[1] = (Float)(pairs & 0xffff0000u);
+        });
+#endif
+#if defined(__AVX2__)
+      case kLanes:
+        return full_lanes<1>(piece, block, out, ahead, [&](int64_t column, Float* halves) {
+          halves[0] = load<Float>(piece.data + column * kLanes);
+        });
 #endif
       default: return many_tokens<8>(piece, block, out, ahead);
     }
   }
 };
 
-template <class X> OVERTONE_INLINE void lay4(const X* const* rows, int64_t column, float* to) {
-  store(to, Vectors<4>::Float{widen(rows[0][column]), widen(rows[1][column]), widen(rows[2][column]),
-                              widen(rows[3][column])});
-}
-
 // Columns [first, last) of a piece's tokens, side by side; lanes without a token repeat the first.
-template <class X> static void lay_side_by_side(const Task& task, const Columns& piece, int64_t first, int64_t last) {
+template <class X> static void lay_floats(const Task& task, const Columns& piece, int64_t first, int64_t last) {
   const X* rows[16];
-  for (int t = 0; t < piece.width; t++) {
+  for (int t = 0; t < 16; t++) {
     int32_t lane = t < piece.tokens ? t : 0;
     rows[t] = (const X*)task.x + task.batch->token[piece.first + lane] * task.x_stride;
   }
-  for (int64_t column = first; column < last; column++)
-    for (int t = 0; t < piece.width; t += 4) lay4(rows + t, column, piece.data + column * piece.width + t);
+  for (int64_t column = first; column < last; column += kLanes) {
+    int64_t left = last - column < kLanes ? last - column : kLanes;
+    for (int lane = 0; lane < piece.width; lane += kLanes) {
+      Float v[kLanes];
+#pragma GCC unroll 16
+      for (int t = 0; t < kLanes; t++) v[t] = load_part(rows[lane + t] + column, left);
+      turn(v);
+      float* to = piece.data + column * piece.width + lane;
+      int64_t lanes = piece.width - lane;
+      if (left == kLanes && lanes >= kLanes) {
+#pragma GCC unroll 16
+        for (int c = 0; c < kLanes; c++) store(to + c * piece.width, v[c]);
+      } else {
+        for (int64_t c = 0; c < left; c++) store_part(to + c * piece.width, v[c], lanes);
+      }
+    }
+  }
+}
+
+#if defined(__AVX512F__)
+// The same for 32 tokens of bf16, in pairs.
+static void lay_pairs(const Task& task, const Columns& piece, int64_t first, int64_t last) {
+  const uint16_t* rows[32];
+  for (int t = 0; t < 32; t++) {
+    int32_t lane = t < piece.tokens ? t : 0;
+    rows[t] = (const uint16_t*)task.x + task.batch->token[piece.first + lane] * task.x_stride;
+  }
+  for (int64_t column = first; column < last; column += kLanes) {
+    int64_t left = last - column < kLanes ? last - column : kLanes;
+    Word v[kLanes];
+#pragma GCC unroll 16
+    for (int t = 0; t < kLanes; t++)
+      v[t] = (Word)load_part(rows[t] + column, left) >> 16 | (Word)load_part(rows[t + 16] + column, left);
+    turn(v);
+    float* to = piece.data + column * kLanes;
+#pragma GCC unroll 16
+    for (int c = 0; c < kLanes; c++)
+      if (c < left) store(to + c * kLanes, v[c]);
+  }
+}
+#endif
+
+template <class X> static void lay_side_by_side(const Task& task, const Columns& piece, int64_t first, int64_t last) {
+#if defined(__AVX512F__)
+  if (piece.width == 32) return lay_pairs(task, piece, first, last);
+#endif
+  lay_floats<X>(task, piece, first, last);
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -154,17 +153,20 @@ def expert_linear_triton(
     x = x if x.stride(1) == 1 else x.contiguous()
     weight = weight if weight.stride(1) == 1 else weight.contiguous()
     if x.shape[0] <= MOST_DECODE_TOKENS:
-        return _decode(x, weight, bias, bank, batch)
+        y = x.new_empty(x.shape[0], weight.shape[0])
+        launch_decode(x, weight, bias, y, bank, batch, decode_config(weight.shape[0]))
+        return y
     y = F.linear(x, weight, bias)
-    _add_residuals(x, y, bank, batch)
+    launch_residuals(x, y, bank, batch)
     return y
 
 
-def _decode(x: Tensor, weight: Tensor, bias: Tensor | None, bank: ExpertBank, batch: ExpertBatch) -> Tensor:
+def launch_decode(
+    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, bank: ExpertBank, batch: ExpertBatch, config: Config
+) -> None:
+    """Product and residuals of up to `MOST_DECODE_TOKENS` tokens, written to `y`."""
     tokens, columns = x.shape
     rows = weight.shape[0]
-    y = torch.empty(tokens, rows, dtype=x.dtype, device=x.device)
-    config = decode_config(rows)
     decode_kernel[triton.cdiv(rows, config.rows), triton.cdiv(tokens, TOKEN_TILE)](
         x, weight, weight if bias is None else bias, y,
         bank.index, bank.value, bank.value if bank.scale is None else bank.scale,
@@ -174,10 +176,10 @@ def _decode(x: Tensor, weight: Tensor, bias: Tensor | None, bank: ExpertBank, ba
         ROWS=config.rows, COLUMNS=config.columns, ENTRIES=config.entries, TOKENS=TOKEN_TILE, ROW_BLOCK=ROW_BLOCK,
         num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return y
 
 
-def _add_residuals(x: Tensor, y: Tensor, bank: ExpertBank, batch: ExpertBatch) -> None:
+def launch_residuals(x: Tensor, y: Tensor, bank: ExpertBank, batch: ExpertBatch) -> None:
+    """The residuals of any number of tokens, added to their product in `y`."""
     rows, config = y.shape[1], RESIDUAL_CONFIG
     # One launch a column: inside a column every token is in one group at most, so no two programs share an output.
     for first, groups in batch.columns:

@@ -19,10 +19,13 @@ def test_a_layer_is_measured_in_every_mode(monkeypatch: pytest.MonkeyPatch) -> N
     modes = {(case.tokens, case.experts, case.mode) for case in cases}
     assert {(8, experts, "fused") for experts in ("none", "one", "distinct8", "zipf")} <= modes
     assert {(1, "none", "torch"), (1, "none", "plain"), (1, "one", "patched"), (8, "one", "unpatch")} <= modes
+    assert {(1, "one", "fused_int8"), (8, "distinct8", "fused_int8")} <= modes
     by_name = {(case.tokens, case.experts, case.mode): case for case in cases}
     # One entry of 128 columns: 2 + 2 bytes on 256 for each distinct expert.
     assert by_name[8, "distinct8", "fused"].floor_ratio == pytest.approx(1 + 8 / 64, abs=1e-4)
     assert by_name[1, "one", "fused"].floor_ratio == pytest.approx(1 + 1 / 64, abs=1e-4)
+    # One byte a value, and a scale of four bytes a row.
+    assert by_name[8, "distinct8", "fused_int8"].floor_ratio == pytest.approx(1 + 8 * 7 / 256, abs=1e-4)
     assert all(case.us > 0 and case.floor_us > 0 for case in cases)
 
 

@@ -56,7 +56,7 @@ def test_the_plain_product_for_every_tile(kernels: Library, tokens: int, dtype: 
 def test_a_token_gets_the_same_bits_in_any_company(kernels: Library, columns: int, dtype: torch.dtype) -> None:
     x, weight, bias = random_layer(21, 40, columns, dtype)
     bank = filled_bank(4, 40, columns, 9, dtype)
-    # Slot 1 has 17 tokens (16 side by side and one alone), slot 2 three, slot 0 one and one token none.
+    # Slot 1 has 17 tokens (more than 16 lanes), slot 2 three, slot 0 one and one token none.
     slots = [1] * 9 + [2, -1, 2, 0, 2] + [1] * 7
     together = expert_linear_compiled(kernels, x, weight, bias, bank, ExpertBatch.from_slots(slots))
     for token, slot in enumerate(slots):
