@@ -1,7 +1,10 @@
 """Deciding which expert answers a prompt."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from merge.bundle import Bundle, BundleError, RouterModel, load_router
 
@@ -22,12 +25,17 @@ class Decision:
 
 
 class Router:
-    """A bundle's router. Stateless once loaded; safe to call from several threads."""
+    """A bundle's router. It does not change; safe to call from several threads.
+
+    Attributes:
+        model: its heads and their calibration.
+        threshold: confidence below which the backbone answers alone.
+    """
 
     def __init__(self, model: RouterModel, threshold: float | None = None) -> None:
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise ValueError(f"the router's threshold is a probability from 0 to 1, not {threshold}")
-        self._model = model
+        self.model = model
         self.threshold = model.threshold if threshold is None else threshold
 
     @classmethod
@@ -50,13 +58,49 @@ class Router:
     @property
     def names(self) -> tuple[str, ...]:
         """The experts it can choose."""
-        return self._model.names
+        return self.model.names
 
     def decide(self, prompt: str) -> Decision:
         """Choose the most probable expert, or none where its probability is under the threshold."""
-        chances = self._model.probabilities(prompt)
-        scores = {name: float(chance) for name, chance in zip(self._model.names, chances, strict=True)}
-        best = max(scores, key=lambda name: scores[name])
-        if scores[best] >= self.threshold:
+        chances = self.model.probabilities(prompt)
+        scores = {name: float(chance) for name, chance in zip(self.model.names, chances, strict=True)}
+        best = max(scores, key=lambda name: scores[name], default=None)
+        if best is not None and scores[best] >= self.threshold:
             return Decision(best, scores[best], scores)
         return Decision(None, max(0.0, 1.0 - sum(scores.values())), scores)
+
+    def of_model(self, model: RouterModel) -> "Router":
+        """Other heads under this router's threshold."""
+        return Router(model, self.threshold)
+
+    def without(self, name: str) -> "Router":
+        """This router without the head of an expert, where it has one."""
+        kept = [row for row, other in enumerate(self.names) if other != name]
+        if len(kept) == len(self.names):
+            return self
+        names, model = tuple(self.names[row] for row in kept), self.model
+        return self.of_model(dataclasses.replace(model, names=names, weight=model.weight[kept], bias=model.bias[kept]))
+
+    def with_head_of(self, source: RouterModel, name: str) -> "Router":
+        """This router with the head that another one has for an expert, in the place of its own.
+
+        Semantics:  the head's logit z = (w · f + b - offset) / temperature stays what it was in `source`.
+
+        Raises:
+            ValueError: `source` has no such head, or reads text in another way.
+        """
+        if name not in source.names:
+            raise ValueError(f"the router has no head for {name!r}; it has: {', '.join(source.names)}")
+        mine = self.without(name).model
+        if source.featurizer != mine.featurizer:
+            raise ValueError("the router reads text with another featurizer than this server's")
+        row, scale = source.names.index(name), mine.temperature / source.temperature
+        bias = (source.bias[row] - source.offset) * scale + mine.offset
+        return self.of_model(
+            dataclasses.replace(
+                mine,
+                names=(*mine.names, name),
+                weight=np.concatenate([mine.weight, source.weight[row : row + 1] * np.float32(scale)]),
+                bias=np.append(mine.bias, np.float32(bias)),
+            )
+        )

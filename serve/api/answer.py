@@ -37,6 +37,8 @@ async def answer(
     context.request_id = body.request_id or context.request_id
     job = await prepare(service, runtime, body, settings.max_choices)
     context.expert = job.label
+    if settings.log_prompts:
+        context.prompts = tuple(job.prompt_texts(runtime.codec))
     generation = Generation(runtime, job, service.metrics.http, settings.request_timeout)
     generation.admit()
     fingerprint = runtime.catalogue.fingerprint(generation.weights())

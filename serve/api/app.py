@@ -1,43 +1,65 @@
 """The ASGI application."""
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from serve import ui
 from serve.api.auth import ApiKeyMiddleware
 from serve.api.context import ContextMiddleware
 from serve.api.errors import ApiError, did_you_mean
-from serve.api.routes import chat, completions, decisions, models, probes
+from serve.api.keys import KeyRing
+from serve.api.openapi import OPERATIONS
+from serve.api.routes import chat, completions, decisions, document, experts, models, probes, tokens
 from serve.api.service import Service
 from serve.config import ApiSettings
 
+_PATHS = tuple(dict.fromkeys(path for _, path in OPERATIONS))
 
-def create_app(service: Service, settings: ApiSettings) -> FastAPI:
+
+def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = None) -> FastAPI:
     """Put routes, error handlers and layers together.
 
     Args:
         service: the model, or what will hold it once it is loaded.
         settings: keys and limits.
+        keys: those of the settings, where the caller wants to read them again.
     """
     app = FastAPI(title="Overtone", openapi_url=None, redirect_slashes=False)
-    app.include_router(chat.router(service, settings))
-    app.include_router(completions.router(service, settings))
-    app.include_router(decisions.router(service, settings))
-    app.include_router(models.router(service))
-    app.include_router(probes.router(service, settings.version))
+    for router in routers(service, settings):
+        app.include_router(router)
     if settings.ui:
         app.include_router(ui.router(settings.examples))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
-    if settings.api_keys:
-        app.add_middleware(ApiKeyMiddleware, keys=settings.api_keys, open_paths=probes.OPEN_PATHS)
+    app.add_middleware(ApiKeyMiddleware, keys=keys or KeyRing(settings), open_paths=probes.OPEN_PATHS)
+    if settings.allowed_origins:  # outside of the keys: a browser asks first, and without one
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["retry-after", "x-overtone-confidence", "x-overtone-expert", "x-request-id"],
+        )
     app.add_middleware(ContextMiddleware, metrics=service.metrics.http)
     app.add_middleware(service.tracing.wrap)
-    app.state.paths = tuple(route.path for route in app.routes if isinstance(route, Route))
     return app
+
+
+def routers(service: Service, settings: ApiSettings) -> tuple[APIRouter, ...]:
+    """The API's routes."""
+    return (
+        chat.router(service, settings),
+        completions.router(service, settings),
+        decisions.router(service, settings),
+        document.router(settings.version),
+        experts.router(service, settings),
+        models.router(service),
+        probes.router(service, settings.version),
+        tokens.router(service, settings),
+    )
 
 
 async def _api_error(_: Request, error: Exception) -> Response:
@@ -50,7 +72,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     message = {
-        404: f"there is no {path}{did_you_mean(path, request.app.state.paths)}",
+        404: f"there is no {path}{did_you_mean(path, _PATHS)}",
         405: f"{path} does not take {request.method}; it takes {(error.headers or {}).get('Allow', 'other methods')}",
     }.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)

@@ -1,13 +1,16 @@
-"""API keys."""
+"""Who may do what."""
 
-import hashlib
-import hmac
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.api.errors import unauthorized
+from serve.api.errors import forbidden, unauthorized
+from serve.api.keys import Access, KeyRing
+
+_ACCESS = "overtone.access"
+_KEYS = "overtone.keys"
 
 
 class ApiKeyMiddleware:
@@ -19,27 +22,39 @@ class ApiKeyMiddleware:
         open_paths: paths that need no key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Collection[str], open_paths: Collection[str]):
+    def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: Collection[str]):
         self._app = app
-        self._digests = [_digest(key.encode()) for key in keys]
+        self._keys = keys
         self._open = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request pass, or answer 401."""
-        if scope["type"] != "http" or scope["path"] in self._open or self._knows(Headers(scope=scope)):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
-        else:
+            return
+        access = self._keys.access(_bearer(Headers(scope=scope)))
+        if access is Access.NONE and scope["path"] not in self._open:
             await unauthorized().response()(scope, receive, send)
-
-    def _knows(self, headers: Headers) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return False
-        # Headers are latin-1 to ASGI, keys are UTF-8. Digests have one length, and every key is compared, so that time
-        # tells nothing about any of them.
-        given = _digest(key.strip().encode("latin-1"))
-        return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+            return
+        scope[_ACCESS], scope[_KEYS] = access, self._keys
+        await self._app(scope, receive, send)
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def require_admin(request: Request) -> None:
+    """Return if the request brought an admin key.
+
+    Raises:
+        ApiError: 403.
+    """
+    keys: KeyRing = request.scope[_KEYS]
+    if request.scope[_ACCESS] is Access.ADMINISTER:
+        return
+    if not keys.administrable:
+        raise forbidden("experts cannot be changed here: the server was started without --admin-api-key", "admin_off")
+    raise forbidden("this needs an admin key; send it as `Authorization: Bearer KEY`", "admin_key_required")
+
+
+def _bearer(headers: Headers) -> bytes | None:
+    """The token, as bytes: headers are latin-1 to ASGI, keys are UTF-8."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip().encode("latin-1") if scheme.lower() == "bearer" else None

@@ -1,12 +1,12 @@
 """The names that a request's `model` may say, and what each of them runs."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from merge.bundle import Bundle
-from merge.bundle.manifest import MANIFEST_NAME
 from serve.api.errors import invalid, model_not_found
 
 AUTO = "auto"
@@ -91,9 +91,21 @@ class Catalogue:
             },
             backbone_digest=manifest.backbone_digest,
             backbone_root=str(bundle.backbone_dir),
-            created=_created(bundle),
+            created=int(datetime.fromisoformat(manifest.created).timestamp()),
             max_model_len=max_model_len,
         )
+
+    def with_expert(self, name: str, entry: Entry) -> "Catalogue":
+        """These names and another expert, or another content of one.
+
+        Raises:
+            ValueError: the name means something else.
+        """
+        return dataclasses.replace(self, experts={**self.experts, name: entry})
+
+    def without_expert(self, name: str) -> "Catalogue":
+        """These names but one."""
+        return dataclasses.replace(self, experts={n: entry for n, entry in self.experts.items() if n != name})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,10 +153,3 @@ class Catalogue:
             "parent": parent,
             "max_model_len": self.max_model_len,
         }
-
-
-def _created(bundle: Bundle) -> int:
-    """When a bundle was made: as it says, or when its manifest was written."""
-    if bundle.manifest.created is not None:
-        return int(datetime.fromisoformat(bundle.manifest.created).timestamp())
-    return int((bundle.path / MANIFEST_NAME).stat().st_mtime)

@@ -29,11 +29,13 @@ class RequestContext:
         request_id: the client's `request_id` or `X-Request-Id`, else a new one; goes out as `x-request-id`.
         user: OpenAI's `user` field, for the log.
         expert: what runs, for the log.
+        prompts: their texts, where the log is to hold them.
     """
 
     request_id: str
     user: str | None = None
     expert: str | None = None
+    prompts: tuple[str, ...] = ()
 
 
 def context_of(request: Request) -> RequestContext:
@@ -79,8 +81,24 @@ class ContextMiddleware:
             code = status or CLIENT_CLOSED_REQUEST
             handler = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.request(handler, scope["method"], code, seconds)
-            access_log.info(
-                "%s %s %s %d %.4fs expert=%s user=%s",
-                *(context.request_id, scope["method"], ascii(scope["path"])[1:-1], code, seconds),
-                *(context.expert or "-", "-" if context.user is None else ascii(context.user)),
-            )
+            _log_access(context, scope, code, seconds)
+
+
+def _log_access(context: RequestContext, scope: Scope, status: int, seconds: float) -> None:
+    prompts = f" prompts={list(context.prompts)!a}" if context.prompts else ""
+    fields = {
+        "request_id": context.request_id,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "seconds": round(seconds, 6),
+        "expert": context.expert,
+        "user": context.user,
+        **({"prompts": context.prompts} if context.prompts else {}),
+    }
+    access_log.info(
+        "%s %s %s %d %.4fs expert=%s user=%s%s",
+        *(context.request_id, scope["method"], ascii(scope["path"])[1:-1], status, seconds),
+        *(context.expert or "-", "-" if context.user is None else ascii(context.user), prompts),
+        extra={"fields": fields},
+    )

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from serve.api.catalogue import Target
@@ -13,6 +14,7 @@ from serve.api.prompts import Prompt, prompt_characters, prompt_count, read_prom
 from serve.api.schemas import CompletionRequest, GenerationRequest
 from serve.api.service import Runtime, Service
 from serve.api.structure import GrammarMask, asked_structure
+from serve.api.text import TextCodec
 from serve.engine import Request, SamplingParams
 
 _INLINE_CHARACTERS = 16_384
@@ -53,6 +55,11 @@ class Job:
     def label(self) -> str:
         """What answers: of several prompts, all names."""
         return ",".join(dict.fromkeys(choice.target.label for choice in self.choices))
+
+    def prompt_texts(self, codec: TextCodec) -> Iterator[str]:
+        """The text of each prompt, as the model sees it."""
+        for first in range(0, len(self.choices), self.candidates):
+            yield codec.decode(self.choices[first].request.prompt)
 
     def best(self) -> list[int]:
         """Numbers of the choices to return, prompt by prompt, each prompt's best ones first where some are left out."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from serve.api.errors import invalid
-from serve.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from serve.api.schemas import ChatRequest, CompletionRequest, GenerationRequest, TokenizeRequest
 from serve.api.service import Runtime
 
 
@@ -57,18 +57,27 @@ def read_prompts(runtime: Runtime, body: GenerationRequest) -> Iterator[Prompt]:
             yield Prompt(prompt, None, None)
 
 
-def _chat_prompt(runtime: Runtime, body: ChatRequest) -> Prompt:
+def chat_text(runtime: Runtime, body: ChatRequest | TokenizeRequest) -> str:
+    """The text that the model's chat template makes of a body's messages.
+
+    Raises:
+        ApiError: 400 where the model has no chat template, or it does not take the messages.
+    """
     if runtime.chat_template is None:
         raise invalid(
             "messages",
             "the model has no chat template; start the server with --chat-template, or use /v1/completions",
             code="no_chat_template",
         )
-    text = runtime.chat_template.render(
-        [message.as_template_input() for message in body.messages],
+    return runtime.chat_template.render(
+        [message.as_template_input() for message in body.messages or ()],
         body.add_generation_prompt,
         body.continue_final_message,
         body.chat_template_kwargs,
     )
+
+
+def _chat_prompt(runtime: Runtime, body: ChatRequest) -> Prompt:
+    text = chat_text(runtime, body)
     # The template writes the special tokens itself.
     return Prompt(runtime.codec.encode(text, bool(body.add_special_tokens)), text, body.last_user_text)

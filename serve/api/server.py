@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -13,11 +14,12 @@ import uvicorn
 from prometheus_client import disable_created_metrics
 
 from serve.api.app import create_app
+from serve.api.keys import KeyRing
 from serve.api.loading import load_runtime
 from serve.api.logs import configure_logging
-from serve.api.service import Runtime, Service
+from serve.api.service import Runtime, Service, Teach
 from serve.api.warm_up import warm_up
-from serve.config import ServerSettings
+from serve.config import ServerSettings, TlsSettings
 from serve.metrics import Metrics
 from serve.tracing import tracing_from_environment
 
@@ -34,7 +36,7 @@ class ServerError(ValueError):
     """The server cannot start. The message is one line."""
 
 
-def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None) -> None:
+def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None, teach: Teach | None = None) -> None:
     """Serve a bundle until SIGTERM or SIGINT.
 
     The port is taken first, and probes are answered while the model loads. The first signal drains: nothing more is
@@ -44,16 +46,18 @@ def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None)
     Args:
         settings: the settings.
         on_ready: called with the server's URL once completions are answered.
+        teach: trains the router on a new expert's prompts, None where that is not offered.
 
     Raises:
-        ServerError: the address cannot be listened on.
+        ServerError: the address cannot be listened on, or TLS cannot be set up.
         ValueError: the bundle cannot be served.
     """
     # Each series would have a second line, with the time of its birth, that no dashboard reads.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     with contextlib.closing(listen(settings.host, settings.port)) as listener:
-        configure_logging(settings.log_level)
-        asyncio.run(_Run(settings, listener).serve(on_ready))
+        life = _Run(settings, listener, teach)
+        configure_logging(settings.log_level, settings.log_format)
+        asyncio.run(life.serve(on_ready))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -89,22 +93,18 @@ class _Uvicorn(uvicorn.Server):
 class _Run:
     """One life of the server."""
 
-    def __init__(self, settings: ServerSettings, listener: socket.socket):
+    def __init__(self, settings: ServerSettings, listener: socket.socket, teach: Teach | None = None):
         self._settings = settings
         self._listener = listener
-        self._service = Service(Metrics(version=settings.api.version), tracing=tracing_from_environment())
+        self._keys = KeyRing(settings.api)
+        metrics = Metrics(version=settings.api.version)
+        tracing = tracing_from_environment()
+        self._service = Service(metrics, engine_timeout=settings.api.engine_timeout, teach=teach, tracing=tracing)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
     async def serve(self, on_ready: Callable[[str], None] | None) -> None:
-        config = uvicorn.Config(
-            create_app(self._service, self._settings.api),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_FLUSH_SECONDS,
-        )
-        server = _Uvicorn(config)
+        server = _Uvicorn(self._config())
         with self._signals():
             serving = asyncio.create_task(server.serve(sockets=[self._listener]))
             try:
@@ -120,6 +120,22 @@ class _Run:
             finally:
                 server.should_exit = True
                 await serving
+
+    def _config(self) -> uvicorn.Config:
+        tls = self._settings.tls
+        config = uvicorn.Config(
+            create_app(self._service, self._settings.api, self._keys),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_FLUSH_SECONDS,
+            **({} if tls is None else _tls_options(tls)),
+        )
+        try:
+            config.load()
+        except OSError as error:  # which SSLError is
+            raise ServerError(f"TLS cannot be set up: {error}; see --ssl-certfile and --ssl-keyfile") from error
+        return config
 
     async def _load(self) -> Runtime:
         runtime = await _in_thread(lambda: load_runtime(self._settings, self._service.metrics, self._service.tracing))
@@ -157,10 +173,11 @@ class _Run:
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
             loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, self._keys.reload)
         try:
             yield
         finally:
-            for number in signals:
+            for number in (*signals, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
     def _signalled(self) -> None:
@@ -170,7 +187,18 @@ class _Run:
 
     def _url(self) -> str:
         host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._settings.tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _tls_options(tls: TlsSettings) -> dict[str, Any]:
+    """Uvicorn's names for them."""
+    options: dict[str, Any] = {"ssl_certfile": str(tls.certfile), "ssl_keyfile": tls.keyfile and str(tls.keyfile)}
+    if tls.keyfile_password is not None:
+        options["ssl_keyfile_password"] = tls.keyfile_password
+    if tls.ca_certs is not None:
+        options |= {"ssl_ca_certs": str(tls.ca_certs), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return options
 
 
 def _in_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:

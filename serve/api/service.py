@@ -1,9 +1,11 @@
 """What the routes talk to: the loaded model and the server's phase."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from merge.bundle import RouterModel
 from serve.api.catalogue import Catalogue, Target
 from serve.api.chat_template import ChatTemplate
 from serve.api.errors import invalid, unavailable
@@ -13,6 +15,9 @@ from serve.engine import AsyncEngine, EngineError
 from serve.metrics import Metrics
 from serve.router import Decision, Router
 from serve.tracing import SilentTracing, Tracing
+
+Teach = Callable[[RouterModel, str, Sequence[str]], RouterModel]
+"""(router, new expert's name, prompts for it) to the router that knows it."""
 
 
 class Phase(Enum):
@@ -51,9 +56,27 @@ class Runtime:
 class Service:
     """The server's state. It begins without a model, so that probes are answered while one loads."""
 
-    def __init__(self, metrics: Metrics, runtime: Runtime | None = None, tracing: Tracing | None = None):
+    def __init__(
+        self,
+        metrics: Metrics,
+        runtime: Runtime | None = None,
+        engine_timeout: float | None = None,
+        teach: Teach | None = None,
+        tracing: Tracing | None = None,
+    ):
+        """Begin.
+
+        Args:
+            metrics: where it counts.
+            runtime: the model, where it is loaded already.
+            engine_timeout: seconds that a step may take, None for no limit.
+            teach: trains the router on a new expert's prompts, None where that is not offered.
+            tracing: told of requests, None where nobody is.
+        """
         self.metrics = metrics
+        self.teach = teach
         self.tracing = tracing or SilentTracing()
+        self._engine_timeout = engine_timeout
         self.runtime = runtime
         self.phase = Phase.READY if runtime else Phase.LOADING
 
@@ -86,12 +109,16 @@ class Service:
         return self.phase.value if self.death() is None else "dead"
 
     def death(self) -> str | None:
-        """Why the engine's loop ended, None while it lives."""
-        if self.runtime is not None:
-            try:
-                self.runtime.engine.health()
-            except EngineError as error:
-                return str(error)
+        """Why the engine does not answer: its loop ended, or a step takes too long. None while it does."""
+        if self.runtime is None:
+            return None
+        try:
+            self.runtime.engine.health()
+        except EngineError as error:
+            return str(error)
+        seconds, limit = self.runtime.engine.step_seconds(), self._engine_timeout
+        if limit is not None and seconds > limit:
+            return f"a step has been running for {seconds:.0f} seconds, longer than the --engine-timeout of {limit:g}"
         return None
 
     def route(self, runtime: Runtime, text: str) -> Decision:

@@ -46,6 +46,10 @@ class TextCodec:
         """Text of whole token lists, without special tokens."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
+    def decode_exactly(self, tokens: Sequence[int]) -> str:
+        """The same with special tokens written out."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+
     def token_text(self, token: int) -> str:
         r"""One token as OpenAI's logprobs show it: its text, or `bytes:\xe2\x82` where it is part of a character."""
         text = self.tokenizer.decode([token], skip_special_tokens=False)

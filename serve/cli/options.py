@@ -15,13 +15,13 @@ def option(*names: str, help: str, **settings: Any) -> Any:  # noqa: A002 - type
     return typer.Option(*names, help=help, envvar=variable, **settings)
 
 
-def byte_size(text: str) -> int:
-    """Bytes of "512MiB", "2GB", "2g" or "1000000".
+def byte_size(text: str | int) -> int:
+    """Bytes of "512MiB", "2GB", "2g", "1000000" or the number itself, which an option's default is.
 
     Raises:
         typer.BadParameter: it is none of these.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = _SIZE.fullmatch(str(text).strip())
     if match is None or match[2].lower() not in _UNITS:
         raise typer.BadParameter(f"{text!r} is not a size; write bytes, or a number with a unit as in 512MiB or 2GB")
     return int(float(match[1]) * _UNITS[match[2].lower()])

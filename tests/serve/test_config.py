@@ -24,7 +24,7 @@ def test_settings_do_not_change():
         *(("port", -1), ("port", 65536)),
         *(("shutdown_timeout", -1.0), ("shutdown_timeout", float("inf")), ("shutdown_timeout", float("nan"))),
         *(("router_threshold", -0.1), ("router_threshold", 1.1)),
-        *(("log_level", "loud"), ("served_model_names", ("a", ""))),
+        *(("log_level", "loud"), ("log_format", "xml"), ("served_model_names", ("a", ""))),
     ],
 )
 def test_wrong_server_settings_are_named(field, value):
@@ -36,6 +36,19 @@ def test_wrong_server_settings_are_named(field, value):
 def test_keys_that_no_header_could_carry(keys):
     with pytest.raises(ValueError, match="API key"):
         ApiSettings(api_keys=keys)
+
+
+@pytest.mark.parametrize("field", ["request_timeout", "engine_timeout"])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_timeouts_are_seconds_or_unset(field: str, value: float):
+    with pytest.raises(ValueError, match=field):
+        ApiSettings(**{field: value})
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", ""])
+def test_origins_are_origins(origin: str):
+    with pytest.raises(ValueError, match="origin"):
+        ApiSettings(allowed_origins=(origin,))
 
 
 @pytest.mark.parametrize("field", ["max_body_bytes", "max_choices"])

@@ -7,16 +7,23 @@ share, `foreign` those that are refused.
 from serve.api.schemas.body import Body
 from serve.api.schemas.chat import ChatRequest
 from serve.api.schemas.completion import CompletionRequest
+from serve.api.schemas.expert import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest
 from serve.api.schemas.generation import GenerationRequest, StreamOptions
 from serve.api.schemas.parse import parse_body
 from serve.api.schemas.route import RouteRequest
+from serve.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
 __all__ = [
     "Body",
     "ChatRequest",
     "CompletionRequest",
+    "DetokenizeRequest",
     "GenerationRequest",
+    "LoadExpertRequest",
+    "ReloadExpertRequest",
     "RouteRequest",
     "StreamOptions",
+    "TokenizeRequest",
+    "UnloadExpertRequest",
     "parse_body",
 ]

@@ -30,7 +30,7 @@ def test_probes_and_metrics_are_open(client: httpx.Client, path: str):
 
 ROUTES = [
     *(("POST", "/v1/completions"), ("POST", "/v1/route"), ("GET", "/v1/models"), ("GET", "/v1/models/sql")),
-    *(("GET", "/version"), ("GET", "/nope"), ("GET", "/health/"), ("GET", "//health"), ("GET", "/openapi.json")),
+    *(("GET", "/version"), ("GET", "/nope"), ("GET", "/health/"), ("GET", "/health%2F"), ("GET", "/openapi.json")),
 ]
 
 

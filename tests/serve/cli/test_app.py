@@ -9,7 +9,7 @@ import typer
 
 from serve.api import server
 from serve.cli import app, main
-from serve.config import ServerSettings
+from serve.config import ServerSettings, TlsSettings
 from tests.serve.api.bundles import write_speaking_bundle
 
 Run = Callable[..., tuple[int, str, str]]
@@ -32,7 +32,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def settings(monkeypatch: pytest.MonkeyPatch) -> list[ServerSettings]:
     """What `overtone serve` would serve."""
     seen: list[ServerSettings] = []
-    monkeypatch.setattr(server, "run", seen.append)
+    monkeypatch.setattr(server, "run", lambda settings, **options: seen.append(settings))
     return seen
 
 
@@ -68,6 +68,10 @@ def test_help_lists_the_commands(run: Run):
         (("serve", "b", "--log-level", "loud"), 1, "log_level"),
         (("serve", "b", "--max-num-seqs", "0"), 1, "max_num_seqs"),
         (("serve", "b", "--api-key", ""), 1, "API key"),
+        (("serve", "b", "--api-key-file", "nowhere"), 1, "cannot read the API keys in nowhere"),
+        (("serve", "b", "--ssl-keyfile", "key"), 2, "--ssl-certfile"),
+        (("serve", "b", "--request-timeout", "0"), 1, "request_timeout"),
+        (("serve", "b", "--log-format", "xml"), 1, "log_format"),
         (("route", "missing", "hi"), 1, "no bundle at missing"),
         (("merge", "missing.yml", "out"), 1, "missing.yml"),
     ],
@@ -129,13 +133,28 @@ def test_serves_options(run: Run, settings: list[ServerSettings]):
         "--api-key k1 --api-key k2 "
         "--max-model-len 128 --max-num-seqs 8 --max-num-batched-tokens 256 --max-num-queued-reqs 3 "
         "--max-num-queued-tokens 99 --dtype float32 --device cpu --kv-cache-bytes 2MiB --expert-slots 4 "
-        "--no-enable-prefix-caching --seed 7 --router-threshold 0.25 --shutdown-timeout 1.5 --log-level debug"
+        "--no-enable-prefix-caching --seed 7 --router-threshold 0.25 --shutdown-timeout 1.5 --log-level debug "
+        "--api-key-file keys --admin-api-key a1 --admin-api-key a2 --admin-api-key-file admins --expert-dir e1 "
+        "--expert-dir e2 --allowed-origins https://a.example --max-body-bytes 1MiB --max-choices 9 --log-prompts "
+        "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --log-format json --ssl-certfile cert "
+        "--ssl-keyfile key --ssl-keyfile-password pw --ssl-ca-certs ca"
     )
     assert run(*arguments.split())[0] == 0
     (found,) = settings
     assert (found.host, found.port, found.served_model_names) == ("0.0.0.0", 9, ("one", "two"))
     assert (found.api.api_keys, found.router_threshold) == (("k1", "k2"), 0.25)
     assert (found.shutdown_timeout, found.log_level) == (1.5, "debug")
+    api = found.api
+    assert (api.api_key_file, api.admin_api_keys, api.admin_api_key_file) == (
+        Path("keys"),
+        ("a1", "a2"),
+        Path("admins"),
+    )
+    assert (api.expert_dirs, api.allowed_origins) == ((Path("e1"), Path("e2")), ("https://a.example",))
+    assert (api.max_body_bytes, api.max_choices, api.log_prompts) == (2**20, 9, True)
+    assert (api.request_timeout, api.engine_timeout) == (60, 30)
+    assert (found.chat_template, found.log_format) == (Path("c.jinja"), "json")
+    assert found.tls == TlsSettings(Path("cert"), Path("key"), "pw", Path("ca"))
     engine = found.engine
     assert (engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens) == (128, 8, 256)
     assert (engine.max_num_queued_reqs, engine.max_num_queued_tokens) == (3, 99)

@@ -1,0 +1,30 @@
+"""Which files an administrator may name: those in the configured directories, wherever links lead."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from serve.api.errors import forbidden, invalid, shortened
+
+
+def path_within(field: str, path: str, directories: Sequence[Path]) -> Path:
+    """The real path of something in one of the directories; a relative path is looked up in each of them.
+
+    Raises:
+        ApiError: 403 where there are no directories; 400 where the path leads elsewhere, or to nothing.
+    """
+    if not directories:
+        raise forbidden("experts cannot be loaded here: the server was started without --expert-dir", "no_expert_dir")
+    inside = False
+    for directory in directories:
+        try:
+            root = directory.resolve(strict=True)
+            real = (root / path).resolve()
+            if real.is_relative_to(root):
+                inside = True
+                if real.exists():
+                    return real
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long: nothing that could be served
+            continue
+    if not inside:
+        raise invalid(field, f"{shortened(path)!r} is not in one of the configured directories", "path_not_allowed")
+    raise invalid(field, f"there is no {shortened(path)!r} in the configured directories", "not_found")

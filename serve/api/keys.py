@@ -1,0 +1,92 @@
+"""The keys that clients may bring, and what each is good for."""
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+from serve.config import ApiSettings
+
+_log = logging.getLogger("overtone")
+
+
+class Access(Enum):
+    """What a request may do."""
+
+    NONE = 0
+    USE = 1
+    ADMINISTER = 2
+
+
+class KeyRing:
+    """Keys of the settings and of their files, which can be read again while the server runs.
+
+    Without any key for use, use is open to everybody; without any for administration, that is closed to everybody.
+
+    Raises:
+        ValueError: a file cannot be read, or holds no key.
+    """
+
+    def __init__(self, settings: ApiSettings):
+        self._settings = settings
+        self._users, self._admins = self._read()
+
+    @property
+    def open(self) -> bool:
+        """Whether use needs no key."""
+        return not self._users
+
+    @property
+    def administrable(self) -> bool:
+        """Whether there is a key for administration."""
+        return bool(self._admins)
+
+    def access(self, key: bytes | None) -> Access:
+        """What a bearer token is good for; None is no token."""
+        # Digests have one length, and every key is compared, so that time tells nothing about any of them.
+        given = _digest(key or b"")
+        user, admin = _matches(given, self._users), _matches(given, self._admins)
+        if key is not None and admin:
+            return Access.ADMINISTER
+        return Access.USE if self.open or (key is not None and user) else Access.NONE
+
+    def reload(self) -> None:
+        """Read the files again; where that fails, the keys stay what they were, and the log says so."""
+        try:
+            self._users, self._admins = self._read()
+        except ValueError as error:
+            _log.error("the API keys stay as they are: %s", error)
+        else:
+            _log.info("API keys: %d for use, %d for administration", len(self._users), len(self._admins))
+
+    def _read(self) -> tuple[list[bytes], list[bytes]]:
+        settings = self._settings
+        users = (*settings.api_keys, *_keys_of(settings.api_key_file))
+        admins = (*settings.admin_api_keys, *_keys_of(settings.admin_api_key_file))
+        return [_digest(key.encode()) for key in users], [_digest(key.encode()) for key in admins]
+
+
+def _keys_of(path: Path | None) -> Sequence[str]:
+    """A key a line; blank lines and those that begin with # do not count."""
+    if path is None:
+        return ()
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the API keys in {path}: {error}") from error
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ValueError(f"{path} holds no API key; it needs one a line")
+    if any(not key.isprintable() for key in keys):
+        raise ValueError(f"{path} holds an API key with control characters")
+    return keys
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _matches(given: bytes, digests: Sequence[bytes]) -> bool:
+    return sum(hmac.compare_digest(given, digest) for digest in digests) > 0

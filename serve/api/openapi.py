@@ -1,0 +1,138 @@
+"""The OpenAPI document: every route, the bodies it takes from the schemas that check them, and what it answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from serve.api import schemas
+from serve.api.openapi_replies import REPLIES, Schema, reference
+
+_JSON = "application/json"
+_ERRORS: Mapping[int, str] = {
+    400: "The body is wrong; `error.param` names the field.",
+    401: "No API key, or a wrong one.",
+    403: "The key is not good for this.",
+    404: "There is no such model or expert.",
+    409: "The expert is of another generation.",
+    413: "The body is too long.",
+    429: "The queue is full; `Retry-After` says when to try again.",
+    500: "A fault of the server.",
+    503: "Loading, draining or dead.",
+    504: "The request took longer than the server allows.",
+}
+_MODEL = (400, 401, 404, 413, 429, 500, 503, 504)
+_READS = (400, 401, 404, 413, 500, 503)
+_CHANGES = (400, 401, 403, 404, 409, 413, 500, 503)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path.
+
+    Attributes:
+        summary: what it does.
+        reply: name of the reply's schema, or None for plain text.
+        errors: statuses it may fail with.
+        body: what it takes.
+        streams: whether the reply may come as server-sent events.
+        parameter: the path's parameter.
+        open: whether it needs no API key.
+    """
+
+    summary: str
+    reply: str | None
+    errors: tuple[int, ...]
+    body: type[schemas.Body] | None = None
+    streams: bool = False
+    parameter: str | None = None
+    open: bool = False
+
+
+OPERATIONS: Mapping[tuple[str, str], Operation] = {
+    ("POST", "/v1/completions"): Operation(
+        "Continue one or several prompts.", "Completion", _MODEL, schemas.CompletionRequest, streams=True
+    ),
+    ("POST", "/v1/chat/completions"): Operation(
+        "Answer a conversation.", "ChatCompletion", _MODEL, schemas.ChatRequest, streams=True
+    ),
+    ("GET", "/v1/models"): Operation("The names that `model` may say.", "ModelList", (401, 503)),
+    ("GET", "/v1/models/{name}"): Operation("One of them.", "Model", (401, 404, 503), parameter="name"),
+    ("POST", "/v1/route"): Operation(
+        "What the router would choose, without generating.", "DecisionList", _READS, schemas.RouteRequest
+    ),
+    ("GET", "/v1/experts"): Operation("The experts, and where they are.", "ExpertList", (401, 503)),
+    ("GET", "/v1/experts/{name}"): Operation("One of them.", "Expert", (401, 404, 503), parameter="name"),
+    ("POST", "/v1/experts/load"): Operation(
+        "Load an expert, or replace one. Needs an admin key.", "Expert", _CHANGES, schemas.LoadExpertRequest
+    ),
+    ("POST", "/v1/experts/reload"): Operation(
+        "Read an expert's file again. Needs an admin key.", "Expert", _CHANGES, schemas.ReloadExpertRequest
+    ),
+    ("POST", "/v1/experts/unload"): Operation(
+        "Forget an expert. Needs an admin key.", "UnloadedExpert", _CHANGES, schemas.UnloadExpertRequest
+    ),
+    ("POST", "/tokenize"): Operation("Text or messages to token ids.", "Tokens", _READS, schemas.TokenizeRequest),
+    ("POST", "/detokenize"): Operation("Token ids to text.", "Text", _READS, schemas.DetokenizeRequest),
+    ("GET", "/version"): Operation("The server's version.", "Version", (401,)),
+    ("GET", "/health"): Operation("Whether restarting would help.", "Health", (503,), open=True),
+    ("GET", "/ready"): Operation("Whether requests should come here now.", "Ready", (503,), open=True),
+    ("GET", "/metrics"): Operation("The scrape, in Prometheus' text format.", None, (), open=True),
+}
+"""(method, path) → operation. A test holds it against the application's routes."""
+
+
+def openapi_document(version: str) -> dict[str, Any]:
+    """The whole document, OpenAPI 3.1."""
+    bodies = list(dict.fromkeys(operation.body for operation in OPERATIONS.values() if operation.body is not None))
+    _, definitions = models_json_schema(
+        [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for (method, path), operation in OPERATIONS.items():
+        paths.setdefault(path, {})[method.lower()] = _operation(method, path, operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Overtone",
+            "version": version,
+            "description": "Many fine-tunes of one language model, served as one model behind OpenAI's API.",
+        },
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {**definitions["$defs"], **REPLIES},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "operationId": f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
+        "summary": operation.summary,
+        "responses": {"200": _success(operation), **{str(status): _error(status) for status in operation.errors}},
+    }
+    if operation.body is not None:
+        schema = reference(operation.body.__name__)
+        document["requestBody"] = {"required": True, "content": {_JSON: {"schema": schema}}}
+    if operation.parameter is not None:
+        schema = {"type": "string", "minLength": 1}
+        document["parameters"] = [{"name": operation.parameter, "in": "path", "required": True, "schema": schema}]
+    if operation.open:
+        document["security"] = []
+    return document
+
+
+def _success(operation: Operation) -> Schema:
+    if operation.reply is None:
+        return {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    content: Schema = {_JSON: {"schema": reference(operation.reply)}}
+    if operation.streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {"description": "OK", "content": content}
+
+
+def _error(status: int) -> Schema:
+    return {"description": _ERRORS[status], "content": {_JSON: {"schema": reference("Error")}}}

@@ -1,0 +1,42 @@
+"""GET /v1/experts; POST /v1/experts/load, /reload and /unload, which need an admin key."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from serve.api.auth import require_admin
+from serve.api.expert_admin import ExpertAdmin
+from serve.api.schemas import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest, parse_body
+from serve.api.service import Service
+from serve.config import ApiSettings
+
+
+def router(service: Service, settings: ApiSettings) -> APIRouter:
+    """The routes over a service."""
+    routes = APIRouter()
+    admin = ExpertAdmin(service, settings)
+
+    @routes.get("/v1/experts")
+    async def experts() -> dict[str, Any]:
+        return {"object": "list", "data": admin.cards()}
+
+    @routes.get("/v1/experts/{name}")
+    async def expert(name: str) -> dict[str, Any]:
+        return admin.card(name)
+
+    @routes.post("/v1/experts/load")
+    async def load(request: Request) -> dict[str, Any]:
+        require_admin(request)
+        return await admin.load(await parse_body(request, LoadExpertRequest, settings.max_body_bytes))
+
+    @routes.post("/v1/experts/reload")
+    async def reload(request: Request) -> dict[str, Any]:
+        require_admin(request)
+        return await admin.reload(await parse_body(request, ReloadExpertRequest, settings.max_body_bytes))
+
+    @routes.post("/v1/experts/unload")
+    async def unload(request: Request) -> dict[str, Any]:
+        require_admin(request)
+        return await admin.unload(await parse_body(request, UnloadExpertRequest, settings.max_body_bytes))
+
+    return routes

@@ -1,0 +1,54 @@
+"""POST /tokenize and /detokenize, as vLLM has them."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from serve.api.errors import invalid
+from serve.api.prompts import chat_text
+from serve.api.schemas import DetokenizeRequest, TokenizeRequest, parse_body
+from serve.api.service import Runtime, Service
+from serve.config import ApiSettings
+
+
+def router(service: Service, settings: ApiSettings) -> APIRouter:
+    """The routes over a service."""
+    routes = APIRouter()
+
+    @routes.post("/tokenize")
+    async def tokenize(request: Request) -> dict[str, Any]:
+        runtime = service.ready()
+        body = await parse_body(request, TokenizeRequest, settings.max_body_bytes)
+        _check_model(runtime, body.model)
+        return await asyncio.to_thread(_tokenized, runtime, body)
+
+    @routes.post("/detokenize")
+    async def detokenize(request: Request) -> dict[str, Any]:
+        runtime = service.ready()
+        body = await parse_body(request, DetokenizeRequest, settings.max_body_bytes)
+        _check_model(runtime, body.model)
+        if body.tokens and (largest := max(body.tokens)) >= runtime.vocab_size:
+            raise invalid("tokens", f"tokens: no token {largest}; the model's vocabulary has {runtime.vocab_size}")
+        return {"prompt": await asyncio.to_thread(runtime.codec.decode_exactly, body.tokens)}
+
+    return routes
+
+
+def _check_model(runtime: Runtime, model: str | None) -> None:
+    """All names share one tokenizer, but an unknown name is still a mistake."""
+    if model is not None:
+        runtime.catalogue.resolve(model)
+
+
+def _tokenized(runtime: Runtime, body: TokenizeRequest) -> dict[str, Any]:
+    if body.prompt is not None:
+        tokens = runtime.codec.encode(body.prompt, body.add_special_tokens is not False)
+    else:
+        tokens = runtime.codec.encode(chat_text(runtime, body), bool(body.add_special_tokens))
+    return {
+        "count": len(tokens),
+        "max_model_len": runtime.catalogue.max_model_len,
+        "tokens": tokens,
+        "token_strs": [runtime.codec.token_text(token) for token in tokens] if body.return_token_strs else None,
+    }

@@ -1,0 +1,48 @@
+"""The bodies of POST /v1/experts/load, /reload and /unload."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from serve.api.errors import invalid
+from serve.api.schemas.body import Body, ListField
+
+ExpertName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Generation = Annotated[int, Field(ge=0)]
+Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+
+
+class UnloadExpertRequest(Body):
+    """Forget an expert. `expected_generation` is what it must be now, so that nobody else's change is undone."""
+
+    name: ExpertName
+    expected_generation: Generation | None = None
+
+
+class ReloadExpertRequest(UnloadExpertRequest):
+    """Read an expert's file again."""
+
+
+class LoadExpertRequest(UnloadExpertRequest):
+    """Load an expert from a file in one of the configured directories, or replace one; generation 0 is "not there".
+
+    The router learns of it through `router`, a directory of such a router that has a head of this name, or through
+    `prompts` that it should answer. Without either, a new expert is reached by its name alone.
+    """
+
+    path: Path
+    router: Path | None = None
+    prompts: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=65_536)], ...],
+            ListField,
+            Field(min_length=2, max_length=1024),
+        ]
+        | None
+    ) = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "LoadExpertRequest":
+        if self.router is not None and self.prompts is not None:
+            raise invalid("prompts", "router and prompts both teach the router; give one of them")
+        return self

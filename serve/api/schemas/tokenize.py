@@ -1,0 +1,48 @@
+"""The bodies of POST /tokenize and /detokenize, as vLLM has them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from serve.api.errors import invalid
+from serve.api.schemas.body import Body, ListField
+from serve.api.schemas.chat import MAX_MESSAGES
+from serve.api.schemas.generation import TokenIds
+from serve.api.schemas.message import Message
+
+
+class TokenizeRequest(Body):
+    """Exactly one of `prompt` and `messages`.
+
+    `add_special_tokens` is true for a prompt and false for messages, whose template writes them, unless given.
+    `return_token_strs` asks for each token's text.
+    """
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[tuple[Message, ...], ListField, Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: Mapping[str, Any] = {}
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _one(self) -> "TokenizeRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise invalid("prompt", "exactly one of prompt and messages is required")
+        if self.messages is None:
+            for name in ("add_generation_prompt", "continue_final_message", "chat_template_kwargs"):
+                if name in self.model_fields_set:
+                    raise invalid(name, f"{name} goes with messages")
+        elif self.continue_final_message and self.messages[-1].role != "assistant":
+            raise invalid("continue_final_message", "continue_final_message needs a last message of the assistant")
+        return self
+
+
+class DetokenizeRequest(Body):
+    """Token ids to be read as text."""
+
+    model: str | None = None
+    tokens: TokenIds

@@ -1,0 +1,52 @@
+import httpx
+import pytest
+
+from tests.serve.api.fakes import EOS, MAX_MODEL_LEN
+
+TEXT = "naïve 😀"
+HI = [{"role": "user", "content": "hi"}]
+
+
+def test_there_and_back(http: httpx.Client):
+    reply = http.post("/tokenize", json={"prompt": TEXT, "model": "auto"}).json()
+    assert reply["tokens"] == list(TEXT.encode())
+    assert (reply["count"], reply["max_model_len"], reply["token_strs"]) == (11, MAX_MODEL_LEN, None)
+    assert http.post("/detokenize", json={"tokens": reply["tokens"]}).json() == {"prompt": TEXT}
+    assert http.post("/detokenize", json={"tokens": [104, EOS]}).json() == {"prompt": "h<eos>"}
+    assert http.post("/detokenize", json={"tokens": []}).json() == {"prompt": ""}
+
+
+def test_messages(http: httpx.Client):
+    def text(**fields) -> str:
+        tokens = http.post("/tokenize", json={"messages": HI, **fields}).json()["tokens"]
+        return http.post("/detokenize", json={"tokens": tokens}).json()["prompt"]
+
+    assert text() == "u:hi<eos>a:"
+    assert text(add_generation_prompt=False) == "u:hi<eos>"
+    assert text(chat_template_kwargs={"shout": True}) == "u:HI<eos>a:"
+
+
+def test_token_texts(http: httpx.Client):
+    reply = http.post("/tokenize", json={"prompt": "é", "return_token_strs": True}).json()
+    assert reply["token_strs"] == ["bytes:\\xc3", "bytes:\\xa9"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/tokenize", {}, 400, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": HI}, 400, "prompt"),
+        ("/tokenize", {"prompt": ["a"]}, 400, "prompt"),
+        ("/tokenize", {"prompt": "a", "add_generation_prompt": False}, 400, "add_generation_prompt"),
+        ("/tokenize", {"messages": HI, "continue_final_message": True}, 400, "continue_final_message"),
+        ("/tokenize", {"prompt": "a", "model": "none"}, 404, "model"),
+        ("/tokenize", {"prompt": "a", "truncate": 1}, 400, "truncate"),
+        ("/detokenize", {"tokens": [257]}, 400, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, 400, "tokens.0"),
+        ("/detokenize", {"tokens": "a"}, 400, "tokens"),
+        ("/detokenize", {"tokens": [1], "model": "none"}, 404, "model"),
+    ],
+)
+def test_wrong_bodies(http: httpx.Client, path, body, status, param):
+    reply = http.post(path, json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (status, param)
