@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from merge.bundle import (
@@ -60,6 +63,7 @@ def write_model(path: Path, shape: Shape, experts: int, density: float) -> Bundl
     with BundleWriter(path) as staging:
         model = Qwen2ForCausalLM(config).bfloat16()
         model.save_pretrained(staging.path / "backbone")
+        write_tokenizer(staging.path / "backbone", shape.vocabulary)
         digest = backbone_digest(staging.path / "backbone")
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name.split(".")[-2] in LINEARS}
         for number in range(experts):
@@ -67,6 +71,15 @@ def write_model(path: Path, shape: Shape, experts: int, density: float) -> Bundl
             write_expert(staging.path / "experts" / f"{expert.name}.safetensors", expert)
         staging.finish(ManifestFields(name="random", created="2026-01-01T00:00:00+00:00"))
     return open_bundle(path)
+
+
+def write_tokenizer(path: Path, vocabulary: int) -> None:
+    """A tokenizer of `vocabulary` words, `w0 w1 w2 ...`: each token is text, and each word one token."""
+    tokenizer = Tokenizer(WordLevel({f"w{i}": i for i in range(vocabulary)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 def random_expert(name: str, digest: str, shapes: dict[str, tuple[int, ...]], density: float, seed: int) -> Expert:

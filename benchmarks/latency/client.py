@@ -58,15 +58,14 @@ async def ask(target: Target, client: httpx.AsyncClient, item: Item, due: float 
 
 
 def _body(target: Target, item: Item) -> dict[str, object]:
-    return {
+    body: dict[str, object] = {
         "model": target.backbone if item.expert is None else target.experts[item.expert],
         "prompt": item.prompt,
         "max_tokens": item.tokens,
         "temperature": 0,
-        "ignore_eos": True,
         "stream": True,
-        "stream_options": {"include_usage": True},
     }
+    return body | {"ignore_eos": True, "stream_options": {"include_usage": True}} if target.extensions else body
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:

