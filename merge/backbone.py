@@ -60,7 +60,8 @@ def write_backbone(
         origin = base.tensor(name, dtype)
         return method(name, origin, _vectors(name, origin, fine_tunes, dtype)).to(stored[name])
 
-    with CheckpointWriter(directory, specs, shard_bytes) as writer:
+    # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
+    with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
         for name, tensor in _in_order(writer.order, compute, threads or os.cpu_count() or 1):
             writer.write(name, tensor)
             on_tensor()

@@ -43,13 +43,17 @@ class CheckpointWriter:
     complete and flushed; leaving the block by an exception removes what was written.
     """
 
-    def __init__(self, directory: Path, specs: Sequence[TensorSpec], shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, directory: Path, specs: Sequence[TensorSpec], shard_bytes: int = SHARD_BYTES, flush: bool = True
+    ) -> None:
         """Plan the shards.
 
         Args:
             directory: an existing directory.
             specs: every tensor to come, in any order.
             shard_bytes: size limit of a shard; a tensor larger than that gets a shard of its own.
+            flush: wait until the shards are on disk before they get their names; needless where the directory is
+                flushed as a whole later.
 
         Raises:
             CheckpointError: no tensor, one twice, or a dtype that a checkpoint cannot hold.
@@ -62,6 +66,7 @@ class CheckpointWriter:
             if spec.dtype not in _DTYPE_NAMES:
                 raise CheckpointError(f"{spec.name}: {spec.dtype} cannot be stored; use a floating-point dtype")
         self._directory = directory
+        self._flush = flush
         self._shards = _plan(specs, shard_bytes)
         self._stream = self._fill()
         self._current: tuple[TensorSpec, BinaryIO] | None = None
@@ -121,7 +126,8 @@ class CheckpointWriter:
                 for spec in shard:
                     yield spec, file
                 file.flush()
-                os.fsync(file.fileno())
+                if self._flush:
+                    os.fsync(file.fileno())
 
     def _finish(self) -> None:
         if self._current is not None:

@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.merge import __main__ as command
 from benchmarks.merge import compare
-from benchmarks.merge.child import resident_mb, run
-from benchmarks.merge.pool import FULL, Size, model_name, write_pool
+from benchmarks.merge.child import run
+from benchmarks.merge.memory import resident_mb
+from benchmarks.merge.pool import DISTINCT, FULL, Size, model_name, write_pool
 from merge.checkpoint import open_checkpoint
 
 TINY = Size(64, 96, 2, 80)
@@ -31,6 +32,15 @@ def test_a_pool_is_of_whole_models_that_differ(pool: Path) -> None:
     assert 0.05 < float(steps[0].norm() / base.tensor(name).float().norm()) < 0.2
     assert not torch.equal(steps[0], steps[1])
     assert AutoModelForCausalLM.from_pretrained(pool / model_name(2)).num_parameters() == TINY.parameters
+
+
+def test_models_beyond_the_distinct_ones_cost_no_disk(tmp_path: Path) -> None:
+    write_pool(tmp_path, TINY, DISTINCT + 1, torch.bfloat16)
+    first, again = (tmp_path / model_name(i) / "model.safetensors" for i in (0, DISTINCT))
+    assert again.samefile(first)
+    before = first.stat().st_mtime_ns
+    write_pool(tmp_path, TINY, DISTINCT + 1, torch.bfloat16)
+    assert first.stat().st_mtime_ns == before
 
 
 def test_the_full_size_has_a_hundred_million_parameters() -> None:
@@ -74,7 +84,8 @@ def test_the_command_reports_every_pool(
     assert result["methods"]["ties"]["rss_ratio_8_to_2"] == pytest.approx(108 / 102)
     assert result["methods"]["ties"]["seconds"] == {"2": 1.0, "4": 1.0, "8": 1.0}
     assert result["disk_read_gbps"] > 0
-    assert list(tmp_path.iterdir()) == []
+    # A folder that was named keeps its models for the next run, and nothing else.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", *(model_name(i) for i in range(8))]
 
 
 def test_the_difference_between_two_checkpoints(pool: Path) -> None:
@@ -83,6 +94,27 @@ def test_the_difference_between_two_checkpoints(pool: Path) -> None:
     apart = compare.difference(same, other)
     assert apart["entries"] == TINY.parameters
     assert 0 < apart["entries_over_tolerance"] <= apart["entries"]
+
+
+def test_the_comparison_takes_medians_of_both(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "prepare", lambda _say: Path("python"))
+    seconds = iter([2.0, 9.0, 1.0, 6.0, 3.0, 8.0])
+
+    def merged(out: Path) -> dict[str, float]:
+        out.mkdir(exist_ok=True)
+        for file in (pool / model_name(0)).iterdir():
+            (out / file.name).write_bytes(file.read_bytes())
+        return {"seconds": next(seconds), "peak_rss_mb": 5.0}
+
+    monkeypatch.setattr(compare, "merge_once", lambda _folder, _method, _count, out, *_: merged(out))
+    monkeypatch.setattr(compare, "_mergekit", lambda _python, _recipe, out: merged(out))
+    told: list[str] = []
+    result = compare.compare(pool, 2, 3, ["ties"], told.append)["methods"]
+    assert list(result) == ["ties"]
+    assert (result["ties"]["overtone"]["seconds"], result["ties"]["mergekit"]["seconds"]) == (2.0, 8.0)
+    assert result["ties"]["speedup"] == 4.0
+    assert result["ties"]["max_abs_difference"] == 0
+    assert len(told) == 6
 
 
 def test_the_recipe_that_mergekit_gets(pool: Path, tmp_path: Path) -> None:
