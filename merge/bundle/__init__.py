@@ -1,13 +1,14 @@
 """The bundle: what merging writes and serving reads. The only part of `merge` that `serve` imports.
 
-`expert` is the file format of one expert (`residual` its parts, `quantise` and `gaps` its 8-bit form), `manifest` the
-table of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one, and `router_model` holds the
-part of the router that both sides must compute alike.
+`expert` is the file format of one expert (`expert_header` its header, `residual` its parts, `quantise` and `gaps` its
+8-bit form), `manifest` the table of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one,
+and `router_model` holds the part of the router that both sides must compute alike.
 """
 
 from merge.bundle.digest import backbone_digest, expert_digest
 from merge.bundle.errors import BundleError
-from merge.bundle.expert import Expert, ExpertLayout, expert_bytes, read_expert, read_layout, write_expert
+from merge.bundle.expert import Expert, read_expert, write_expert
+from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_layout
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
 from merge.bundle.quantise import dequantise_rows, quantise_rows
 from merge.bundle.reader import Bundle, open_bundle

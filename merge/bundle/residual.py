@@ -57,6 +57,8 @@ def check_sparse(name: str, delta: SparseDelta) -> None:
         raise BundleError(
             f"{name}.index is {list(index.shape)} and .value {list(value.shape)}; both must be the same [N, k]"
         )
+    if not index.numel():
+        raise BundleError(f"{name} is {list(index.shape)}: a residual has at least one row of one entry")
     if index.dtype not in INDEX_DTYPES or value.dtype != (torch.bfloat16 if delta.scale is None else torch.int8):
         raise BundleError(
             f"{name} has dtypes {index.dtype} and {value.dtype}; they must be uint16 or int32, and bfloat16 (or int8 "

@@ -9,7 +9,8 @@ from typing import Self
 
 from merge.bundle.digest import backbone_digest, file_digest
 from merge.bundle.errors import BundleError
-from merge.bundle.expert import expert_bytes, read_expert
+from merge.bundle.expert import read_expert
+from merge.bundle.expert_header import expert_bytes
 from merge.bundle.files import fsync_path
 from merge.bundle.manifest import BUNDLE_FORMAT, MANIFEST_NAME, ExpertCard, FileCard, Manifest, ManifestFields
 

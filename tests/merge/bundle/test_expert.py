@@ -83,6 +83,7 @@ def broken(index: list[list[int]], value: list[list[float]]) -> SparseDelta:
         (broken([[1, 1]], [[1.0, 1.0]]), "do not ascend"),
         (broken([[0, 1]], [[1.0, float("nan")]]), "NaN"),
         (broken([[0, 1]], [[1.0]]), "same"),
+        (broken([[]], [[]]), "at least one row of one entry"),
         (SparseDelta(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.bfloat16)), "dtypes"),
         (SparseDelta(torch.full((1, 1), -1, dtype=torch.int32), torch.ones(1, 1, dtype=torch.bfloat16)), "negative"),
     ],
