@@ -77,13 +77,13 @@ def measure(domain: Domain, plan: Plan, store: Store) -> None:
     for seed in range(plan.seeds):
         table.individual(seed)
         measure_routing(domain, store, seed)
-        for cut in (None, *plan.cuts_in_order()):
-            if cut is not None and seed >= plan.seeds_of(cut):
-                continue
+        first, *others = plan.cuts_in_order()
+        for row in plan.rows:
+            table.backbone(row, seed)
+            table.with_experts(row, first, seed)
+        for cut in others:
             for row in plan.rows:
-                if cut is None:
-                    table.backbone(row, seed)
-                elif cut in plan.cuts(row):
+                if cut in plan.cuts(row) and seed < plan.seeds_of(cut):
                     table.with_experts(row, cut, seed)
     if plan.curves:
         scaling_curves(domain, store, 0, _say)
