@@ -43,7 +43,7 @@ def conforms(value, schema) -> str | None:  # noqa: PLR0911 - a case a line
 
 def test_every_route_is_documented_and_every_documented_route_is_there():
     there = {
-        (method, route.path)
+        (method, route.path.replace(":path", ""))
         for router in routers(fake_service(FakeEngine()), ApiSettings())
         for route in router.routes
         for method in route.methods
