@@ -41,7 +41,7 @@ class Plan:
     rows: tuple[Row, ...] = ROWS
     data_free: tuple[Cut, ...] = DATA_FREE
     calibrated: tuple[Cut, ...] = CALIBRATED
-    calibrated_rows: tuple[str, ...] = ("FR official", "TSV-M")
+    calibrated_rows: tuple[str, ...] = ("pretrained", "task arithmetic", "FR official", "TSV-M")
     extra: tuple[tuple[str, Cut], ...] = ()
     curves: bool = True
 
