@@ -155,7 +155,7 @@ def measure_layer(columns: int, rows: int, tokens: tuple[int, ...], rounds: int,
         variants, distinct = _variants(layer, x, clock.device)
         variants["read", "read"] = partial(_read, buffer)
         named = {"/".join(key): call for key, call in variants.items()}
-        repeats = rounds if count < 512 else max(1, rounds // 4)
+        repeats = rounds if count < 512 else max(1, rounds // 8)
         times = clock.interleaved(named, copies, max(1, repeats * 4 // copies))
         bytes_a_us = buffer.nbytes / times.pop("read/read")
         if count == max(tokens):

@@ -21,7 +21,7 @@ def paged_attention_compiled(
 
     A token's result is the same to the last bit alone and in any company, decoded or computed in a prompt of any
     chunks, on any number of threads. Also the faster way for prompts: on two cores of an AMD EPYC a prompt of 512
-    tokens took 5 ms, torch's attention with its mask 14 (`python -m benchmarks.attention`).
+    tokens took 3.8 ms, torch's attention with its mask 10.6 (`python -m benchmarks.attention`).
 
     Shapes and semantics are those of `paged_attention`, in bf16 or fp32.
 

@@ -37,7 +37,7 @@ def decode_config(rows: int) -> Config:
     """Narrower tiles for fewer rows, so that a small layer still fills the processor."""
     if rows <= 2048:
         return Config(16, 256, 8, 4, 3)
-    return Config(32 if rows <= 8192 else 64, 128, 8, 4, 4)
+    return Config(32, 128, 8, 4, 4)
 
 
 RESIDUAL_CONFIG = Config(64, 0, 8, 4, 1)
