@@ -67,7 +67,9 @@ def _key(compiler: str) -> str:
     digest = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    digest.update(repr((COMMON_FLAGS, X86_FLAGS, platform.machine(), _run([compiler, "--version"]))).encode())
+    digest.update(
+        repr((INTERFACE, COMMON_FLAGS, X86_FLAGS, platform.machine(), _run([compiler, "--version"]))).encode()
+    )
     return digest.hexdigest()[:16]
 
 
