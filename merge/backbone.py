@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,11 +55,13 @@ def write_backbone(
         for name, info in (*base.tensors.items(), *base.buffers.items())
     ]
 
+    scratch = _Scratch(dtype)
+
     def compute(name: str) -> Tensor:
         if name not in stored:
             return base.tensor(name)
         origin = base.tensor(name, dtype)
-        return method(name, origin, _vectors(name, origin, fine_tunes, dtype)).to(stored[name])
+        return method(name, origin, _vectors(name, origin, fine_tunes, scratch)).to(stored[name])
 
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
@@ -100,9 +103,21 @@ def _single_threaded_torch() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _vectors(name: str, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], dtype: torch.dtype) -> TaskVectors:
-    # One buffer for all of them: fresh memory of this size costs more to get than the subtraction.
-    buffer = torch.empty_like(origin)
+class _Scratch(threading.local):
+    """A buffer for each thread, kept from tensor to tensor: fresh memory costs more to get than a subtraction."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._flat = torch.empty(0, dtype=dtype)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """A tensor of this one's shape, with anything in it."""
+        if self._flat.numel() < tensor.numel():
+            self._flat = tensor.new_empty(tensor.numel())
+        return self._flat[: tensor.numel()].view(tensor.shape)
+
+
+def _vectors(name: str, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], scratch: _Scratch) -> TaskVectors:
+    buffer, dtype = scratch.like(origin), origin.dtype
     return TaskVectors(
         list(fine_tunes), lambda task: torch.sub(fine_tunes[task].tensor(name, dtype), origin, out=buffer)
     )
