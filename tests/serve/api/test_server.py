@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -47,7 +50,7 @@ class Process:
     def url(self) -> str:
         """Its address, once it is ready."""
         deadline = time.monotonic() + 240
-        while (match := re.search(r"serving .* on (http://\S+)", self.log)) is None:
+        while (match := re.search(r"serving .* on (https?://[^\s\"]+)", self.log)) is None:
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.01)
@@ -127,6 +130,48 @@ def test_sigterm_drains_and_exits_with_0_and_options_are_variables(bundle: Path)
         assert server.log.splitlines()[-1].endswith("stopped")
         assert "Traceback" not in server.log
         assert "two" not in server.log
+
+
+def self_signed(directory: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    asked = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    files = ("-keyout", str(key), "-out", str(certificate))
+    subprocess.run([openssl, *asked.split(), *files], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_tls_and_keys_that_change(bundle: Path, tmp_path: Path):
+    certificate, key = self_signed(tmp_path)
+    keys = tmp_path / "keys"
+    keys.write_text("old\n")
+    options = ("--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--api-key-file", str(keys))
+    with started(str(bundle), "--port", "0", "--log-format", "json", *options) as server:
+        url = server.url()
+        assert url.startswith("https://")
+        context = ssl.create_default_context(cafile=certificate)
+        with httpx.Client(base_url=url, verify=context, timeout=60) as http:
+
+            def status(bearer: str) -> int:
+                return http.get("/v1/models", headers={"Authorization": f"Bearer {bearer}"}).status_code
+
+            assert (status("old"), status("new")) == (200, 401)
+            keys.write_text("new\n")
+            server.signal(signal.SIGHUP)
+            while status("new") != 200:
+                time.sleep(0.01)
+            assert status("old") == 401
+        server.signal()
+        assert server.code() == 0
+    assert all(json.loads(line)["level"] for line in server.log.splitlines())
+
+
+def test_a_certificate_that_is_none_is_one_line(bundle: Path, tmp_path: Path, one_line: Callable[..., str]):
+    (tmp_path / "cert.pem").write_text("no certificate")
+    assert "TLS cannot be set up" in one_line(str(bundle), "--port", "0", "--ssl-certfile", str(tmp_path / "cert.pem"))
 
 
 def test_what_does_not_finish_in_time_is_aborted(bundle: Path):
