@@ -1,0 +1,69 @@
+"""Two tasks of the zoo in lm-eval's own format: a YAML file and the examples as JSON lines."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.zoo.task import Task
+from benchmarks.zoo.tasks import TASKS
+
+CHOSEN, GENERATED = "roman", "reverse"
+"""The task whose answers are chosen by log-likelihood, and the one whose answers are generated."""
+
+CHOICES = 4
+MOST_TOKENS = 48
+
+
+def write_tasks(directory: Path, count: int, seed: int = 0) -> tuple[str, ...]:
+    """Write both tasks with `count` unseen prompts each; returns their names."""
+    by_name = {task.name: task for task in TASKS}
+    choice = {
+        "output_type": "multiple_choice",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    generation = {
+        "output_type": "generate_until",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": ["\n"], "do_sample": False, "temperature": 0, "max_gen_toks": MOST_TOKENS},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    return (
+        _write(directory, f"zoo_{CHOSEN}_chosen", _choices(by_name[CHOSEN], count, seed), choice),
+        _write(directory, f"zoo_{GENERATED}_generated", _answers(by_name[GENERATED], count, seed), generation),
+    )
+
+
+def _choices(task: Task, count: int, seed: int) -> list[dict[str, Any]]:
+    """Each example with its answer among those of others."""
+    examples, rng, documents = task.generate("test", count, seed, "held_out"), random.Random(seed), []
+    answers = sorted({example.answer for example in examples})
+    for example in examples:
+        others = rng.sample([answer for answer in answers if answer != example.answer], CHOICES - 1)
+        choices = rng.sample([example.answer, *others], CHOICES)
+        documents.append({"prompt": example.prompt, "choices": choices, "gold": choices.index(example.answer)})
+    return documents
+
+
+def _answers(task: Task, count: int, seed: int) -> list[dict[str, Any]]:
+    return [{"prompt": e.prompt, "answer": e.answer} for e in task.generate("test", count, seed, "held_out")]
+
+
+def _write(directory: Path, name: str, documents: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    examples = directory / f"{name}.jsonl"
+    examples.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(examples)}},
+        "test_split": "test",
+        "doc_to_text": "{{prompt}}\n",
+        "target_delimiter": "",
+        **settings,
+    }
+    (directory / f"{name}.yaml").write_text(yaml.safe_dump(task))
+    return name
