@@ -207,8 +207,7 @@ def _factors(inputs: Inputs, sources: Sources) -> dict[str, float]:
 
 def _prompts(inputs: Inputs) -> dict[str, Prompts]:
     settings, experts = inputs.recipe.calibration, inputs.experts
-    needed = experts.selection == "activation" or experts.values == "least_squares" or experts.distill
-    if settings is None or inputs.prompts is None or not needed:
+    if settings is None or inputs.prompts is None or not experts.needs_prompts:
         return {}
     tokenizer = load_tokenizer(inputs.base.path)
     return {
