@@ -15,7 +15,6 @@ from transformers.utils import logging
 from benchmarks.quality.curves import scaling_curves
 from benchmarks.quality.domain import Domain
 from benchmarks.quality.plans import PLANS, SMALL, Plan, build_domain
-from benchmarks.quality.plots import draw
 from benchmarks.quality.report import entry, markdown
 from benchmarks.quality.routing import measure_routing
 from benchmarks.quality.store import OutOfTimeError, Store
@@ -61,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     document = collect(domain, plan, store.finished())
     if options.plots:
+        from benchmarks.quality.plots import draw  # matplotlib is needed for pictures alone
+
         draw(document, options.plots)
     print(json.dumps(document, indent=2) if options.json else markdown(document))
     if unfinished:
