@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.latency.events import lines
 from benchmarks.latency.target import Target
 from benchmarks.latency.workload import Item
 
@@ -69,7 +70,7 @@ def _body(target: Target, item: Item) -> dict[str, object]:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    async for line in response.aiter_lines():
+    async for line in lines(response):
         if line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
             yield json.loads(data)
 

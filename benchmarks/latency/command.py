@@ -42,7 +42,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         WorkloadError: a line has none (named), or there is no line.
     """
     prompts = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text().rstrip("\n").split("\n"), 1):
         try:
             prompts.append(str(json.loads(line)["prompt"]))
         except (ValueError, KeyError, TypeError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.latency.events import lines
 from benchmarks.soak.tally import Tally
 
 COMPLETIONS = "/v1/completions"
@@ -102,7 +103,7 @@ async def _stream(load: Load, chance: random.Random) -> None:
                 await reply.aread()
                 load.tally.reply("stream", reply, GOOD)
                 return
-            events = [line async for line in reply.aiter_lines() if line]
+            events = [line async for line in lines(reply)]
     except httpx.HTTPError as error:
         load.tally.failure(error)
         return
@@ -128,7 +129,7 @@ async def _leave_stream(load: Load, chance: random.Random) -> None:
                 load.tally.reply("leave a stream", reply, GOOD)
                 return
             left = chance.randrange(1, 6)
-            async for line in reply.aiter_lines():
+            async for line in lines(reply):
                 left -= bool(line)
                 if not left:
                     break
