@@ -101,7 +101,8 @@ class BundleWriter:
             raise BundleError(f"{self._out} is a file; a bundle is written to a directory")
         if any(self._out.iterdir()):
             if not self._overwrite:
-                raise BundleError(f"{self._out} exists and is not empty: name another place, or pass --overwrite")
+                what = "is a bundle already" if (self._out / MANIFEST_NAME).is_file() else "exists and is not empty"
+                raise BundleError(f"{self._out} {what}: name another place, or pass --overwrite")
             if not (self._out / MANIFEST_NAME).is_file():
                 raise BundleError(f"{self._out} holds something that is no bundle: it will not be overwritten")
 

@@ -11,7 +11,8 @@ from merge.check.settings import compare_settings
 from merge.check.tensors import compare_adapted, compare_tensors
 from merge.check.tokenizers import compare_tokenizers
 from merge.check.weights import Lineage, check_weights
-from merge.checkpoint import Checkpoint
+from merge.checkpoint import Checkpoint, CheckpointError
+from merge.experts import check_runs
 from merge.lora import AdaptedCheckpoint
 from merge.progress import Progress
 from merge.recipe import Recipe, RecipeError, load_recipe
@@ -95,9 +96,22 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
     if not fitting or len(fine_tunes) < len(recipe.models):
         return None, findings
     inputs = Inputs(recipe, recipe.experts.resolved(recipe.calibration is not None), base, fine_tunes, prompts)
+    findings += _runnable(inputs)
     if out is not None:
         findings += check_room(out, inputs)
     return inputs, findings
+
+
+def _runnable(inputs: Inputs) -> list[Finding]:
+    """Where the merge runs the models on prompts, can they be run?"""
+    if not inputs.experts.needs_prompts and inputs.recipe.frank_wolfe() is None:
+        return []
+    try:
+        check_runs(inputs.base)
+    except CheckpointError as error:
+        advice = "experts without prompts (values: rescaled) and methods other than frank_wolfe merge any model"
+        return errors("base", [f"{fault}; {advice}" for fault in error.faults])
+    return []
 
 
 def _compared(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:

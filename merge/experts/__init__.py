@@ -10,7 +10,7 @@ from merge.experts.config import CalibrationConfig, ExpertConfig
 from merge.experts.extract import Calibration, Cut, Sources, cut_expert, task_magnitudes
 from merge.experts.jobs import ExpertReport, Job, Prompts, run_jobs, usual_workers
 from merge.experts.magnitude import code_factor, paper_factors
-from merge.experts.running import build_model, end_tokens, load_tokenizer
+from merge.experts.running import build_model, check_runs, end_tokens, load_tokenizer
 
 __all__ = [
     "Calibration",
@@ -23,6 +23,7 @@ __all__ = [
     "Prompts",
     "Sources",
     "build_model",
+    "check_runs",
     "code_factor",
     "cut_expert",
     "end_tokens",

@@ -34,6 +34,9 @@ def build_model(directory: Path) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
         model = build(config, trust_remote_code=False, dtype=torch.float32)
+        said = config.architectures or [type(model).__name__]
+        if type(model).__name__ not in said:  # transformers also builds encoders so, which are then run in vain
+            raise ValueError(f"config.json says {', '.join(said)}")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{directory} cannot be run as a causal language model: {first_line(error)}") from error
     model.train(False)
@@ -48,13 +51,30 @@ def assign(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the names do not agree.
     """
+    parameters = _parameters(model, checkpoint)
+    for name, parameter in parameters.items():
+        parameter.copy_(checkpoint.tensor(name))
+
+
+def check_runs(checkpoint: Checkpoint) -> None:
+    """Find out whether a checkpoint could be run, without memory for its weights.
+
+    Raises:
+        CheckpointError: it is no causal language model, the names do not agree, or it has no tokenizer.
+    """
+    with torch.device("meta"):
+        model = build_model(checkpoint.path)
+    _parameters(model, checkpoint)
+    load_tokenizer(checkpoint.path)
+
+
+def _parameters(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, torch.nn.Parameter]:
     parameters = dict(model.named_parameters())
     differ = sorted(set(parameters) ^ set(checkpoint.tensors))
     if differ:
         where = "is not in the checkpoint" if differ[0] in parameters else "is no parameter of the model"
         raise CheckpointError(f"{checkpoint.path} cannot be run: {differ[0]} {where} ({len(differ)} names differ)")
-    for name, parameter in parameters.items():
-        parameter.copy_(checkpoint.tensor(name))
+    return parameters
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

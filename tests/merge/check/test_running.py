@@ -1,0 +1,73 @@
+"""Recipes that run the models on prompts, on models that cannot be run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, BertForMaskedLM
+
+from tests.merge.check.conftest import edit_tensors, errors, write_recipe
+
+RUNNING = [
+    {},
+    {"experts": {"values": "rescaled", "selection": "magnitude", "rescale": "calibrated"}},
+    {"merge_method": "frank_wolfe", "experts": {"selection": "magnitude", "values": "exact"}},
+]
+
+
+def write_prompts(folder: Path) -> dict[str, str]:
+    lines = [json.dumps({"task": name, "prompt": "a b", "answer": "c"}) for name in ("one", "two") for _ in range(4)]
+    (folder / "prompts.jsonl").write_text("\n".join(lines))
+    return {"file": "prompts.jsonl"}
+
+
+def become_encoders(folder: Path) -> None:
+    config = BertConfig(
+        vocab_size=33, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+    )  # fmt: skip
+    for name in ("base", "one", "two"):
+        for file in ("model.safetensors", "config.json", "generation_config.json"):
+            (folder / name / file).unlink(missing_ok=True)
+        BertForMaskedLM(config).save_pretrained(folder / name)
+
+
+@pytest.mark.parametrize("settings", RUNNING, ids=["calibrated experts", "calibrated factor", "frank_wolfe"])
+def test_prompts_need_a_decoder(models: Path, settings: dict[str, object]) -> None:
+    become_encoders(models)
+    write_recipe(models, calibration=write_prompts(models), **settings)
+    found = [message for message in errors(models, quick=True) if message.startswith("base: ")]
+    assert len(found) == 1
+    assert "cannot be run as a causal language model: config.json says BertForMaskedLM" in found[0]
+    assert "merge any model" in found[0]
+
+
+def test_what_runs_nothing_merges_any_model(models: Path) -> None:
+    become_encoders(models)
+    write_recipe(models)
+    assert errors(models, quick=True) == []
+    write_recipe(
+        models, calibration=write_prompts(models), experts={"selection": "magnitude", "values": "exact", "distill": 0}
+    )
+    assert errors(models, quick=True) == []
+
+
+def test_the_weights_must_be_those_of_the_decoder(models: Path) -> None:
+    for name in ("base", "one", "two"):
+        edit_tensors(models / name, lambda tensors: tensors.update(extra=tensors["model.norm.weight"].clone()))
+    write_recipe(models, calibration=write_prompts(models))
+    assert [message.partition(";")[0] for message in errors(models, quick=True)] == [
+        f"base: {models / 'base'} cannot be run: extra is no parameter of the model (1 names differ)"
+    ]
+
+
+def test_prompts_need_a_tokenizer(models: Path) -> None:
+    for name in ("base", "one", "two"):
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (models / name / file).unlink()
+    write_recipe(models, calibration=write_prompts(models))
+    assert any("has no tokenizer that can be read" in message for message in errors(models, quick=True))
+
+
+def test_a_decoder_with_prompts_is_fine(models: Path) -> None:
+    write_recipe(models, calibration=write_prompts(models))
+    assert errors(models, quick=True) == []
