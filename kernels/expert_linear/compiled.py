@@ -6,11 +6,11 @@ from struct import Struct
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kernels.compiled import TYPES, Library
 from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch
+from kernels.expert_linear.product import linear
 
 ARGUMENTS = Struct("15q")
 """`LinearArguments` of csrc/kernels.h."""
@@ -61,7 +61,7 @@ def linear_then_residuals(
 
     Shapes and semantics are those of `expert_linear`; in bf16 the product and each added expert are rounded.
     """
-    y = F.linear(x, weight, bias)
+    y = linear(x, weight, bias)
     _call(kernels, x, weight, None, bank, batch, y, add=True)
     return y
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch
+from kernels.expert_linear.product import linear
 
 
 def expert_linear_torch(x: Tensor, weight: Tensor, bias: Tensor | None, bank: ExpertBank, batch: ExpertBatch) -> Tensor:
-    """The product by `torch.nn.functional.linear`, then every group's residual, added in fp32.
+    """The product by torch, then every group's residual, added in fp32.
 
     Shapes and semantics are those of `expert_linear`.
     """
-    y = F.linear(x, weight, bias).to(torch.float32)
+    y = linear(x, weight, bias).to(torch.float32)
     columns = x.to(torch.float32).T.contiguous()
     for group in batch.groups:
         index, value = bank.rows(group.slot)
