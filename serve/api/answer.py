@@ -40,7 +40,7 @@ async def answer(
     if settings.log_prompts:
         context.prompts = tuple(job.prompt_texts(runtime.codec))
     generation = Generation(runtime, job, service.metrics.http, settings.request_timeout)
-    generation.admit()
+    await generation.admit()
     fingerprint = runtime.catalogue.fingerprint(generation.weights())
     reply = reply_type(job, runtime.codec, context.request_id, fingerprint, body.top_tokens is not None)
     if body.stream:

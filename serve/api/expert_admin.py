@@ -56,7 +56,7 @@ class ExpertAdmin:
             runtime = self._service.ready()
             if body.name in (*runtime.catalogue.routing, AUTO, BACKBONE):
                 raise invalid("name", f"{body.name!r} is a name that requests use for something else")
-            if runtime.engine.engine.experts.slots == 0:
+            if runtime.engine.stats().expert_slots == 0:
                 message = "this server has no slots for experts; start it with --expert-slots"
                 raise ApiError(409, message, code="no_expert_slots")
             router = await self._taught(runtime, body)

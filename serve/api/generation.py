@@ -5,11 +5,12 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 
 from serve.api.choice import Piece
+from serve.api.client import Outputs
 from serve.api.errors import ApiError, context_overflow, invalid, overloaded, timed_out, unavailable
 from serve.api.prepare import Job
 from serve.api.schemas import ChatRequest, CompletionRequest
 from serve.api.service import Runtime
-from serve.engine import Draining, EngineError, InvalidRequest, OutputStream, PromptTooLong, QueueFull, UnknownExpert
+from serve.engine import Draining, EngineError, InvalidRequest, PromptTooLong, QueueFull, UnknownExpert
 from serve.metrics import HttpMetrics
 
 _Item = tuple[int, Piece] | Exception
@@ -26,21 +27,29 @@ class Generation:
         self._job = job
         self._metrics = metrics
         self._timeout = timeout
-        self._outputs: dict[int, OutputStream] = {}
+        self._outputs: dict[int, Outputs] = {}
 
-    def admit(self) -> None:
+    async def admit(self) -> None:
         """Hand every choice to the engine, or none.
 
         Raises:
             ApiError: the engine refuses one of them.
         """
-        for index, choice in enumerate(self._job.choices):
-            try:
+        routed = False
+        try:
+            for index, choice in enumerate(self._job.choices):
+                routed = choice.target.confidence is not None
                 with self._runtime.tracing.admission(choice.request.request_id):
                     self._outputs[index] = self._runtime.engine.generate(choice.request)
-            except EngineError as error:
-                self.close()
-                raise _refusal(error, routed=choice.target.confidence is not None) from error
+            for index, outputs in self._outputs.items():
+                routed = self._job.choices[index].target.confidence is not None
+                await outputs.admitted()
+        except EngineError as error:
+            self.close()
+            raise _refusal(error, routed) from error
+        except asyncio.CancelledError:
+            self.close()
+            raise
 
     def weights(self) -> Iterator[tuple[str, float]]:
         """(content digest, gate) of every expert that answers, as the engine admitted them."""

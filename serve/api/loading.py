@@ -1,8 +1,11 @@
 """From a bundle's directory to something that answers."""
 
-from merge.bundle import open_bundle
+from collections.abc import Callable
+
+from merge.bundle import Bundle, open_bundle
 from serve.api.catalogue import Catalogue
 from serve.api.chat_template import ChatTemplate
+from serve.api.client import EngineClient
 from serve.api.service import Runtime
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
@@ -14,9 +17,19 @@ from serve.router import Router
 from serve.tracing import SilentTracing, Tracing
 from serve.tracing.observer import TracedObserver
 
+Connect = Callable[[Bundle], EngineClient]
 
-def load_runtime(settings: ServerSettings, metrics: Metrics, tracing: Tracing | None = None) -> Runtime:
+
+def load_runtime(
+    settings: ServerSettings, metrics: Metrics, tracing: Tracing | None = None, connect: Connect | None = None
+) -> Runtime:
     """Open the bundle, load tokenizer, router and model. The engine's loop is not started yet.
+
+    Args:
+        settings: what to serve, and how.
+        metrics: told of what the engine does.
+        tracing: told of it, too.
+        connect: gives the engine of the bundle; None: it is loaded into this process.
 
     Raises:
         ValueError: the bundle, or a part of it, is missing, damaged or does not fit.
@@ -26,19 +39,25 @@ def load_runtime(settings: ServerSettings, metrics: Metrics, tracing: Tracing | 
     codec = TextCodec.from_directory(bundle.backbone_dir)
     router = Router.from_bundle(bundle, settings.router_threshold) if bundle.router_dir else None
     chat_template = ChatTemplate.from_directory(bundle.backbone_dir, settings.chat_template)
-    try:
-        engine = build_engine(bundle, settings.engine, observer=TracedObserver(metrics.engine, tracing))
-    except EngineError as error:
-        raise ValueError(str(error)) from error
-    metrics.watch(engine.stats)
+    engine = _engine(settings, bundle, metrics, tracing) if connect is None else connect(bundle)
     config = read_config(bundle.backbone_dir)
+    max_model_len = settings.engine.max_model_len or config.max_positions
     return Runtime(
         engine=engine,
         codec=codec,
         router=router,
-        catalogue=Catalogue.from_bundle(bundle, engine.engine.max_model_len, settings.served_model_names),
+        catalogue=Catalogue.from_bundle(bundle, max_model_len, settings.served_model_names),
         tracing=tracing,
         vocab_size=config.vocab_size,
         structures=Structures(codec, config.eos_token_ids),
         chat_template=chat_template,
     )
+
+
+def _engine(settings: ServerSettings, bundle: Bundle, metrics: Metrics, tracing: Tracing) -> EngineClient:
+    try:
+        engine = build_engine(bundle, settings.engine, observer=TracedObserver(metrics.engine, tracing))
+    except EngineError as error:
+        raise ValueError(str(error)) from error
+    metrics.watch(engine.stats)
+    return engine

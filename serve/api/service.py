@@ -8,10 +8,11 @@ from enum import Enum
 from merge.bundle import RouterModel
 from serve.api.catalogue import Catalogue, Target
 from serve.api.chat_template import ChatTemplate
+from serve.api.client import EngineClient
 from serve.api.errors import invalid, unavailable
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
-from serve.engine import AsyncEngine, EngineError
+from serve.engine import EngineError
 from serve.metrics import Metrics
 from serve.router import Decision, Router
 from serve.tracing import SilentTracing, Tracing
@@ -43,7 +44,7 @@ class Runtime:
         tracing: told of its requests.
     """
 
-    engine: AsyncEngine
+    engine: EngineClient
     codec: TextCodec
     router: Router | None
     catalogue: Catalogue

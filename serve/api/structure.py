@@ -47,14 +47,16 @@ class GrammarMask:
     """One choice's way through a grammar. Implements the engine's `TokenMask`.
 
     Attributes:
+        asked: the (field, kind, value) that it was made of, to make it again elsewhere.
         field: the request's field that asked for it.
         error: why the grammar cannot be followed any further; the choice is then to be given up.
     """
 
-    def __init__(self, matcher: "LLMatcher", end_tokens: Sequence[int], field: str):
+    def __init__(self, matcher: "LLMatcher", end_tokens: Sequence[int], asked: tuple[str, str, Any]):
         self._matcher = matcher
         self._end_tokens = list(end_tokens)
-        self.field = field
+        self.asked = asked
+        self.field = asked[0]
         self.error: str | None = None
 
     def mask(self, logits: Tensor) -> None:
@@ -75,7 +77,7 @@ class GrammarMask:
 
     def copy(self) -> "GrammarMask":
         """Another one in the same state, for another choice."""
-        return GrammarMask(self._matcher.deep_copy(), self._end_tokens, self.field)
+        return GrammarMask(self._matcher.deep_copy(), self._end_tokens, self.asked)
 
 
 class Structures:
@@ -105,7 +107,7 @@ class Structures:
         if matcher.is_error():
             reason = shortened(" ".join(matcher.get_error().split()), 200)
             raise invalid(field, f"{field} cannot be kept to: {reason}", code="invalid_value")
-        return GrammarMask(matcher, self._end_tokens, field)
+        return GrammarMask(matcher, self._end_tokens, (field, kind, value))
 
     @cached_property
     def _tokenizer(self) -> "LLTokenizer":

@@ -59,6 +59,9 @@ class OutputStream(AsyncIterator[Output]):
         """The versions that the request was admitted with, with their gates: what answers it."""
         return self._mailbox.experts
 
+    async def admitted(self) -> None:
+        """Return at once: whoever made the stream has admitted the request."""
+
     async def __anext__(self) -> Output:
         if self._over:
             raise StopAsyncIteration

@@ -39,6 +39,10 @@ class Metrics:
         """Ask `stats` at every scrape."""
         self._stats = stats
 
+    async def scrape(self, accept: str = "", phase: str = "ready") -> tuple[bytes, str]:
+        """What a scrape is answered: `render`, where there is one process to ask."""
+        return self.render(accept, phase)
+
     def render(self, accept: str = "", phase: str = "ready") -> tuple[bytes, str]:
         """The scrape's body and content type: OpenMetrics where `accept` asks for it, else Prometheus' text.
 

@@ -33,7 +33,7 @@ def router(service: Service, version: str) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics(request: Request) -> Response:
-        body, content_type = service.metrics.render(request.headers.get("accept", ""), service.state())
+        body, content_type = await service.metrics.scrape(request.headers.get("accept", ""), service.state())
         return Response(body, headers={"content-type": content_type})
 
     return routes

@@ -61,6 +61,9 @@ class FakeStream(AsyncIterator[Output]):
             (ExpertVersion(name, Path(f"/{name}"), f"digest of {name}", 1), gate) for name, gate in request.experts
         )
 
+    async def admitted(self) -> None:
+        """At once: the engine refuses in `generate`."""
+
     async def __anext__(self) -> Output:
         return await anext(self._outputs)
 

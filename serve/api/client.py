@@ -1,0 +1,84 @@
+"""What the routes need of an engine, whether it runs in this process or in others."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from serve.engine import EngineStats, Output, Request
+from serve.experts import ExpertInfo, ExpertVersion
+
+
+class Outputs(Protocol):
+    """One request's outputs, up to one with a finish reason."""
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        """Itself."""
+
+    async def __anext__(self) -> Output:
+        """The next output.
+
+        Raises:
+            EngineDead: what answered has stopped.
+        """
+
+    @property
+    def experts(self) -> tuple[tuple[ExpertVersion, float], ...]:
+        """The versions that answer the request, with their gates."""
+
+    async def admitted(self) -> None:
+        """Return once the request is admitted; at once where `generate` has seen to it.
+
+        Raises:
+            EngineError: it is not.
+        """
+
+
+class EngineClient(Protocol):
+    """An engine as the API sees it; `serve.engine.AsyncEngine` is one, and so are the replicas of `serve.cluster`."""
+
+    def start(self) -> None:
+        """Begin to serve."""
+
+    def generate(self, request: Request) -> Outputs:
+        """Hand over a request. It is admitted, or refused here or by the outputs' `admitted`.
+
+        Raises:
+            EngineError: the request is not admitted.
+        """
+
+    def abort(self, request_id: str) -> None:
+        """End a request, which frees what it holds; one that has ended already stays as it is."""
+
+    def stats(self) -> EngineStats:
+        """The engine at this moment."""
+
+    def health(self) -> None:
+        """Return if requests are answered.
+
+        Raises:
+            EngineDead: they are not; the message says why.
+        """
+
+    def step_seconds(self) -> float:
+        """How long the step that is being computed has taken by now; 0 between steps."""
+
+    async def shutdown(self, timeout: float) -> None:
+        """Admit nothing more, let what runs finish for up to `timeout` seconds, abort the rest, and stop."""
+
+    def experts(self) -> tuple[ExpertInfo, ...]:
+        """All registered experts."""
+
+    async def load_expert(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:
+        """Load an expert, or replace one, while decoding goes on.
+
+        Raises:
+            ExpertLoadError, GenerationMismatch: nothing changed.
+        """
+
+    async def unload_expert(self, name: str, expected_generation: int | None = None) -> ExpertVersion:
+        """Forget an expert; requests that were admitted with it finish.
+
+        Raises:
+            UnknownExpert: there is none of that name.
+            GenerationMismatch: nothing changed.
+        """
