@@ -14,8 +14,9 @@ from transformers.utils import logging
 
 from benchmarks.quality.curves import scaling_curves
 from benchmarks.quality.domain import Domain
+from benchmarks.quality.markdown import markdown
 from benchmarks.quality.plans import PLANS, SMALL, Plan, build_domain
-from benchmarks.quality.report import entry, markdown
+from benchmarks.quality.report import entry
 from benchmarks.quality.routing import measure_routing
 from benchmarks.quality.store import OutOfTimeError, Store
 from benchmarks.quality.table import INDIVIDUAL, Table

@@ -70,7 +70,7 @@ class Plan:
 
 
 PLANS = {
-    "lm": Plan(seeds=3, calibrated_seeds=1),
+    "lm": Plan(seeds=3, calibrated_seeds=1, calibrated_rows=tuple(row.name for row in ROWS)),
     "text": Plan(
         seeds=3,
         calibrated_seeds=1,

@@ -1,4 +1,4 @@
-"""From cells to the JSON document and the tables people read."""
+"""From cells to the JSON document."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ class Spread:
         """Of one value a seed."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
-    def percent(self) -> str:
-        """As text, in per cent."""
-        return f"{100 * self.mean:.1f} ± {100 * self.spread:.1f}"
+    def percent(self, seeds: int) -> str:
+        """As text, in per cent, with the spread where there are several seeds."""
+        return f"{100 * self.mean:.1f}" + (f" ± {100 * self.spread:.1f}" if seeds > 1 else "")
 
 
 def entry(
@@ -83,26 +83,3 @@ def _averages(accuracy: Sequence[Mapping[str, float]], individual: Sequence[Cell
         for one, best in zip(accuracy, own, strict=True)
     ]
     return {"average": asdict(Spread.of(plain)), "normalized": asdict(Spread.of(ratios))}
-
-
-def markdown(document: Mapping[str, Any]) -> str:
-    """The table method × columns, normalised, in per cent of the individual fine-tunes."""
-    columns: dict[tuple[Any, ...], str] = {}
-    for line in document["rows"]:
-        expert = line["expert"]
-        if expert is None:
-            columns[()] = "backbone alone"
-        else:
-            key = (expert["kind"], expert["density"], expert["storage"])
-            columns[key] = f"{expert['kind']} {100 * expert['density']:g} %" + (
-                "" if expert["storage"] == "bfloat16" else f" {expert['storage']}"
-            )
-    order = sorted(columns, key=lambda key: (len(key), key))
-    cells = {
-        (line["row"], tuple((line["expert"] or {}).values())): Spread(**line["normalized"]).percent()
-        for line in document["rows"]
-    }
-    names = list(dict.fromkeys(line["row"] for line in document["rows"]))
-    lines = ["| backbone | " + " | ".join(columns[key] for key in order) + " |", "|---" * (len(order) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(cells.get((name, key), "") for key in order) + " |" for name in names]
-    return "\n".join(lines)
