@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from serve.api.errors import invalid
+from serve.api.errors import context_overflow, invalid
 from serve.api.schemas import ChatRequest, CompletionRequest, GenerationRequest, TokenizeRequest
 from serve.api.service import Runtime
+from serve.api.text import TextTooLong
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def read_prompts(runtime: Runtime, body: GenerationRequest) -> Iterator[Prompt]:
     alone: that is what it was trained on, and earlier turns may have been about something else.
 
     Raises:
-        ApiError: 400 where the model has no chat template, or the template does not take the messages.
+        ApiError: 400 where a prompt is longer than the context, the model has no chat template, or the template does
+            not take the messages.
     """
     if isinstance(body, ChatRequest):
         yield _chat_prompt(runtime, body)
@@ -52,7 +54,7 @@ def read_prompts(runtime: Runtime, body: GenerationRequest) -> Iterator[Prompt]:
     special = body.add_special_tokens is not False
     for prompt in body.prompt:
         if isinstance(prompt, str):
-            yield Prompt(runtime.codec.encode(prompt, special), prompt, prompt)
+            yield Prompt(_tokens(runtime, "prompt", prompt, special), prompt, prompt)
         else:
             yield Prompt(prompt, None, None)
 
@@ -80,4 +82,14 @@ def chat_text(runtime: Runtime, body: ChatRequest | TokenizeRequest) -> str:
 def _chat_prompt(runtime: Runtime, body: ChatRequest) -> Prompt:
     text = chat_text(runtime, body)
     # The template writes the special tokens itself.
-    return Prompt(runtime.codec.encode(text, bool(body.add_special_tokens)), text, body.last_user_text)
+    return Prompt(_tokens(runtime, "messages", text, bool(body.add_special_tokens)), text, body.last_user_text)
+
+
+def _tokens(runtime: Runtime, field: str, text: str, special: bool) -> tuple[int, ...]:
+    most = runtime.catalogue.max_model_len
+    try:
+        return runtime.codec.encode(text, special, most)
+    except TextTooLong as error:
+        raise context_overflow(
+            field, f"the model's context is {most} tokens; a prompt of {len(text)} characters has more"
+        ) from error

@@ -24,6 +24,10 @@ from serve.metrics import Metrics
 from serve.tracing import tracing_from_environment
 
 _BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and balancers keep an idle connection, 5 to 60 seconds, so that it is they who close it: one that
+is closed here while a request is on its way loses the request."""
+
 _FLUSH_SECONDS = 5
 """How long clients get to read the ends of their replies once the engine has stopped."""
 
@@ -128,6 +132,7 @@ class _Run:
             log_config=None,
             access_log=False,
             lifespan="off",
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_FLUSH_SECONDS,
             **({} if tls is None else _tls_options(tls)),
         )

@@ -8,6 +8,16 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
+PIECE = 4_096
+"""Characters that are tokenised without asking how many tokens they are going to be."""
+
+_SEAM = 32
+"""More tokens than this no cut through a text adds."""
+
+
+class TextTooLong(ValueError):  # noqa: N818
+    """A text has more tokens than were allowed."""
+
 
 class TextCodec:
     """A model's tokenizer."""
@@ -33,8 +43,22 @@ class TextCodec:
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
 
-    def encode(self, text: str, special: bool = True) -> tuple[int, ...]:
-        """Token ids, with the `special` tokens that the model's tokenizer adds, or without."""
+    def encode(self, text: str, special: bool = True, most: int | None = None) -> tuple[int, ...]:
+        """Token ids.
+
+        The library keeps some 700 bytes for each token while it works, and the threads' heaps keep them after it. So a
+        long text is first counted piece by piece, and given up as soon as it is certain to have more than `most`.
+
+        Args:
+            text: what to tokenise.
+            special: whether to add the special tokens that the model's tokenizer puts around a text.
+            most: tokens, None for any number; a text of more may still be tokenised where it is short.
+
+        Raises:
+            TextTooLong: the text has more than `most` tokens.
+        """
+        if most is not None and len(text) > max(PIECE, most) and self._exceeds(text, most):
+            raise TextTooLong(f"the text has more than {most} tokens")
         return tuple(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
     def word_tokens(self, word: str) -> tuple[tuple[int, ...], ...]:
@@ -76,6 +100,14 @@ class TextCodec:
         """Tokens that are not text."""
         added = self.tokenizer.get_added_tokens_decoder()
         return frozenset(token for token, content in added.items() if content.special)
+
+    def _exceeds(self, text: str, most: int) -> bool:
+        count = 0
+        for start in range(0, len(text), PIECE):
+            count += len(self.tokenizer.encode(text[start : start + PIECE], add_special_tokens=False).ids) - _SEAM
+            if count > most:
+                return True
+        return False
 
     def _piece_bytes(self, piece: str) -> bytes | None:
         if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):  # byte fallback, "<0xE2>"

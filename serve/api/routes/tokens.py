@@ -5,11 +5,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from serve.api.errors import invalid
+from serve.api.errors import context_overflow, invalid
 from serve.api.prompts import chat_text
 from serve.api.schemas import DetokenizeRequest, TokenizeRequest, parse_body
 from serve.api.service import Runtime, Service
+from serve.api.text import TextTooLong
 from serve.config import ApiSettings
+
+_MOST_TOKENS = 65_536
+"""Longer texts are counted only where the context is longer, too."""
 
 
 def router(service: Service, settings: ApiSettings) -> APIRouter:
@@ -43,9 +47,13 @@ def _check_model(runtime: Runtime, model: str | None) -> None:
 
 def _tokenized(runtime: Runtime, body: TokenizeRequest) -> dict[str, Any]:
     if body.prompt is not None:
-        tokens = runtime.codec.encode(body.prompt, body.add_special_tokens is not False)
+        field, text, special = "prompt", body.prompt, body.add_special_tokens is not False
     else:
-        tokens = runtime.codec.encode(chat_text(runtime, body), bool(body.add_special_tokens))
+        field, text, special = "messages", chat_text(runtime, body), bool(body.add_special_tokens)
+    try:
+        tokens = runtime.codec.encode(text, special, max(_MOST_TOKENS, runtime.catalogue.max_model_len))
+    except TextTooLong as error:
+        raise context_overflow(field, f"{field}: {error}, the most that are counted here") from error
     return {
         "count": len(tokens),
         "max_model_len": runtime.catalogue.max_model_len,

@@ -242,8 +242,9 @@ def test_wrong_fields(http: httpx.Client, fields, param):
     refused(chat(http, **fields), param)
 
 
-def test_too_long_a_chat(http: httpx.Client):
-    long = [{"role": "user", "content": "x" * 600}]
+@pytest.mark.parametrize("length", [600, 600_000])
+def test_too_long_a_chat(http: httpx.Client, length: int):
+    long = [{"role": "user", "content": "x" * length}]
     refused(chat(http, messages=long), "messages", "context_length_exceeded")
 
 

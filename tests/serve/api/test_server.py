@@ -254,6 +254,12 @@ async def test_a_signal_while_loading_ends_the_wait(bundle: Path):
         assert await waiting is None
 
 
+def test_clients_close_idle_connections_before_the_server_does(bundle: Path):
+    """A connection that the server closes while a request is on its way loses the request."""
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+        assert _Run(ServerSettings(bundle), listener)._config().timeout_keep_alive > 60
+
+
 async def test_loading_in_a_thread_gives_its_result_or_its_error():
     assert await _in_thread(lambda: 7) == 7
     with pytest.raises(ValueError, match="bad"):

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from serve.api.detokenizer import Detokenizer
-from serve.api.text import TextCodec
+from serve.api.text import PIECE, TextCodec, TextTooLong
 from tests.serve.api.fakes import EOS, byte_codec
 
 TEXT = "naïve 日本語 😀👩‍👩‍👧 – done"
@@ -27,6 +27,34 @@ def test_round_trip():
     codec = byte_codec()
     assert codec.decode(codec.encode(TEXT)) == TEXT
     assert codec.encode(TEXT) == tuple(TEXT.encode())
+
+
+class Recorder:
+    """A tokenizer that notes how long the texts were that it was given."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self.lengths: list[int] = []
+
+    def encode(self, text: str, add_special_tokens: bool):
+        self.lengths.append(len(text))
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+@pytest.mark.parametrize(("most", "pieces"), [(100, 1), (PIECE, 2), (5 * PIECE, 6)])
+def test_of_a_text_that_is_too_long_only_a_beginning_is_tokenised(most: int, pieces: int):
+    codec = byte_codec()
+    codec.tokenizer = recorder = Recorder(codec.tokenizer)
+    with pytest.raises(TextTooLong, match=f"more than {most} tokens"):
+        codec.encode("x" * (1000 * PIECE), most=most)
+    assert recorder.lengths == [PIECE] * pieces
+
+
+@pytest.mark.parametrize("length", [0, 100, PIECE, 3 * PIECE])
+def test_a_text_that_fits_is_tokenised_as_ever(length: int):
+    text = "né" * (length // 2)
+    codec = byte_codec()
+    assert codec.encode(text, most=len(text.encode())) == codec.encode(text) == tuple(text.encode())
 
 
 def test_characters_come_out_whole_with_their_last_byte():

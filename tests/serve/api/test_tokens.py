@@ -26,6 +26,13 @@ def test_messages(http: httpx.Client):
     assert text(chat_template_kwargs={"shout": True}) == "u:HI<eos>a:"
 
 
+def test_more_than_any_context_is_not_counted(http: httpx.Client):
+    assert http.post("/tokenize", json={"prompt": "x" * 65_536}).json()["count"] == 65_536
+    reply = http.post("/tokenize", json={"prompt": "x" * 200_000})
+    assert reply.status_code == 400
+    assert (reply.json()["error"]["code"], reply.json()["error"]["param"]) == ("context_length_exceeded", "prompt")
+
+
 def test_token_texts(http: httpx.Client):
     reply = http.post("/tokenize", json={"prompt": "é", "return_token_strs": True}).json()
     assert reply["token_strs"] == ["bytes:\\xc3", "bytes:\\xa9"]
