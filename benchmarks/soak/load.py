@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -13,6 +13,9 @@ from benchmarks.latency.events import lines
 from benchmarks.soak.tally import Tally
 
 COMPLETIONS = "/v1/completions"
+ADMIN_KEY = "soak"
+GUEST = "guest"
+"""Name under which experts come and go."""
 GOOD = frozenset({200, 429})
 """A good request may meet a full queue."""
 
@@ -26,7 +29,7 @@ BAD_BODIES: tuple[tuple[bytes, frozenset[int]], ...] = tuple(
         (b'"prompt"', 400),
         ({}, 400),
         ({"model": "auto"}, 400),
-        ({"model": "auto", "prompt": ""}, 400),
+        ({"model": "auto", "prompt": []}, 400),
         ({"model": "auto", "prompt": ["a", 1]}, 400),
         ({"model": "auto", "prompt": [10**9]}, 400),
         ({"model": "auto", "prompt": "x", "max_tokens": -1}, 400),
@@ -50,16 +53,20 @@ class Load:
         tally: how their requests ended.
         seed: of its chances.
         models: names that a request may ask for.
+        files: experts' files, relative to a directory that the server may load from.
         prompts: what is asked.
         burst: requests at once that overload the queue.
+        guest: held while the guest is there.
     """
 
     http: httpx.AsyncClient
     tally: Tally
     seed: int
     models: Sequence[str]
+    files: Sequence[str]
     prompts: Sequence[str]
     burst: int
+    guest: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def one(self, kind: str, chance: random.Random) -> None:
         """Send one piece of load of a kind."""
@@ -80,8 +87,9 @@ class Load:
     ) -> httpx.Response | None:
         """Send a body and note how it ended; the reply, unless there was none."""
         self.tally.sent[kind] += 1
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {ADMIN_KEY}"}
         try:
-            reply = await self.http.post(path, content=content, headers={"Content-Type": "application/json"})
+            reply = await self.http.post(path, content=content, headers=headers)
         except httpx.HTTPError as error:
             self.tally.failure(error)
             return None
@@ -172,6 +180,22 @@ async def _overload(load: Load, chance: random.Random) -> None:
     await asyncio.gather(*(load.send("overload", json.dumps(body).encode()) for body in bodies))
 
 
+async def _reload(load: Load, chance: random.Random) -> None:
+    """Read an expert's file again, while others use it."""
+    body = {"name": chance.choice(load.files).removesuffix(".safetensors")}
+    await load.send("reload an expert", json.dumps(body).encode(), frozenset({200}), "/v1/experts/reload")
+
+
+async def _change(load: Load, chance: random.Random) -> None:
+    """Bring an expert under a name that had another one before, ask it, and send it away."""
+    kind = "change an expert"
+    async with load.guest:
+        body = {"name": GUEST, "path": chance.choice(load.files)}
+        await load.send(kind, json.dumps(body).encode(), frozenset({200}), "/v1/experts/load")
+        await load.send(kind, json.dumps(load.body(chance, model=GUEST)).encode())
+        await load.send(kind, json.dumps({"name": GUEST}).encode(), frozenset({200}), "/v1/experts/unload")
+
+
 KINDS: Mapping[str, Callable[[Load, random.Random], Awaitable[None]]] = {
     "plain": _plain,
     "stream": _stream,
@@ -180,6 +204,8 @@ KINDS: Mapping[str, Callable[[Load, random.Random], Awaitable[None]]] = {
     "bad body": _bad,
     "route": _route,
     "overload": _overload,
+    "reload an expert": _reload,
+    "change an expert": _change,
 }
 WEIGHTS: Mapping[str, float] = {
     "plain": 4,
@@ -189,4 +215,6 @@ WEIGHTS: Mapping[str, float] = {
     "bad body": 2,
     "route": 2,
     "overload": 0.1,
+    "reload an expert": 0.2,
+    "change an expert": 0.2,
 }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_WARM_UP = 1 / 3
+_WARM_UP = 1 / 2
 """Of the samples, from the beginning: caches and allocators fill there."""
 
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 
 from benchmarks.evaluation import unseen_prompts
-from benchmarks.soak.load import WEIGHTS, Load
+from benchmarks.soak.load import ADMIN_KEY, WEIGHTS, Load
 from benchmarks.soak.memory import slope_mb_per_minute
 from benchmarks.soak.server import ServerProcess, server_process
 from benchmarks.soak.tally import Tally
@@ -103,9 +104,14 @@ def soak(plan: Plan) -> Report:
         RuntimeError: it did not become ready.
     """
     report = Report(plan)
-    options = ["--max-num-seqs", str(_MAX_NUM_SEQS), "--max-num-queued-reqs", str(_QUEUED), "--log-level", "warning"]
+    experts = open_bundle(plan.bundle).expert_names
+    options = [
+        *("--max-num-seqs", str(_MAX_NUM_SEQS), "--max-num-queued-reqs", str(_QUEUED), "--log-level", "warning"),
+        *("--admin-api-key", ADMIN_KEY, "--expert-dir", str(plan.bundle / "experts")),
+        *("--expert-slots", str(-(-len(experts) // 2))),  # so that experts come and go
+    ]
     with server_process(plan.bundle, options) as server:
-        asyncio.run(_load(report, server))
+        asyncio.run(_load(report, server, experts))
         with httpx.Client(timeout=30) as http:
             gauges = _when_idle(server, http)
         report.unfinished = int(gauges["overtone_num_requests_running"] + gauges["overtone_num_requests_waiting"])
@@ -115,14 +121,14 @@ def soak(plan: Plan) -> Report:
     return report
 
 
-async def _load(report: Report, server: ServerProcess) -> None:
+async def _load(report: Report, server: ServerProcess, experts: Sequence[str]) -> None:
     plan, began = report.plan, time.monotonic()
     end = began + plan.seconds
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     async with httpx.AsyncClient(base_url=server.url, timeout=_REQUEST_SECONDS, limits=limits) as http:
-        models = ["auto", "backbone", *open_bundle(plan.bundle).expert_names]
+        models, files = ["auto", "backbone", *experts], [f"{name}.safetensors" for name in experts]
         prompts = [example.prompt for examples in unseen_prompts(4, plan.seed).values() for example in examples]
-        load = Load(http, report.tally, plan.seed, models, prompts, 2 * (_MAX_NUM_SEQS + _QUEUED))
+        load = Load(http, report.tally, plan.seed, models, files, prompts, 2 * (_MAX_NUM_SEQS + _QUEUED))
         watch = asyncio.create_task(_watch(report, server, began))
         await asyncio.gather(*(_worker(load, n, end) for n in range(plan.workers)))
         watch.cancel()
