@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = Path(__file__).parent.parent / "csrc"
-INTERFACE = ("choice.cpp", "expert_linear.cpp", "attention.cpp", "elementwise.cpp", "patch.cpp")
+INTERFACE = ("choice.cpp", "expert_linear.cpp", "attention.cpp", "elementwise.cpp", "decoder.cpp", "patch.cpp")
 COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp")
 AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 AVX512_FLAGS = (*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")

@@ -7,41 +7,47 @@ namespace {
 constexpr int64_t kElementsAThread = 32768;  // fewer are not worth waking another thread for
 
 template <class Arguments>
-void share(const Arguments& task, int64_t elements, void (*function)(const Arguments&, int64_t, int64_t)) {
-  int64_t threads = elements / kElementsAThread < task.threads ? elements / kElementsAThread : task.threads;
-  if (threads <= 1) return function(task, 0, task.tokens);
+void share(const Arguments& task, int64_t items, int64_t item_elements,
+           void (*function)(const Arguments&, int64_t, int64_t)) {
+  int64_t worth = items * item_elements / kElementsAThread, threads = worth < task.threads ? worth : task.threads;
+  if (threads <= 1) return function(task, 0, items);
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t t = 0; t < threads; t++)
-    function(task, task.tokens * t / threads, task.tokens * (t + 1) / threads);
+  for (int64_t t = 0; t < threads; t++) function(task, items * t / threads, items * (t + 1) / threads);
 }
 
 }  // namespace
+
+bool inside(const int64_t* places, int64_t count, int64_t cache_rows) {
+  for (int64_t i = 0; i < count; i++)
+    if (places[i] < 0 || places[i] >= cache_rows) return false;
+  return true;
+}
+
 }  // namespace overtone
 
 using namespace overtone;
 
 // y = x / sqrt(mean(x^2) + eps) * (weight + shifts of the token's experts), over the last dimension.
 OVERTONE_EXPORT int overtone_norm(const NormArguments* task) {
-  share(*task, task->tokens * task->heads * task->size, kernels_of(task->isa)->norm);
+  share(*task, task->tokens, task->heads * task->size, kernels_of(task->isa)->norm);
   return 0;
 }
 
 // out = y + shifts of the token's experts.
 OVERTONE_EXPORT int overtone_bias(const BiasArguments* task) {
-  share(*task, task->tokens * task->size, kernels_of(task->isa)->bias);
+  share(*task, task->tokens, task->size, kernels_of(task->isa)->bias);
   return 0;
 }
 
 // out = silu(first half of x) * second half.
 OVERTONE_EXPORT int overtone_silu(const SiluArguments* task) {
-  share(*task, task->tokens * task->size, kernels_of(task->isa)->silu);
+  share(*task, task->tokens * task->size, 1, kernels_of(task->isa)->silu);
   return 0;
 }
 
 // Rotate queries to `out` and keys into their places of the cache, and copy the values there.
 OVERTONE_EXPORT int overtone_rotary(const RotaryArguments* task) {
-  for (int64_t t = 0; t < task->tokens; t++)
-    if (task->places[t] < 0 || task->places[t] >= task->cache_rows) return 2;
-  share(*task, task->tokens * (task->heads + 2 * task->kv_heads) * task->dim, kernels_of(task->isa)->rotary);
+  if (!inside(task->places, task->tokens, task->cache_rows)) return 2;
+  share(*task, task->tokens, (task->heads + 2 * task->kv_heads) * task->dim, kernels_of(task->isa)->rotary);
   return 0;
 }

@@ -44,13 +44,16 @@ template <class X> void bias_as(const BiasArguments& task, int64_t first, int64_
 }
 
 template <class X> void silu_as(const SiluArguments& task, int64_t first, int64_t last) {
-  for (int64_t t = first; t < last; t++) {
+  for (int64_t at = first; at < last;) {
+    int64_t t = at / task.size, begin = at % task.size;
+    int64_t end = begin + last - at < task.size ? begin + last - at : task.size;
     const X* x = (const X*)task.x + t * task.x_stride;
     X* out = (X*)task.out + t * task.size;
-    for (int64_t i = 0; i < task.size; i += kLanes) {
-      Float gate = load_part(x + i, task.size - i), up = load_part(x + task.size + i, task.size - i);
-      store_part(out + i, gate / (1.0f + exp_lanes(-gate)) * up, task.size - i);
+    for (int64_t i = begin; i < end; i += kLanes) {
+      Float gate = load_part(x + i, end - i), up = load_part(x + task.size + i, end - i);
+      store_part(out + i, gate / (1.0f + exp_lanes(-gate)) * up, end - i);
     }
+    at += end - begin;
   }
 }
 

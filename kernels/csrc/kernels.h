@@ -65,6 +65,8 @@ struct LinearArguments {
 struct Task : LinearArguments {
   int32_t pieces;
   const Columns* piece;
+  const float* shift;  // what the experts add to the bias: [slots, rows] with a batch, or null
+  bool onto_y;         // y += the result, after its rounding
   void* packed;  // x as the instruction set wants it, `packed_stride` elements from token to token
   int64_t packed_stride;
 };
@@ -138,6 +140,50 @@ struct RotaryArguments {
   int64_t cache_rows;
 };
 
+// A norm's weight and what the slots add to it, [slots, size]; a linear layer of decoder.cpp. Null: there is none.
+struct NormWeights {
+  const void* weight;
+  const float* delta;
+};
+struct LinearWeights {
+  const void* weight;  // [rows, columns]
+  const void* bias;
+  const Bank* bank;
+  const float* shift;
+};
+
+// One layer of a decoder.
+struct Layer {
+  NormWeights input_norm, q_norm, k_norm, mlp_norm;
+  LinearWeights qkv, output, gate_up, down;
+  void* keys;  // [blocks, block_size, kv_heads, dim]
+  void* values;
+  int64_t view;  // which of the step's
+};
+
+// What the layers of one sliding window see.
+struct View {
+  const QueryRow* rows;  // [tokens]
+  const int32_t* tables;
+  int64_t table_stride;
+};
+
+struct DecoderArguments {
+  int64_t isa, threads, type;
+  int64_t hidden, inner, heads, kv_heads, dim, block_size, blocks;
+  double eps, scale;
+  const Layer* layer;
+  int64_t layers;
+  int64_t tokens;
+  void* x;  // [tokens, hidden], changed
+  const void* cos;  // [tokens, dim]
+  const void* sin;
+  const int64_t* places;  // [tokens] rows of the flattened caches
+  const View* view;
+  int64_t views;
+  const Batch* batch;  // null where no token has an expert
+};
+
 struct PatchArguments {
   int64_t isa, threads, type;
   int64_t value_type, index_bytes, position_bytes;
@@ -166,7 +212,7 @@ struct Kernels {
   void (*prepare)(const Task&, int thread, int threads);
   void (*run)(const Task&, int64_t first, int64_t last, float* scratch);
   int64_t (*scratch_floats)(const Task&);
-  int32_t (*widest)(const Task&);  // tokens of one Columns at most
+  int32_t (*widest)(int64_t type);  // tokens of one Columns at most
 
   // Attention of one row's query heads that share a key head. `attend` makes the state of keys [first, last) of a
   // part, `join` adds the state of the next part, `finish` writes the result.
@@ -177,12 +223,15 @@ struct Kernels {
   void (*join)(const AttentionArguments&, float* state, const float* next);
   void (*finish)(const AttentionArguments&, const QueryRow&, int64_t kv_head, const float* state);
 
-  // Element by element, tokens [first, last).
+  // Tokens [first, last); `silu` elements [first, last) of all tokens' results, one token after another.
   void (*norm)(const NormArguments&, int64_t first, int64_t last);
   void (*bias)(const BiasArguments&, int64_t first, int64_t last);
   void (*silu)(const SiluArguments&, int64_t first, int64_t last);
   void (*rotary)(const RotaryArguments&, int64_t first, int64_t last);
 };
+
+// Whether all places are rows of a cache.
+bool inside(const int64_t* places, int64_t count, int64_t cache_rows);
 
 // The kernels of an instruction set by its number in library.py, or null where the processor or the build lacks it.
 const Kernels* kernels_of(int64_t isa);

@@ -29,12 +29,24 @@ template <class X> void store_rows(const float* from, int64_t count, X* to) {
   for (int64_t r = 0; r < count; r += kLanes) store_part(to + r, load<Float>(from + r), count - r);
 }
 
+// `count` rows of a token on their way to y. What follows the product is rounded after each step, as separate
+// operations would round it.
+template <class X> void finish_rows(const Task& task, int64_t token, int64_t row, const float* from, int64_t count) {
+  X* to = (X*)task.y + token * task.rows + row;
+  for (int64_t r = 0; r < count; r += kLanes) {
+    Float v = load<Float>(from + r);
+    if (task.shift) v = round_as(to, v) + shift_of(*task.batch, task.shift, token, task.rows, row + r);
+    if (task.onto_y) v = load_part(to + r, count - r) + round_as(to, v);
+    store_part(to + r, v, count - r);
+  }
+}
+
 int64_t rows_in(const Task& task, int64_t block) {
   int64_t left = task.rows - block * kRowBlock;
   return left < kRowBlock ? left : kRowBlock;
 }
 
-// Blocks [first, last): products, residuals, then the one rounding to y. While residuals are added the memory already
+// Blocks [first, last): products, residuals, then the rounding to y. While residuals are added the memory already
 // fetches the weights of the next blocks, a cache line for each 16 entries.
 template <class X, class Step, class Value>
 void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
@@ -54,8 +66,8 @@ void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
     }
     for (int64_t block = start; block < end; block++)
       for (int64_t t = 0; t < task.tokens; t++)
-        store_rows(out + (block - start) * block_floats + t * kRowBlock, rows_in(task, block),
-                   (X*)task.y + t * task.rows + block * kRowBlock);
+        finish_rows<X>(task, t, block * kRowBlock, out + (block - start) * block_floats + t * kRowBlock,
+                       rows_in(task, block));
   }
 }
 
@@ -109,9 +121,9 @@ int64_t packed_bytes(Task* task) {
          int64_t(wide ? sizeof(Float32Step::Packed) : sizeof(Bfloat16Step::Packed));
 }
 
-int32_t widest(const Task& task) {
+int32_t widest(int64_t type) {
   if (kLanes < 16) return 8;
-  return task.type == kBfloat16 ? 32 : 16;
+  return type == kBfloat16 ? 32 : 16;
 }
 
 int64_t scratch_floats(const Task& task) { return task.add_to_y ? 0 : task.tokens * kRowBlock * (kLanes + span_of(task)); }

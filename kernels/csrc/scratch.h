@@ -1,4 +1,4 @@
-// Memory that a calling thread keeps between calls: a step makes a hundred of them, all of similar size.
+// Memory that a calling thread keeps between calls, which are all of similar size.
 #pragma once
 #include <cstdlib>
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention import AttentionBatch, paged_attention, rotate_into_cache
+from kernels.decoder import CompiledLayers
 from kernels.expert_linear import ExpertBatch
 from kernels.silu_mul import silu_mul
 from serve.model.config import ModelConfig
@@ -126,6 +127,9 @@ class Decoder:
         self.head: Linear = self.embedding
         if not config.tied:
             self.head = Linear(config.vocab_size, config.hidden_size, False, dtype, device)
+        self._compiled = CompiledLayers(
+            self.layers, config.num_heads, config.num_kv_heads, config.head_dim, config.rms_norm_eps
+        )
         self._rotary = RotaryTable(config.rope, config.head_dim, max_positions, device)
         self.placements = self._placements()
 
@@ -133,6 +137,9 @@ class Decoder:
         """The residual stream after the last layer, before the final norm: [T, hidden]."""
         x = self.embedding.lookup(batch.tokens, batch.experts)
         cos, sin = self._rotary.at(batch.positions, self.dtype)
+        plan = batch.slot_mapping, batch.attention, batch.experts
+        if self._compiled(x, cos, sin, cache.keys, cache.values, *plan):
+            return x
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             x = layer(x, batch, cos, sin, keys, values)
         return x

@@ -1,0 +1,101 @@
+// Attention on a team of threads: how rows, heads and parts of contexts are shared.
+#pragma once
+#include <vector>
+
+#include "kernels.h"
+#include "scratch.h"
+#include "team.h"
+
+namespace overtone {
+
+// One step's attention, laid out once for all layers that see the same keys.
+class AttentionWork {
+ public:
+  AttentionWork(const Kernels& kernels, const AttentionArguments& task)
+      : kernels_(kernels), items_(task.row_count * task.kv_heads), threads_(task.threads) {
+    own_ = rounded(kernels.attention_scratch(task) * int64_t(sizeof(float)));
+    state_ = rounded(kernels.state_floats(task) * int64_t(sizeof(float)));
+    if (items_ >= 8 * threads_) return;
+    // Too few to be shared evenly.
+    for (int64_t item = 0; item < items_; item++)
+      for_parts(task.rows[item / task.kv_heads],
+                [&](int64_t first, int64_t last) { parts_.push_back({item, first, last}); });
+    if (count() == items_) parts_.clear();
+  }
+
+  // Whether every block that the rows read is in the cache.
+  static bool inside(const AttentionArguments& task) {
+    for (int64_t r = 0; r < task.row_count; r++) {
+      const QueryRow& row = task.rows[r];
+      const int32_t* blocks = task.tables + row.sequence * task.table_stride;
+      for (int64_t b = row.first / task.block_size; b * task.block_size < row.last; b++)
+        if (blocks[b] < 0 || blocks[b] >= task.blocks) return false;
+    }
+    return true;
+  }
+
+  int64_t bytes() const { return threads_ * (own_ + 2 * state_) + count() * state_; }
+
+  void place(char* memory) { memory_ = memory; }
+
+  // The states of a row's parts are joined in their order, on one thread or on several, so the result is the same to
+  // the last bit. Each thread returns when it finds nothing left to take.
+  void run(const AttentionArguments& task, Team& team) const {
+    char* mine = memory_ + team.thread * (own_ + 2 * state_);
+    float* space = reinterpret_cast<float*>(mine);
+    if (count()) return run_parts(task, team, space);
+    float* total = reinterpret_cast<float*>(mine + own_);
+    float* next = reinterpret_cast<float*>(mine + own_ + state_);
+    team.deal(items_, [&](int64_t item) {
+      const QueryRow& row = task.rows[item / task.kv_heads];
+      for_parts(row, [&](int64_t first, int64_t last) {
+        bool begins = first == row.first;
+        kernels_.attend(task, row, item % task.kv_heads, first, last, space, begins ? total : next);
+        if (!begins) kernels_.join(task, total, next);
+      });
+      kernels_.finish(task, row, item % task.kv_heads, total);
+    });
+  }
+
+ private:
+  struct Part {
+    int64_t item, first, last;
+  };
+
+  // The parts of one row's context, cut at the same places whatever else is computed.
+  template <class Function> static void for_parts(const QueryRow& row, Function function) {
+    for (int64_t first = row.first; first < row.last;) {
+      int64_t last = (first / kPart + 1) * kPart;
+      if (last > row.last) last = row.last;
+      function(first, last);
+      first = last;
+    }
+  }
+
+  int64_t count() const { return static_cast<int64_t>(parts_.size()); }
+
+  void run_parts(const AttentionArguments& task, Team& team, float* space) const {
+    char* stored = memory_ + threads_ * (own_ + 2 * state_);
+    auto state_of = [&](int64_t part) { return reinterpret_cast<float*>(stored + part * state_); };
+    team.deal(count(), [&](int64_t p) {
+      const Part& part = parts_[p];
+      kernels_.attend(task, task.rows[part.item / task.kv_heads], part.item % task.kv_heads, part.first, part.last,
+                      space, state_of(p));
+    });
+    team.wait();
+    team.deal(count(), [&](int64_t p) {
+      int64_t item = parts_[p].item;
+      if (p && parts_[p - 1].item == item) return;
+      for (int64_t more = p + 1; more < count() && parts_[more].item == item; more++)
+        kernels_.join(task, state_of(p), state_of(more));
+      kernels_.finish(task, task.rows[item / task.kv_heads], item % task.kv_heads, state_of(p));
+    });
+  }
+
+  const Kernels& kernels_;
+  int64_t items_, threads_, own_ = 0, state_ = 0;
+  std::vector<Part> parts_;
+  char* memory_ = nullptr;
+};
+
+}  // namespace overtone

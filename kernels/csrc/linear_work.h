@@ -1,0 +1,102 @@
+// A linear layer on a team of threads: what they need besides its arguments, and the order in which they work.
+#pragma once
+#include <vector>
+
+#include "kernels.h"
+#include "scratch.h"
+#include "team.h"
+
+namespace overtone {
+
+// Memory for linear layers of the same tokens, laid out once for all of them.
+class LinearWork {
+ public:
+  LinearWork(const Kernels& kernels, const Batch* batch, int64_t type, int64_t threads)
+      : kernels_(kernels), threads_(threads) {
+    if (!batch) return;
+    int32_t widest = kernels.widest(type);
+    for (int32_t group = 0; group < batch->groups; group++) {
+      for (int32_t first = batch->start[group]; first < batch->start[group + 1]; first += widest) {
+        int32_t left = batch->start[group + 1] - first, tokens = left < widest ? left : widest;
+        pieces_.push_back({group, first, tokens, lanes_for(tokens, widest), nullptr});
+      }
+    }
+  }
+
+  // Make room for this layer, too.
+  void fit(const LinearArguments& layer) {
+    Task task = task_of(layer);
+    if (!layer.add_to_y) grow(packed_bytes_, kernels_.packed_bytes(&task));
+    grow(own_bytes_, kernels_.scratch_floats(task) * int64_t(sizeof(float)));
+    if (layer.bank && layer.columns > columns_) columns_ = layer.columns;
+  }
+
+  int64_t bytes() const {
+    int64_t sum = packed_bytes_ + threads_ * own_bytes_;
+    for (const Columns& piece : pieces_) sum += bytes_of(piece);
+    return sum;
+  }
+
+  void place(char* memory) {
+    packed_ = memory;
+    own_ = memory + packed_bytes_;
+    char* at = own_ + threads_ * own_bytes_;
+    for (Columns& piece : pieces_) {
+      piece.data = reinterpret_cast<float*>(at);
+      at += bytes_of(piece);
+    }
+  }
+
+  // y = product + residuals, or y += residuals where `add_to_y`; each thread returns when its share is done.
+  void run(const LinearArguments& layer, Team& team, const float* shift = nullptr, bool onto_y = false) const {
+    Task task = task_of(layer);
+    task.shift = shift;
+    task.onto_y = onto_y;
+    bool prepares = false;
+    if (!layer.add_to_y && kernels_.packed_bytes(&task)) {
+      task.packed = packed_;
+      prepares = true;
+    }
+    for (int32_t p = 0; p < task.pieces; p++) prepares = prepares || task.piece[p].width;
+    if (prepares) {
+      kernels_.prepare(task, team.thread, team.threads);
+      team.wait();
+    }
+    float* scratch = reinterpret_cast<float*>(own_ + team.thread * own_bytes_);
+    team.share((layer.rows + kRowBlock - 1) / kRowBlock,
+               [&](int64_t first, int64_t last) { kernels_.run(task, first, last, scratch); });
+  }
+
+ private:
+  static int32_t lanes_for(int32_t tokens, int32_t widest) {
+    if (tokens == 1) return 0;
+    if (tokens <= 4) return 4;
+    if (tokens <= 8 || widest == 8) return 8;
+    return tokens <= 16 || widest == 16 ? 16 : 32;
+  }
+
+  static void grow(int64_t& size, int64_t bytes) {
+    if (rounded(bytes) > size) size = rounded(bytes);
+  }
+
+  int64_t bytes_of(const Columns& piece) const {
+    return rounded((piece.width == 32 ? 16 : piece.width) * columns_ * int64_t(sizeof(float)));
+  }
+
+  Task task_of(const LinearArguments& layer) const {
+    Task task{};
+    static_cast<LinearArguments&>(task) = layer;
+    if (layer.bank) {
+      task.piece = pieces_.data();
+      task.pieces = static_cast<int32_t>(pieces_.size());
+    }
+    return task;
+  }
+
+  const Kernels& kernels_;
+  int64_t threads_, columns_ = 0, packed_bytes_ = 0, own_bytes_ = 0;
+  std::vector<Columns> pieces_;
+  char *packed_ = nullptr, *own_ = nullptr;
+};
+
+}  // namespace overtone

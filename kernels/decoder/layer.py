@@ -1,0 +1,81 @@
+"""What a decoder layer must hold for its steps to be compiled."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from kernels.expert_linear import ExpertBank
+
+
+class NormWeights(Protocol):
+    """A root-mean-square norm."""
+
+    @property
+    def weight(self) -> Tensor:
+        """`[H]`."""
+
+    @property
+    def delta(self) -> Tensor | None:
+        """`[slots, H]` fp32: what every slot adds to the weight."""
+
+
+class LinearWeights(Protocol):
+    """A linear layer whose tokens may each carry experts."""
+
+    @property
+    def weight(self) -> Tensor:
+        """`[N, K]`."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """`[N]`."""
+
+    @property
+    def bank(self) -> ExpertBank | None:
+        """The slots' residuals of the weight."""
+
+    @property
+    def bias_delta(self) -> Tensor | None:
+        """`[slots, N]` fp32: what every slot adds to the bias."""
+
+
+class Layer(Protocol):
+    """Attention and gated MLP of the Llama family, each after a norm and added to the residual stream."""
+
+    @property
+    def window(self) -> int | None:
+        """How many of the most recent positions the attention sees; None: all."""
+
+    @property
+    def input_norm(self) -> NormWeights:
+        """Before the attention."""
+
+    @property
+    def qkv(self) -> LinearWeights:
+        """Rows of all query heads, then of all key heads, then of all value heads."""
+
+    @property
+    def q_norm(self) -> NormWeights | None:
+        """Of each query head before the rotation."""
+
+    @property
+    def k_norm(self) -> NormWeights | None:
+        """Of each key head before the rotation; there where `q_norm` is."""
+
+    @property
+    def output(self) -> LinearWeights:
+        """From all heads' values to the residual stream."""
+
+    @property
+    def mlp_norm(self) -> NormWeights:
+        """Before the MLP."""
+
+    @property
+    def gate_up(self) -> LinearWeights:
+        """Rows of the gate, then as many to be multiplied with it."""
+
+    @property
+    def down(self) -> LinearWeights:
+        """Back to the residual stream."""
