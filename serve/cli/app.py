@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serve.cli import bench, check, demo, export, inspect, merge, route, serve
+from serve.cli import bench, check, demo, deploy, export, inspect, merge, route, serve
 from serve.cli import eval as evaluate
 from serve.cli.environment import check_environment
 from serve.version import overtone_version
@@ -15,6 +15,7 @@ from serve.version import overtone_version
 COMMANDS: Mapping[str, Callable[..., Any]] = {
     "check": check.command,
     "demo": demo.command,
+    "deploy": deploy.command,
     "eval": evaluate.command,
     "export": export.command,
     "inspect": inspect.command,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from serve.engine import EngineStats
@@ -50,8 +50,16 @@ class Metrics:
             accept: the scrape's Accept header.
             phase: the server's phase, one of `serve.metrics.state.PHASES`.
         """
+        self._refresh(phase)
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def families(self, phase: str = "ready") -> list[Metric]:
+        """All metrics at this moment, to be joined with those of other processes."""
+        self._refresh(phase)
+        return list(self.registry.collect())
+
+    def _refresh(self, phase: str) -> None:
         self._state.phase(phase)
         if self._stats is not None:
             self._state.engine(self._stats())
-        encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type

@@ -1,0 +1,68 @@
+"""The Ray Serve application: an ingress and the engine's replicas."""
+
+from typing import Any
+
+from ray import serve as ray_serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+
+from serve.api.service import Teach
+from serve.cluster.deployment import Deployment
+from serve.cluster.ingress import Ingress
+from serve.cluster.replica import EngineReplica
+
+APPLICATION = "overtone"
+ENGINE = "engine"
+_INGRESS_REQUESTS = 4096
+_HEALTH_SECONDS = 5.0
+_BATCHES = 2
+"""A replica gets as many requests as run and as many as wait; a holder of an expert that has them is passed over for
+another replica, which then holds that expert, too."""
+
+
+def cluster_application(deployment: Deployment, teach: Teach | None = None) -> Application:
+    """Put ingress and engine together.
+
+    Args:
+        deployment: what to serve.
+        teach: trains the router on a new expert's prompts, None where that is not offered.
+    """
+    settings = deployment.settings
+    batch = settings.engine.max_num_seqs
+    engine = ray_serve.deployment(
+        name=ENGINE,
+        max_ongoing_requests=_BATCHES * batch,
+        max_queued_requests=settings.engine.max_num_queued_reqs,
+        health_check_period_s=_HEALTH_SECONDS,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=settings.shutdown_timeout,
+        ray_actor_options={"num_cpus": deployment.cpus, "num_gpus": deployment.gpus},
+        **_size(deployment, batch),
+    )(EngineReplica)
+    ingress = ray_serve.deployment(
+        name="ingress",
+        num_replicas=1,
+        max_ongoing_requests=_INGRESS_REQUESTS,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=settings.shutdown_timeout,
+        ray_actor_options={"num_cpus": 0},
+    )(Ingress)
+    application: Application = ingress.bind(engine.bind(settings), deployment, teach)
+    return application
+
+
+def application(arguments: Deployment) -> Application:
+    """The application as `serve build`, `serve run` and `serve deploy` ask for it: `serve.cluster.app:application`."""
+    return cluster_application(arguments)
+
+
+def _size(deployment: Deployment, batch: int) -> dict[str, Any]:
+    if deployment.max_replicas is None:
+        return {"num_replicas": deployment.replicas}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=deployment.replicas,
+            max_replicas=deployment.max_replicas,
+            target_ongoing_requests=deployment.target_requests or batch,
+        )
+    }

@@ -1,0 +1,170 @@
+"""The engine as the ingress sees it: some replica of it."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from merge.bundle import Bundle
+from serve.api.structure import GrammarMask
+from serve.cluster.board import Board
+from serve.cluster.messages import Call, Held, ReplicaState
+from serve.cluster.outputs import Answers, ReplicaOutputs
+from serve.cluster.registry import Registry
+from serve.engine import EngineError, EngineStats, Request
+from serve.experts import ExpertInfo, ExpertLoadError, ExpertVersion
+
+_STATE_TIMEOUT = 5.0
+_NOWHERE = Held(slot=None, on_host=False, nbytes=None)
+
+
+class ReplicaClient:
+    """Implements the API's `EngineClient` over a handle of the engine's deployment.
+
+    Attributes:
+        board: what is known of the replicas.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], bundle: Bundle, identity: str, patience: float):
+        """Begin with the bundle's experts.
+
+        Args:
+            handle: of the deployment of `EngineReplica`.
+            bundle: what requests are tokenised and routed for.
+            identity: the bundle's, which a replica must agree with.
+            patience: seconds to wait for a replica where there is none.
+        """
+        self.board = Board(self._states, identity, patience)
+        self._handle, self._identity = handle, identity
+        self._registry = Registry(bundle)
+        self._running: dict[str, ReplicaOutputs] = {}
+
+    def start(self) -> None:
+        """Begin to watch the replicas."""
+        self.board.start()
+
+    def generate(self, request: Request) -> ReplicaOutputs:
+        """Send a request to a replica, one that holds its expert if possible.
+
+        Raises:
+            UnknownExpert: an expert is not registered.
+        """
+        versions = tuple(self._registry.get(name) for name, _ in request.experts)
+        mask = request.mask
+        assert mask is None or isinstance(mask, GrammarMask)
+        call = Call(
+            request=dataclasses.replace(request, mask=None),
+            age=0.0,
+            bundle=self._identity,
+            versions=versions,
+            structure=None if mask is None else mask.asked,
+        )
+        heaviest = max(request.experts, key=lambda expert: abs(expert[1]), default=("", 0.0))[0]
+        method = self._handle.options(method_name="generate", stream=True, multiplexed_model_id=heaviest)
+
+        def send() -> Answers:
+            answers = method.remote(dataclasses.replace(call, age=time.monotonic() - request.arrival))
+            return cast("Answers", answers)  # as `stream` asks for
+
+        def forget() -> None:
+            self._running.pop(request.request_id, None)
+
+        outputs = ReplicaOutputs(
+            send,
+            tuple(zip(versions, (gate for _, gate in request.experts), strict=True)),
+            mask,
+            self.health,
+            forget,
+        )
+        self._running[request.request_id] = outputs
+        return outputs
+
+    def abort(self, request_id: str) -> None:
+        """Cancel a request's call; one that has ended already stays as it is."""
+        if (outputs := self._running.get(request_id)) is not None:
+            outputs.leave()
+
+    def stats(self) -> EngineStats:
+        """All replicas' engines, as they were when they were last asked."""
+        return self.board.stats()
+
+    def health(self) -> None:
+        """Return if there is a replica, or soon may be.
+
+        Raises:
+            EngineDead: there is none.
+        """
+        self.board.health()
+
+    def step_seconds(self) -> float:
+        """0: each replica's step is watched by its own health check."""
+        return 0.0
+
+    async def shutdown(self, timeout: float) -> None:
+        """Let what runs finish for up to `timeout` seconds, and abort the rest. The replicas stay."""
+        deadline = time.monotonic() + timeout
+        while self._running and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        for outputs in list(self._running.values()):
+            outputs.leave()
+        self.board.stop()
+
+    def experts(self) -> tuple[ExpertInfo, ...]:
+        """All registered experts, and where the replica that has them nearest has them."""
+        return tuple(_info(version, self.board.states) for version in self._registry.all())
+
+    async def load_expert(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:
+        """Let one replica read and check an expert; the others do when they are first asked for it.
+
+        Raises:
+            ExpertLoadError, GenerationMismatch: nothing changed.
+        """
+        self._registry.expect(name, expected_generation)
+        try:
+            found: ExpertInfo | ExpertLoadError = await self._handle.load_expert.remote(name, path)
+        except (RayError, RayServeException) as error:
+            raise ExpertLoadError(f"expert {name!r}: the replica that read it was lost: load it again") from error
+        if isinstance(found, ExpertLoadError):
+            raise found
+        self._registry.expect(name, expected_generation)
+        return dataclasses.replace(found, version=self._registry.set(name, path, found.version.digest))
+
+    async def unload_expert(self, name: str, expected_generation: int | None = None) -> ExpertVersion:
+        """Forget an expert here and at the replicas; requests that were admitted with it finish.
+
+        Raises:
+            UnknownExpert: there is none of that name.
+            GenerationMismatch: nothing changed.
+        """
+        self._registry.expect(name, expected_generation)
+        version = self._registry.remove(name)
+        await self._all("unload_expert", name)
+        return version
+
+    async def families(self) -> list[Any]:
+        """(replica, its metrics) of all that answer."""
+        return await self._all("metrics")
+
+    async def _states(self) -> Sequence[ReplicaState]:
+        return await self._all("state")
+
+    async def _all(self, method: str, *arguments: Any) -> list[Any]:
+        """What the replicas answer, without those that do not."""
+        try:
+            response = self._handle.broadcast(method, *arguments)
+            found = await response.results_async(timeout_s=_STATE_TIMEOUT, return_exceptions=True)
+        except (RayError, RayServeException, TimeoutError, EngineError):
+            return []
+        return [answer for answer in found if not isinstance(answer, BaseException)]
+
+
+def _info(version: ExpertVersion, states: Sequence[ReplicaState]) -> ExpertInfo:
+    found = [state.held.get(version.digest, _NOWHERE) for state in states]
+    best = max(found, key=lambda held: (held.slot is not None, held.on_host), default=_NOWHERE)
+    return ExpertInfo(version, best.slot, best.on_host, best.nbytes)

@@ -1,0 +1,52 @@
+"""The API's application as a Ray Serve deployment."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import disable_created_metrics
+from ray import serve as ray_serve
+from ray.serve.handle import DeploymentHandle
+
+from merge.bundle import Bundle
+from serve.api.app import create_app
+from serve.api.loading import load_runtime
+from serve.api.logs import configure_logging
+from serve.api.service import Service, Teach
+from serve.cluster.client import ReplicaClient
+from serve.cluster.deployment import Deployment
+from serve.cluster.metrics import ClusterMetrics
+from serve.cluster.replica import bundle_identity
+from serve.tracing import tracing_from_environment
+
+
+@ray_serve.ingress()
+class Ingress:
+    """Tokenises, routes, and hands requests to the engine's replicas."""
+
+    def __init__(self, replicas: DeploymentHandle[Any], deployment: Deployment, teach: Teach | None = None):
+        """Load the tokenizer and the router.
+
+        Raises:
+            ValueError: the bundle cannot be served.
+        """
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        settings = deployment.settings
+        configure_logging(settings.log_level, settings.log_format)
+
+        def connect(bundle: Bundle) -> ReplicaClient:
+            return ReplicaClient(replicas, bundle, bundle_identity(bundle.path), deployment.patience)
+
+        metrics = ClusterMetrics(version=settings.api.version)
+        tracing = tracing_from_environment()
+        runtime = load_runtime(settings, metrics, tracing, connect)
+        assert isinstance(runtime.engine, ReplicaClient)
+        self._client = runtime.engine
+        metrics.join(self._client.families)
+        self._settings = settings
+        self._service = Service(metrics, runtime, teach=teach, tracing=tracing)
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application, once there is a replica for it: until then Ray Serve lets its requests wait."""
+        self._client.start()
+        await self._client.board.first()
+        return create_app(self._service, self._settings.api)

@@ -1,0 +1,89 @@
+"""What goes between the ingress and a replica."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve.engine import EngineError, EngineStats, Output, Request
+from serve.experts import ExpertVersion
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request on its way to a replica.
+
+    Attributes:
+        request: the request, without its mask.
+        age: seconds since it arrived; clocks of two machines do not agree on when.
+        bundle: digest of the bundle that it was tokenised and routed for.
+        versions: of the request's experts, in its order.
+        structure: what its mask is made of, (field, kind, value).
+    """
+
+    request: Request
+    age: float
+    bundle: str
+    versions: tuple[ExpertVersion, ...]
+    structure: tuple[str, str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The replica's engine has taken the request."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """It has not, or has stopped since."""
+
+    error: EngineError
+
+
+@dataclass(frozen=True)
+class OtherBundle:
+    """The replica serves another bundle: one that is on its way in or out."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One output, and why the request's structure cannot be kept to any further."""
+
+    output: Output
+    structure_error: str | None = None
+
+
+Answer = Admitted | Refused | OtherBundle | Step
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where a replica has an expert.
+
+    Attributes:
+        slot: on the device, or None.
+        on_host: whether it is in host memory.
+        nbytes: its size in a tier.
+    """
+
+    slot: int | None
+    on_host: bool
+    nbytes: int | None
+
+
+@dataclass(frozen=True)
+class ReplicaState:
+    """What a replica says of itself.
+
+    Attributes:
+        replica: its name, unique among all there ever were.
+        bundle: digest of the bundle that it serves.
+        stats: its engine's.
+        step_seconds: how long its step has taken by now.
+        held: content digest → where that expert is; those on disk only are left out.
+    """
+
+    replica: str
+    bundle: str
+    stats: EngineStats
+    step_seconds: float
+    held: Mapping[str, Held]

@@ -1,0 +1,104 @@
+"""Deploying: on a Ray cluster that runs, or on one of this machine's own for as long as the command runs."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import ray
+from ray import serve as ray_serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.schema import LoggingConfig
+
+from serve.api.server import listen
+from serve.api.service import Teach
+from serve.cluster.app import APPLICATION, cluster_application
+from serve.cluster.deployment import Deployment
+
+_OBJECT_STORE_BYTES = 256 * 2**20
+"""Requests and tokens do not go through the object store; Ray's default is a third of the machine's memory."""
+
+
+@contextlib.contextmanager
+def local_ray(host: str, port: int) -> Iterator[str]:
+    """A Ray instance of this process' own, without dashboard, with Serve's HTTP proxy; ended at the end.
+
+    Args:
+        host: what the proxy listens on.
+        port: its port; 0 takes a free one.
+
+    Yields:
+        The proxy's URL.
+
+    Raises:
+        ServerError: the address cannot be listened on.
+    """
+    with contextlib.closing(listen(host, port)) as taken:
+        port = taken.getsockname()[1]
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+    )
+    try:
+        ray_serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=75),
+        )
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        ray_serve.shutdown()  # type: ignore[no-untyped-call]
+    finally:
+        ray.shutdown()
+
+
+def deploy(deployment: Deployment, teach: Teach | None = None) -> None:
+    """Deploy, or replace what is deployed replica by replica; returns when it answers.
+
+    Raises:
+        RuntimeError: it does not come up.
+    """
+    application = cluster_application(deployment, teach)
+    quiet = LoggingConfig(enable_access_log=False)  # the ingress has its own
+    ray_serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+
+
+def deploy_to(address: str, deployment: Deployment, teach: Teach | None = None) -> None:
+    """Deploy on a Ray cluster that runs, or replace what it has; returns when it answers.
+
+    Raises:
+        ConnectionError: there is no cluster at that address.
+        RuntimeError: it does not come up.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address=address, log_to_driver=False)
+    try:
+        deploy(deployment, teach)
+    finally:
+        ray.shutdown()
+
+
+def serve_here(
+    deployment: Deployment, host: str, port: int, on_ready: Callable[[str, str], None], teach: Teach | None = None
+) -> None:
+    """Deploy on this machine and stay until SIGTERM or SIGINT; what runs then may finish.
+
+    Args:
+        deployment: what to serve.
+        host: what to listen on.
+        port: its port; 0 takes a free one.
+        on_ready: called with the server's URL and Ray's address once requests are answered.
+        teach: trains the router on a new expert's prompts.
+    """
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with local_ray(host, port) as url:
+            deploy(deployment, teach)
+            on_ready(url, ray.get_runtime_context().gcs_address)
+            stop.wait()
+            ray_serve.delete(APPLICATION)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
