@@ -15,9 +15,10 @@ APPLICATION = "overtone"
 ENGINE = "engine"
 _INGRESS_REQUESTS = 4096
 _HEALTH_SECONDS = 5.0
-_BATCHES = 2
-"""A replica gets as many requests as run and as many as wait; a holder of an expert that has them is passed over for
-another replica, which then holds that expert, too."""
+_BATCHES = 1
+"""A replica gets as many requests as fit into one batch; a holder of an expert that has them is passed over for another
+replica, which then holds that expert, too. With two batches, popular experts wait for seconds at their holder while
+other replicas idle (`python -m benchmarks.capacity`)."""
 
 
 def cluster_application(deployment: Deployment, teach: Teach | None = None) -> Application:

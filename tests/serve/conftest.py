@@ -162,6 +162,24 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> "TinyBundle":
+    """A bundle that speaks bytes, with the experts `sql` and `poetry` and a router."""
+    from tests.serve.api.bundles import write_speaking_bundle  # which imports this file
+
+    return write_speaking_bundle(tmp_path_factory.mktemp("speaker") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def deployment(speaker: "TinyBundle") -> Iterator[Any]:
+    """`overtone deploy` of the speaking bundle on two replicas; a `Deployed`, for all tests that ask for one."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    from tests.serve.cluster.deployed import deployed
+
+    with deployed(speaker.bundle.path, "--replicas", "2", "--kv-cache-bytes", "16MiB") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
     """A Llama with four experts, `a` to `d`."""
     model = random_model()

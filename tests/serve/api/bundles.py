@@ -29,8 +29,8 @@ def topic_router() -> RouterModel:
     return RouterModel(tuple(TOPICS), weight, bias, offset=0.3, temperature=0.05, threshold=0.5, featurizer=featurizer)
 
 
-def write_speaking_bundle(path: Path, router: bool = True) -> TinyBundle:
-    """Write one; its name is "speaker"."""
+def write_speaking_bundle(path: Path, router: bool = True, name: str = "speaker") -> TinyBundle:
+    """Write one."""
     model = random_model(vocab_size=EOS + 1, eos_token_id=EOS, max_position_embeddings=MAX_MODEL_LEN)
     with BundleWriter(path) as staging:
         backbone = staging.path / "backbone"
@@ -42,5 +42,5 @@ def write_speaking_bundle(path: Path, router: bool = True) -> TinyBundle:
             write_expert(staging.path / "experts" / f"{expert.name}.safetensors", expert)
         if router:
             save_router(staging.path / "router", topic_router())
-        staging.finish(ManifestFields(name="speaker", created="2026-01-01T00:00:00+00:00"))
+        staging.finish(ManifestFields(name=name, created="2026-01-01T00:00:00+00:00"))
     return TinyBundle(open_bundle(path), model, {expert.name: expert for expert in experts})

@@ -12,26 +12,21 @@ import openai as openai_package
 import pytest
 import torch
 from openai import OpenAI
-from prometheus_client.parser import text_string_to_metric_families
 
 from serve.api.loading import load_runtime
 from serve.api.service import Service
 from serve.config import ServerSettings
 from serve.engine import EngineConfig, EngineStats
 from serve.metrics import Metrics
-from tests.serve.api.bundles import MAX_MODEL_LEN, write_speaking_bundle
+from tests.serve.api.bundles import MAX_MODEL_LEN
 from tests.serve.api.fakes import byte_codec, live
+from tests.serve.cluster.deployed import samples, scraped_service
 from tests.serve.conftest import TinyBundle
 
 CODEC = byte_codec()
 SQL = "SELECT city FROM table WHERE age = 1"
 POEM = "O sweet sea, softer than moonlight"
 GREEDY = {"temperature": 0, "extra_body": {"ignore_eos": True}}
-
-
-@pytest.fixture(scope="module")
-def speaker(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
-    return write_speaking_bundle(tmp_path_factory.mktemp("speaker") / "bundle")
 
 
 @contextlib.contextmanager
@@ -48,10 +43,20 @@ def serving(speaker: TinyBundle, **engine) -> Iterator[tuple[Service, str]]:
         asyncio.run(runtime.engine.shutdown(0))
 
 
-@pytest.fixture(scope="module")
-def served(speaker: TinyBundle) -> Iterator[tuple[Service, str]]:
-    with serving(speaker) as pair:
-        yield pair
+@pytest.fixture(scope="module", params=["one process", "two replicas"])
+def served(request: pytest.FixtureRequest, speaker: TinyBundle) -> Iterator[tuple[Service, str]]:
+    """The bundle served in this process, and on two engine replicas under Ray Serve."""
+    if request.param == "one process":
+        with serving(speaker) as pair:
+            yield pair
+    else:
+        deployment = request.getfixturevalue("deployment")
+        yield scraped_service(deployment.url), deployment.url
+
+
+@pytest.fixture
+def replicas(served, request: pytest.FixtureRequest) -> int:
+    return 1 if isinstance(served[0], Service) else 2
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +175,9 @@ def test_a_stop_token(client: OpenAI):
     assert (choice.text, choice.finish_reason, choice.stop_reason) == ("", "stop", ord("a"))
 
 
-def test_a_repeated_prompt_comes_from_the_cache(client: OpenAI):
+def test_a_repeated_prompt_comes_from_the_cache(client: OpenAI, replicas: int):
+    if replicas > 1:
+        pytest.skip("each replica has a prefix cache of its own")
     prompt = "a prompt of more than one block, asked for twice"
     first, second = (client.completions.create(model="poetry", prompt=prompt, max_tokens=1) for _ in range(2))
     assert first.usage.prompt_tokens_details.cached_tokens == 0
@@ -218,21 +225,15 @@ def test_the_metrics_of_the_engine(served, client: OpenAI):
     service, url = served
     client.completions.create(model="sql", prompt=SQL, max_tokens=5, **GREEDY)
     idle(service)
-    with httpx.Client(base_url=url) as http:
-        text = http.get("/metrics").text
-    samples = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-    assert samples["overtone_num_requests_running",] == samples["overtone_num_requests_waiting",] == 0
-    assert samples["overtone_kv_cache_usage_perc",] == 0
-    assert samples["overtone_prompt_tokens_total",] >= len(SQL)
-    assert samples["overtone_expert_requests_total", "sql"] >= 1
-    assert samples["overtone_expert_resident", "device", "sql"] == 1
+    found = {name: sum(values.values()) for name, values in samples(url).items()}
+    assert found["overtone_num_requests_running",] == found["overtone_num_requests_waiting",] == 0
+    assert found["overtone_kv_cache_usage_perc",] == 0
+    assert found["overtone_prompt_tokens_total",] >= len(SQL)
+    assert found["overtone_expert_requests_total", "sql"] >= 1
+    assert found["overtone_expert_resident", "sql", "device"] >= 1
     for name in ("request_queue_time", "request_prefill_time", "request_decode_time", "e2e_request_latency", "step"):
-        assert samples[f"overtone_{name}_seconds_count",] >= 1
-    assert sum(value for name, value in samples.items() if name[0] == "overtone_steps_total") >= 5
+        assert found[f"overtone_{name}_seconds_count",] >= 1
+    assert sum(value for name, value in found.items() if name[0] == "overtone_steps_total") >= 5
 
 
 def test_models(client: OpenAI, speaker):

@@ -1,0 +1,119 @@
+"""An `overtone deploy` in a process of its own."""
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+COMMAND = [sys.executable, "-c", "from serve.cli import main; main()", "deploy"]
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_AUTH_MODE": "token",  # of these tests' own, so that a second process can update what the first deployed
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+
+
+class Deployed:
+    """What is deployed, and what its log says."""
+
+    def __init__(self, bundle: Path, *options: str):
+        self.process = subprocess.Popen(
+            [*COMMAND, str(bundle), "--port", "0", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        self.log = ""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.log += line
+
+    def said(self, pattern: str) -> str:
+        """The first group of what the log says, once it does."""
+        deadline = time.monotonic() + 200
+        while (match := re.search(pattern, self.log)) is None:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+        return match[1]
+
+    @property
+    def url(self) -> str:
+        return self.said(r"serving .* on (http://\S+)")
+
+    @property
+    def address(self) -> str:
+        return self.said(r"--address (\S+)")
+
+    def processes(self) -> dict[str, int]:
+        """Process ids of all replicas that there ever were, by name."""
+        return {name: int(pid) for name, pid in re.findall(r"replica (\w+) of \S+ is process (\d+)", self.log)}
+
+    def end(self) -> int:
+        """Stop it as an operator would; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(100)
+        finally:
+            self.process.kill()
+            self._reader.join()
+            self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def deployed(bundle: Path, *options: str) -> Iterator[Deployed]:
+    deployment = Deployed(bundle, *options)
+    try:
+        assert deployment.url
+        yield deployment
+    finally:
+        deployment.end()
+
+
+def samples(url: str) -> dict[tuple[str, ...], dict[str, float]]:
+    """(metric, label values in the order of their names) → replica → value."""
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=20).text):
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            replica = labels.pop("replica", "")
+            found.setdefault((sample.name, *(labels[name] for name in sorted(labels))), {})[replica] = sample.value
+    return found
+
+
+def engines(url: str) -> set[str]:
+    """Names of the replicas that are scraped."""
+    return set(samples(url)["overtone_num_requests_running",]) - {"ingress"}
+
+
+def scraped_service(url: str) -> SimpleNamespace:
+    """Stands for a service where tests ask its engine how busy it is."""
+
+    def stats() -> SimpleNamespace:
+        found = samples(url)
+        used = found["overtone_kv_cache_usage_perc",]
+        return SimpleNamespace(
+            running=sum(found["overtone_num_requests_running",].values()),
+            waiting=sum(found["overtone_num_requests_waiting",].values()),
+            kv_blocks_used=sum(used.values()),
+        )
+
+    return SimpleNamespace(runtime=SimpleNamespace(engine=SimpleNamespace(stats=stats)))

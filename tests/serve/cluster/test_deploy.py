@@ -1,0 +1,131 @@
+"""Two engine replicas on one machine: what they say, what a lost one costs, and how a bundle is replaced."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.api.bundles import write_speaking_bundle
+
+pytest.importorskip("ray", reason="needs the extra ray")
+
+from tests.serve.cluster.deployed import COMMAND, ENVIRONMENT, Deployed, engines, samples
+
+LONG = {"model": "sql", "prompt": "x", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def ask(url: str, stream: bool) -> str:
+    """What became of a request: "whole", "refused" with a proper 503, "broken" with an error event, or what it was."""
+    body = {**LONG, "stream": stream}
+    with httpx.Client(timeout=120) as http:
+        if not stream:
+            reply = http.post(f"{url}/v1/completions", json=body)
+            if reply.status_code == 200:
+                return "whole" if reply.json()["usage"]["completion_tokens"] == 60 else reply.text
+            error = reply.json()["error"]
+            return "refused" if (reply.status_code, error["type"]) == (503, "service_unavailable") else reply.text
+        with http.stream("POST", f"{url}/v1/completions", json=body) as reply:
+            events = [line[6:] for line in reply.iter_lines() if line.startswith("data: ")]
+    if reply.status_code != 200:
+        return "refused" if reply.status_code == 503 else str(reply.status_code)
+    if events[-1] != "[DONE]":
+        return f"cut off after {len(events)} events"
+    last = json.loads(events[-2])
+    if "error" in last:
+        return "broken" if last["error"]["code"] == "engine_dead" else events[-2]
+    return "whole" if last["choices"][0]["finish_reason"] == "length" else events[-2]
+
+
+def test_each_replica_is_scraped_under_its_name(deployment: Deployed):
+    url = deployment.url
+    for _ in range(8):
+        assert ask(url, stream=False) == "whole"
+    found, names = samples(url), engines(url)
+    assert len(names) == 2
+    assert names == set(deployment.processes())
+    assert sum(found["overtone_expert_requests_total", "sql"].values()) >= 8
+    assert found["overtone_http_requests_total", "/v1/completions", "POST", "200"]["ingress"] >= 8
+    assert {"ingress", *names} == set(found["process_resident_memory_bytes",])
+
+
+def test_a_structure_is_kept_by_the_replicas(deployment: Deployed):
+    pytest.importorskip("llguidance")
+    body = {**LONG, "ignore_eos": False, "structured_outputs": {"choice": ["yes", "no"]}}
+    reply = httpx.post(f"{deployment.url}/v1/completions", json=body, timeout=60).json()
+    assert reply["choices"][0]["text"] in {"yes", "no"}
+
+
+def test_a_lost_replica_loses_no_request_silently_and_comes_back(deployment: Deployed):
+    url = deployment.url
+    before = engines(url)
+    victim = sorted(before)[0]
+    stop = threading.Event()
+
+    def load(stream: bool) -> list[str]:
+        outcomes = []
+        while not stop.is_set():
+            outcomes.append(ask(url, stream))
+        return outcomes
+
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(load, number % 2 == 0) for number in range(6)]
+        busy = "overtone_num_requests_running"
+        wait_for(lambda: samples(url)[busy,].get(victim, 0) > 0, "the replica got no request")
+        os.kill(deployment.processes()[victim], signal.SIGKILL)
+        wait_for(lambda: len(engines(url) - {victim}) == 2, "no replica came in its place")
+        stop.set()
+        outcomes = [outcome for future in running for outcome in future.result()]
+    assert set(outcomes) <= {"whole", "refused", "broken"}
+    assert outcomes.count("whole") > len(outcomes) / 2
+    assert victim not in engines(url)
+    assert ask(url, stream=True) == "whole"
+
+
+def test_a_new_bundle_takes_over_without_an_error(deployment: Deployed, tmp_path: Path):
+    """The last of this deployment's tests: from here on it serves another bundle."""
+    other = write_speaking_bundle(tmp_path / "other", name="successor").bundle.path
+    url, stop = deployment.url, threading.Event()
+    before = engines(url)
+
+    def load(stream: bool) -> list[str]:
+        outcomes = []
+        while not stop.is_set():
+            outcomes.append(ask(url, stream))
+        return outcomes
+
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(load, number % 2 == 0) for number in range(3)]
+        update = [*COMMAND, str(other), "--address", deployment.address, "--kv-cache-bytes", "16MiB"]
+        update += ["--cpus-per-replica", "0.5"]
+        ended = subprocess.run(update, capture_output=True, text=True, env=ENVIRONMENT, timeout=150, check=False)
+        stop.set()
+        outcomes = [outcome for future in running for outcome in future.result()]
+    assert ended.returncode == 0, ended.stderr
+    assert set(outcomes) == {"whole"}
+    assert not before & engines(url)
+    assert "successor" in [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+
+
+def test_one_process_imports_none_of_ray():
+    program = (
+        "import sys, serve.cli.app, serve.cli.serve, serve.cli.deploy, serve.api.server, serve.api.loading, merge.run\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'ray' or name.startswith('serve.cluster')])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
