@@ -79,6 +79,10 @@ class SlotTable:
         """The slot that holds a content or waits for it."""
         return next((slot for slot in self.slots if slot.version is not None and slot.version.digest == digest), None)
 
+    def ready(self) -> dict[str, int]:
+        """The contents that are in place, with their slots' numbers."""
+        return {slot.version.digest: slot.number for slot in self.slots if slot.version is not None and slot.ready}
+
     def lease(self, versions: Sequence[ExpertVersion]) -> tuple[Lease, list[Slot], list[ExpertVersion]] | None:
         """Pin a slot for each version, all of them or none.
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -92,7 +92,8 @@ class ExpertStore:
     def infos(self) -> tuple[ExpertInfo, ...]:
         """All registered experts, by name."""
         with self._lock:
-            return tuple(self._info(self._versions[name]) for name in sorted(self._versions))
+            places = self._table.ready()  # once, not a search for each expert: scrapes ask often, and hold the lock
+            return tuple(self._info(self._versions[name], places) for name in sorted(self._versions))
 
     def load(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:
         """Read and check an expert file, then make it what the name stands for. Waits for the disk.
@@ -120,7 +121,7 @@ class ExpertStore:
         if old is not None:
             self._drop(old)
         with self._lock:
-            return self._info(version)
+            return self._info(version, self._table.ready())
 
     def unload(self, name: str, expected_generation: int | None = None) -> ExpertVersion | None:
         """Forget a name; sequences that were admitted with it keep it. None where there is no such name.
@@ -163,8 +164,7 @@ class ExpertStore:
         """Give a lease back. The experts stay until their slots are needed, or leave if they are no longer known."""
         with self._lock:
             self._table.release(lease)
-            known = {version.digest for version in self._versions.values()}
-            gone = [slot for slot in lease.places if _unknown(slot, known)]
+            gone = [s for s in lease.places if s.evictable and s.version is not None and not self._is_known(s.version)]
             evicted: list[tuple[str, Tier]] = [(s.version.name, "device") for s in gone if s.version is not None]
             for slot in gone:
                 slot.empty()
@@ -232,7 +232,7 @@ class ExpertStore:
         """Remove a content that no name stands for from the tiers; a pinned slot follows when it is released."""
         evicted: list[tuple[str, Tier]] = []
         with self._lock:
-            if any(other.digest == version.digest for other in self._versions.values()):
+            if self._is_known(version):
                 return
             self._nbytes.pop(version.digest, None)
             if self._host.pop(version.digest, None) is not None:
@@ -243,10 +243,16 @@ class ExpertStore:
                 evicted.append((version.name, "device"))
         self._tell_evicted(evicted)
 
-    def _info(self, version: ExpertVersion) -> ExpertInfo:
-        slot = self._table.find(version.digest)
-        number = slot.number if slot is not None and slot.ready else None
-        return ExpertInfo(version, number, version.digest in self._host, self._nbytes.get(version.digest))
+    def _is_known(self, version: ExpertVersion) -> bool:
+        """Whether a name stands for this content; the version's own is asked first."""
+        current = self._versions.get(version.name)
+        if current is not None and current.digest == version.digest:
+            return True
+        return any(other.digest == version.digest for other in self._versions.values())
+
+    def _info(self, version: ExpertVersion, places: Mapping[str, int]) -> ExpertInfo:
+        digest = version.digest
+        return ExpertInfo(version, places.get(digest), digest in self._host, self._nbytes.get(digest))
 
     def _expect(self, name: str, generation: int | None) -> None:
         current = self._versions.get(name)
@@ -257,7 +263,3 @@ class ExpertStore:
     def _tell_evicted(self, evicted: Sequence[tuple[str, Tier]]) -> None:
         for name, tier in evicted:
             self._listener.on_expert_evict(name, tier)
-
-
-def _unknown(slot: Slot, known: set[str]) -> bool:
-    return slot.evictable and slot.version is not None and slot.version.digest not in known

@@ -8,6 +8,7 @@ import pytest
 
 from merge.bundle import expert_digest, write_expert
 from serve.experts import ExpertLoadError, ExpertStore, ExpertVersion, GenerationMismatch, Lease
+from serve.experts.slots import SlotTable
 from serve.model import PackedExpert, ResidualBanks, ResidualShape, load_model
 from tests.serve.conftest import TinyBundle, random_expert
 
@@ -81,6 +82,25 @@ def test_an_expert_comes_by_host_to_a_slot_and_stays(make: Make, events: Events)
     assert again.ready
     assert again.slots == lease.slots
     assert events.seen == [("load", "a", "host"), ("load", "a", "device")]
+
+
+def test_listing_many_experts_looks_at_each_slot_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape lists them all under the lock that admission takes, too."""
+    store = make(slots=2)
+    store.release(acquire(store, "b"))
+    for number in range(1000):
+        store.register(f"e{number:04}", Path("e.safetensors"), f"digest {number}")
+    looks = 0
+
+    def search(self: SlotTable, digest: str) -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(SlotTable, "find", search)
+    infos = store.infos()
+    assert looks == 0
+    assert len(infos) == 1004
+    assert [info.version.name for info in infos if info.slot is not None] == ["b"]
 
 
 def test_pinned_experts_stay_and_the_least_recently_used_leaves(make: Make, events: Events) -> None:
