@@ -47,9 +47,8 @@ def evaluate(bundle: Path, count: int) -> dict[str, Any]:
 
 
 def _run(python: Path, directory: Path, names: tuple[str, ...], url: str, tokenizer: Path) -> None:
-    model = f"model=auto,base_url={url}/v1/completions,tokenizer={tokenizer},num_concurrent=4,max_retries=1"
     command: list[str | Path] = [
-        *(python, "-m", "lm_eval", "--model", "local-completions", "--model_args", model),
+        *(python, "-m", "lm_eval", "--model", "local-completions", "--model_args", _model(url, tokenizer)),
         *("--tasks", ",".join(names), "--include_path", directory, "--output_path", directory / "out"),
         *("--batch_size", "4"),
     ]
@@ -61,6 +60,20 @@ def _run(python: Path, directory: Path, names: tuple[str, ...], url: str, tokeni
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(f"lm-eval failed: {lines[-1]}")
+
+
+def _model(url: str, tokenizer: Path) -> str:
+    options = {
+        "model": "auto",
+        "base_url": f"{url}/v1/completions",
+        "tokenizer": tokenizer,
+        # Prompts come as token ids, to which a server adds nothing, and the zoo's models have only ever seen texts that
+        # begin with this token: without it they write noise.
+        "add_bos_token": True,
+        "num_concurrent": 4,
+        "max_retries": 1,
+    }
+    return ",".join(f"{name}={value}" for name, value in options.items())
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:

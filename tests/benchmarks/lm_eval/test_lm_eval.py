@@ -31,6 +31,12 @@ def test_where_it_cannot_be_installed_it_is_skipped_with_the_reason(tmp_path: Pa
     assert run.evaluate(tmp_path, 4) == {"skipped": "pip install failed: no network"}
 
 
+def test_prompts_begin_as_the_models_texts_did():
+    options = dict(option.split("=") for option in run._model("http://127.0.0.1:1", Path("t")).split(","))
+    assert options["base_url"] == "http://127.0.0.1:1/v1/completions"
+    assert options["add_bos_token"] == "True"
+
+
 def test_metrics_without_filters_and_errors():
     found = {"alias": "x", "acc,none": 0.51239, "acc_stderr,none": 0.1, "exact_match,strict": 1.0}
     assert run._metrics(found) == {"acc": 0.5124, "exact_match": 1.0}
