@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointWriter, TensorSpec, copy_settings
 from merge.methods import BoundMethod, TaskVectors
+from merge.ray_pool import RayPool
 
 
 def write_backbone(
@@ -27,11 +28,12 @@ def write_backbone(
     merged: Collection[str] | None = None,
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
+    pool: RayPool | None = None,
 ) -> None:
     """Merge fine-tunes and write the result as a Hugging Face directory, with the base's config and tokenizer.
 
-    The outcome depends on neither the order of `fine_tunes` nor the sizes of shards nor the number of threads: every
-    tensor is computed by one thread alone.
+    The outcome depends on neither the order of `fine_tunes` nor the sizes of shards nor the number of threads, nor on
+    where they run: every tensor is computed by one thread alone.
 
     Args:
         directory: an existing, empty directory.
@@ -44,6 +46,7 @@ def write_backbone(
         merged: names of the tensors to merge; None: all. Others, and buffers, are copied from the base as they are.
         shard_bytes: most bytes of a file.
         threads: tensors merged at a time; None: as many as there are processors.
+        pool: Ray's workers, which then merge the tensors in place of threads.
 
     Raises:
         CheckpointError: a tensor holds values that are not finite, or the merged one does.
@@ -65,7 +68,7 @@ def write_backbone(
 
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
-        for name, tensor in _in_order(writer.order, compute, threads or os.cpu_count() or 1):
+        for name, tensor in _in_order(writer.order, compute, threads, pool):
             writer.write(name, tensor)
             on_tensor()
     copy_settings(base.path, directory)
@@ -73,13 +76,16 @@ def write_backbone(
         _declare(directory / "config.json", out_dtype)
 
 
-def _in_order(names: Sequence[str], compute: Callable[[str], Tensor], threads: int) -> Iterator[tuple[str, Tensor]]:
-    """Compute tensors on several threads; they come in the given order, and no more than `threads` wait or run."""
-    with _single_threaded_torch(), ThreadPoolExecutor(threads) as pool:
+def _in_order(
+    names: Sequence[str], compute: Callable[[str], Tensor], threads: int | None, ray_pool: RayPool | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Compute tensors several at a time; they come in the given order, and only as many wait or run."""
+    width = threads or (os.cpu_count() or 1 if ray_pool is None else ray_pool.width)
+    with _single_threaded_torch(), nullcontext(ray_pool) if ray_pool else ThreadPoolExecutor(width) as pool:
         running: deque[tuple[str, Future[Tensor]]] = deque()
         try:
             for name in names:
-                if len(running) == threads:
+                if len(running) == width:
                     done, future = running.popleft()
                     yield done, future.result()
                     del future  # its tensor is written: let it go before the next one is made
@@ -89,7 +95,8 @@ def _in_order(names: Sequence[str], compute: Callable[[str], Tensor], threads: i
                 yield done, future.result()
                 del future
         finally:
-            pool.shutdown(cancel_futures=True)
+            for _, future in running:
+                future.cancel()
 
 
 @contextmanager
@@ -108,6 +115,9 @@ class _Scratch(threading.local):
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._flat = torch.empty(0, dtype=dtype)
+
+    def __reduce__(self) -> tuple[type["_Scratch"], tuple[torch.dtype]]:
+        return _Scratch, (self._flat.dtype,)  # a task's process has a buffer of its own
 
     def like(self, tensor: Tensor) -> Tensor:
         """A tensor of this one's shape, with anything in it."""

@@ -3,6 +3,7 @@
 import importlib.metadata
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from merge.experts import (
 from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge_frank_wolfe
 from merge.methods import BoundMethod
 from merge.progress import Progress
+from merge.ray_pool import RayPool
 from merge.router import train_router
 from merge.staging import Staging
 
@@ -64,6 +66,7 @@ def merge_recipe(
     progress: bool = True,
     workers: int | None = 1,
     resume: bool = False,
+    ray: bool = False,
 ) -> MergeReport:
     """Merge what a recipe describes into a bundle, which appears at `out` whole or not at all.
 
@@ -77,6 +80,7 @@ def merge_recipe(
         workers: tensors merged at a time, by threads, and experts cut at a time, each in a process of its own unless
             it is 1; None for as many as there are processors and room in memory for.
         resume: go on with what a merge of the same recipe and inputs left behind when it was killed.
+        ray: merge tensors and cut experts as Ray tasks, in place of threads and processes; the extra `ray`.
 
     Raises:
         CheckError: what `overtone check` finds wrong without reading weights, all of it.
@@ -90,10 +94,13 @@ def merge_recipe(
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     shown.say("inputs: computing their digests")
     digests = inputs.digests()
-    with Staging(out, overwrite, inputs.key(recipe, digests, versions), resume) as staging:
-        _merge_backbone(inputs, staging, shown, workers)
+    with (
+        Staging(out, overwrite, inputs.key(recipe, digests, versions), resume) as staging,
+        RayPool() if ray else nullcontext() as pool,
+    ):
+        _merge_backbone(inputs, staging, shown, workers, pool)
         backbone = open_checkpoint(staging.path / "backbone")
-        experts = _cut_experts(inputs, backbone, staging, shown, workers)
+        experts = _cut_experts(inputs, backbone, staging, shown, workers, pool)
         if inputs.prompts is not None:
             shown.say("router: training")
             save_router(staging.path / "router", train_router(inputs.prompts, inputs.recipe.router))
@@ -114,7 +121,9 @@ def merge_recipe(
     return MergeReport(out, seconds, backbone.nbytes, tuple(experts), inputs.prompts is not None, notes)
 
 
-def _merge_backbone(inputs: Inputs, staging: Staging, shown: Progress, workers: int | None) -> None:
+def _merge_backbone(
+    inputs: Inputs, staging: Staging, shown: Progress, workers: int | None, pool: RayPool | None
+) -> None:
     recipe = inputs.recipe
     if staging.finished("backbone") is not None:
         shown.say("backbone: taken over from the interrupted merge")
@@ -136,6 +145,7 @@ def _merge_backbone(inputs: Inputs, staging: Staging, shown: Progress, workers: 
             merged=merged.tensors,
             shard_bytes=recipe.out_shard_size,
             threads=workers,
+            pool=pool,
         )
     staging.record("backbone", [file for file in directory.rglob("*") if file.is_file()], {})
 
@@ -159,7 +169,12 @@ def _searched(inputs: Inputs, merged: Checkpoint, config: FrankWolfeConfig, show
 
 
 def _cut_experts(
-    inputs: Inputs, backbone: Checkpoint, staging: Staging, shown: Progress, workers: int | None
+    inputs: Inputs,
+    backbone: Checkpoint,
+    staging: Staging,
+    shown: Progress,
+    workers: int | None,
+    pool: RayPool | None,
 ) -> list[ExpertReport]:
     sources = Sources(inputs.merged(), backbone, backbone_digest(backbone.path), inputs.experts)
     reports = [
@@ -178,7 +193,7 @@ def _cut_experts(
         for name, fine_tune in wanted.items()
     ]
     with shown.stage("experts", len(jobs)) as advance:
-        for report in run_jobs(jobs, workers or usual_workers(inputs.base, len(jobs))):
+        for report in run_jobs(jobs, workers or usual_workers(inputs.base, len(jobs)), pool):
             staging.record(f"experts/{report.name}", [directory / f"{report.name}.safetensors"], asdict(report))
             shown.say(f"expert {report.name}: {_summary(report)}")
             reports.append(report)

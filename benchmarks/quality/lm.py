@@ -108,7 +108,9 @@ class LanguageDomain:
 
     def calibrated(self, backbone: Weights, task: str, seed: int, density: float) -> Residual:
         """Cut by the merger's own `cut_expert`."""
-        settings = ExpertConfig(density=density, distill=self._distill, exclude=self.aside).resolved(calibrated=True)
+        settings = ExpertConfig(density=density, distill=self._distill, exclude=self.aside, storage="bf16").resolved(
+            calibrated=True
+        )
         prompts = [example.prompt for example in self._examples(task, seed, "calibration")]
         tokens = load_tokenizer(self.base().path)(prompts)["input_ids"]
         fine_tune, student = build_model(self.base().path), build_model(self.base().path)
@@ -123,7 +125,7 @@ class LanguageDomain:
             expert = cut_expert(task, self.fine_tune(task, seed), sources, calibration).expert
         return Residual(
             {name: delta.index.to(torch.int64) for name, delta in expert.sparse.items()},
-            {name: delta.value.float() for name, delta in expert.sparse.items()},
+            {name: delta.numbers for name, delta in expert.sparse.items()},
             expert.dense,
         )
 

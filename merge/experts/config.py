@@ -62,7 +62,7 @@ class ExpertConfig(BaseModel):
     rescale: Literal["paper", "code", "calibrated"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     overlap: Literal["add", "replace"] | None = None
     distill: int | None = Field(default=None, ge=0)
-    storage: Storage = "bf16"
+    storage: Storage = "int8"
     dense_1d: bool = True
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = EMBEDDINGS

@@ -18,6 +18,7 @@ from merge.bundle import expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
 from merge.experts.extract import Calibration, Cut, Sources, cut_expert
 from merge.experts.running import build_model, end_tokens, load_tokenizer
+from merge.ray_pool import RayPool
 
 BYTES_A_PARAMETER = 20
 """Memory of a job: two decoders and their largest intermediates in float32, by a generous estimate."""
@@ -90,14 +91,20 @@ def run_job(job: Job) -> ExpertReport:
     return _report(cut, job.sources, expert_bytes(job.target))
 
 
-def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[ExpertReport]:
+def run_jobs(jobs: Sequence[Job], workers: int, ray_pool: RayPool | None = None) -> Iterator[ExpertReport]:
     """Run jobs, `workers` at a time, each in a process of its own unless it is one at a time; reports as they come.
+
+    With a `ray_pool` they are its tasks, as many at a time as it has room for.
 
     The processes are spawned: a script that calls this needs the usual `if __name__ == "__main__"`.
 
     Raises:
         ValueError: what a job raised; the others are cancelled.
     """
+    if ray_pool is not None:
+        for done in as_completed([ray_pool.submit(run_job, job) for job in jobs]):
+            yield done.result()
+        return
     if workers == 1:
         yield from map(run_job, jobs)
         return

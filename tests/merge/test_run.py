@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,25 @@ def test_the_same_inputs_give_the_same_bytes_in_one_process_and_in_two(inputs: P
         for name in ("first", "second")
     )
     assert first == second
+
+
+def test_ray_tasks_give_the_bytes_of_one_worker(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    path = recipe(inputs, "repeat")
+    merge_recipe(path, tmp_path / "alone", progress=False)
+    program = "from serve.cli import main; main()"
+    command = [sys.executable, "-c", program, "merge", str(path), str(tmp_path / "tasks"), "--ray", "--no-progress"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    alone, tasks = (
+        {
+            file.relative_to(tmp_path / name): file.read_bytes()
+            for file in (tmp_path / name).rglob("*")
+            if file.is_file()
+        }
+        for name in ("alone", "tasks")
+    )
+    assert alone == tasks
 
 
 def test_without_prompts_there_are_data_free_experts_and_no_router(

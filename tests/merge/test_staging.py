@@ -107,9 +107,9 @@ def jobs_done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     cut: list[str] = []
     run_jobs = merging.run_jobs
 
-    def watched(jobs: list, workers: int) -> object:
+    def watched(jobs: list, workers: int, pool: object) -> object:
         cut.extend(job.name for job in jobs)
-        return run_jobs(jobs, workers)
+        return run_jobs(jobs, workers, pool)
 
     monkeypatch.setattr(merging, "run_jobs", watched)
     return cut

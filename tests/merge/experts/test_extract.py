@@ -112,7 +112,9 @@ def test_distillation_helps_and_stores_what_was_scored(world: World, calibration
     assert distilled.divergence is not None
     assert distilled.divergence[0] == plain.divergence[0]
     assert distilled.divergence[1] < plain.divergence[1]
-    assert distilled.expert.metadata == {"selection": "activation", "values": "least_squares", "distill": "15"}
+    assert distilled.expert.metadata == {
+        "selection": "activation", "values": "least_squares", "distill": "15", "storage": "int8",
+    }  # fmt: skip
 
 
 def test_embeddings_can_be_included(world: World, calibration: Calibration) -> None:
