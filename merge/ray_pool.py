@@ -30,12 +30,15 @@ class RayPool(Executor):
         except ImportError as error:
             raise ImportError("merging with Ray needs it: pip install 'overtone[ray]'") from error
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = os.environ.get("RAY_ADDRESS", "local")
-        ray.init(address=address, log_to_driver=False, **({"include_dashboard": False} if address == "local" else {}))
+        if (address := os.environ.get("RAY_ADDRESS")) is None:
+            ray.init(address="local", log_to_driver=False, include_dashboard=False)
+        else:
+            ray.init(address=address, log_to_driver=False)
         self._ray = ray
         self._task = ray.remote(num_cpus=1)(_alone)
         self._functions: dict[Callable[..., Any], Any] = {}
-        self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        self.width = max(1, int(resources.get("CPU", 1)))
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Run a function elsewhere. It travels once, however often it is called."""
