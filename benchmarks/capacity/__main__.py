@@ -65,8 +65,16 @@ def _card(options: argparse.Namespace) -> Card:
     missing = [f"--{name}" for name, value in given.items() if value is None]
     load = options.load_gb_per_s * 1e9
     if not missing:
-        *speeds, megabytes = given.values()
-        return Card(*speeds, megabytes * 1e6, load, options.dollars_per_hour)
+        return Card(
+            base_ms=given["base-ms"],
+            sequence_ms=given["sequence-ms"],
+            first_expert_ms=given["first-expert-ms"],
+            expert_ms=given["expert-ms"],
+            prompt_ms=given["prompt-ms"],
+            expert_bytes=given["expert-mb"] * 1e6,
+            load_bytes_per_s=load,
+            dollars_per_hour=options.dollars_per_hour,
+        )
     if len(missing) < len(given):
         raise ValueError(f"a card needs {', '.join(missing)}, too")
     if options.steps is not None:
