@@ -14,6 +14,8 @@ from serve.engine.scheduler import Chunk
 from serve.model import Decoder, ForwardBatch, KvCache
 
 _NO_EXPERT = -1
+_Mix = tuple[int, tuple[int, ...], tuple[float, ...]]
+"""Of a chunk: how many tokens, and their experts' slots and gates."""
 
 
 class Runner:
@@ -21,6 +23,8 @@ class Runner:
 
     def __init__(self, decoder: Decoder, cache: KvCache, block_size: int, patching: Patching) -> None:
         self._decoder, self._cache, self._block_size, self._patching = decoder, cache, block_size, patching
+        self._planned: tuple[tuple[_Mix, ...], tuple[int, ...]] | None = None
+        self._plans: tuple[ExpertBatch, ExpertBatch] | None = None
 
     def run(self, chunks: Rows[Chunk], rows: Rows[int]) -> tuple[Tensor, StepMode]:
         """Compute the chunks' tokens, write their keys and values, and return logits [R, vocab] of some of the tokens.
@@ -70,23 +74,33 @@ class Runner:
 
     def _experts(self, chunks: Rows[Chunk], rows: Rows[int]) -> tuple[ExpertBatch | None, ExpertBatch | None]:
         """Plans of the experts for all tokens and for the wanted rows; None where no token has an expert."""
-        width = max(len(chunk.sequence.experts) for chunk in chunks)
-        if width == 0:
+        if not any(chunk.sequence.experts for chunk in chunks):
             return None, None
-        slots = np.full((len(chunks), width), _NO_EXPERT, dtype=np.int32)
-        gates = np.ones((len(chunks), width), dtype=np.float32)
-        for row, chunk in enumerate(chunks):
-            sequence = chunk.sequence
-            if sequence.lease is not None:
-                slots[row, : len(sequence.experts)] = sequence.lease.slots
-                gates[row, : len(sequence.experts)] = [gate for _, gate in sequence.experts]
-        owner = np.repeat(np.arange(len(chunks)), [chunk.count for chunk in chunks])
+        planned = tuple(map(_mix, chunks)), tuple(rows)
+        # While the same sequences decode, step after step has the same plans.
+        if self._plans is None or planned != self._planned:
+            self._plans, self._planned = self._plan(*planned), planned
+        return self._plans
+
+    def _plan(self, mixes: tuple[_Mix, ...], rows: tuple[int, ...]) -> tuple[ExpertBatch, ExpertBatch]:
+        width = max(len(found) for _, found, _ in mixes)
+        slots = np.full((len(mixes), width), _NO_EXPERT, dtype=np.int32)
+        gates = np.ones((len(mixes), width), dtype=np.float32)
+        for row, (_, found, weights) in enumerate(mixes):
+            slots[row, : len(found)], gates[row, : len(found)] = found, weights
+        owner = np.repeat(np.arange(len(mixes)), [count for count, _, _ in mixes])
 
         def plan(owners: np.typing.NDArray[np.int64]) -> ExpertBatch:
             return ExpertBatch.from_slots(
                 torch.from_numpy(slots[owners]), torch.from_numpy(gates[owners]), self._decoder.device
             )
 
-        every = plan(owner)
-        wanted = owner[list(rows)]
+        every, wanted = plan(owner), owner[list(rows)]
         return every, every if len(wanted) == len(owner) else plan(wanted)
+
+
+def _mix(chunk: Chunk) -> _Mix:
+    sequence = chunk.sequence
+    if sequence.lease is None:
+        return chunk.count, (), ()
+    return chunk.count, sequence.lease.slots, tuple(gate for _, gate in sequence.experts)
