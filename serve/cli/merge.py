@@ -22,6 +22,9 @@ def command(
         int | None,
         option("--workers", help="Tensors merged and experts cut at a time; as many as fit, if not given.", min=1),
     ] = None,
+    ray: Annotated[
+        bool, option("--ray", help="Merge tensors and cut experts as Ray tasks, on RAY_ADDRESS or here (extra ray).")
+    ] = False,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Merge the fine-tunes of a recipe into a bundle: backbone, experts and router."""
@@ -29,7 +32,9 @@ def command(
     from merge.run import merge_recipe
 
     try:
-        report = merge_recipe(recipe, out, overwrite=overwrite, progress=progress, workers=workers, resume=resume)
+        report = merge_recipe(
+            recipe, out, overwrite=overwrite, progress=progress, workers=workers, resume=resume, ray=ray
+        )
     except CheckError as error:
         for finding in error.findings:
             typer.echo(str(finding), err=True)

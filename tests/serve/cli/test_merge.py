@@ -35,7 +35,11 @@ def test_a_merge_says_what_it_wrote(calls: list[tuple], capsys: pytest.CaptureFi
         main(["merge", "recipe.yml", "out", "--overwrite", "--no-progress", "--resume"])
     assert ended.value.code == 0
     assert calls == [
-        (Path("recipe.yml"), Path("out"), {"overwrite": True, "progress": False, "workers": None, "resume": True})
+        (
+            Path("recipe.yml"),
+            Path("out"),
+            {"overwrite": True, "progress": False, "workers": None, "resume": True, "ray": False},
+        )
     ]
     assert capsys.readouterr().out.splitlines() == [
         "out: backbone 1,000,000 bytes, 1 experts, a router, in 12.3 s",
