@@ -54,5 +54,9 @@ def test_json_is_the_only_thing_on_stdout(calls: list[tuple], capsys: pytest.Cap
     document = json.loads(capsys.readouterr().out)
     assert (document["bundle"], document["experts"][0]["name"]) == ("out", "sql")
     assert calls == [
-        (Path("recipe.yml"), Path("out"), {"overwrite": False, "progress": True, "workers": None, "resume": False})
+        (
+            Path("recipe.yml"),
+            Path("out"),
+            {"overwrite": False, "progress": True, "workers": None, "resume": False, "ray": False},
+        )
     ]
