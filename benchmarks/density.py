@@ -26,9 +26,9 @@ from merge.run import merge_recipe
 
 DENSITIES = (0.01, 0.02, 0.05, 0.10)
 KINDS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {"selection": "magnitude", "values": "rescaled", "rescale": "code", "distill": 0},
-    "activation": {"selection": "activation", "values": "least_squares", "distill": 0},
-    "activation+distill": {"selection": "activation", "values": "least_squares", "distill": 60},
+    "paper": {"selection": "magnitude", "values": "rescaled", "rescale": "code", "distill": 0, "storage": "bf16"},
+    "activation": {"selection": "activation", "values": "least_squares", "distill": 0, "storage": "bf16"},
+    "activation+distill": {"selection": "activation", "values": "least_squares", "distill": 60, "storage": "bf16"},
     "activation+distill+int8": {
         "selection": "activation",
         "values": "least_squares",

@@ -38,8 +38,9 @@ def run(
     if method in FRANK_WOLFE:
         model = build_model(base.path)
         assign(model, base)
-        variant = {"variant": method.removeprefix("frank_wolfe_"), "steps": 2}
-        config = FrankWolfeConfig.model_validate({**variant, **parameters})
+        variant = method.removeprefix("frank_wolfe_")
+        few = {"variant": variant, "steps": 2} | ({"soft": {"steps": 2}} if variant == "soft" else {})
+        config = FrankWolfeConfig.model_validate({**few, **parameters})
         merge = merge_frank_wolfe(base, fine_tunes, _loss(model), config).method
     else:
         found = find_method(method)
