@@ -5,6 +5,7 @@ from torch.nn import functional as F
 from kernels.compiled import Library
 from kernels.expert_linear import ExpertBatch
 from kernels.expert_linear.compiled import compiles, expert_linear_compiled, linear_then_residuals
+from kernels.expert_linear.dispatch import MOST_TOKENS
 from kernels.expert_linear.reference import expert_linear_reference
 from tests.kernels.experts import filled_bank, random_layer
 
@@ -61,6 +62,20 @@ def test_a_token_gets_the_same_bits_in_any_company(kernels: Library, columns: in
     together = expert_linear_compiled(kernels, x, weight, bias, bank, ExpertBatch.from_slots(slots))
     for token, slot in enumerate(slots):
         own = ExpertBatch.from_slots([[slot, -1]])
+        alone = expert_linear_compiled(kernels, x[token : token + 1], weight, bias, bank, own)
+        assert torch.equal(together[token], alone[0])
+
+
+@pytest.mark.parametrize("dtype", ONE_ROUNDING)
+def test_the_most_tokens_get_the_bits_that_each_gets_alone(kernels: Library, dtype: torch.dtype) -> None:
+    tokens = MOST_TOKENS[dtype]
+    x, weight, bias = random_layer(tokens, 40, 1056, dtype)
+    bank = filled_bank(3, 40, 1056, 9, dtype)
+    # One expert has more than 32 tokens, the widest that are computed side by side; the others and none share the rest.
+    slots = [0 if token % 5 < 3 else token % 3 - 1 for token in range(tokens)]
+    together = expert_linear_compiled(kernels, x, weight, bias, bank, ExpertBatch.from_slots(slots))
+    for token, slot in enumerate(slots):
+        own = ExpertBatch.from_slots([slot])
         alone = expert_linear_compiled(kernels, x[token : token + 1], weight, bias, bank, own)
         assert torch.equal(together[token], alone[0])
 
