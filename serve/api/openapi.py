@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from serve.api import schemas
-from serve.api.openapi_replies import REPLIES, Schema, reference
+from serve.api.openapi_replies import REPLIES, Schema, or_null, reference
 
 _JSON = "application/json"
 _ERRORS: Mapping[int, str] = {
@@ -89,6 +89,7 @@ def openapi_document(version: str) -> dict[str, Any]:
     _, definitions = models_json_schema(
         [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
     )
+    nested, names = definitions["$defs"], [body.__name__ for body in bodies]
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), operation in OPERATIONS.items():
         paths.setdefault(path, {})[method.lower()] = _operation(method, path, operation)
@@ -102,10 +103,17 @@ def openapi_document(version: str) -> dict[str, Any]:
         "security": [{"key": []}],
         "paths": paths,
         "components": {
-            "schemas": {**definitions["$defs"], **REPLIES},
+            "schemas": {**nested, **{name: _with_null(nested[name]) for name in names}, **REPLIES},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _with_null(schema: Schema) -> Schema:
+    """A body with null for each field that may be left out: `parse` takes that for the same."""
+    needed = schema.get("required", ())
+    fields = {name: part if name in needed else or_null(part) for name, part in schema["properties"].items()}
+    return {**schema, "properties": fields}
 
 
 def _operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def _success(operation: Operation) -> Schema:
         return {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}
     content: Schema = {_JSON: {"schema": reference(operation.reply)}}
     if operation.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": reference("Event")}
     return {"description": "OK", "content": content}
 
 

@@ -8,6 +8,7 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
+_NULL: Schema = {"type": "null"}
 
 
 def reference(name: str) -> Schema:
@@ -20,8 +21,12 @@ def _object(**fields: Schema) -> Schema:
     return {"type": "object", "properties": fields, "required": list(fields)}
 
 
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
+def or_null(schema: Schema) -> Schema:
+    """The schema, or null."""
+    if "anyOf" not in schema:
+        about: Schema = {name: schema[name] for name in ("title", "default") if name in schema}
+        schema = {**about, "anyOf": [{name: schema[name] for name in schema if name not in about}]}
+    return schema if _NULL in schema["anyOf"] else {**schema, "anyOf": [*schema["anyOf"], _NULL]}
 
 
 def _list_of(schema: Schema) -> Schema:
@@ -34,11 +39,11 @@ def _page_of(name: str) -> Schema:
 
 _CHOICE: Mapping[str, Schema] = {
     "index": COUNT,
-    "logprobs": _or_null({"type": "object"}),
+    "logprobs": or_null({"type": "object"}),
     "finish_reason": {"enum": ["stop", "length"]},
     "stop_reason": {"anyOf": [TEXT, COUNT, {"type": "null"}]},
     "expert": TEXT,
-    "confidence": _or_null(NUMBER),
+    "confidence": or_null(NUMBER),
 }
 _REPLY: Mapping[str, Schema] = {
     "id": TEXT,
@@ -50,7 +55,7 @@ _REPLY: Mapping[str, Schema] = {
 _MESSAGE = _object(role={"const": "assistant"}, content=TEXT, refusal={"type": "null"})
 
 REPLIES: Mapping[str, Schema] = {
-    "Error": _object(error=_object(message=TEXT, type=TEXT, param=_or_null(TEXT), code=_or_null(TEXT))),
+    "Error": _object(error=_object(message=TEXT, type=TEXT, param=or_null(TEXT), code=or_null(TEXT))),
     "Usage": _object(
         prompt_tokens=COUNT,
         completion_tokens=COUNT,
@@ -63,20 +68,22 @@ REPLIES: Mapping[str, Schema] = {
     "ChatCompletion": _object(
         **_REPLY, object={"const": "chat.completion"}, choices=_list_of(_object(**_CHOICE, message=_MESSAGE))
     ),
+    # One event: OpenAPI 3.1 has no word for the items of a stream, and clients read its schema as that of an item.
+    "Event": _object(data={"type": "string", "description": "A chunk or an error as JSON; `[DONE]` at the end."}),
     "Model": _object(
         id=TEXT,
         object={"const": "model"},
         created=COUNT,
         owned_by=TEXT,
         root=TEXT,
-        parent=_or_null(TEXT),
+        parent=or_null(TEXT),
         max_model_len=COUNT,
     ),
     "ModelList": _page_of("Model"),
     "Decision": _object(
         object={"const": "route.decision"},
         index=COUNT,
-        expert=_or_null(TEXT),
+        expert=or_null(TEXT),
         model=TEXT,
         confidence=NUMBER,
         scores={"type": "object", "additionalProperties": NUMBER},
@@ -88,15 +95,15 @@ REPLIES: Mapping[str, Schema] = {
         generation=COUNT,
         digest=TEXT,
         path=TEXT,
-        bytes=_or_null(COUNT),
+        bytes=or_null(COUNT),
         tier={"enum": ["device", "host", "disk"]},
-        slot=_or_null(COUNT),
+        slot=or_null(COUNT),
         routed={"type": "boolean"},
-        note=_or_null(TEXT),
+        note=or_null(TEXT),
     ),
     "ExpertList": _page_of("Expert"),
     "UnloadedExpert": _object(object={"const": "expert.unloaded"}, id=TEXT, generation=COUNT, unloaded={"const": True}),
-    "Tokens": _object(count=COUNT, max_model_len=COUNT, tokens=_list_of(COUNT), token_strs=_or_null(_list_of(TEXT))),
+    "Tokens": _object(count=COUNT, max_model_len=COUNT, tokens=_list_of(COUNT), token_strs=or_null(_list_of(TEXT))),
     "Text": _object(prompt=TEXT),
     "Version": _object(version=TEXT),
     "Health": _object(status={"const": "ok"}, phase={"enum": ["loading", "ready", "draining"]}),

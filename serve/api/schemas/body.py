@@ -1,9 +1,9 @@
 """What all bodies have in common."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _tuple(value: Any) -> Any:
@@ -12,6 +12,9 @@ def _tuple(value: Any) -> Any:
 
 ListField = BeforeValidator(_tuple)
 """Marks a tuple that comes as a JSON list."""
+
+ModelName = Annotated[str, Field(examples=["auto"])]
+"""What `model` says."""
 
 
 class Body(BaseModel):

@@ -14,6 +14,16 @@ from serve.engine.request import MAX_LOGPROBS
 
 MAX_MESSAGES = 4096
 
+Messages = Annotated[
+    tuple[Message, ...],
+    Field(
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        examples=[[{"role": "user", "content": "Write 1994 as a Roman numeral."}]],
+    ),
+    ListField,
+]
+
 
 class ChatRequest(GenerationRequest):
     """OpenAI's chat, of text.
@@ -25,7 +35,7 @@ class ChatRequest(GenerationRequest):
 
     foreign: ClassVar = foreign.CHAT
 
-    messages: Annotated[tuple[Message, ...], ListField, Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None

@@ -35,8 +35,8 @@ class LoadExpertRequest(UnloadExpertRequest):
     prompts: (
         Annotated[
             tuple[Annotated[str, Field(min_length=1, max_length=65_536)], ...],
-            ListField,
             Field(min_length=2, max_length=1024),
+            ListField,
         ]
         | None
     ) = None

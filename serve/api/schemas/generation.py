@@ -7,12 +7,13 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from serve.api.errors import invalid
-from serve.api.schemas.body import Body, ListField
+from serve.api.schemas.body import Body, ListField, ModelName
 from serve.api.schemas.structure import ResponseFormat, StructuredOutputs
 
 MAX_STOPS = 4
 MAX_TOKEN_IDS = 1024
 _INT64 = 2**63
+_MOST_DIGITS = 18  # of a token id
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -28,10 +29,9 @@ def _token_keys(value: Any) -> Any:
     """JSON's keys are strings: "50256" is the token 50256."""
     if not isinstance(value, dict):
         return value
-    try:
-        return {int(key): bias for key, bias in value.items()}
-    except ValueError as error:
-        raise PydanticCustomError("logit_bias", 'keys must be token ids, as in {{"42": -100}}') from error
+    if not all(key.isascii() and key.isdecimal() and len(key) <= _MOST_DIGITS for key in value):
+        raise PydanticCustomError("logit_bias", 'keys must be token ids, as in {{"42": -100}}')
+    return {int(key): bias for key, bias in value.items()}
 
 
 _STOP_SCHEMA = {
@@ -42,13 +42,13 @@ _STOP_SCHEMA = {
 }
 _BIAS_SCHEMA = {
     "type": "object",
-    "propertyNames": {"pattern": "^[0-9]+$"},
+    "propertyNames": {"pattern": f"^[0-9]{{1,{_MOST_DIGITS}}}$"},
     "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
 }
 
 Int64 = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
 TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[tuple[TokenId, ...], ListField]
+TokenIds = tuple[TokenId, ...]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Gate = Annotated[float, Field(gt=0, le=100)]
@@ -77,7 +77,7 @@ class GenerationRequest(Body):
     `experts` mixes: expert name → gate, the factor of its residual. `user` goes to the access log.
     """
 
-    model: str
+    model: ModelName
     experts: Mapping[str, Gate] | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1
     max_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -90,12 +90,12 @@ class GenerationRequest(Body):
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
     logit_bias: Annotated[Mapping[TokenId, Bias], BeforeValidator(_token_keys), WithJsonSchema(_BIAS_SCHEMA)] = {}
-    allowed_token_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
-    bad_words: Annotated[tuple[Word, ...], ListField, Field(max_length=MAX_TOKEN_IDS)] = ()
+    allowed_token_ids: Annotated[TokenIds, Field(min_length=1), ListField] | None = None
+    bad_words: Annotated[tuple[Word, ...], Field(max_length=MAX_TOKEN_IDS), ListField] = ()
     seed: Int64 | None = None
     stop: Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)] = ()
     include_stop_str_in_output: bool = False
-    stop_token_ids: Annotated[TokenIds, Field(max_length=128)] = ()
+    stop_token_ids: Annotated[TokenIds, Field(max_length=128), ListField] = ()
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

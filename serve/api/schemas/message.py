@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from serve.api.schemas.body import Body
@@ -33,7 +33,7 @@ def _text(value: Any) -> Any:
             raise PydanticCustomError(
                 "content", "holds a part of type {kind}; only text is supported", {"kind": kind[:40]}
             )
-        if kind is None or set(part) != {"type", "text"} or not isinstance(part["text"], str):
+        if kind != "text" or set(part) != {"type", "text"} or not isinstance(part["text"], str):
             raise PydanticCustomError("content", 'holds a part that is not like {{"type": "text", "text": "…"}}')
         lines.append(part["text"])
     return "\n".join(lines)
@@ -44,6 +44,8 @@ Content = Annotated[str, BeforeValidator(_text), WithJsonSchema({"anyOf": [{"typ
 
 class Message(Body):
     """One message; the fields that a reply's message may carry beside these must be null or empty."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"enum": [None, []]}})
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content

@@ -28,9 +28,11 @@ def _is_ids(value: list[Any]) -> bool:
     return all(type(item) is int and item >= 0 for item in value)
 
 
+_EXAMPLES = ["Write 1994 as a Roman numeral."]
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
 _TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
-_PROMPTS = {"anyOf": [{"type": "string"}, _TEXTS, _IDS, {"type": "array", "minItems": 1, "items": _IDS}]}
+_LISTS_OF_IDS = {"type": "array", "minItems": 1, "items": _IDS}
+_PROMPTS = {"anyOf": [{"type": "string"}, _TEXTS, _IDS, _LISTS_OF_IDS], "examples": _EXAMPLES}
 
 PromptField = Annotated[Prompts, PlainValidator(_prompts), WithJsonSchema(_PROMPTS)]
 """Always a tuple of prompts, each a text or token ids, whatever of the four shapes came in."""
@@ -45,6 +47,8 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 TextPromptField = Annotated[
-    tuple[str, ...], PlainValidator(_texts), WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS]})
+    tuple[str, ...],
+    PlainValidator(_texts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS], "examples": _EXAMPLES}),
 ]
 """Texts only: what the router reads."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from serve.api.schemas.body import Body
+from serve.api.schemas.body import Body, ModelName
 from serve.api.schemas.prompt import TextPromptField
 
 
@@ -15,5 +15,5 @@ class RouteRequest(Body):
     """
 
     prompt: TextPromptField
-    model: str | None = None
+    model: ModelName | None = None
     top: Annotated[int, Field(ge=1)] | None = None

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from serve.api.errors import invalid
 from serve.api.schemas.body import Body, ListField
 
-Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], ListField, Field(min_length=1, max_length=1024)]
+Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=1024), ListField]
 
 
 class NamedSchema(Body):

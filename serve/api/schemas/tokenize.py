@@ -6,10 +6,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from serve.api.errors import invalid
-from serve.api.schemas.body import Body, ListField
-from serve.api.schemas.chat import MAX_MESSAGES
+from serve.api.schemas.body import Body, ListField, ModelName
+from serve.api.schemas.chat import Messages
 from serve.api.schemas.generation import TokenIds
-from serve.api.schemas.message import Message
 
 
 class TokenizeRequest(Body):
@@ -19,9 +18,9 @@ class TokenizeRequest(Body):
     `return_token_strs` asks for each token's text.
     """
 
-    model: str | None = None
-    prompt: str | None = None
-    messages: Annotated[tuple[Message, ...], ListField, Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    model: ModelName | None = None
+    prompt: Annotated[str, Field(examples=["hello"])] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -44,5 +43,5 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Token ids to be read as text."""
 
-    model: str | None = None
-    tokens: TokenIds
+    model: ModelName | None = None
+    tokens: Annotated[TokenIds, Field(examples=[[76, 73, 80, 80, 83]]), ListField]

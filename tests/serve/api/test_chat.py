@@ -209,6 +209,7 @@ def test_what_is_not_implemented_is_refused_by_name(http: httpx.Client, engine: 
         ([{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}], None, "input_audio"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages.0.content", "not like"),
         ([{"role": "user", "content": ["x"]}], "messages.0.content", "not like"),
+        ([{"role": "user", "content": [{"type": {}, "text": "x"}]}], "messages.0.content", "not like"),
         ([{"role": "user", "content": "x", "nmae": "x"}], "messages.0.nmae", "unknown field"),
         ([{"role": "tool", "content": "x", "tool_call_id": "1"}], "messages.0", "not supported"),
         ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "messages.0", "not supported"),

@@ -202,6 +202,7 @@ def test_an_unknown_field_like_no_other(http: httpx.Client):
         ("frequency_penalty", -2.1, "frequency_penalty"),
         ("repetition_penalty", 0, "repetition_penalty"),
         ("logit_bias", {"a": 1}, "logit_bias"),
+        *[("logit_bias", {key: 1}, "logit_bias") for key in ("", " 5", "+5", "-5", "1_0", "٣", "9" * 5000)],
         ("logit_bias", {"1": 101}, "logit_bias.1"),
         ("logit_bias", {"257": 1}, "logit_bias"),
         ("logit_bias", [1], "logit_bias"),

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from serve.api.app import routers
 from serve.api.openapi import OPERATIONS, openapi_document
-from serve.api.schemas import ChatRequest, CompletionRequest
+from serve.api.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, RouteRequest, TokenizeRequest
 from serve.config import ApiSettings
 from tests.serve.api.fakes import FakeEngine, fake_service
 
@@ -78,6 +78,69 @@ def test_bodies_list_exactly_the_fields_that_are_honoured(body):
     names = {field.alias or name for name, field in body.model_fields.items()}
     assert set(schema["properties"]) == names
     assert schema["additionalProperties"] is False
+
+
+BODIES = list(dict.fromkeys(operation.body for operation in OPERATIONS.values() if operation.body is not None))
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_fields_that_may_be_left_out_may_be_null(body):
+    schema = SCHEMAS[body.__name__]
+    for name, part in schema["properties"].items():
+        assert ({"type": "null"} in part.get("anyOf", ())) == (name not in schema.get("required", ())), name
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        ("/v1/completions", CompletionRequest, {"model": "sql", "prompt": "x"}),
+        ("/v1/chat/completions", ChatRequest, {"model": "sql", "messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/route", RouteRequest, {"prompt": "sql"}),
+        ("/tokenize", TokenizeRequest, {"prompt": "sql"}),
+        ("/detokenize", DetokenizeRequest, {"tokens": [97]}),
+    ],
+)
+def test_null_is_as_good_as_nothing(http: httpx.Client, path, body, fields):
+    names = [field.alias or name for name, field in body.model_fields.items()]
+    assert http.post(path, json=dict.fromkeys(names) | fields).status_code == 200
+
+
+def test_arrays_have_bounds_of_arrays():
+    def arrays(value):
+        if isinstance(value, dict):
+            if value.get("type") == "array":
+                yield value
+            for part in value.values():
+                yield from arrays(part)
+        elif isinstance(value, list):
+            for part in value:
+                yield from arrays(part)
+
+    found = list(arrays(DOCUMENT))
+    assert not [array for array in found if {"minLength", "maxLength"} & array.keys()]
+    assert SCHEMAS["ChatRequest"]["properties"]["messages"]["minItems"] == 1
+
+
+def test_a_message_may_carry_what_is_null_or_empty():
+    assert SCHEMAS["Message"]["additionalProperties"] == {"enum": [None, []]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/completions", CompletionRequest), ("/v1/chat/completions", ChatRequest)]
+)
+def test_the_examples_are_answered(http: httpx.Client, path, body):
+    fields = {
+        name: part["examples"][0] for name, part in SCHEMAS[body.__name__]["properties"].items() if "examples" in part
+    }
+    assert fields["model"] == "auto"
+    assert http.post(path, json=fields).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_stream_is_documented_by_its_events(path):
+    content = DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    assert content["schema"] == {"$ref": "#/components/schemas/Event"}
+    assert conforms({"data": "[DONE]", "event": "message"}, content["schema"]) is None
 
 
 REPLIES = [

@@ -1,0 +1,10 @@
+"""Clients that nobody here wrote, each from a virtual environment of its own, against a real server.
+
+`vllm_bench` lets vLLM's load generator stream completions, `schemathesis` attacks what the OpenAPI document says.
+`benchmarks.lm_eval` is a third.
+"""
+
+from benchmarks.clients.schemathesis import SCHEMATHESIS, attack_document
+from benchmarks.clients.vllm_bench import bench_serve
+
+__all__ = ["SCHEMATHESIS", "attack_document", "bench_serve"]
