@@ -1,7 +1,8 @@
 """The decoder: Llama, Mistral, Qwen2 and Qwen3 over paged keys and values, with a different expert for each token.
 
 `config` reads config.json, `rope` turns positions into angles, `layers` and `decoder` compute, `weights` loads a
-Hugging Face directory, and `residuals` holds the resident experts' residuals beside the weights.
+Hugging Face directory, `huge_pages` asks for large pages to hold it in, and `residuals` holds the resident experts'
+residuals beside the weights.
 """
 
 from serve.model.config import ARCHITECTURES, ModelConfig, read_config

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from serve.model.config import read_config
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
+from serve.model.huge_pages import ask_for_huge_pages
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -40,6 +41,8 @@ def load_model(
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{directory} lacks the tensor {min(missing)!r}{more}")
+    for weight in {placement.part.tensor for placement in decoder.placements.values()}:
+        ask_for_huge_pages(weight)
     return decoder
 
 
