@@ -14,6 +14,7 @@ from torch import Tensor
 
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointWriter, TensorSpec, copy_settings
 from merge.methods import BoundMethod, TaskVectors
+from merge.methods.vectors import blocks
 from merge.ray_pool import RayPool
 
 
@@ -128,8 +129,17 @@ class _Scratch(threading.local):
 
 def _vectors(name: str, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], scratch: _Scratch) -> TaskVectors:
     buffer, dtype = scratch.like(origin), origin.dtype
+
+    def add(task: str, total: Tensor, weight: float) -> None:
+        # Piece by piece the difference never leaves the cache: half the memory traffic of a whole one.
+        tuned, flat = fine_tunes[task].tensor(name, dtype).flatten(), buffer.flatten()
+        start, sums = origin.flatten(), total.view(-1)
+        for piece in blocks(len(sums)):
+            difference = torch.sub(tuned[piece], start[piece], out=flat[: piece.stop - piece.start])
+            sums[piece].add_(difference, alpha=weight)
+
     return TaskVectors(
-        list(fine_tunes), lambda task: torch.sub(fine_tunes[task].tensor(name, dtype), origin, out=buffer)
+        list(fine_tunes), lambda task: torch.sub(fine_tunes[task].tensor(name, dtype), origin, out=buffer), add
     )
 
 
