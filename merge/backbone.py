@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointWriter, TensorSpec, copy_settings
+from merge.checkpoint.finite import count_not_finite
 from merge.methods import BoundMethod, TaskVectors
 from merge.methods.vectors import blocks
 from merge.ray_pool import RayPool
@@ -65,7 +66,11 @@ def write_backbone(
         if name not in stored:
             return base.tensor(name)
         origin = base.tensor(name, dtype)
-        return method(name, origin, _vectors(name, origin, fine_tunes, scratch)).to(stored[name])
+        result = method(name, origin, _vectors(name, origin, fine_tunes, scratch)).to(stored[name])
+        if count_not_finite(result):
+            for fine_tune in fine_tunes.values():
+                fine_tune.tensor(name)  # tells whose values are not finite, where sums were added up unchecked
+        return result
 
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
@@ -131,8 +136,8 @@ def _vectors(name: str, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], sc
     buffer, dtype = scratch.like(origin), origin.dtype
 
     def add(task: str, total: Tensor, weight: float) -> None:
-        # Piece by piece the difference never leaves the cache: half the memory traffic of a whole one.
-        tuned, flat = fine_tunes[task].tensor(name, dtype).flatten(), buffer.flatten()
+        # Piece by piece the difference never leaves the cache, and what is not finite makes the sum so: one pass.
+        tuned, flat = fine_tunes[task].tensor(name, dtype, check=False).flatten(), buffer.flatten()
         start, sums = origin.flatten(), total.view(-1)
         for piece in blocks(len(sums)):
             difference = torch.sub(tuned[piece], start[piece], out=flat[: piece.stop - piece.start])

@@ -57,12 +57,13 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> Tensor:
         """Read one tensor (memory-mapped; nothing else is loaded).
 
         Args:
             name: a key of `tensors`.
             dtype: cast to it.
+            check: look for values that are not finite.
 
         Raises:
             CheckpointError: no such tensor, or values that are not finite.
@@ -72,7 +73,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} has no tensor {name}")
         with safe_open(info.file, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
-        bad = count_not_finite(tensor)
+        bad = count_not_finite(tensor) if check else 0
         if bad:
             raise CheckpointError(f"{info.file}: {name} holds {bad} NaN or infinite values of {tensor.numel()}")
         return tensor if dtype is None else tensor.to(dtype)

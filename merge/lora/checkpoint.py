@@ -23,7 +23,7 @@ class AdaptedCheckpoint(Checkpoint):
     model: Checkpoint = field(default_factory=lambda: Checkpoint(Path(), {}, {}))
     adapter: Adapter = field(default_factory=lambda: Adapter({}, {}, {}))
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> Tensor:
         """Read one tensor and apply the adapter to it.
 
         Semantics: W + s·B A; transposed weights W + s·(B A)ᵀ; convolutions W + s·Σ_r B[o, r] A[r, …]; with DoRA
@@ -33,19 +33,19 @@ class AdaptedCheckpoint(Checkpoint):
         """
         change = self.adapter.changes.get(name)
         if change is None:
-            return self._beneath(name, dtype)
+            return self._beneath(name, dtype, check)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        weight = self._beneath(name, wide)
+        weight = self._beneath(name, wide, check)
         adapted = weight + change.scale * self._product(change, wide)
         if change.magnitude is not None:
             adapted = _renormalised(adapted, self._own(change.magnitude, wide), change.transposed)
         return adapted.to(dtype or self.tensors[name].dtype)
 
-    def _beneath(self, name: str, dtype: torch.dtype | None) -> Tensor:
+    def _beneath(self, name: str, dtype: torch.dtype | None, check: bool) -> Tensor:
         """What the factors change: the model's tensor, or the one that the adapter has in its place."""
         source = self.adapter.replacements.get(name)
         if source is None:
-            return self.model.tensor(name, dtype)
+            return self.model.tensor(name, dtype, check)
         return self._own(source, dtype or self.model.tensors[name].dtype)
 
     def _product(self, change: LowRank, dtype: torch.dtype) -> Tensor:

@@ -127,12 +127,13 @@ def test_the_config_says_the_stored_dtype(tmp_path: Path, key: str) -> None:
     assert (merged.path / "tokenizer.json").is_file()
 
 
-def test_a_broken_input_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["task_arithmetic", "linear", "ties"])
+def test_a_broken_input_is_named_and_nothing_is_left(tmp_path: Path, name: str) -> None:
     base = save_tiny(tmp_path / "base")
     tune = save_fine_tune(base, tmp_path / "broken", 1)
     tensors = load_file(tune / "model.safetensors")
     tensors["model.norm.weight"][3] = float("nan")
     save_file(tensors, tune / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"broken.*model\.norm\.weight holds 1 NaN"):
-        merge(tmp_path / "out", base, {"a": tune})
+        merge(tmp_path / "out", base, {"a": tune}, name)
     assert not list((tmp_path / "out").iterdir())
