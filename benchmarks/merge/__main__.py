@@ -16,6 +16,7 @@ from benchmarks.merge.child import FRANK_WOLFE
 from benchmarks.merge.compare import SAME, compare
 from benchmarks.merge.launch import merge_once
 from benchmarks.merge.pool import FULL, QUICK, Size, model_name, write_pool
+from merge.checkpoint import open_checkpoint
 from merge.methods import METHODS
 
 POOLS = (2, 8, 32)
@@ -87,6 +88,7 @@ def _against_mergekit(scratch: Path, size: Size, rounds: int, methods: Collectio
     count = 8
     _pool(scratch, size, count)
     compared = compare(scratch, count, rounds, methods, _say)
+    cached = _page_cache_seconds(scratch, count)
     speed = _disk_read_gbps([scratch / model_name(i) / "model.safetensors" for i in range(count)])
     read = 4 * size.parameters * (count + 1) / 1e9
     return {
@@ -94,6 +96,7 @@ def _against_mergekit(scratch: Path, size: Size, rounds: int, methods: Collectio
         "mergekit": compared,
         "disk_read_gbps": speed,
         "seconds_to_read_the_models": read / speed,
+        "page_cache_seconds": cached,
     }
 
 
@@ -101,6 +104,21 @@ def _pool(folder: Path, size: Size, count: int) -> None:
     """Make the models that are not there yet."""
     _say(f"{count + 1} models of {size.parameters / 1e6:.1f} M parameters in {folder}")
     write_pool(folder, size, count, torch.float32)
+
+
+def _page_cache_seconds(scratch: Path, count: int) -> dict[str, float]:
+    """What no merge can do without: seconds to read all models once and to write one, the disk left out of it."""
+    models = [scratch / "base", *(scratch / model_name(i) for i in range(count))]
+    begin = time.perf_counter()
+    for model in map(open_checkpoint, models):
+        for name in model.tensors:
+            model.tensor(name)  # looks at every value
+    read = time.perf_counter()
+    block = torch.ones(BLOCK, dtype=torch.uint8).numpy().data
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for _ in range((models[0] / "model.safetensors").stat().st_size // BLOCK):
+            file.write(block)
+    return {"read": read - begin, "write": time.perf_counter() - read}
 
 
 def _disk_read_gbps(files: list[Path]) -> float:
