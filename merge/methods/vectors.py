@@ -77,9 +77,9 @@ def weighted_sum(like: Tensor, vectors: TaskVectors, weight: PerTask | Mapping[s
     return vectors.add_to(torch.zeros_like(like), weight)
 
 
-def blocks(size: int) -> Iterator[slice]:
-    """Cut `size` elements into pieces whose intermediate results stay in the processor's cache."""
-    return (slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK))
+def blocks(size: int, most: int = BLOCK) -> Iterator[slice]:
+    """Cut `size` elements into pieces of at most `most`, whose intermediate results stay in the processor's cache."""
+    return (slice(start, min(start + most, size)) for start in range(0, size, most))
 
 
 def is_matrix(name: str, tensor: Tensor, exclude: Sequence[str]) -> bool:
