@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointWriter, TensorSpec, copy_settings
-from merge.checkpoint.finite import count_not_finite
+from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointError, CheckpointWriter, TensorSpec, copy_settings
 from merge.methods import BoundMethod, TaskVectors
 from merge.methods.vectors import blocks
 from merge.ray_pool import RayPool
@@ -69,16 +68,17 @@ def write_backbone(
         if name not in stored:
             return base.tensor(name)
         origin = base.tensor(name, dtype)
-        result = method(name, origin, _vectors(name, origin, fine_tunes, scratch)).to(stored[name])
-        if count_not_finite(result):
-            for fine_tune in fine_tunes.values():
-                fine_tune.tensor(name)  # tells whose values are not finite, where sums were added up unchecked
-        return result
+        return method(name, origin, _vectors(name, origin, fine_tunes, scratch)).to(stored[name])
 
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
         for name, tensor in _in_order(writer.order, compute, threads, pool):
-            writer.write(name, tensor)
+            try:
+                writer.write(name, tensor)
+            except CheckpointError:
+                for fine_tune in fine_tunes.values() if name in stored else ():
+                    fine_tune.tensor(name)  # tells whose values are not finite, where sums were added up unchecked
+                raise
             on_tensor()
     copy_settings(base.path, directory)
     if out_dtype is not None:

@@ -18,10 +18,10 @@ def markdown(document: Mapping[str, Any]) -> str:
     Figures are normalised, in per cent of the individual fine-tunes, but for the curves' accuracies.
     """
     rows: Sequence[Line] = document["rows"]
-    parts = [_table("", rows, _columns(rows), "normalized")]
+    parts = [_table("", rows, _columns(rows))]
     routed = [line | line["routed"] for line in rows if "routed" in line]
     if routed:
-        parts.append(_table(", routed", routed, _columns(routed), "normalized"))
+        parts.append(_table(", routed", routed, _columns(routed)))
     if document.get("router"):
         parts.append(_router(document["router"]))
     for name, points in (document.get("curves") or {}).items():
@@ -55,8 +55,8 @@ def _column(line: Line) -> Column:
     return () if expert is None else (expert["kind"], expert["density"], expert["storage"])
 
 
-def _table(title: str, rows: Sequence[Line], columns: Mapping[Column, str], figure: str) -> str:
-    cells = {(line["row"], _column(line)): Spread(**line[figure]).percent(line["seeds"]) for line in rows}
+def _table(title: str, rows: Sequence[Line], columns: Mapping[Column, str]) -> str:
+    cells = {(line["row"], _column(line)): Spread(**line["normalized"]).percent(line["seeds"]) for line in rows}
     scales = {line["row"]: line["chosen"]["lambda"] for line in rows if "lambda" in line["chosen"]}
     sizes = {_column(line): line["share_of_backbone"] for line in rows if line["expert"] is not None}
     lines = [_line([f"backbone{title}", "λ", *columns.values()]), "|---" * (len(columns) + 2) + "|"]
