@@ -41,6 +41,7 @@ class Generation:
                 routed = choice.target.confidence is not None
                 with self._runtime.tracing.admission(choice.request.request_id):
                     self._outputs[index] = self._runtime.engine.generate(choice.request)
+                self._metrics.admitted(name for name, _ in choice.request.experts)
             for index, outputs in self._outputs.items():
                 routed = self._job.choices[index].target.confidence is not None
                 await outputs.admitted()
@@ -118,8 +119,9 @@ class Generation:
     def _end(self, index: int, reason: str) -> None:
         """Count a choice once, and make sure that the engine is not working on it."""
         if self._outputs.pop(index, None) is not None:
-            self._metrics.finished(reason)
-            self._runtime.engine.abort(self._job.choices[index].request.request_id)
+            request = self._job.choices[index].request
+            self._metrics.finished(reason, (name for name, _ in request.experts))
+            self._runtime.engine.abort(request.request_id)
 
 
 async def _before(deadline: float | None, queue: "asyncio.Queue[_Item]") -> "_Item | None":

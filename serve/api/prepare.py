@@ -193,7 +193,8 @@ def _params(body: GenerationRequest, max_tokens: int, bad_words: tuple[tuple[int
         frequency_penalty=body.frequency_penalty,
         repetition_penalty=body.repetition_penalty,
         logit_bias=body.logit_bias,
-        allowed_token_ids=body.allowed_token_ids,
+        # One named a million times would be looked at as often, at every draw.
+        allowed_token_ids=body.allowed_token_ids and tuple(dict.fromkeys(body.allowed_token_ids)),
         bad_words=bad_words,
         stop_token_ids=body.stop_token_ids,
         ignore_eos=body.ignore_eos,

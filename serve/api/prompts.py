@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from serve.api.errors import context_overflow, invalid
+from serve.api.errors import ApiError, context_overflow, invalid
 from serve.api.schemas import ChatRequest, CompletionRequest, GenerationRequest, TokenizeRequest
 from serve.api.service import Runtime
 from serve.api.text import TextTooLong
@@ -79,6 +79,18 @@ def chat_text(runtime: Runtime, body: ChatRequest | TokenizeRequest) -> str:
     )
 
 
+def check_length(runtime: Runtime, field: str, text: str) -> None:
+    """Return if a text fits into the model's context.
+
+    Raises:
+        ApiError: 400, it has more tokens.
+    """
+    most = runtime.catalogue.max_model_len
+    # A token is a byte or more: short texts need not be tokenised to know.
+    if len(text.encode()) > most and len(_tokens(runtime, field, text, special=False)) > most:
+        raise _too_long(field, text, most)
+
+
 def _chat_prompt(runtime: Runtime, body: ChatRequest) -> Prompt:
     text = chat_text(runtime, body)
     # The template writes the special tokens itself.
@@ -90,6 +102,8 @@ def _tokens(runtime: Runtime, field: str, text: str, special: bool) -> tuple[int
     try:
         return runtime.codec.encode(text, special, most)
     except TextTooLong as error:
-        raise context_overflow(
-            field, f"the model's context is {most} tokens; a prompt of {len(text)} characters has more"
-        ) from error
+        raise _too_long(field, text, most) from error
+
+
+def _too_long(field: str, text: str, most: int) -> ApiError:
+    return context_overflow(field, f"the model's context is {most} tokens; a prompt of {len(text)} characters has more")

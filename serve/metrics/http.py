@@ -1,5 +1,8 @@
 """What clients see: HTTP requests, and the time to their tokens."""
 
+import collections
+from collections.abc import Iterable, Set
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from serve.metrics.buckets import REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, TOKEN_SECONDS
@@ -40,6 +43,12 @@ class HttpMetrics:
         )
         for reason in _FINISH_REASONS:
             self._finished.labels(reason)
+        self._under_way: collections.Counter[str] = collections.Counter()
+
+    @property
+    def experts_under_way(self) -> Set[str]:
+        """Experts of the choices that were admitted and have not ended."""
+        return self._under_way.keys()
 
     def request(self, handler: str, method: str, status: int, seconds: float) -> None:
         """Count a response; `handler` is the route's template."""
@@ -60,6 +69,17 @@ class HttpMetrics:
         else:
             self._inter_token.observe(seconds / count)
 
-    def finished(self, reason: str) -> None:
-        """Count a choice that ended: "stop", "length", "abort" (the client left, or the server stopped) or "error"."""
+    def admitted(self, experts: Iterable[str]) -> None:
+        """Note a choice that the engine has taken, with its experts."""
+        self._under_way.update(experts)
+
+    def finished(self, reason: str, experts: Iterable[str] = ()) -> None:
+        """Count an admitted choice that ended.
+
+        Args:
+            reason: "stop", "length", "abort" (the client left, or the server stopped) or "error".
+            experts: what it was admitted with.
+        """
         self._finished.labels(reason).inc()
+        self._under_way.subtract(experts)
+        self._under_way = +self._under_way

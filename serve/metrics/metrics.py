@@ -62,4 +62,4 @@ class Metrics:
     def _refresh(self, phase: str) -> None:
         self._state.phase(phase)
         if self._stats is not None:
-            self._state.engine(self._stats())
+            self._state.engine(self._stats(), self.http.experts_under_way)

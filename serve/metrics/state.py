@@ -1,6 +1,8 @@
 """What is true at the moment of a scrape."""
 
+import time
 from collections import Counter
+from collections.abc import Iterable, Set
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -30,6 +32,12 @@ class StateMetrics:
         self._tier_bytes = gauge("expert_tier_bytes", "Memory of a tier's experts; a slot's counts when empty.", "tier")
         self._tier_experts = gauge("experts_resident", "Experts in a tier now.", "tier")
         self._resident = gauge("expert_resident", "1 while an expert is in a tier.", "expert", "tier")
+        # vLLM's name and labels, that balancers which know it understand this server, too.
+        self._affinity = gauge(
+            "lora_requests_info",
+            "Seconds since 1970; the labels say how many experts fit in slots, which are there, and which are awaited.",
+            *("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
+        )
         self._shown: dict[str, set[str]] = {"host": set(), "device": set()}
 
     def phase(self, current: str) -> None:
@@ -37,8 +45,13 @@ class StateMetrics:
         for phase in PHASES:
             self._phase.labels(phase).set(phase == current)
 
-    def engine(self, stats: EngineStats) -> None:
-        """Show the engine's state."""
+    def engine(self, stats: EngineStats, wanted: Set[str] = frozenset()) -> None:
+        """Show the engine's state.
+
+        Args:
+            stats: the engine's.
+            wanted: experts that requests under way need.
+        """
         self._running.set(stats.running)
         self._waiting.set(stats.waiting)
         self._waiting_tokens.set(stats.waiting_tokens)
@@ -48,6 +61,10 @@ class StateMetrics:
         self._slots.set(stats.expert_slots)
         self._tier("host", stats.experts_on_host, stats.expert_host_bytes)
         self._tier("device", stats.experts_resident, stats.expert_device_bytes)
+        self._affinity.clear()
+        self._affinity.labels(
+            *(stats.expert_slots, self._list(stats.experts_resident), self._list(wanted - set(stats.experts_resident)))
+        ).set(time.time())
 
     def _tier(self, tier: str, names: tuple[str, ...], nbytes: int) -> None:
         self._tier_bytes.labels(tier).set(nbytes)
@@ -56,3 +73,6 @@ class StateMetrics:
         self._shown[tier] |= counts.keys()  # one that left is shown as 0: series that end look like failed scrapes
         for label in self._shown[tier]:
             self._resident.labels(label, tier).set(counts[label])
+
+    def _list(self, names: Iterable[str]) -> str:
+        return ",".join(sorted({self._experts.label(name) for name in names}))

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 
 from serve.api.catalogue import AUTO, BACKBONE
 from serve.api.errors import invalid
+from serve.api.prompts import check_length
 from serve.api.schemas import RouteRequest, parse_body
 from serve.api.service import Runtime, Service
 from serve.config import ApiSettings
@@ -30,6 +31,8 @@ def router(service: Service, settings: ApiSettings) -> APIRouter:
 
 
 def _decisions(service: Service, runtime: Runtime, body: RouteRequest) -> list[dict[str, Any]]:
+    for prompt in body.prompt:
+        check_length(runtime, "prompt", prompt)
     decisions = []
     for index, prompt in enumerate(body.prompt):
         decision = service.route(runtime, prompt)

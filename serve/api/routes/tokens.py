@@ -13,7 +13,7 @@ from serve.api.text import TextTooLong
 from serve.config import ApiSettings
 
 _MOST_TOKENS = 65_536
-"""Longer texts are counted only where the context is longer, too."""
+"""Longer texts are counted, and longer lists read, only where the context is longer, too."""
 
 
 def router(service: Service, settings: ApiSettings) -> APIRouter:
@@ -32,6 +32,8 @@ def router(service: Service, settings: ApiSettings) -> APIRouter:
         runtime = service.ready()
         body = await parse_body(request, DetokenizeRequest, settings.max_body_bytes)
         _check_model(runtime, body.model)
+        if len(body.tokens) > (most := _most_tokens(runtime)):
+            raise context_overflow("tokens", f"tokens: {len(body.tokens)} tokens; at most {most} are read here")
         if body.tokens and (largest := max(body.tokens)) >= runtime.vocab_size:
             raise invalid("tokens", f"tokens: no token {largest}; the model's vocabulary has {runtime.vocab_size}")
         return {"prompt": await asyncio.to_thread(runtime.codec.decode_exactly, body.tokens)}
@@ -45,13 +47,17 @@ def _check_model(runtime: Runtime, model: str | None) -> None:
         runtime.catalogue.resolve(model)
 
 
+def _most_tokens(runtime: Runtime) -> int:
+    return max(_MOST_TOKENS, runtime.catalogue.max_model_len)
+
+
 def _tokenized(runtime: Runtime, body: TokenizeRequest) -> dict[str, Any]:
     if body.prompt is not None:
         field, text, special = "prompt", body.prompt, body.add_special_tokens is not False
     else:
         field, text, special = "messages", chat_text(runtime, body), bool(body.add_special_tokens)
     try:
-        tokens = runtime.codec.encode(text, special, max(_MOST_TOKENS, runtime.catalogue.max_model_len))
+        tokens = runtime.codec.encode(text, special, _most_tokens(runtime))
     except TextTooLong as error:
         raise context_overflow(field, f"{field}: {error}, the most that are counted here") from error
     return {

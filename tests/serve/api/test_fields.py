@@ -117,7 +117,7 @@ def test_the_other_fields_of_the_engine(http: httpx.Client, engine: FakeEngine):
 
 
 def test_allowed_tokens_and_bad_words_reach_the_engine(http: httpx.Client, engine: FakeEngine):
-    assert post(http, allowed_token_ids=[5, 6], bad_words=["ab", " c"]).status_code == 200
+    assert post(http, allowed_token_ids=[5, 6, 5], bad_words=["ab", " c"]).status_code == 200
     params = engine.requests[0].params
     assert params.allowed_token_ids == (5, 6)
     assert set(params.bad_words) == {tuple(b"ab"), tuple(b" ab"), tuple(b" c")}

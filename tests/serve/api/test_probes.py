@@ -1,9 +1,11 @@
+import time
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.api.service import Phase, Service
 from serve.metrics import Metrics
-from tests.serve.api.fakes import fake_service, live
+from tests.serve.api.fakes import FakeEngine, fake_service, live
 
 BODY = {"model": "sql", "prompt": "hi"}
 
@@ -65,6 +67,20 @@ def test_metrics_count_what_happened(service: Service):
     assert samples["overtone_router_fallbacks_total",] == 1
     assert samples["overtone_router_seconds_count",] == 2
     assert samples["overtone_build_info", "1.2.3"] == 1
+
+
+def test_experts_are_under_way_from_admission_to_the_end():
+    engine = FakeEngine()
+    engine.delay = 1000
+    service = fake_service(engine)
+    body = {"model": "auto", "prompt": "hi", "experts": {"sql": 1.0, "poetry": 0.5}, "n": 2, "stream": True}
+    with live(service) as url, httpx.Client(base_url=url) as client:
+        with client.stream("POST", "/v1/completions", json=body):
+            assert service.metrics.http.experts_under_way == {"sql", "poetry"}
+        deadline = time.monotonic() + 10
+        while service.metrics.http.experts_under_way:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
 
 def test_openmetrics_for_those_who_ask(http: httpx.Client):

@@ -3,7 +3,7 @@ import dataclasses
 import httpx
 import pytest
 
-from tests.serve.api.fakes import FakeEngine, fake_service, live
+from tests.serve.api.fakes import MAX_MODEL_LEN, FakeEngine, fake_service, live
 
 
 def test_a_decision_without_generating(http: httpx.Client, engine: FakeEngine):
@@ -47,6 +47,15 @@ def test_several_prompts_and_few_scores(http: httpx.Client):
 def test_wrong_bodies(http: httpx.Client, body, status, param):
     reply = http.post("/v1/route", json=body)
     assert (reply.status_code, reply.json()["error"]["param"]) == (status, param)
+
+
+@pytest.mark.parametrize("prompt", ["é" * (MAX_MODEL_LEN // 2) + "x", "sql " * 2_000_000])
+def test_a_prompt_longer_than_the_context_is_refused_before_it_is_routed(http: httpx.Client, prompt: str):
+    fits = http.post("/v1/route", json={"prompt": prompt.encode()[:MAX_MODEL_LEN].decode(errors="ignore")})
+    assert fits.status_code == 200
+    error = http.post("/v1/route", json={"prompt": ["sql", prompt]}).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    assert f"the model's context is {MAX_MODEL_LEN} tokens; a prompt of {len(prompt)} characters" in error["message"]
 
 
 def test_a_bundle_without_a_router():

@@ -33,6 +33,13 @@ def test_more_than_any_context_is_not_counted(http: httpx.Client):
     assert (reply.json()["error"]["code"], reply.json()["error"]["param"]) == ("context_length_exceeded", "prompt")
 
 
+def test_more_than_any_context_is_not_read(http: httpx.Client):
+    assert http.post("/detokenize", json={"tokens": [65] * 65_536}).json()["prompt"] == "A" * 65_536
+    reply = http.post("/detokenize", json={"tokens": [65] * 65_537})
+    assert reply.status_code == 400
+    assert (reply.json()["error"]["code"], reply.json()["error"]["param"]) == ("context_length_exceeded", "tokens")
+
+
 def test_token_texts(http: httpx.Client):
     reply = http.post("/tokenize", json={"prompt": "é", "return_token_strs": True}).json()
     assert reply["token_strs"] == ["bytes:\\xc3", "bytes:\\xa9"]

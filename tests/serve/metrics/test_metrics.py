@@ -1,5 +1,6 @@
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -113,6 +114,33 @@ def test_the_engine_at_the_moment_of_the_scrape():
     assert found["overtone_expert_resident", "host", "sql"] == 1
 
 
+def affinity(metrics: Metrics) -> dict[str, str]:
+    """The labels of the one series for balancers."""
+    (family,) = (family for family in metrics.families() if family.name == "overtone_lora_requests_info")
+    ((_, labels, value, *_),) = family.samples
+    assert abs(value - time.time()) < 3600
+    return dict(labels)
+
+
+def test_which_experts_are_there_and_which_are_awaited_for_balancers_that_ask_vllm():
+    metrics = Metrics()
+    metrics.watch(lambda: STATS)
+    assert affinity(metrics) == {
+        "max_lora": "64",
+        "running_lora_adapters": "sql",
+        "waiting_lora_adapters": "",
+    }
+    for experts in (("sql",), ("poetry", "law"), ("poetry",), ()):
+        metrics.http.admitted(experts)
+    metrics.http.finished("stop", ("poetry",))
+    assert affinity(metrics)["waiting_lora_adapters"] == "law,poetry"
+    metrics.watch(lambda: dataclasses.replace(STATS, experts_resident=("sql", "poetry")))
+    assert affinity(metrics)["running_lora_adapters"] == "poetry,sql"
+    assert affinity(metrics)["waiting_lora_adapters"] == "law"
+    metrics.http.finished("abort", ("poetry", "law"))
+    assert affinity(metrics)["waiting_lora_adapters"] == ""
+
+
 def test_the_phase_is_one_of_all():
     text = Metrics().render(phase="draining")[0].decode()
     assert 'overtone_phase{phase="draining"} 1.0' in text
@@ -209,6 +237,7 @@ def serve_experts(metrics: Metrics, number: int) -> None:
             metrics.engine.on_expert_load(name, 0.001, 10, tier)
             metrics.engine.on_expert_evict(name, tier)
         metrics.engine.on_finish(record(experts=(name,)))
+        metrics.http.admitted((name,))
         metrics.router.observe(name, 0.0005, 0.9)
     metrics.watch(lambda: dataclasses.replace(STATS, experts_resident=names[:64], experts_on_host=names))
 
