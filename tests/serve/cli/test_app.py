@@ -1,8 +1,10 @@
+import dataclasses
 import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -127,19 +129,22 @@ def test_serves_defaults(run: Run, settings: list[ServerSettings]):
     assert settings == [ServerSettings(Path("somewhere"))]
 
 
+OPTIONS = (
+    "--host 0.0.0.0 --port 9 --served-model-name one --served-model-name two "
+    "--api-key k1 --api-key k2 "
+    "--max-model-len 128 --max-num-seqs 8 --max-num-batched-tokens 256 --max-num-queued-reqs 3 "
+    "--max-num-queued-tokens 99 --dtype float32 --device cpu --kv-cache-bytes 2MiB --expert-slots 4 "
+    "--no-enable-prefix-caching --seed 7 --router-threshold 0.25 --shutdown-timeout 1.5 --log-level debug "
+    "--api-key-file keys --admin-api-key a1 --admin-api-key a2 --admin-api-key-file admins --expert-dir e1 "
+    "--expert-dir e2 --allowed-origins https://a.example --max-body-bytes 1MiB --max-choices 9 --log-prompts "
+    "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --log-format json "
+    "--max-expert-host-bytes 3MB --patch-after-steps 5 --no-ui"
+)
+TLS = "--ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password pw --ssl-ca-certs ca"
+
+
 def test_serves_options(run: Run, settings: list[ServerSettings]):
-    arguments = (
-        "serve somewhere --host 0.0.0.0 --port 9 --served-model-name one --served-model-name two "
-        "--api-key k1 --api-key k2 "
-        "--max-model-len 128 --max-num-seqs 8 --max-num-batched-tokens 256 --max-num-queued-reqs 3 "
-        "--max-num-queued-tokens 99 --dtype float32 --device cpu --kv-cache-bytes 2MiB --expert-slots 4 "
-        "--no-enable-prefix-caching --seed 7 --router-threshold 0.25 --shutdown-timeout 1.5 --log-level debug "
-        "--api-key-file keys --admin-api-key a1 --admin-api-key a2 --admin-api-key-file admins --expert-dir e1 "
-        "--expert-dir e2 --allowed-origins https://a.example --max-body-bytes 1MiB --max-choices 9 --log-prompts "
-        "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --log-format json --ssl-certfile cert "
-        "--ssl-keyfile key --ssl-keyfile-password pw --ssl-ca-certs ca"
-    )
-    assert run(*arguments.split())[0] == 0
+    assert run("serve", "somewhere", *OPTIONS.split(), *TLS.split())[0] == 0
     (found,) = settings
     assert (found.host, found.port, found.served_model_names) == ("0.0.0.0", 9, ("one", "two"))
     assert (found.api.api_keys, found.router_threshold) == (("k1", "k2"), 0.25)
@@ -160,6 +165,31 @@ def test_serves_options(run: Run, settings: list[ServerSettings]):
     assert (engine.max_num_queued_reqs, engine.max_num_queued_tokens) == (3, 99)
     assert (engine.dtype, engine.device, engine.kv_cache_bytes) == ("float32", "cpu", 2 * 2**20)
     assert (engine.max_expert_slots, engine.enable_prefix_caching, engine.seed) == (4, False, 7)
+    assert (engine.max_expert_host_bytes, engine.patch_after_steps, api.ui) == (3 * 10**6, 5, False)
+
+
+def test_deploys_options_are_serves(
+    run: Run, settings: list[ServerSettings], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cluster = pytest.importorskip("serve.cluster.run", reason="needs the extra ray")
+    deployments: list[Any] = []
+    monkeypatch.setattr(cluster, "serve_here", lambda deployment, *_: deployments.append(deployment))
+    monkeypatch.chdir(tmp_path)
+    for command in ("serve", "deploy"):
+        assert run(command, str(bundle), *OPTIONS.split())[0] == 0
+    here, (deployment,) = settings[0].api, deployments
+    # The cluster's processes work in other directories.
+    absolute = {
+        "expert_dirs": tuple(path.resolve() for path in here.expert_dirs),
+        "api_key_file": tmp_path / "keys",
+        "admin_api_key_file": tmp_path / "admins",
+    }
+    assert deployment.settings == dataclasses.replace(
+        settings[0],
+        bundle=bundle.resolve(),
+        chat_template=tmp_path / "c.jinja",
+        api=dataclasses.replace(here, **absolute),
+    )
 
 
 def test_every_option_of_every_command_is_a_variable():

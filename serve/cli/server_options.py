@@ -1,0 +1,140 @@
+"""The options of every command that serves a bundle, and the settings that they make."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serve.cli.options import byte_size, option
+
+if TYPE_CHECKING:
+    from merge.bundle import RouterModel
+    from serve.config import ServerSettings
+
+SIZE = "<size>"
+
+Bundle = Annotated[Path, typer.Argument(help="The bundle's directory.", envvar="OVERTONE_BUNDLE", show_default=False)]
+Host = Annotated[str, option("--host", help="Address to listen on.")]
+Port = Annotated[int, option("--port", help="TCP port; 0 takes a free one.")]
+ServedModelName = Annotated[
+    list[str] | None,
+    option("--served-model-name", help="Name of the routed model instead of the bundle's; repeatable."),
+]
+ApiKey = Annotated[list[str] | None, option("--api-key", help="Accepted bearer token; repeatable.", show_envvar=True)]
+ApiKeyFile = Annotated[Path | None, option("--api-key-file", help="More of them, one a line; read again on SIGHUP.")]
+AdminApiKey = Annotated[
+    list[str] | None, option("--admin-api-key", help="Bearer token that may also change experts; repeatable.")
+]
+AdminApiKeyFile = Annotated[
+    Path | None, option("--admin-api-key-file", help="More of those, one a line; read again on SIGHUP.")
+]
+ExpertDir = Annotated[
+    list[Path] | None, option("--expert-dir", help="Directory that experts may be loaded from; repeatable.")
+]
+AllowedOrigins = Annotated[
+    list[str] | None, option("--allowed-origins", help="Web origin whose pages may call the API; repeatable.")
+]
+MaxBodyBytes = Annotated[
+    int, option("--max-body-bytes", help="Longest request body, as in 16MiB.", parser=byte_size, metavar=SIZE)
+]
+MaxChoices = Annotated[int, option("--max-choices", help="Prompts × candidates in one request.")]
+RequestTimeout = Annotated[
+    float | None, option("--request-timeout", help="Seconds that a request may take; no limit if not given.")
+]
+EngineTimeout = Annotated[
+    float | None,
+    option(
+        "--engine-timeout", help="Seconds that a step may take before its engine counts as dead; no limit if not given."
+    ),
+]
+ChatTemplate = Annotated[
+    Path | None, option("--chat-template", help="Jinja file to take instead of the model's own chat template.")
+]
+MaxModelLen = Annotated[int | None, option("--max-model-len", help="Longest sequence in tokens.")]
+MaxNumSeqs = Annotated[int, option("--max-num-seqs", help="Sequences in one batch.")]
+MaxNumBatchedTokens = Annotated[int, option("--max-num-batched-tokens", help="Tokens in one step.")]
+MaxNumQueuedReqs = Annotated[int, option("--max-num-queued-reqs", help="Requests that may wait.")]
+MaxNumQueuedTokens = Annotated[int | None, option("--max-num-queued-tokens", help="Prompt tokens that may wait.")]
+Dtype = Annotated[str, option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, option("--device", help="auto, cpu, cuda or cuda:N.")]
+KvCacheBytes = Annotated[
+    int | None,
+    option("--kv-cache-bytes", help="Memory for keys and values, as in 512MiB.", parser=byte_size, metavar=SIZE),
+]
+ExpertSlots = Annotated[int | None, option("--expert-slots", help="Experts on the device at once.")]
+MaxExpertHostBytes = Annotated[
+    int | None,
+    option(
+        "--max-expert-host-bytes",
+        help="Memory for experts kept ready on the host; no limit if not given.",
+        parser=byte_size,
+        metavar=SIZE,
+    ),
+]
+PatchAfterSteps = Annotated[
+    int | None,
+    option(
+        "--patch-after-steps",
+        help="Steps with one and the same expert alone after which it is added into the weights; never if not given.",
+    ),
+]
+EnablePrefixCaching = Annotated[
+    bool,
+    option("--enable-prefix-caching/--no-enable-prefix-caching", help="Reuse keys and values of equal prefixes."),
+]
+Seed = Annotated[int, option("--seed", help="Seeds the requests that bring none.")]
+RouterThreshold = Annotated[
+    float | None, option("--router-threshold", help="Confidence below which the backbone answers alone.")
+]
+ShutdownTimeout = Annotated[
+    float, option("--shutdown-timeout", help="Seconds that running requests get to finish, as after SIGTERM.")
+]
+LogLevel = Annotated[str, option("--log-level", help="debug, info, warning or error.")]
+LogFormat = Annotated[str, option("--log-format", help="text or json.")]
+LogPrompts = Annotated[
+    bool, option("--log-prompts/--no-log-prompts", help="Put the text of prompts into the access log.")
+]
+Ui = Annotated[bool, option("--ui/--no-ui", help="A page at / to try the model in a browser.")]
+
+_FIELDS = {
+    "served_model_name": "served_model_names",
+    "api_key": "api_keys",
+    "admin_api_key": "admin_api_keys",
+    "expert_dir": "expert_dirs",
+    "expert_slots": "max_expert_slots",
+}
+"""Option → field, where their names differ: an option is named for the one value that it gives."""
+
+
+def server_settings(options: Mapping[str, Any]) -> "ServerSettings":
+    """The settings that a command's options ask for.
+
+    Args:
+        options: the command's arguments by their names; those that are no settings are left out, and settings that
+            the command has no option for keep their defaults.
+
+    Raises:
+        ValueError: one of them is wrong.
+    """
+    from serve.config import ApiSettings, ServerSettings  # torch takes a second to import; --help should not
+    from serve.engine import EngineConfig
+
+    given = {_FIELDS.get(name, name): value for name, value in options.items()}
+    for name in ("served_model_names", "api_keys", "admin_api_keys", "expert_dirs", "allowed_origins"):
+        given[name] = tuple(given.get(name) or ())
+
+    def part(of: type[Any]) -> dict[str, Any]:
+        return {field.name: given[field.name] for field in dataclasses.fields(of) if field.name in given}
+
+    return ServerSettings(
+        **part(ServerSettings), engine=EngineConfig(**part(EngineConfig)), api=ApiSettings(**part(ApiSettings))
+    )
+
+
+def teach(model: "RouterModel", name: str, prompts: Sequence[str]) -> "RouterModel":
+    """The router that also knows a new expert, from prompts that it should answer."""
+    from merge.router import add_expert
+
+    return add_expert(model, name, prompts, others=())
