@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.environment import Environment, PeerError, prepare
-from benchmarks.soak.server import server_process
+from benchmarks.server import server_process
 
 SCHEMATHESIS = Environment("schemathesis", ("schemathesis==4.32.5",))
 CHECKS = (
@@ -37,8 +37,8 @@ def attack_document(bundle: Path, examples: int, seed: int, say: Callable[[str],
         python = prepare(SCHEMATHESIS, say)
     except PeerError as error:
         return {"skipped": str(error)}
-    options = ["--admin-api-key", _KEY, "--expert-dir", str(bundle / "experts"), "--log-level", "error"]
-    with tempfile.TemporaryDirectory() as folder, server_process(bundle, options) as server:
+    options = ["--log-level", "error"]
+    with tempfile.TemporaryDirectory() as folder, server_process(bundle, options, _KEY) as server:
         report = Path(folder) / "junit.xml"
         (Path(folder) / "schemathesis.toml").write_text(_CONFIG)
         command: list[str | Path] = [

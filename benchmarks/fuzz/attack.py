@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import httpx
 
 from benchmarks.fuzz.bodies import Bodies, Shot
+from benchmarks.server import Scrape
 
 _KEPT = 10
 _PATIENCE_SECONDS = 60.0
@@ -90,16 +90,15 @@ async def attack(url: str, requests: int, seed: int = 0, at_once: int = 16, key:
             nonlocal warm
             for turn in turns:
                 if turn == int(requests * _WARM_UP):
-                    warm = (await _gauges(client))["process_resident_memory_bytes"]
+                    warm = (await _scrape(client)).resident_bytes
                 shot = bodies.shot()
                 report.requests += 1
                 await _fire(client, shot, report)
 
         await asyncio.gather(*(shooter() for _ in range(at_once)))
         rest = await _at_rest(client)
-    report.held_requests = int(rest["overtone_num_requests_running"] + rest["overtone_num_requests_waiting"])
-    report.held_blocks = round(rest["overtone_kv_cache_usage_perc"] * rest["overtone_kv_cache_blocks"])
-    report.rss_growth_mb = (rest["process_resident_memory_bytes"] - warm) / 1e6
+    report.held_requests, report.held_blocks = rest.unfinished, rest.held_blocks
+    report.rss_growth_mb = (rest.resident_bytes - warm) / 1e6
     return report
 
 
@@ -135,19 +134,16 @@ def _fault(reply: httpx.Response) -> str | None:
     return None
 
 
-async def _at_rest(client: httpx.AsyncClient) -> dict[str, float]:
-    """The server's gauges once its engine has come to rest, or after some patience."""
+async def _at_rest(client: httpx.AsyncClient) -> Scrape:
+    """The server's figures once its engine has come to rest, or after some patience."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + _PATIENCE_SECONDS
     while True:
-        gauges = await _gauges(client)
-        busy = gauges["overtone_num_requests_running"] + gauges["overtone_num_requests_waiting"]
-        if not (busy or gauges["overtone_kv_cache_usage_perc"]) or clock() > deadline:
-            return gauges
+        scrape = await _scrape(client)
+        if not (scrape.unfinished or scrape.held_blocks) or clock() > deadline:
+            return scrape
         await asyncio.sleep(0.05)
 
 
-async def _gauges(client: httpx.AsyncClient) -> dict[str, float]:
-    """The series of /metrics that have no labels."""
-    text = (await client.get("/metrics")).text
-    return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)}
+async def _scrape(client: httpx.AsyncClient) -> Scrape:
+    return Scrape.of((await client.get("/metrics")).text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.lm_eval.tasks import write_tasks
 from benchmarks.peers.environment import TORCH, Environment, PeerError, prepare
-from benchmarks.soak.server import server_process
+from benchmarks.server import server_process
 
 LM_EVAL = Environment("lm-eval", (TORCH, "transformers==5.23.0", "lm_eval[api]==0.4.13"))
 _SECONDS = 900

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 
 from benchmarks.evaluation import unseen_prompts
+from benchmarks.server import Scrape, ServerProcess, server_process
 from benchmarks.soak.load import ADMIN_KEY, WEIGHTS, Load
 from benchmarks.soak.memory import slope_mb_per_minute
-from benchmarks.soak.server import ServerProcess, server_process
 from benchmarks.soak.tally import Tally
 from merge.bundle import open_bundle
 
@@ -107,16 +107,14 @@ def soak(plan: Plan) -> Report:
     experts = open_bundle(plan.bundle).expert_names
     options = [
         *("--max-num-seqs", str(_MAX_NUM_SEQS), "--max-num-queued-reqs", str(_QUEUED), "--log-level", "warning"),
-        *("--admin-api-key", ADMIN_KEY, "--expert-dir", str(plan.bundle / "experts")),
         *("--expert-slots", str(-(-len(experts) // 2))),  # so that experts come and go
     ]
-    with server_process(plan.bundle, options) as server:
+    with server_process(plan.bundle, options, ADMIN_KEY) as server:
         asyncio.run(_load(report, server, experts))
         with httpx.Client(timeout=30) as http:
-            gauges = _when_idle(server, http)
-        report.unfinished = int(gauges["overtone_num_requests_running"] + gauges["overtone_num_requests_waiting"])
-        report.leaked_blocks = round(gauges["overtone_kv_cache_usage_perc"] * gauges["overtone_kv_cache_blocks"])
-        report.generated_tokens = int(gauges["overtone_generation_tokens_total"])
+            rest = _when_idle(server, http)
+        report.unfinished, report.leaked_blocks = rest.unfinished, rest.held_blocks
+        report.generated_tokens = int(rest.series["overtone_generation_tokens_total"])
         report.exit_status = server.stop()
     return report
 
@@ -150,9 +148,9 @@ async def _watch(report: Report, server: ServerProcess, began: float) -> None:
     told = began
     with httpx.Client(timeout=30) as http:
         while True:
-            gauges = await asyncio.to_thread(server.gauges, http)
+            scrape = await asyncio.to_thread(server.scrape, http)
             now = time.monotonic()
-            report.rss.append((now - began, gauges["process_resident_memory_bytes"]))
+            report.rss.append((now - began, scrape.resident_bytes))
             if now - told >= _TELL_SECONDS:
                 told = now
                 print(
@@ -164,14 +162,13 @@ async def _watch(report: Report, server: ServerProcess, began: float) -> None:
             await asyncio.sleep(_SAMPLE_SECONDS)
 
 
-def _when_idle(server: ServerProcess, http: httpx.Client) -> dict[str, float]:
-    """The gauges once nothing runs or waits, or when patience ends."""
+def _when_idle(server: ServerProcess, http: httpx.Client) -> Scrape:
+    """The server's figures once nothing runs or waits, or when patience ends."""
     deadline = time.monotonic() + _IDLE_SECONDS
     while True:
-        gauges = server.gauges(http)
-        busy = gauges["overtone_num_requests_running"] + gauges["overtone_num_requests_waiting"]
-        if not busy or time.monotonic() > deadline:
-            return gauges
+        scrape = server.scrape(http)
+        if not scrape.unfinished or time.monotonic() > deadline:
+            return scrape
         time.sleep(0.1)
 
 

@@ -1,6 +1,5 @@
-"""The process under load."""
+"""A server of this project, as a process of its own."""
 
-import re
 import socket
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from benchmarks.server.scrape import Scrape
 
 _START_SECONDS = 300
 _STOP_SECONDS = 120
@@ -27,10 +28,9 @@ class ServerProcess:
         self._process = process
         self.url = url
 
-    def gauges(self, http: httpx.Client) -> dict[str, float]:
-        """The series of /metrics that have no labels."""
-        found = re.findall(r"^(\w+) (\S+)$", http.get(f"{self.url}/metrics").text, re.MULTILINE)
-        return {name: float(value) for name, value in found}
+    def scrape(self, http: httpx.Client) -> Scrape:
+        """Its figures now."""
+        return Scrape.of(http.get(f"{self.url}/metrics").text)
 
     def stop(self) -> int:
         """End it by SIGTERM; its exit status."""
@@ -43,8 +43,13 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(bundle: Path, options: Sequence[str]) -> Iterator[ServerProcess]:
+def server_process(bundle: Path, options: Sequence[str], admin_key: str | None = None) -> Iterator[ServerProcess]:
     """Run `overtone serve` on 127.0.0.1 and a free port, and end it however the block ends.
+
+    Args:
+        bundle: what it serves.
+        options: further ones.
+        admin_key: who brings it may load the bundle's experts; None: nobody may.
 
     Raises:
         RuntimeError: it did not become ready; the message has the end of its log.
@@ -53,6 +58,8 @@ def server_process(bundle: Path, options: Sequence[str]) -> Iterator[ServerProce
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "serve.cli", "serve", str(bundle), "--port", str(port), *options]
+    if admin_key is not None:
+        command += ["--admin-api-key", admin_key, "--expert-dir", str(bundle / "experts")]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         server = ServerProcess(process, f"http://127.0.0.1:{port}")
