@@ -10,32 +10,45 @@ from starlette.responses import JSONResponse
 from serve.api.choice import Piece
 from serve.api.context import context_of
 from serve.api.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_gone
+from serve.api.errors import ApiError
 from serve.api.event_stream import EventStream
 from serve.api.generation import Generation
 from serve.api.prepare import prepare
 from serve.api.reply import Reply
-from serve.api.schemas import GenerationRequest, StreamOptions
-from serve.api.service import Runtime, Service
+from serve.api.schemas import GenerationRequest, StreamOptions, parse_body
+from serve.api.service import Service
 from serve.config import ApiSettings
+from serve.engine import Draining, EngineDead, InvalidRequest, PromptTooLong, UnknownExpert
+
+_REASONS = {
+    "context_length_exceeded": PromptTooLong.__name__,
+    "draining": Draining.__name__,
+    "engine_dead": EngineDead.__name__,
+    "loading": "Loading",
+    "model_not_found": UnknownExpert.__name__,
+}
+"""Code of a refusal that is made before the engine is asked → how it is counted; all others are `InvalidRequest`."""
 
 
 async def answer(
-    request: Request,
-    service: Service,
-    runtime: Runtime,
-    settings: ApiSettings,
-    body: GenerationRequest,
-    reply_type: type[Reply],
+    request: Request, service: Service, settings: ApiSettings, schema: type[GenerationRequest], reply_type: type[Reply]
 ) -> Response:
-    """Prepare, admit, generate, and reply in one piece or as a stream.
+    """Read, prepare, admit, generate, and reply in one piece or as a stream.
 
     Raises:
         ApiError: the request cannot be served; nothing of it is left in the engine.
     """
     context = context_of(request)
-    context.user = body.end_user
-    context.request_id = body.request_id or context.request_id
-    job = await prepare(service, runtime, body, settings.max_choices)
+    try:
+        runtime = service.ready()
+        body = await parse_body(request, schema, settings.max_body_bytes)
+        context.user = body.end_user
+        context.request_id = body.request_id or context.request_id
+        job = await prepare(service, runtime, body, settings.max_choices)
+    except ApiError as error:
+        # The engine counts those that it refuses itself.
+        service.metrics.engine.on_reject(_REASONS.get(error.code or "", InvalidRequest.__name__))
+        raise
     context.expert = job.label
     if settings.log_prompts:
         context.prompts = tuple(job.prompt_texts(runtime.codec))

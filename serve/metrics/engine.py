@@ -27,7 +27,8 @@ from serve.metrics.buckets import (
 from serve.metrics.labels import CappedNames
 
 _BACKBONE = "backbone"
-_REASONS = (QueueFull, UnknownExpert, PromptTooLong, InvalidRequest, Draining, EngineDead)
+_REFUSALS = (QueueFull, UnknownExpert, PromptTooLong, InvalidRequest, Draining, EngineDead)
+_REASONS = (*(refusal.__name__ for refusal in _REFUSALS), "Loading")
 _TIERS = ("host", "device")
 
 
@@ -123,7 +124,7 @@ class EngineMetrics:
         self._evictions.labels(self._experts.label(name), tier).inc()
 
     def on_reject(self, reason: str) -> None:
-        """Count a request that was not admitted."""
+        """Count a request that was not admitted, whether the engine or the API refused it."""
         self._rejections.labels(reason).inc()
 
     def _begin_at_zero(self) -> None:
@@ -136,4 +137,4 @@ class EngineMetrics:
             self._load_seconds.labels(tier)
             self._load_bytes.labels(tier)
         for reason in _REASONS:
-            self._rejections.labels(reason.__name__)
+            self._rejections.labels(reason)

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from serve.api.answer import answer
 from serve.api.completion_reply import CompletionReply
-from serve.api.schemas import CompletionRequest, parse_body
+from serve.api.schemas import CompletionRequest
 from serve.api.service import Service
 from serve.config import ApiSettings
 
@@ -16,8 +16,6 @@ def router(service: Service, settings: ApiSettings) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(request: Request) -> Response:
         """Continue one or several prompts."""
-        runtime = service.ready()
-        body = await parse_body(request, CompletionRequest, settings.max_body_bytes)
-        return await answer(request, service, runtime, settings, body, CompletionReply)
+        return await answer(request, service, settings, CompletionRequest, CompletionReply)
 
     return routes

@@ -1,3 +1,5 @@
+import json
+import re
 import time
 
 import httpx
@@ -67,6 +69,38 @@ def test_metrics_count_what_happened(service: Service):
     assert samples["overtone_router_fallbacks_total",] == 1
     assert samples["overtone_router_seconds_count",] == 2
     assert samples["overtone_build_info", "1.2.3"] == 1
+
+
+def test_refusals_are_counted_by_their_reason(service: Service):
+    def post(client: httpx.Client, content: str = "", **fields) -> None:
+        reply = client.post("/v1/completions", content=content or json.dumps({**BODY, **fields}))
+        assert reply.status_code >= 400
+
+    runtime, service = service.runtime, Service(Metrics())
+    with live(service) as url, httpx.Client(base_url=url) as client:
+        post(client)
+        service.attach(runtime)
+        post(client, content="{")
+        post(client, n=0)
+        post(client, model="nope")
+        post(client, prompt="x" * 100_000)
+        post(client, max_tokens=100_000)
+        runtime.engine.dead = "out of memory"
+        post(client)
+        service.drain()
+        post(client)
+        found = dict(
+            re.findall(r'overtone_admission_rejections_total\{reason="(\w+)"\} (\d)', client.get("/metrics").text)
+        )
+    assert found == {
+        "Draining": "1",
+        "EngineDead": "1",
+        "InvalidRequest": "2",
+        "Loading": "1",
+        "PromptTooLong": "2",
+        "QueueFull": "0",
+        "UnknownExpert": "1",
+    }
 
 
 def test_experts_are_under_way_from_admission_to_the_end():
