@@ -75,8 +75,12 @@ PLANS = {
         seeds=3,
         calibrated_seeds=1,
         calibrated=(Cut("calibrated", 0.01),),
-        calibrated_rows=("task arithmetic", "TSV-M"),
-        extra=(("TSV-M", Cut("data-free", 0.007)), ("TSV-M", Cut("data-free", 0.01, "int8"))),
+        calibrated_rows=("task arithmetic", "TSV-M", "Iso-C"),
+        extra=tuple(
+            (row, cut)
+            for row in ("TSV-M", "Iso-C")
+            for cut in (Cut("data-free", 0.007), Cut("data-free", 0.007, "int8"), Cut("data-free", 0.01, "int8"))
+        ),
         curves=False,
     ),
     "vision": Plan(seeds=3, calibrated_seeds=3),

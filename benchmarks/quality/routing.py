@@ -22,7 +22,8 @@ class Routing:
     Attributes:
         chosen: for each task, the expert chosen for each test request ("" for none).
         accuracy: share of the requests that went to their own expert.
-        ece: expected calibration error over ten bins of the best expert's probability.
+        ece: expected calibration error over ten bins of the best expert's probability, on the tasks' requests.
+        ece_with_foreign: the same with the foreign requests among them, for which no expert is right; None without any.
         auroc: how well that probability tells the tasks' requests from foreign ones; None without foreign ones.
         foreign_routed: share of foreign requests that went to an expert at all.
         p99_ms: 99th percentile of a decision's time, in milliseconds, on this machine as it was.
@@ -31,6 +32,7 @@ class Routing:
     chosen: dict[str, list[str]]
     accuracy: float
     ece: float
+    ece_with_foreign: float | None
     auroc: float | None
     foreign_routed: float | None
     p99_ms: float
@@ -38,7 +40,7 @@ class Routing:
 
 def measure_routing(domain: Domain, store: Store, seed: int) -> Routing | None:
     """Train a router and put unseen requests to it; None where the domain has no text."""
-    key = {"domain": domain.name, "settings": domain.settings, "routing": 1, "seed": seed}
+    key = {"domain": domain.name, "settings": domain.settings, "routing": 2, "seed": seed}
 
     def compute() -> dict[str, Any] | None:
         requests = domain.requests(seed)
@@ -83,6 +85,7 @@ def _measured(requests: Requests) -> Routing:
         chosen=chosen,
         accuracy=sum(routed) / len(routed),
         ece=calibration_error(best, right),
+        ece_with_foreign=calibration_error(best + strangers, right + [False] * len(strangers)) if strangers else None,
         auroc=area_under_curve(best, strangers) if strangers else None,
         foreign_routed=sum(item.expert is not None for item in foreign) / len(foreign) if foreign else None,
         p99_ms=1000 * float(np.quantile(seconds, 0.99)),

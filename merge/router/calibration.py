@@ -7,6 +7,13 @@ from torch import Tensor
 
 PULL = 1e-6
 
+LOST = 0.05
+"""Most held-out prompts of the experts, of those whose expert was found, that a chosen threshold turns away.
+
+Far fewer of the prompts that are asked later: the router that is kept knows the wordings that were held out here. On two
+wordings new to it, beside six that it knew, it turned away 0 to 0.3 %, and let 2 to 8 % of sayings through.
+"""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -73,8 +80,11 @@ def class_weights(labels: Tensor) -> Tensor:
 def choose_threshold(scores: Tensor, labels: Tensor, calibration: Calibration) -> float:
     """Threshold between held-out prompts that were routed right and prompts that belong to no expert.
 
-    The one that maximises (share of experts' prompts routed right) - (share of the others routed at all); in the middle
-    of the best range, so that it lies as far as possible from both.
+    The one that maximises (share of experts' prompts routed right) - (share of the others routed at all), in the middle
+    of the best range, so that it lies as far as possible from both; but never so high that more than `LOST` of the
+    experts' prompts fall under it. Prompts of no expert include made-up ones that are as near to the experts' as one
+    keyword brings them, more than are ever asked: where the two overlap they would push the threshold into the experts'
+    own prompts, and an expert that answers a stranger's prompt does less harm than one that is silent at its own.
     """
     experts = scores.shape[1]
     chance = probabilities(scores, calibration.offset, calibration.temperature)[:, :experts]
@@ -87,4 +97,5 @@ def choose_threshold(scores: Tensor, labels: Tensor, calibration: Calibration) -
     gain = torch.tensor(
         [float((right >= t).double().mean()) - float((stray >= t).double().mean()) for t in candidates.tolist()]
     )
-    return round(float(candidates[gain >= gain.max() - 1e-9].median()), 4)
+    between = float(candidates[gain >= gain.max() - 1e-9].median())
+    return round(min(between, float(right.quantile(LOST))), 4)

@@ -4,35 +4,65 @@ A prompt is a phrasing with content filled in. A router that has seen a phrasing
 needs whole phrasings held out, and prompts do not say which phrasing they came from.
 """
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-FREQUENT = 0.1
+SHARED = 0.05
+"""Share of a task's prompts that have to go on with the same word for it to count as wording."""
+
+Words = tuple[str, ...]
+
+_DIGIT = re.compile(r"\d")
 
 
-def phrasing_keys(prompts: Sequence[str]) -> list[tuple[str, ...]]:
-    """A key for each prompt of one task: those of its words that a tenth of the task's prompts share, in order.
+def phrasing_keys(prompts: Sequence[str]) -> list[tuple[Words, Words]]:
+    """How each prompt of one task begins and how it ends, up to where its content does.
 
-    Content varies from prompt to prompt and drops out; what stays is the wording around it.
+    Only the ends are looked at, not all words that are frequent in the task: content that is ordinary text shares `the`
+    and `of` with every prompt, and then hardly two prompts have the same frequent words. All digits are one digit here,
+    as they are to the router.
     """
-    words = [tuple(prompt.lower().split()) for prompt in prompts]
-    seen_in = Counter(word for prompt in words for word in set(prompt))
-    least = max(2.0, FREQUENT * len(prompts))
-    return [tuple(word for word in prompt if seen_in[word] >= least) for prompt in words]
+    words = [tuple(_DIGIT.sub("0", prompt.lower()).split()) for prompt in prompts]
+    least = max(2.0, SHARED * len(prompts))
+    endings = _common_starts([row[::-1] for row in words], least)
+    return list(zip(_common_starts(words, least), [row[::-1] for row in endings], strict=True))
 
 
 def assign_folds(prompts: Sequence[str], folds: int) -> list[int]:
-    """Fold of each prompt of one task, 0 to folds - 1: one wording, one fold; folds as equal as the wordings allow.
+    """Fold of each prompt of one task: one wording, one fold; folds as equal as the wordings allow.
 
-    Where there are fewer wordings than folds, prompts are dealt out one by one: nothing better can be had then.
+    There are at most as many folds as wordings. Where all prompts are worded alike they are dealt out one by one:
+    nothing better can be had then.
     """
     keys = phrasing_keys(prompts)
     sizes = Counter(keys)
-    if len(sizes) < folds:
+    if len(sizes) == 1:
         return [i % folds for i in range(len(prompts))]
-    filled = [0] * folds
-    fold_of: dict[tuple[str, ...], int] = {}
+    filled = [0] * min(folds, len(sizes))
+    fold_of: dict[tuple[Words, Words], int] = {}
     for key, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
         fold_of[key] = filled.index(min(filled))
         filled[fold_of[key]] += size
     return [fold_of[key] for key in keys]
+
+
+def _common_starts(rows: Sequence[Words], least: float) -> list[Words]:
+    """The first words of each row that are wording.
+
+    A start goes on as wording while most rows that have it go on with a word that `least` of them share; where most go
+    on in ways of their own, content has begun, even if some contents begin alike.
+    """
+    having = Counter(row[:length] for row in rows for length in range(len(row) + 1))
+    shared: dict[Words, int] = defaultdict(int)
+    for start, count in having.items():
+        if start and count >= least:
+            shared[start[:-1]] += count
+    return [_descend(row, having, shared, least) for row in rows]
+
+
+def _descend(row: Words, having: Counter[Words], shared: dict[Words, int], least: float) -> Words:
+    length = 0
+    while 2 * shared.get(row[:length], 0) > having[row[:length]] and having[row[: length + 1]] >= least:
+        length += 1
+    return row[:length]

@@ -109,7 +109,7 @@ def _prepare(
     tasks: Sequence[Sequence[str]], featurizer: Featurizer, config: RouterConfig, extra_background: Sequence[str] = ()
 ) -> _Data:
     rng = random.Random(config.seed)
-    keywords = sorted({word for prompts in tasks for key in phrasing_keys(prompts) for word in key})
+    keywords = sorted({word for prompts in tasks for key in phrasing_keys(prompts) for words in key for word in words})
     rows, labels, folds, scored = [], [], [], []
     for label, prompts in enumerate([*tasks, [*background_prompts(), *extra_background]]):
         unique = list(dict.fromkeys(prompts))

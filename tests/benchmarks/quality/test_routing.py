@@ -18,7 +18,7 @@ def test_area_under_curve_counts_ties_half() -> None:
 
 
 def test_a_wrong_expert_counts_as_wrong_and_none_as_the_backbone() -> None:
-    routing = Routing({"a": ["a", "b", "", "", "a"]}, 0.4, 0.0, None, None, 0.1)
+    routing = Routing({"a": ["a", "b", "", "", "a"]}, 0.4, 0.0, None, None, None, 0.1)
     found = routed_accuracy(routing, Cell({"a": "11110"}, 8), Cell({"a": "11011"}, 0))
     assert found == {"a": (1 + 0 + 0 + 1 + 0) / 5}
 
@@ -36,5 +36,6 @@ def test_a_router_of_clear_tasks_is_right_and_knows_strangers() -> None:
     found = _measured(requests)
     assert found.accuracy == 1
     assert found.auroc == 1
+    assert found.ece_with_foreign is not None
     assert found.chosen["sums"] == ["sums"] * 8
     assert found.p99_ms > 0

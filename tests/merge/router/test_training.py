@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from merge.router import RouterConfig, add_expert, background_prompts, train_router
-from merge.router.calibration import calibrate, choose_threshold, class_weights, probabilities
+from merge.router.calibration import LOST, calibrate, choose_threshold, class_weights, probabilities
 
 WORDS = ["lamp", "chair", "table", "river", "stone", "cloud", "apple", "bread"]
 PHRASINGS = {
@@ -100,3 +100,14 @@ def test_threshold_lies_between_right_and_stray() -> None:
     threshold = choose_threshold(scores, labels, fitted)
     chances = probabilities(scores, fitted.offset, fitted.temperature)[:, :2].max(dim=1).values
     assert chances[2:].max() < threshold <= chances[:2].min()
+
+
+def test_the_threshold_turns_few_of_the_experts_prompts_away() -> None:
+    gen = torch.Generator().manual_seed(0)
+    own = 0.6 + 0.1 * torch.randn(500, generator=gen, dtype=torch.float64)
+    near = 0.5 + 0.1 * torch.randn(500, generator=gen, dtype=torch.float64)  # half of them above some of the own
+    scores = torch.cat([own, near])[:, None]
+    labels = torch.tensor([0] * 500 + [1] * 500)
+    fitted = calibrate(scores, labels)
+    chances = probabilities(scores, fitted.offset, fitted.temperature)[:, 0]
+    assert float((chances[:500] >= choose_threshold(scores, labels, fitted)).double().mean()) >= 1 - LOST
