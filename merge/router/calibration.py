@@ -10,8 +10,8 @@ PULL = 1e-6
 LOST = 0.05
 """Most held-out prompts of the experts, of those whose expert was found, that a chosen threshold turns away.
 
-Far fewer of the prompts that are asked later: the router that is kept knows the wordings that were held out here. On two
-wordings new to it, beside six that it knew, it turned away 0 to 0.3 %, and let 2 to 8 % of sayings through.
+Far fewer of the prompts that are asked later: the router that is kept knows the wordings that were held out here. On
+two wordings new to it, beside six that it knew, it turned away 0 to 0.3 %, and let 2 to 8 % of sayings through.
 """
 
 
