@@ -42,7 +42,7 @@ class ApiError(Exception):
         return JSONResponse(self.body(), status_code=self.status, headers=dict(self.headers))
 
 
-def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
+def invalid(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
     """400: a field of the request is wrong."""
     return ApiError(400, message, param=param, code=code)
 

@@ -6,6 +6,17 @@ from pathlib import Path
 from serve.api.errors import forbidden, invalid, shortened
 
 
+def check_directories(directories: Sequence[Path]) -> None:
+    """Return if all of them are directories.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for directory in directories:
+        if not directory.is_dir():
+            raise ValueError(f"--expert-dir {directory} is not a directory")
+
+
 def path_within(field: str, path: str, directories: Sequence[Path]) -> Path:
     """The real path of something in one of the directories; a relative path is looked up in each of them.
 

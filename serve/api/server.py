@@ -14,6 +14,7 @@ import uvicorn
 from prometheus_client import disable_created_metrics
 
 from serve.api.app import create_app
+from serve.api.expert_paths import check_directories
 from serve.api.keys import KeyRing
 from serve.api.loading import load_runtime
 from serve.api.logs import configure_logging
@@ -101,6 +102,7 @@ class _Run:
         self._settings = settings
         self._listener = listener
         self._keys = KeyRing(settings.api)
+        check_directories(settings.api.expert_dirs)
         metrics = Metrics(version=settings.api.version)
         tracing = tracing_from_environment()
         self._service = Service(metrics, engine_timeout=settings.api.engine_timeout, teach=teach, tracing=tracing)

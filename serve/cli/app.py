@@ -62,7 +62,7 @@ def _program() -> typer.Typer:
     )
     for name, command in COMMANDS.items():
         program.command(name)(command)
-    group = typer.Typer(help="Measure a running server.", no_args_is_help=True)
+    group = typer.Typer(help="Measure a running server.")
     group.callback()(lambda: None)  # a group of one command stays a group
     for name, command in BENCHMARKS.items():
         group.command(name)(command)

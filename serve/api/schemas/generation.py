@@ -11,6 +11,9 @@ from serve.api.schemas.body import Body, ListField, ModelName
 from serve.api.schemas.structure import ResponseFormat, StructuredOutputs
 
 MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 256
+"""After every token, each end of the text that a stop string may begin with is looked at."""
+
 MAX_TOKEN_IDS = 1024
 _INT64 = 2**63
 _MOST_DIGITS = 18  # of a token id
@@ -22,6 +25,8 @@ def _stops(value: Any) -> tuple[str, ...]:
         raise PydanticCustomError("stop", "must be a non-empty string or a list of such strings")
     if len(stops) > MAX_STOPS:
         raise PydanticCustomError("stop", f"may hold at most {MAX_STOPS} strings, not {len(stops)}")
+    if (longest := max(map(len, stops), default=0)) > MAX_STOP_CHARACTERS:
+        raise PydanticCustomError("stop", f"holds a string of {longest} characters; {MAX_STOP_CHARACTERS} are allowed")
     return tuple(stops)
 
 
@@ -30,16 +35,12 @@ def _token_keys(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if not all(key.isascii() and key.isdecimal() and len(key) <= _MOST_DIGITS for key in value):
-        raise PydanticCustomError("logit_bias", 'keys must be token ids, as in {{"42": -100}}')
+        raise PydanticCustomError("logit_bias", 'keys must be token ids, as in {"42": -100}')
     return {int(key): bias for key, bias in value.items()}
 
 
-_STOP_SCHEMA = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "maxItems": MAX_STOPS, "items": {"type": "string", "minLength": 1}},
-    ]
-}
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+_STOP_SCHEMA = {"anyOf": [_STOP, {"type": "array", "maxItems": MAX_STOPS, "items": _STOP}]}
 _BIAS_SCHEMA = {
     "type": "object",
     "propertyNames": {"pattern": f"^[0-9]{{1,{_MOST_DIGITS}}}$"},

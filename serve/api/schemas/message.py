@@ -34,7 +34,7 @@ def _text(value: Any) -> Any:
                 "content", "holds a part of type {kind}; only text is supported", {"kind": kind[:40]}
             )
         if kind != "text" or set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise PydanticCustomError("content", 'holds a part that is not like {{"type": "text", "text": "…"}}')
+            raise PydanticCustomError("content", 'holds a part that is not like {"type": "text", "text": "…"}')
         lines.append(part["text"])
     return "\n".join(lines)
 

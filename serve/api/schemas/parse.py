@@ -1,7 +1,7 @@
 """From the bytes of a body to a checked request, and every failure to a 400 that names the field."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -12,6 +12,13 @@ from serve.api.schemas.body import Body
 from serve.api.schemas.foreign import asks_for_nothing
 
 _Body = TypeVar("_Body", bound=Body)
+
+_WORDS: Mapping[str, str] = {
+    "tuple_type": "must be a list",
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), "must be an object"),
+    "union_tag_not_found": "needs a type",
+}
+"""pydantic's kinds of errors → what a client is told instead."""
 
 
 async def parse_body(request: Request, schema: type[_Body], max_bytes: int) -> _Body:
@@ -72,8 +79,23 @@ def _named(error: ValidationError) -> ApiError:
         return invalid(param, f"{param} is required", code="missing_field")
     if first["type"] == "extra_forbidden":
         return invalid(param, f"unknown field {shortened(param)!r}", code="unknown_field")
-    message = first["msg"].removeprefix("Value error, ")
+    message = _in_json(first["type"], first.get("ctx", {})) or first["msg"].removeprefix("Value error, ")
     return invalid(param, f"{param}: {message[:1].lower()}{message[1:]}", code="invalid_value")
+
+
+def _in_json(kind: str, context: Mapping[str, Any]) -> str | None:
+    """What is wrong in JSON's words, where pydantic's are Python's."""
+    if kind == "too_short":
+        return f"must hold at least {_items(context['min_length'])}"
+    if kind == "too_long":
+        return f"may hold at most {_items(context['max_length'])}"
+    if kind == "union_tag_invalid":
+        return f"its type must be one of {context['expected_tags']}"
+    return _WORDS.get(kind)
+
+
+def _items(count: int) -> str:
+    return "1 item" if count == 1 else f"{count} items"
 
 
 def _path(location: Sequence[int | str]) -> str:

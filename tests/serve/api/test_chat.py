@@ -201,7 +201,7 @@ def test_what_is_not_implemented_is_refused_by_name(http: httpx.Client, engine: 
     ("messages", "param", "message"),
     [
         ([], "messages", "at least 1"),
-        ("hi", "messages", "tuple"),
+        ("hi", "messages", "a list"),
         ([{"role": "user"}], "messages.0.content", "is required"),
         ([{"role": "user", "content": None}], "messages.0.content", "is required"),
         ([{"role": "user", "content": []}], "messages.0.content", "not empty"),
@@ -215,7 +215,7 @@ def test_what_is_not_implemented_is_refused_by_name(http: httpx.Client, engine: 
         ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "messages.0", "not supported"),
         ([{"role": [], "content": "x"}], "messages.0.role", "system"),
         ([{"role": "owner", "content": "x"}], "messages.0.role", "system"),
-        ([3], "messages.0", "dictionary"),
+        ([3], "messages.0", "an object"),
         ([{"role": "developer", "content": "x"}], "messages", "no developers here"),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_router_takes_over_a_head(client: httpx.Client, directory: Path):
     assert load(client, router="router").json()["routed"] is True
     scores = client.post("/v1/route", json={"prompt": "sweet rose moonlight"}).json()["data"][0]["scores"]
     assert set(scores) == {"sql", "poetry", "maths"}
-    refused(load(client, name="unknown", router="router"), 400, None, "router")
+    refused(load(client, name="unknown", router="router"), 400, "invalid_value", "router")
     assert "unknown" not in names(client)
 
 
@@ -182,11 +182,11 @@ def test_what_is_not_an_expert_leaves_everything_as_it_was(client: httpx.Client,
     (directory / "notes.txt").write_text("x")
     (directory / "folder.safetensors").mkdir()
     refused(load(client, path="bad.safetensors"), 400, "expert_not_loadable", "path")
-    refused(load(client, path="notes.txt"), 400, None, "path")
-    refused(load(client, path="folder.safetensors"), 400, None, "path")
+    refused(load(client, path="notes.txt"), 400, "invalid_value", "path")
+    refused(load(client, path="folder.safetensors"), 400, "invalid_value", "path")
     refused(load(client, path="missing.safetensors"), 400, "not_found", "path")
-    refused(load(client, name="auto"), 400, None, "name")
-    refused(load(client, name="speaker"), 400, None, "name")
+    refused(load(client, name="auto"), 400, "invalid_value", "name")
+    refused(load(client, name="speaker"), 400, "invalid_value", "name")
     refused(load(client, router="nowhere"), 400, "not_found", "router")
     shutil.copy(directory / "bad.safetensors", directory / "maths.safetensors")
     refused(load(client, name="sql"), 400, "expert_not_loadable", "path")

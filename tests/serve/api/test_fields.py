@@ -216,6 +216,7 @@ def test_an_unknown_field_like_no_other(http: httpx.Client):
         ("stop", "", "stop"),
         ("stop", ["a", ""], "stop"),
         ("stop", 1, "stop"),
+        ("stop", "a" * 257, "stop"),
         ("stop_token_ids", [-1], "stop_token_ids.0"),
         ("stop_token_ids", [257], "stop_token_ids"),
         ("stop_token_ids", 5, "stop_token_ids"),
@@ -241,6 +242,31 @@ def test_wrong_types_and_ranges_name_the_field(http: httpx.Client, engine: FakeE
     assert "\n" not in message
     assert len(message) < 300
     assert engine.requests == []
+
+
+CHAT = {"model": "sql", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"messages": "hi"}, "messages: must be a list"),
+        ({"messages": []}, "messages: must hold at least 1 item"),
+        ({"messages": ["hi"]}, "messages.0: must be an object"),
+        ({"messages": [{"role": "user", "content": [{"text": 1}]}]}, 'like {"type": "text", "text": "…"}'),
+        ({"experts": ["sql"]}, "experts: must be an object"),
+        ({"stream": True, "stream_options": []}, "stream_options: must be an object"),
+        ({"stop_token_ids": [1] * 129}, "stop_token_ids: may hold at most 128 items"),
+        ({"logit_bias": {"a": 1}}, 'as in {"42": -100}'),
+        ({"response_format": {"type": "xml"}}, "its type must be one of 'text', 'json_object', 'json_schema'"),
+        ({"response_format": {}}, "response_format: needs a type"),
+        ({"response_format": "json"}, "response_format: must be an object"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_words_of_json(http: httpx.Client, fields, message: str):
+    error = http.post("/v1/chat/completions", json={**CHAT, **fields}).json()["error"]
+    assert message in error["message"]
+    assert error["code"] == "invalid_value"
 
 
 @pytest.mark.parametrize("field", ["model", "prompt"])

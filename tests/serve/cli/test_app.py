@@ -71,6 +71,8 @@ def test_help_lists_the_commands(run: Run):
         (("serve", "b", "--max-num-seqs", "0"), 1, "max_num_seqs"),
         (("serve", "b", "--api-key", ""), 1, "API key"),
         (("serve", "b", "--api-key-file", "nowhere"), 1, "cannot read the API keys in nowhere"),
+        (("serve", "b", "--port", "0", "--expert-dir", "nowhere"), 1, "--expert-dir nowhere is not a directory"),
+        (("bench",), 2, "command"),
         (("serve", "b", "--ssl-keyfile", "key"), 2, "--ssl-certfile"),
         (("serve", "b", "--request-timeout", "0"), 1, "request_timeout"),
         (("serve", "b", "--log-format", "xml"), 1, "log_format"),
