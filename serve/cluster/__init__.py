@@ -2,7 +2,7 @@
 
 The ingress is the FastAPI application of `serve.api` with the tokenizer and the router; behind it are replicas with an
 engine each. `messages` is what goes between them, `replica` the engine's end, `client` and `outputs` the ingress' end,
-`registry` the experts that requests may name, `board` what the replicas last said of themselves. `metrics` joins their
-expositions, `ingress` and `app` put it together, `run` is a deployment on one machine. Nothing else imports this
-package, or Ray.
+`registry` the experts that requests may name, `replicas` asks the replicas of themselves and `board` remembers it.
+`metrics` joins their expositions, `ingress` and `app` put it together, `run` is a deployment on one machine,
+`proxy` what its HTTP proxy is told. Nothing else imports this package, or Ray.
 """

@@ -15,6 +15,7 @@ APPLICATION = "overtone"
 ENGINE = "engine"
 _INGRESS_REQUESTS = 4096
 _HEALTH_SECONDS = 5.0
+_NEVER_SECONDS = 1e9
 _BATCHES = 1
 """A replica gets as many requests as fit into one batch; a holder of an expert that has them is passed over for another
 replica, which then holds that expert, too. With two batches, popular experts wait for seconds at their holder while
@@ -37,6 +38,8 @@ def cluster_application(deployment: Deployment, teach: Teach | None = None) -> A
         health_check_period_s=_HEALTH_SECONDS,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.shutdown_timeout,
+        # The ingress asks for these; Ray Serve's controller should not ask, too, and tell every router.
+        request_router_config={"request_routing_stats_period_s": _NEVER_SECONDS},
         ray_actor_options={"num_cpus": deployment.cpus, "num_gpus": deployment.gpus},
         **_size(deployment, batch),
     )(EngineReplica)

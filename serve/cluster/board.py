@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from serve.cluster.messages import ReplicaState
+from serve.cluster.messages import ReplicaState, Report
 from serve.engine import EngineDead, EngineStats
 
 _PERIOD = 1.0
 
-Ask = Callable[[], Awaitable[Sequence[ReplicaState]]]
+Ask = Callable[[], Awaitable[Sequence[Report]]]
 
 
 class Board:
@@ -23,12 +23,13 @@ class Board:
         """Begin without knowing of any replica.
 
         Args:
-            ask: the states of the replicas that answer.
+            ask: the reports of the replicas that answer.
             bundle: replicas of another one do not count.
             patience: seconds without any replica before that is an error.
         """
         self._ask, self._bundle, self._patience = ask, bundle, patience
         self._states: tuple[ReplicaState, ...] = ()
+        self._reports: tuple[Report, ...] = ()
         self._seen = time.monotonic()
         self._polling: asyncio.Task[None] | None = None
 
@@ -36,6 +37,11 @@ class Board:
     def states(self) -> tuple[ReplicaState, ...]:
         """Of the replicas that answered last."""
         return self._states
+
+    @property
+    def reports(self) -> tuple[Report, ...]:
+        """Of all that answered last, those of another bundle, too."""
+        return self._reports
 
     def start(self) -> None:
         """Begin to ask."""
@@ -53,7 +59,8 @@ class Board:
 
     async def refresh(self) -> None:
         """Ask now."""
-        self._states = tuple(state for state in await self._ask() if state.bundle == self._bundle)
+        self._reports = tuple(await self._ask())
+        self._states = tuple(report.state for report in self._reports if report.state.bundle == self._bundle)
         if self._states:
             self._seen = time.monotonic()
 

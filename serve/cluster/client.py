@@ -1,12 +1,14 @@
 """The engine as the ingress sees it: some replica of it."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from prometheus_client import Metric
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -14,13 +16,15 @@ from ray.serve.handle import DeploymentHandle
 from merge.bundle import Bundle
 from serve.api.structure import GrammarMask
 from serve.cluster.board import Board
-from serve.cluster.messages import Call, Held, ReplicaState
+from serve.cluster.messages import Call, Held, OtherBundle, ReplicaState
 from serve.cluster.outputs import Answers, ReplicaOutputs
 from serve.cluster.registry import Registry
-from serve.engine import EngineError, EngineStats, Request
+from serve.cluster.replicas import Replicas
+from serve.engine import EngineStats, Request
 from serve.experts import ExpertInfo, ExpertLoadError, ExpertVersion
 
-_STATE_TIMEOUT = 5.0
+_UNLOAD_TIMEOUT = 5.0
+_PAUSE = 0.1
 _NOWHERE = Held(slot=None, on_host=False, nbytes=None)
 
 
@@ -31,17 +35,20 @@ class ReplicaClient:
         board: what is known of the replicas.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], bundle: Bundle, identity: str, patience: float):
+    def __init__(
+        self, handle: DeploymentHandle[Any], replicas: Replicas, bundle: Bundle, identity: str, patience: float
+    ):
         """Begin with the bundle's experts.
 
         Args:
             handle: of the deployment of `EngineReplica`.
+            replicas: the same deployment's.
             bundle: what requests are tokenised and routed for.
             identity: the bundle's, which a replica must agree with.
             patience: seconds to wait for a replica where there is none.
         """
-        self.board = Board(self._states, identity, patience)
-        self._handle, self._identity = handle, identity
+        self.board = Board(replicas.ask, identity, patience)
+        self._handle, self._identity, self._patience = handle, identity, patience
         self._registry = Registry(bundle)
         self._running: dict[str, ReplicaOutputs] = {}
 
@@ -126,12 +133,7 @@ class ReplicaClient:
             ExpertLoadError, GenerationMismatch: nothing changed.
         """
         self._registry.expect(name, expected_generation)
-        try:
-            found: ExpertInfo | ExpertLoadError = await self._handle.load_expert.remote(name, path)
-        except (RayError, RayServeException) as error:
-            raise ExpertLoadError(f"expert {name!r}: the replica that read it was lost: load it again") from error
-        if isinstance(found, ExpertLoadError):
-            raise found
+        found = await self._load_somewhere(name, path)
         self._registry.expect(name, expected_generation)
         return dataclasses.replace(found, version=self._registry.set(name, path, found.version.digest))
 
@@ -144,24 +146,32 @@ class ReplicaClient:
         """
         self._registry.expect(name, expected_generation)
         version = self._registry.remove(name)
-        await self._all("unload_expert", name)
+        # A replica that is full forgets it once it has room; one that is lost, too.
+        with contextlib.suppress(RayError, RayServeException, TimeoutError):
+            response = self._handle.broadcast("unload_expert", self._identity, name)
+            await response.results_async(timeout_s=_UNLOAD_TIMEOUT, return_exceptions=True)
         return version
 
-    async def families(self) -> list[Any]:
+    async def _load_somewhere(self, name: str, path: Path) -> ExpertInfo:
+        """What a replica of this bundle finds; others are on their way in or out, and hand it on."""
+        deadline = time.monotonic() + self._patience
+        while time.monotonic() < deadline:
+            try:
+                found: ExpertInfo | ExpertLoadError | OtherBundle
+                found = await self._handle.load_expert.remote(self._identity, name, path)
+            except (RayError, RayServeException) as error:
+                raise ExpertLoadError(f"expert {name!r}: the replica that read it was lost: load it again") from error
+            if isinstance(found, ExpertLoadError):
+                raise found
+            if isinstance(found, ExpertInfo):
+                return found
+            await asyncio.sleep(_PAUSE)
+        raise ExpertLoadError(f"expert {name!r}: no replica serves this bundle: load it again")
+
+    async def families(self) -> list[tuple[str, list[Metric]]]:
         """(replica, its metrics) of all that answer."""
-        return await self._all("metrics")
-
-    async def _states(self) -> Sequence[ReplicaState]:
-        return await self._all("state")
-
-    async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """What the replicas answer, without those that do not."""
-        try:
-            response = self._handle.broadcast(method, *arguments)
-            found = await response.results_async(timeout_s=_STATE_TIMEOUT, return_exceptions=True)
-        except (RayError, RayServeException, TimeoutError, EngineError):
-            return []
-        return [answer for answer in found if not isinstance(answer, BaseException)]
+        await self.board.refresh()
+        return [(report.state.replica, report.metrics) for report in self.board.reports]
 
 
 def _info(version: ExpertVersion, states: Sequence[ReplicaState]) -> ExpertInfo:

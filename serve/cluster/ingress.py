@@ -16,6 +16,7 @@ from serve.cluster.client import ReplicaClient
 from serve.cluster.deployment import Deployment
 from serve.cluster.metrics import ClusterMetrics
 from serve.cluster.replica import bundle_identity
+from serve.cluster.replicas import Replicas
 from serve.tracing import tracing_from_environment
 
 
@@ -34,7 +35,8 @@ class Ingress:
         configure_logging(settings.log_level, settings.log_format)
 
         def connect(bundle: Bundle) -> ReplicaClient:
-            return ReplicaClient(replicas, bundle, bundle_identity(bundle.path), deployment.patience)
+            engines = Replicas(ray_serve.get_replica_context().app_name, replicas.deployment_name)
+            return ReplicaClient(replicas, engines, bundle, bundle_identity(bundle.path), deployment.patience)
 
         metrics = ClusterMetrics(version=settings.api.version)
         tracing = tracing_from_environment()

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import Metric
+
 from serve.engine import EngineError, EngineStats, Output, Request
 from serve.experts import ExpertVersion
 
@@ -87,3 +89,11 @@ class ReplicaState:
     stats: EngineStats
     step_seconds: float
     held: Mapping[str, Held]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A replica's state and its metrics."""
+
+    state: ReplicaState
+    metrics: list[Metric]

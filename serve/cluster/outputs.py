@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from ray.exceptions import RayActorError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentResponseGenerator
 
 from serve.api.structure import GrammarMask
 from serve.cluster.messages import Admitted, Answer, OtherBundle, Refused, Step
-from serve.engine import EngineDead, Output, QueueFull
+from serve.engine import Draining, EngineDead, Output, QueueFull
 from serve.experts import ExpertVersion
 
 _ATTEMPTS = 3
@@ -17,7 +17,8 @@ _ATTEMPTS = 3
 _PAUSE = 0.1
 _WATCH = 0.5
 
-_LOST = (RayActorError, TaskCancelledError, DeploymentUnavailableError, ReplicaUnavailableError)
+_LOST = (RayError, DeploymentUnavailableError, ReplicaUnavailableError)
+_GOING = (EngineDead, Draining)
 
 Answers = DeploymentResponseGenerator[Answer]
 
@@ -100,7 +101,7 @@ class ReplicaOutputs(AsyncIterator[Output]):
             except BackPressureError as error:
                 self._end()
                 raise QueueFull("all replicas have as many requests as they take: try again later") from error
-            except EngineDead:
+            except (EngineDead, RayTaskError):  # nobody to wait for; a fault of ours in the replica
                 self.leave()
                 raise
             except (*_LOST, StopAsyncIteration, asyncio.CancelledError) as error:
@@ -111,7 +112,7 @@ class ReplicaOutputs(AsyncIterator[Output]):
                     raise
                 self._lose(EngineDead(f"the replica that ran the request was lost: {type(error).__name__}"), error)
             else:
-                if isinstance(answer, Refused) and not isinstance(answer.error, EngineDead):
+                if isinstance(answer, Refused) and not isinstance(answer.error, _GOING):
                     self._end()
                     raise answer.error
                 if not isinstance(answer, Refused | OtherBundle):

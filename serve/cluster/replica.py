@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
-from prometheus_client import Metric, disable_created_metrics
+from prometheus_client import disable_created_metrics
 from ray import serve as ray_serve
 
 from merge.bundle import open_bundle
@@ -17,7 +17,7 @@ from merge.bundle.manifest import MANIFEST_NAME
 from serve.api.logs import configure_logging
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
-from serve.cluster.messages import Admitted, Answer, Call, Held, OtherBundle, Refused, ReplicaState, Step
+from serve.cluster.messages import Admitted, Answer, Call, Held, OtherBundle, Refused, ReplicaState, Report, Step
 from serve.config import ServerSettings
 from serve.engine import AsyncEngine, EngineDead, EngineError, InvalidRequest, Request, SamplingParams, build_engine
 from serve.experts import ExpertInfo, ExpertLoadError, ExpertVersion
@@ -101,29 +101,28 @@ class EngineReplica:
         finally:
             await outputs.aclose()
 
-    async def state(self) -> ReplicaState:
-        """What it says of itself."""
+    async def record_routing_stats(self) -> dict[str, Report]:
+        """What it says of itself. The name is Ray Serve's: a call of it waits for no request (see `Replicas`)."""
         held = {
             info.version.digest: Held(info.slot, info.on_host, info.nbytes)
             for info in self._engine.experts()
             if info.slot is not None or info.on_host
         }
-        return ReplicaState(self._name, self._bundle, self._engine.stats(), self._engine.step_seconds(), held)
+        state = ReplicaState(self._name, self._bundle, self._engine.stats(), self._engine.step_seconds(), held)
+        return {"report": Report(state, self._metrics.families())}
 
-    async def metrics(self) -> tuple[str, list[Metric]]:
-        """Its name, and its metrics at this moment."""
-        return self._name, self._metrics.families()
-
-    async def load_expert(self, name: str, path: Path) -> ExpertInfo | ExpertLoadError:
+    async def load_expert(self, bundle: str, name: str, path: Path) -> ExpertInfo | ExpertLoadError | OtherBundle:
         """Read and check an expert, and let the name stand for it here; or why it cannot be served."""
+        if bundle != self._bundle:
+            return OtherBundle()
         try:
             return await self._engine.load_expert(name, path)
         except ExpertLoadError as error:
             return error
 
-    async def unload_expert(self, name: str) -> None:
-        """Forget an expert, where it is known here."""
-        if self._engine.engine.experts.get(name) is not None:
+    async def unload_expert(self, bundle: str, name: str) -> None:
+        """Forget an expert, where it is known here and the name means the same."""
+        if bundle == self._bundle and self._engine.engine.experts.get(name) is not None:
             await self._engine.unload_expert(name)
 
     async def shutdown(self) -> None:

@@ -37,6 +37,8 @@ def local_ray(host: str, port: int) -> Iterator[str]:
     with contextlib.closing(listen(host, port)) as taken:
         port = taken.getsockname()[1]
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: engines would wait for whatever else runs here
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.cluster.proxy:middlewares")
     ray.init(
         address="local",
         include_dashboard=False,

@@ -7,10 +7,37 @@ from openai import OpenAI
 from serve.api.service import Service
 from tests.serve.api.fakes import FakeEngine, fake_service, live
 
+REPLICAS = "two replicas"
+ONE_PROCESS = {
+    "test_the_engine_dying_in_the_middle": "a lost engine is another's chance: tests/serve/cluster",
+    "test_choices_are_admitted_all_or_none": "the fake counts one engine's requests",
+    "test_a_fault_of_ours_is_500_without_its_details": "reads this process' log",
+    "test_the_log_and_the_counters_say_that_the_client_left": "reads this process' log",
+    "test_the_end_user_goes_to_the_log": "reads this process' log",
+    "test_user_goes_to_the_access_log": "reads this process' log",
+    "test_no_limit_on_steps_unless_asked": "replicas watch their steps themselves",
+    "test_without_the_extra_it_is_named": "hides a package in this process",
+}
+"""Tests that two replicas cannot pass, and why."""
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[tuple[FakeEngine, str]]:
-    """One server for all tests that leave it as it was."""
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if parameters.get("server") == REPLICAS and (reason := ONE_PROCESS.get(item.originalname)):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", params=["one process", REPLICAS])
+def server(request: pytest.FixtureRequest) -> Iterator[tuple[FakeEngine, str]]:
+    """One server for all tests that leave it as it was: in this process, and two replicas under Ray Serve."""
+    if request.param == REPLICAS:
+        pytest.importorskip("ray.serve", reason="needs the extra ray")  # whose own import warns
+        from tests.serve.cluster.fakes import serving
+
+        with serving() as pair:
+            yield pair
+        return
     engine = FakeEngine()
     with live(fake_service(engine)) as url:
         yield engine, url

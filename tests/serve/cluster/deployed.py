@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,9 +30,9 @@ ENVIRONMENT = {
 class Deployed:
     """What is deployed, and what its log says."""
 
-    def __init__(self, bundle: Path, *options: str):
+    def __init__(self, command: Sequence[str]):
         self.process = subprocess.Popen(
-            [*COMMAND, str(bundle), "--port", "0", *options],
+            command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -80,7 +80,14 @@ class Deployed:
 
 @contextlib.contextmanager
 def deployed(bundle: Path, *options: str) -> Iterator[Deployed]:
-    deployment = Deployed(bundle, *options)
+    with running([*COMMAND, str(bundle), "--port", "0", *options]) as deployment:
+        yield deployment
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str]) -> Iterator[Deployed]:
+    """A command that says what it serves, and on which URL, until it is ended."""
+    deployment = Deployed(command)
     try:
         assert deployment.url
         yield deployment

@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("ray.serve", reason="needs the extra ray")  # whose own import warns
 
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from serve.cluster import outputs as module
 from serve.cluster.messages import Admitted, OtherBundle, Refused, Step
 from serve.cluster.outputs import ReplicaOutputs
-from serve.engine import EngineDead, Output, PromptTooLong, QueueFull, TokenOutput
+from serve.engine import Draining, EngineDead, Output, PromptTooLong, QueueFull, TokenOutput
 from serve.experts import ExpertVersion
 
 LOST = ActorDiedError()
@@ -89,7 +89,17 @@ async def test_a_call_that_goes_well():
     assert await anext(outputs, None) is None
 
 
-@pytest.mark.parametrize("lost", [[LOST], [Admitted(), LOST], [Admitted()], [Refused(EngineDead("the loop ended"))]])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        [LOST],
+        [Admitted(), LOST],
+        [Admitted()],
+        [Refused(EngineDead("the loop ended"))],
+        [Refused(Draining("on its way out"))],
+        [OwnerDiedError("00", None, "")],
+    ],
+)
 async def test_a_replica_lost_before_the_first_token_is_replaced(lost):
     replicas = Replicas(lost, [Admitted(), FIRST, LAST])
     assert await tokens(replicas.outputs()) == [1, 2]
@@ -130,6 +140,13 @@ async def test_replicas_of_another_bundle_hand_it_on_as_often_as_it_takes():
 async def test_a_refusal_is_the_callers(answer, error):
     replicas = Replicas([answer])
     with pytest.raises(error):
+        await replicas.outputs().admitted()
+    assert (len(replicas.made), replicas.ended) == (1, 1)
+
+
+async def test_a_fault_in_a_replica_is_not_tried_again():
+    replicas = Replicas([RayTaskError("generate", "a traceback", ValueError("ours"))])
+    with pytest.raises(RayTaskError):
         await replicas.outputs().admitted()
     assert (len(replicas.made), replicas.ended) == (1, 1)
 

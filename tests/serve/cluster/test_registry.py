@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve.cluster.board import Board
-from serve.cluster.messages import Held, ReplicaState
+from serve.cluster.messages import Held, ReplicaState, Report
 from serve.cluster.metrics import ClusterMetrics
 from serve.cluster.registry import Registry
 from serve.engine import EngineDead, EngineStats, UnknownExpert
@@ -16,8 +16,8 @@ from tests.serve.conftest import TinyBundle
 STATS = EngineStats(1, 2, 3, 4, 8, 100, 2, 10, 0, ("a", "b"), ())
 
 
-def state(name: str, bundle: str = "new") -> ReplicaState:
-    return ReplicaState(name, bundle, STATS, 0.0, {"digest": Held(0, False, 5)})
+def report(name: str, bundle: str = "new") -> Report:
+    return Report(ReplicaState(name, bundle, STATS, 0.0, {"digest": Held(0, False, 5)}), [])
 
 
 def test_names_have_versions_and_changes_have_generations(tiny: TinyBundle):
@@ -37,22 +37,23 @@ def test_names_have_versions_and_changes_have_generations(tiny: TinyBundle):
 
 
 async def test_replicas_of_another_bundle_do_not_count():
-    states = [state("one"), state("two"), state("old", bundle="old")]
+    reports = [report("one"), report("two"), report("old", bundle="old")]
 
-    async def ask() -> list[ReplicaState]:
-        return states
+    async def ask() -> list[Report]:
+        return reports
 
     board = Board(ask, "new", patience=30.0)
     assert board.stats().running == 0
     await board.refresh()
     await board.first()
     assert [found.replica for found in board.states] == ["one", "two"]
+    assert list(board.reports) == reports  # all of them are scraped
     total = board.stats()
     assert (total.running, total.expert_slots, total.experts_resident) == (2, 4, ("a", "b"))
 
 
 async def test_a_deployment_without_replicas_is_dead_once_patience_is_over():
-    async def nobody() -> list[ReplicaState]:
+    async def nobody() -> list[Report]:
         return []
 
     patient, impatient = (Board(nobody, "new", patience) for patience in (1000.0, -1.0))
