@@ -1,4 +1,5 @@
-# Every target makes the virtual environment and installs what is missing by itself.
+# Every target makes the virtual environment and installs what is missing by itself. An option of the program is also a
+# variable: OVERTONE_PORT=9000 make demo.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,8 +50,10 @@ format: $(DEV_STAMP)  ## Let ruff format and sort
 bench: $(BENCH_STAMP)  ## Measure: a short form of every benchmark into benchmarks/results/
 	$(BIN)/python -m benchmarks.suite
 
-soak: $(BENCH_STAMP)  ## Ten minutes of mixed load against a real server; nothing may fail, leak or be lost
+soak: $(BENCH_STAMP)  ## Ten minutes of mixed load, then hostile requests, against a real server; nothing may fail or leak
 	$(BIN)/python -m benchmarks.soak --minutes 10 --json
+	$(BIN)/python -m benchmarks.fuzz --requests 10000 --json
+	$(BIN)/python -m benchmarks.clients --only schemathesis --json
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
