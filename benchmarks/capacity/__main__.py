@@ -1,6 +1,7 @@
 """`python -m benchmarks.capacity`."""
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -31,14 +32,18 @@ def main() -> None:
     parser.add_argument("--experts", type=int, nargs="+", default=[10, 100, 1000, 10000])
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, help="requests a second to compare at; 70 %% of the best if not given")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        help="requests a second to compare at; 70 %% of the best if not given",
+    )
     parser.add_argument("--alpha", type=float, default=1.0, help="Zipf's exponent (default 1)")
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--output", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="draw where each placement breaks (extra `bench`)")
-    parser.add_argument("--validate", action="store_true", help="compare with two real replicas (extra `ray`)")
+    parser.add_argument("--validate", action="store_true", help="compare with two real replicas (`ray`, `bench`)")
     options = parser.parse_args()
     try:
         report = _validated(options) if options.validate else _swept(options)
@@ -112,9 +117,10 @@ def _swept(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _validated(options: argparse.Namespace) -> dict[str, Any]:
-    from benchmarks.capacity.validate import validate  # Ray, an extra
+    from benchmarks.capacity.validate import validate  # Ray and httpx, of the extras ray and bench
 
-    return validate(options.rate or 6.0, options.seconds, options.seed, _say)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what its processes log
+        return validate(options.rate, options.seconds, options.seed, _say)
 
 
 def _say(text: str) -> None:
@@ -129,7 +135,7 @@ def _show(report: dict[str, Any]) -> None:
             f"{row['expert_bytes_per_s'] / 1e6:.1f} MB/s of experts, "
             f"{row['replica_seconds_per_million_tokens']:.0f} replica-seconds per million tokens"
         )
-    if "error" in report:
+    if "loops" in report:
         print(json.dumps(report, indent=2))
 
 

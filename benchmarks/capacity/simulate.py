@@ -1,6 +1,7 @@
 """Discrete-event simulation: requests come, replicas step, experts move."""
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
@@ -55,6 +56,25 @@ def simulate(card: Card, scenario: Scenario) -> dict[str, Any]:
     """
     random = np.random.default_rng(scenario.seed)
     jobs = _jobs(scenario, random)
+    replicas = replay(card, scenario, jobs, random, scenario.seconds)
+    return asdict(scenario) | _outcome(card, scenario, jobs, replicas)
+
+
+def replay(
+    card: Card, scenario: Scenario, jobs: Sequence[Job], random: np.random.Generator, until: float
+) -> list[Replica]:
+    """Let jobs come to a scenario's replicas. They are told when their tokens came.
+
+    Args:
+        card: the replicas' speeds.
+        scenario: placement, replicas, slots and batch are taken from it.
+        jobs: what comes, and when.
+        random: of the placement.
+        until: seconds at which the simulation ends, whatever is unfinished then.
+
+    Returns:
+        The replicas as they are then.
+    """
     replicas = [Replica(card, scenario.slots, scenario.batch) for _ in range(scenario.replicas)]
     placer = Placer(scenario.placement, replicas, scenario.experts, random)
     numbers = count()
@@ -67,7 +87,7 @@ def simulate(card: Card, scenario: Scenario) -> dict[str, Any]:
         if not replicas[number].stepping and (due := replicas[number].begin(now)) is not None:
             heapq.heappush(events, (due[0], next(numbers), "stepped" if due[1] else "loaded", number))
 
-    while events and events[0][0] <= scenario.seconds:
+    while events and events[0][0] <= until:
         now, _, what, index = heapq.heappop(events)
         if what == "come":
             number = placer.place(jobs[index].expert)
@@ -77,7 +97,7 @@ def simulate(card: Card, scenario: Scenario) -> dict[str, Any]:
             if what == "stepped":
                 replicas[number].end(now)
         begin(number, now)
-    return asdict(scenario) | _outcome(card, scenario, jobs, replicas)
+    return replicas
 
 
 def highest_rate(card: Card, scenario: Scenario, steps: int = 12) -> float:

@@ -1,73 +1,136 @@
 """The simulation beside two real replicas on this machine.
 
-The card is fitted to closed loops through the deployment: the time between a client's tokens against the sequences and
-distinct experts in a step, which the replicas count. Then the same open loop runs on both.
+A card is fitted to closed loops on both. Then the same requests at the same times go to the replicas and through the
+simulation, and what their clients see is compared.
 """
 
 import asyncio
-from collections.abc import Callable
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.capacity.card import Card
-from benchmarks.capacity.simulate import Scenario, simulate
-from benchmarks.demo.bundle import zoo_bundle
+from benchmarks.capacity.fit import Fit, fit
+from benchmarks.capacity.replica import Job
+from benchmarks.capacity.simulate import Scenario, highest_rate, replay
+from benchmarks.capacity.trace import trace
+from benchmarks.decode.model import Shape, write_model
+from benchmarks.latency.client import Answer
 from benchmarks.latency.load import run
-from benchmarks.latency.summary import summarise
+from benchmarks.latency.summary import tpot, ttft
 from benchmarks.latency.target import Target, discover
 from benchmarks.latency.workload import Arrivals, Lengths, Popularity, Workload
-from merge.bundle import open_bundle
 from serve.cluster.deployment import Deployment
 from serve.cluster.run import deploy, local_ray
 from serve.config import ApiSettings, ServerSettings
 from serve.engine import EngineConfig
 
+_SHAPE = Shape(layers=8)
+"""134 M parameters: steps of tens of milliseconds, as a deployment has. Those of the embedded models take two, and a
+token's way through Ray takes as long."""
+_EXPERTS = 12
+_DENSITY = 0.01
 _REPLICAS = 2
-_SLOTS = 4
+_SLOTS = 8
 _BATCH = 16
-_PROMPT = 16
-_OUTPUT = 24
+_PROMPT = 32
+_OUTPUT = 32
 _ALPHA = 1.0
-_VOCABULARY = 90
-"""Token ids of synthetic prompts: all of the zoo's vocabulary is larger."""
-_PHASES = ((1, "backbone"), (6, "backbone"), (16, "backbone"), (1, "identical"), (6, "uniform"), (16, "uniform"))
-_SUMS = ("iteration_sequences_sum", "iteration_experts_sum", "step_seconds_count", "expert_load_seconds_sum")
+_SHARES = (0.5, 0.8)
+"""Of the load that the simulation says they bear."""
+_PERCENT = (50, 90, 99)
 
 
-def validate(rate: float, seconds: float, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def validate(rate: float | None, seconds: float, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Run both and compare.
 
     Args:
-        rate: requests a second of the open loop.
-        seconds: how long it lasts.
-        seed: of what is asked, and of the simulation.
+        rate: requests a second of the open loop; None: one loop at half of what the simulation bears, one at 80 %.
+        seconds: how long each lasts.
+        seed: of what is asked, and when.
         say: told of progress.
 
     Returns:
-        The fitted card, both runs' figures, and `error`: simulated over real, less 1.
+        The fitted card, and of each loop both sides' figures and `error`: simulated over real, less 1.
+
+    Raises:
+        ValueError: an answer failed.
     """
-    bundle = open_bundle(zoo_bundle(progress=False))
-    settings = ServerSettings(
-        bundle.path,
-        log_level="warning",
-        engine=EngineConfig(max_num_seqs=_BATCH, max_expert_slots=_SLOTS, kv_cache_bytes=2**26),
-        api=ApiSettings(ui=False),
+    with tempfile.TemporaryDirectory(prefix="overtone-capacity-") as folder:
+        say("writing the model and its experts")
+        bundle = write_model(Path(folder) / "bundle", _SHAPE, _EXPERTS, _DENSITY)
+        settings = ServerSettings(
+            bundle.path,
+            log_level="warning",
+            engine=EngineConfig(max_num_seqs=_BATCH, max_expert_slots=_SLOTS, kv_cache_bytes=2**26),
+            api=ApiSettings(ui=False),
+        )
+        with local_ray("127.0.0.1", 0) as url:
+            deploy(Deployment(settings=settings, replicas=_REPLICAS, cpus=0.5))
+            target = asyncio.run(discover(url))
+            found = fit(target, _REPLICAS, partial(_workload, seed), say)
+            most = highest_rate(found.card, _scenario(1.0, 60.0, seed))
+            rates = [share * most for share in _SHARES] if rate is None else [rate]
+            loops = [_loop(target, found, _scenario(each, seconds, seed), say) for each in rates]
+    return {**asdict(found), "highest_rate": round(most, 3), "loops": loops}
+
+
+def _loop(target: Target, found: Fit, scenario: Scenario, say: Callable[[str], None]) -> dict[str, Any]:
+    """One open loop, really and simulated; the first quarter fills slots and is left out of both."""
+    say(f"open loop of {scenario.rate:.2f} requests/s for {scenario.seconds:g} s")
+    workload = _workload(
+        scenario.seed, int(scenario.rate * scenario.seconds), Popularity("zipf", _ALPHA), Lengths(_OUTPUT, _OUTPUT)
     )
-    with local_ray("127.0.0.1", 0) as url:
-        deploy(Deployment(settings=settings, replicas=_REPLICAS, cpus=0.5))
-        target = asyncio.run(discover(url))
-        card, hop = _fitted(target, seed, say)
-        say(f"open loop of {rate:g} requests/s for {seconds:g} s")
-        workload = _workload(int(rate * seconds), Popularity("zipf", _ALPHA), seed)
-        real = summarise(asyncio.run(run(target, workload, Arrivals("poisson", rate=rate))))
-    scenario = Scenario(
+    arrivals = Arrivals("poisson", rate=scenario.rate)
+    answers = asyncio.run(run(target, workload, arrivals))
+    if failed := {answer.error for answer in answers if answer.error is not None}:
+        raise ValueError(f"answers of the open loop failed: {failed}")
+    jobs = trace(workload, arrivals, list(target.experts))
+    replay(found.card, scenario, jobs, np.random.default_rng(scenario.seed), math.inf)
+    start = min(answer.sent for answer in answers)
+    real = _figures([_seen(answer) for answer in answers if answer.sent - start >= scenario.seconds / 4])
+    simulated = _figures([_foreseen(job, found.hop_ms) for job in jobs if job.arrival >= scenario.seconds / 4])
+    return {
+        "scenario": asdict(scenario),
+        "requests": len(answers),
+        "simulated": simulated,
+        "real": real,
+        "error": {name: round(simulated[name] / real[name] - 1, 3) for name in real},
+    }
+
+
+def _seen(answer: Answer) -> tuple[float, float, float]:
+    """Milliseconds to the first token, for each further one, and to the end, as a client measures them."""
+    return ttft(answer), tpot(answer), (answer.ended - answer.sent) * 1e3
+
+
+def _foreseen(job: Job, hop: float) -> tuple[float, float, float]:
+    """The same of a simulated request."""
+    assert job.first is not None
+    assert job.done is not None
+    first, end = job.first - job.arrival, job.done - job.arrival
+    return 1e3 * first + hop, 1e3 * (end - first) / max(job.total - 1, 1), 1e3 * end + hop
+
+
+def _figures(rows: Sequence[tuple[float, float, float]]) -> Mapping[str, float]:
+    columns = zip(*rows, strict=True)
+    return {
+        f"{name}_p{percent}_ms": round(float(np.percentile(column, percent)), 2)
+        for name, column in zip(("ttft", "tpot", "e2e"), columns, strict=True)
+        for percent in _PERCENT
+    }
+
+
+def _scenario(rate: float, seconds: float, seed: int) -> Scenario:
+    return Scenario(
         "replicated",
         replicas=_REPLICAS,
-        experts=len(target.experts),
+        experts=_EXPERTS,
         slots=_SLOTS,
         rate=rate,
         alpha=_ALPHA,
@@ -78,74 +141,15 @@ def validate(rate: float, seconds: float, seed: int, say: Callable[[str], None])
         seconds=seconds,
         seed=seed,
     )
-    found = simulate(card, scenario)
-    pairs: dict[str, tuple[float, float]] = {"tokens_per_s": (found["tokens_per_s"], real.tokens_per_s)}
-    for name, offset, spread in (("ttft", hop, real.ttft_ms), ("tpot", 0.0, real.tpot_ms)):
-        for percent in ("p50", "p90"):
-            if spread is not None and found[f"{name}_s"][percent] is not None:
-                pairs[f"{name}_{percent}_ms"] = (found[f"{name}_s"][percent] * 1e3 + offset, getattr(spread, percent))
-    return {
-        "card": asdict(card),
-        "hop_ms": round(hop, 3),
-        "scenario": asdict(scenario),
-        "simulated": {name: round(pair[0], 3) for name, pair in pairs.items()},
-        "real": {name: round(pair[1], 3) for name, pair in pairs.items()},
-        "real_requests": real.requests,
-        "real_failed": real.failed,
-        "error": {name: round(pair[0] / pair[1] - 1, 3) for name, pair in pairs.items()},
-    }
 
 
-def _fitted(target: Target, seed: int, say: Callable[[str], None]) -> tuple[Card, float]:
-    """The card that explains the closed loops, and the milliseconds that a first token takes on top of a step."""
-    rows, times, firsts = list[list[float]](), list[float](), list[float]()
-    before = _sums(target.url)
-    for users, popularity in _PHASES:
-        say(f"closed loop of {users} users, {popularity}")
-        workload = _workload(8 * users if users > 1 else 24, Popularity.parse(popularity), seed)
-        result = summarise(asyncio.run(run(target, workload, Arrivals("closed", users=users))))
-        after = _sums(target.url)
-        steps = after["step_seconds_count"] - before["step_seconds_count"]
-        rows.append([1.0, *((after[name] - before[name]) / steps for name in _SUMS[:2])])
-        before = after
-        if result.tpot_ms is None or result.ttft_ms is None:
-            raise ValueError(f"the replicas answered nothing: {result.errors}")
-        times.append(result.tpot_ms.mean)
-        firsts.append(result.ttft_ms.p50)
-    base, sequence, expert = (max(float(value), 0.0) for value in np.linalg.lstsq(np.array(rows), np.array(times))[0])
-    sums = _sums(target.url)
-    loads = max(sums["expert_load_seconds_count"], 1.0)
-    nbytes = sums["expert_load_bytes_total"] / loads
-    card = Card(
-        base_ms=base,
-        sequence_ms=sequence,
-        first_expert_ms=0.0,
-        expert_ms=expert,
-        prompt_ms=0.0,  # all prompts are of one length: their time is in the hop
-        expert_bytes=nbytes,
-        load_bytes_per_s=nbytes * loads / max(sums["expert_load_seconds_sum"], 1e-9),
-    )
-    return card, max(firsts[0] - card.step_seconds(1, 0, 0) * 1e3, 0.0)
-
-
-def _workload(count: int, popularity: Popularity, seed: int) -> Workload:
+def _workload(seed: int, count: int, popularity: Popularity, lengths: Lengths) -> Workload:
     return Workload(
         count=count,
         warm_up=8,
         popularity=popularity,
         prompt_length=Lengths(_PROMPT, _PROMPT),
-        output_length=Lengths(_OUTPUT, _OUTPUT),
+        output_length=lengths,
         seed=seed,
-        vocabulary=_VOCABULARY,
+        vocabulary=_SHAPE.vocabulary,
     )
-
-
-def _sums(url: str) -> dict[str, float]:
-    """The replicas' sums, all together; of expert loads those into slots."""
-    found: dict[str, float] = {}
-    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=30).text):
-        for sample in family.samples:
-            if sample.labels.get("tier", "device") == "device":
-                name = sample.name.removeprefix("overtone_")
-                found[name] = found.get(name, 0.0) + sample.value
-    return found

@@ -1,15 +1,20 @@
 """The simulation of replicas and experts."""
 
 import json
+import math
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from benchmarks.capacity import __main__ as command
 from benchmarks.capacity.card import Card, card_of_decode
+from benchmarks.capacity.fit import Phase, explain
 from benchmarks.capacity.placement import PLACEMENTS
-from benchmarks.capacity.simulate import Scenario, highest_rate, simulate
+from benchmarks.capacity.simulate import Scenario, highest_rate, replay, simulate
+from benchmarks.capacity.trace import trace
+from benchmarks.latency.workload import Arrivals, Lengths, Popularity, Workload
 
 CARD = Card(10.0, 0.5, 2.0, 0.25, 0.1, expert_bytes=1e7, load_bytes_per_s=1e9, dollars_per_hour=2.0)
 BASE = Scenario("random", replicas=2, experts=4, slots=4, rate=5.0, batch=8, prompt=10, output=8, seconds=30.0)
@@ -45,6 +50,39 @@ def test_a_card_of_measured_steps_gives_them_back():
 def test_a_report_of_something_else_is_refused():
     with pytest.raises(ValueError, match="steps_ms"):
         card_of_decode({}, 1e9)
+
+
+def test_closed_loops_give_back_the_card_that_they_ran_on():
+    mixes = [(1, 0, 0), (4, 0, 0), (16, 0, 0), (16, 1, 1), (4, 1, 3), (16, 1, 8)]
+    phases = []
+    for prompts in (0, 20):
+        for sequences, share, experts in mixes:
+            step = 10 + 0.5 * sequences + 2 * share + 0.25 * experts + 0.1 * prompts
+            phases.append(Phase(8, step, (1.0, sequences, share, experts, prompts), hop_ms=7.0))
+    loads = {"expert_load_seconds_count": 4.0, "expert_load_seconds_sum": 0.04, "expert_load_bytes_total": 4e7}
+    found = explain(phases, loads)
+    assert asdict(replace(found.card, dollars_per_hour=2.0)) == pytest.approx(asdict(CARD), rel=1e-6)
+    assert found.hop_ms == 7.0
+    assert max(map(abs, found.errors)) < 1e-6
+
+
+def test_a_step_is_never_made_shorter_by_what_is_in_it():
+    phases = [Phase(8, 10.0 - experts, (1.0, 4.0, 1.0, experts, 0.0), 0.0) for experts in (1.0, 2.0, 4.0)]
+    loads = {"expert_load_seconds_count": 0.0, "expert_load_seconds_sum": 0.0, "expert_load_bytes_total": 0.0}
+    card = explain(phases, loads).card
+    assert min(card.base_ms, card.sequence_ms, card.first_expert_ms, card.expert_ms, card.prompt_ms) >= 0
+
+
+def test_the_same_requests_come_to_the_simulation_as_to_the_replicas():
+    lengths = Lengths(8, 8)
+    workload = Workload(30, 5, Popularity("zipf"), lengths, lengths, seed=3)
+    arrivals = Arrivals("poisson", rate=4.0)
+    jobs = trace(workload, arrivals, ["a", "b", "c"])
+    items = workload.items(["a", "b", "c"])[5:]
+    assert ["abc"[job.expert] for job in jobs] == [item.expert for item in items]
+    assert [job.arrival for job in jobs] == list(arrivals.times(30, workload.random()))
+    replay(CARD, BASE, jobs, np.random.default_rng(0), math.inf)
+    assert all(job.left == 0 and job.done >= job.first > job.arrival for job in jobs)
 
 
 def test_one_request_takes_its_load_its_prompt_and_its_steps():
