@@ -1,5 +1,6 @@
 """The Ray Serve application: an ingress and the engine's replicas."""
 
+import os
 from typing import Any
 
 from ray import serve as ray_serve
@@ -56,8 +57,21 @@ def cluster_application(deployment: Deployment, teach: Teach | None = None) -> A
 
 
 def application(arguments: Deployment) -> Application:
-    """The application as `serve build`, `serve run` and `serve deploy` ask for it: `serve.cluster.app:application`."""
+    """The application as a Serve config and `serve run` ask for it, with arguments: `serve.cluster.app:application`."""
     return cluster_application(arguments)
+
+
+def __getattr__(name: str) -> Application:
+    """The application as `serve build` asks for it, without arguments: `serve.cluster.app:app`.
+
+    It serves the bundle that `OVERTONE_BUNDLE` names, on `OVERTONE_REPLICAS` engines (1 if not given).
+    """
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not (bundle := os.environ.get("OVERTONE_BUNDLE")):
+        raise ValueError("OVERTONE_BUNDLE is not set: it names the bundle that serve.cluster.app:app serves")
+    replicas = os.environ.get("OVERTONE_REPLICAS", "1")
+    return cluster_application(Deployment.model_validate({"settings": {"bundle": bundle}, "replicas": replicas}))
 
 
 def _size(deployment: Deployment, batch: int) -> dict[str, Any]:
@@ -68,5 +82,9 @@ def _size(deployment: Deployment, batch: int) -> dict[str, Any]:
             min_replicas=deployment.replicas,
             max_replicas=deployment.max_replicas,
             target_ongoing_requests=deployment.target_requests or batch,
+            upscale_delay_s=deployment.upscale_delay,
+            downscale_delay_s=deployment.downscale_delay,
+            look_back_period_s=min(30.0, deployment.upscale_delay),
+            metrics_interval_s=min(10.0, deployment.upscale_delay / 2),
         )
     }

@@ -16,6 +16,8 @@ class Deployment(BaseModel):
         max_replicas: engines under load; None: always `replicas`.
         target_requests: requests at an engine, running and waiting, above which there are to be more engines and below
             which fewer; None: what fits into one batch.
+        upscale_delay: seconds of more requests than that before engines are added.
+        downscale_delay: seconds of fewer before one is removed.
         cpus: that Ray reserves for an engine.
         gpus: that Ray reserves for an engine.
         patience: seconds that requests wait for a replica where there is none.
@@ -27,6 +29,8 @@ class Deployment(BaseModel):
     replicas: int = Field(default=1, ge=1)
     max_replicas: int | None = None
     target_requests: float | None = Field(default=None, gt=0)
+    upscale_delay: float = Field(default=30.0, gt=0)
+    downscale_delay: float = Field(default=600.0, gt=0)
     cpus: float = Field(default=1.0, ge=0)
     gpus: float = Field(default=0.0, ge=0)
     patience: float = Field(default=30.0, gt=0)

@@ -90,6 +90,7 @@ class EngineReplica:
                 await self._fetch(missing[0])
             outputs = self._engine.generate(request)
         except EngineError as error:
+            self._refused(error)
             yield Refused(error)
             return
         try:
@@ -97,6 +98,7 @@ class EngineReplica:
             async for output in outputs:
                 yield Step(output, None if mask is None else mask.error)
         except EngineError as error:
+            self._refused(error)
             yield Refused(error)
         finally:
             await outputs.aclose()
@@ -128,6 +130,17 @@ class EngineReplica:
     async def shutdown(self) -> None:
         """Stop the engine's thread."""
         await self._engine.shutdown(0)
+
+    def _refused(self, error: EngineError) -> None:
+        """End this process where the engine's loop has ended.
+
+        A replica that refuses at once seems idle, and would draw all requests until its health has been asked after
+        several times. Ray Serve replaces one that has ended at once.
+        """
+        if isinstance(error, EngineDead):
+            _log.error("replica %s ends: %s", self._name, error)
+            logging.shutdown()
+            os._exit(1)
 
     def _has(self, version: ExpertVersion) -> bool:
         known = self._engine.engine.experts.get(version.name)

@@ -175,8 +175,21 @@ def deployment(speaker: "TinyBundle") -> Iterator[Any]:
     pytest.importorskip("ray", reason="needs the extra ray")
     from tests.serve.cluster.deployed import deployed
 
-    with deployed(speaker.bundle.path, "--replicas", "2", "--kv-cache-bytes", "16MiB") as running:
+    experts = speaker.bundle.path.parent / "more-experts"
+    experts.mkdir()
+    options = ["--replicas", "2", "--kv-cache-bytes", "16MiB", "--admin-api-key", "root", "--expert-dir", str(experts)]
+    with deployed(speaker.bundle.path, *options) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def fake_replicas() -> Iterator[tuple[Any, str]]:
+    """The API's fake engine in two replicas: a `RemoteEngine`, and their URL."""
+    pytest.importorskip("ray.serve", reason="needs the extra ray")  # whose own import warns
+    from tests.serve.cluster.fakes import serving
+
+    with serving() as pair:
+        yield pair
 
 
 @pytest.fixture(scope="session")

@@ -32,11 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[FakeEngine, str]]:
     """One server for all tests that leave it as it was: in this process, and two replicas under Ray Serve."""
     if request.param == REPLICAS:
-        pytest.importorskip("ray.serve", reason="needs the extra ray")  # whose own import warns
-        from tests.serve.cluster.fakes import serving
-
-        with serving() as pair:
-            yield pair
+        yield request.getfixturevalue("fake_replicas")
         return
     engine = FakeEngine()
     with live(fake_service(engine)) as url:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,6 +104,14 @@ def samples(url: str) -> dict[tuple[str, ...], dict[str, float]]:
             replica = labels.pop("replica", "")
             found.setdefault((sample.name, *(labels[name] for name in sorted(labels))), {})[replica] = sample.value
     return found
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Return once it is so."""
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
 
 
 def engines(url: str) -> set[str]:

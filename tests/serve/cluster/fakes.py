@@ -33,13 +33,15 @@ from serve.cluster.replica import EngineReplica, _holder
 from serve.cluster.replicas import Replicas
 from serve.cluster.run import local_ray
 from serve.config import ApiSettings
-from serve.engine import EngineStats, Output, Request
+from serve.engine import EngineError, EngineStats, Output, Request
 from serve.metrics import Metrics
 from tests.serve.api.fakes import EOS, FakeEngine, FakeStream, byte_codec, fake_service
 from tests.serve.cluster.deployed import running
 
 EXPERTS = ("sql", "poetry")
 BUNDLE = "fake"
+_MOST = 64
+"""Requests that a replica takes: more than a test has at once, but for those of full replicas."""
 LISTS, SETS = ("requests", "aborted"), ("running",)
 Tell = Callable[["ReplicaEngine"], Any]
 
@@ -67,8 +69,13 @@ class ReplicaEngine(FakeEngine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.name = ""
         held = {name: SimpleNamespace(digest=f"digest of {name}") for name in EXPERTS}
         self.engine = SimpleNamespace(experts=held)
+
+    def reset(self) -> None:
+        super().reset()
+        self.watched = False
 
     def generate(self, request: Request) -> AbortingStream:
         super().generate(request)
@@ -92,12 +99,20 @@ class FakeReplica(EngineReplica):
         self._bundle = BUNDLE
         self._metrics = Metrics()
         self._engine: Any = ReplicaEngine()
+        self._engine.name = self._name
+        self._metrics.watch(self._engine.stats)
         self._structures = Structures(byte_codec(), (EOS,))
         self._engine_timeout = None
         self._hold, self._fitting, self._warm = _holder(len(EXPERTS)), (), True
 
     async def check_health(self) -> None:
-        """Healthy, whatever the engine says: tests are about what the API makes of its errors."""
+        """Healthy, whatever the engine says, but in the tests of that: the others' are about the API."""
+        if self._engine.watched:
+            await super().check_health()
+
+    def _refused(self, error: EngineError) -> None:
+        if self._engine.watched:
+            super()._refused(error)
 
     async def tell(self, body: bytes) -> Any:
         return pickle.loads(body)(self._engine)
@@ -144,10 +159,10 @@ class RemoteEngine:
         self._http.close()
 
     def reset(self) -> None:
-        self._tell(lambda engine: engine.reset())
+        self.tell(lambda engine: engine.reset())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._tell(lambda engine: setattr(engine, name, value))
+        self.tell(lambda engine: setattr(engine, name, value))
 
     def __getattr__(self, name: str) -> Any:
         def read(engine: ReplicaEngine) -> Any:
@@ -156,14 +171,15 @@ class RemoteEngine:
                 return [dataclasses.replace(one, mask=one.mask and one.mask.asked) for one in value]
             return value
 
-        found = self._tell(read)
+        found = self.tell(read)
         if name == "requests":
             return sorted((request for each in found for request in each), key=lambda request: request.arrival)
         if name in LISTS:
             return [item for each in found for item in each]
         return set().union(*found) if name in SETS else found[0]
 
-    def _tell(self, what: Tell) -> list[Any]:
+    def tell(self, what: Tell) -> list[Any]:
+        """Call `what` with each of the engines."""
         reply = self._http.post("/tell", content=cloudpickle.dumps(what))
         assert reply.status_code == 200, reply.text
         return pickle.loads(reply.content)
@@ -186,9 +202,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with local_ray("127.0.0.1", 0) as url:
         replicas = ray_serve.deployment(
-            name=ENGINE, num_replicas=2, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0.1}
+            name=ENGINE,
+            num_replicas=2,
+            max_ongoing_requests=_MOST,
+            health_check_period_s=0.5,
+            ray_actor_options={"num_cpus": 0.1},
         )(FakeReplica)
-        ingress = ray_serve.deployment(name="ingress", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})(
+        ingress = ray_serve.deployment(name="ingress", max_ongoing_requests=4096, ray_actor_options={"num_cpus": 0})(
             FakeIngress
         )
         ray_serve.run(ingress.bind(replicas.bind()), name=APPLICATION, route_prefix="/")

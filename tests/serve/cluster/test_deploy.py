@@ -6,28 +6,22 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from merge.bundle import backbone_digest, write_expert
 from tests.serve.api.bundles import write_speaking_bundle
+from tests.serve.api.fakes import byte_codec
+from tests.serve.conftest import TinyBundle, random_expert, with_expert
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
-from tests.serve.cluster.deployed import COMMAND, ENVIRONMENT, Deployed, engines, samples
+from tests.serve.cluster.deployed import COMMAND, ENVIRONMENT, Deployed, engines, samples, wait_for
 
 LONG = {"model": "sql", "prompt": "x", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 100
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def ask(url: str, stream: bool) -> str:
@@ -69,6 +63,78 @@ def test_a_structure_is_kept_by_the_replicas(deployment: Deployed):
     body = {**LONG, "ignore_eos": False, "structured_outputs": {"choice": ["yes", "no"]}}
     reply = httpx.post(f"{deployment.url}/v1/completions", json=body, timeout=60).json()
     assert reply["choices"][0]["text"] in {"yes", "no"}
+
+
+def test_a_new_expert_reaches_all_replicas_and_leaves_them(deployment: Deployed, speaker: TinyBundle):
+    url, directory = deployment.url, speaker.bundle.path.parent / "more-experts"
+    admin = {"Authorization": "Bearer root"}
+
+    def write(seed: int) -> str:
+        """An expert's file; what it says."""
+        expert = random_expert(speaker.model, backbone_digest(speaker.bundle.backbone_dir), "maths", seed)
+        (directory / "maths.safetensors").unlink(missing_ok=True)
+        write_expert(directory / "maths.safetensors", expert)
+        alone = TinyBundle(speaker.bundle, with_expert(speaker.model, [(expert, 1.0)]))
+        return byte_codec().decode(alone.greedy(b"x", 8)).rstrip("\N{REPLACEMENT CHARACTER}")
+
+    def said(_: object = None) -> str:
+        body = {"model": "maths", "prompt": "x", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+        return httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
+
+    def answered() -> dict[str, float]:
+        """Requests for it, by replica."""
+        return samples(url).get(("overtone_expert_requests_total", "maths"), {})
+
+    for change, seed in (("load", 7), ("reload", 8)):
+        text, before = write(seed), answered()
+        body = {"name": "maths"} | ({"path": "maths.safetensors"} if change == "load" else {})
+        assert httpx.post(f"{url}/v1/experts/{change}", json=body, headers=admin, timeout=60).status_code == 200
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                assert set(pool.map(said, range(16))) == {text}
+                if sum(count > before.get(name, 0.0) for name, count in answered().items()) == 2:
+                    break
+            else:
+                pytest.fail("all requests went to one replica")
+    assert httpx.post(f"{url}/v1/experts/unload", json={"name": "maths"}, headers=admin).status_code == 200
+    reply = httpx.post(f"{url}/v1/completions", json={"model": "maths", "prompt": "x"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+    wait_for(lambda: not any(samples(url).get(("overtone_expert_resident", "maths", "device"), {}).values()), "held")
+
+
+def test_engines_come_under_load_and_go_after_it(deployment: Deployed, speaker: TinyBundle):
+    """Beside the other application, on the same Ray, where it may have from one to two engines."""
+    program = f"""if True:
+        import ray
+        from ray import serve
+        from serve.cluster.app import application
+        from serve.cluster.deployment import Deployment
+        ray.init(address={deployment.address!r}, log_to_driver=False)
+        settings = {{"bundle": {str(speaker.bundle.path)!r}, "engine": {{"max_num_seqs": 2, "kv_cache_bytes": 2**24}}}}
+        size = {{"replicas": 1, "max_replicas": 2, "upscale_delay": 1, "downscale_delay": 1, "cpus": 0}}
+        app = application(Deployment.model_validate({{"settings": settings, **size}}))
+        serve.run(app, name="scaled", route_prefix="/scaled")
+    """
+    subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, timeout=100, check=True, capture_output=True)
+    url, stop = f"{deployment.url}/scaled", threading.Event()
+    assert len(engines(url)) == 1
+
+    def load(_: int) -> list[str]:
+        outcomes = []
+        while not stop.is_set():
+            outcomes.append(ask(url, stream=False))
+        return outcomes
+
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(load, number) for number in range(6)]
+        try:
+            wait_for(lambda: len(engines(url)) == 2, "no engine was added")
+        finally:
+            stop.set()
+        outcomes = {outcome for future in running for outcome in future.result()}
+    wait_for(lambda: len(engines(url)) == 1, "none was removed")
+    assert outcomes == {"whole"}
+    assert ask(url, stream=True) == "whole"
 
 
 def test_a_lost_replica_loses_no_request_silently_and_comes_back(deployment: Deployed):
