@@ -1,6 +1,7 @@
 """What the replicas last said of themselves."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -8,6 +9,8 @@ from serve.cluster.messages import ReplicaState, Report
 from serve.engine import EngineDead, EngineStats
 
 _PERIOD = 1.0
+
+_log = logging.getLogger("overtone")
 
 Ask = Callable[[], Awaitable[Sequence[Report]]]
 
@@ -93,5 +96,8 @@ class Board:
 
     async def _poll(self) -> None:
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:
+                _log.exception("asking the replicas failed")  # as if none had answered; the next time may go well
             await asyncio.sleep(_PERIOD if self._states else 0.1)

@@ -1,5 +1,6 @@
 """What the ingress knows of experts and of replicas."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,23 @@ async def test_replicas_of_another_bundle_do_not_count():
     assert list(board.reports) == reports  # all of them are scraped
     total = board.stats()
     assert (total.running, total.expert_slots, total.experts_resident) == (2, 4, ("a", "b"))
+
+
+async def test_a_board_goes_on_after_a_question_that_failed():
+    answers = [RuntimeError("no connection"), [report("one")]]
+
+    async def ask() -> list[Report]:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    board = Board(ask, "new", patience=30.0)
+    board.start()
+    async with asyncio.timeout(10):
+        await board.first()
+    board.stop()
+    assert [found.replica for found in board.states] == ["one"]
 
 
 async def test_a_deployment_without_replicas_is_dead_once_patience_is_over():
