@@ -72,7 +72,7 @@ OVERTONE_INLINE void turned_words(const X* keys, const int64_t* place, int64_t c
       v[i] = load<Word>(part);
     }
   }
-  turn(v);
+  turn<kLanes>(v);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; i++) to[i] = v[i];
 }

@@ -48,22 +48,34 @@ struct Bfloat16Step {
 };
 #endif
 
-// Add `steps` steps of columns to the sums of kRows rows and kTokens tokens, fetching `ahead` as it goes unless null.
+// Where a tile's sums are between two chunks of columns, and where its results go after the last.
+struct Place {
+  Float* sums;  // [tokens][kRowBlock]
+  float* out;   // [tokens][kRowBlock]
+  bool first, last;
+};
+
+// Whether a tile's sums nearly fill the lanes of their results. Then they are summed up where they are, in registers,
+// and that hides behind the next tile's products; all at the end of a block it took a third of eight tokens' time.
+constexpr bool sums_up(int64_t rows, int64_t tokens) { return 4 * rows * tokens >= 3 * kLanes; }
+constexpr int64_t rows_at_once(int64_t tokens) { return tokens <= 4 ? 4 : 2; }
+
+// Add `steps` steps of columns to the sums of kRows rows and kTokens tokens, fetching `ahead` as it goes.
 template <class Step, int kRows, int kTokens, bool kFetch>
-static void tile(Float* sums, const typename Step::Weight* w, int64_t w_stride, const typename Step::Packed* x,
+static void tile(Place place, const typename Step::Weight* w, int64_t w_stride, const typename Step::Packed* x,
                  int64_t x_stride, int64_t steps, const char* ahead) {
+  constexpr int64_t kBytes = Step::kColumns * sizeof(typename Step::Weight);
   Float acc[kRows][kTokens];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; t++) acc[r][t] = sums[t * kRowBlock + r];
+    for (int t = 0; t < kTokens; t++) acc[r][t] = place.first ? Float{} : place.sums[t * kRowBlock + r];
   for (int64_t s = 0; s < steps; s++) {
     typename Step::Loaded loaded[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; r++) {
-      const typename Step::Weight* row = w + r * w_stride + s * Step::kColumns;
-      if constexpr (kFetch) __builtin_prefetch((const char*)row + (ahead - (const char*)w), 0, 2);
-      loaded[r] = Step::weights(row);
+      if constexpr (kFetch) __builtin_prefetch(ahead + (s * kRows + r) * kBytes, 0, 2);
+      loaded[r] = Step::weights(w + r * w_stride + s * Step::kColumns);
     }
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; t++) {
@@ -72,10 +84,27 @@ static void tile(Float* sums, const typename Step::Weight* w, int64_t w_stride, 
       for (int r = 0; r < kRows; r++) acc[r][t] = Step::add(acc[r][t], loaded[r], column);
     }
   }
+  if constexpr (sums_up(kRows, kTokens)) {
+    if (place.last) {
+      constexpr int kVectors = (kRows * kTokens + kLanes - 1) / kLanes;
+      Float all[kVectors * kLanes] = {};
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; t++) all[t * kRows + r] = acc[r][t];
+      float results[kVectors * kLanes];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; v++) store(results + v * kLanes, sums_of(all + v * kLanes));
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; t++)
+        __builtin_memcpy(place.out + t * kRowBlock, results + t * kRows, kRows * sizeof(float));
+      return;
+    }
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; t++) sums[t * kRowBlock + r] = acc[r][t];
+    for (int t = 0; t < kTokens; t++) place.sums[t * kRowBlock + r] = acc[r][t];
 }
 
 template <class Step, int kRows, bool kFetch, class... Arguments>
@@ -98,13 +127,12 @@ static void tile_of(int64_t tokens, Arguments... arguments) {
 }
 
 constexpr int64_t kChunkBytes = 16384;  // of x: half of the smallest first-level cache about
-constexpr int64_t kAheadBytes = 32768;  // of weights between what is fetched and what is used
 
 // The order in which a thread reads weights: blocks of rows, in each the chunks of columns, in each chunk the rows.
 // A chunk keeps the x of a tile of tokens in the first-level cache while all rows of the block go over it.
 template <class Step> struct Walk {
   const typename Step::Weight* weight;
-  int64_t stride, chunk, columns, distance, last_row;
+  int64_t stride, chunk, columns, last_row;
 
   Walk(const Task& task, int64_t last_block) {
     weight = (const typename Step::Weight*)task.weight;
@@ -114,22 +142,16 @@ template <class Step> struct Walk {
     int64_t tokens = task.tokens < kMaxTile ? task.tokens : kMaxTile;
     int64_t fits = kChunkBytes / int64_t(tokens * sizeof(typename Step::Packed));
     chunk = columns <= fits + fits / 2 ? columns : fits / Step::kColumns * Step::kColumns;
-    distance = kAheadBytes / (chunk * int64_t(sizeof(typename Step::Weight)));
-    distance = distance < 4 ? 4 : distance > kRowBlock ? kRowBlock : distance & ~3;
   }
 
   bool whole_rows() const { return chunk == columns; }
 
-  // The weights `distance` rows after (row, column) in that order; the row itself at the end of the thread's share.
-  const char* ahead(int64_t row, int64_t column) const {
-    int64_t target = row + distance;
-    if (target >= row / kRowBlock * kRowBlock + kRowBlock) {
-      bool more = column + chunk < columns;
-      column = more ? column + chunk : 0;
-      target -= more ? kRowBlock : 0;
-    }
-    if (target + 4 > last_row) target = row;
-    return (const char*)(weight + target * stride + column);
+  // What to fetch from memory meanwhile: the next block, from its beginning to its end whatever the order in this one,
+  // since memory is read fastest in the order of its addresses. `r` rows of `width` columns from `column` on are done.
+  const char* ahead(int64_t row, int64_t r, int64_t column, int64_t width) const {
+    if (row + 2 * kRowBlock > last_row) return (const char*)(weight + (row + r) * stride + column);
+    int64_t done = column * kRowBlock + r * width;
+    return (const char*)(weight + (row + kRowBlock + done / columns) * stride + done % columns);
   }
 };
 
@@ -142,48 +164,53 @@ static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, i
   const Packed* x = (const Packed*)task.packed;
   int64_t stride = task.packed_stride;
   int64_t whole = task.columns / Step::kColumns * Step::kColumns, tail = task.columns - whole;
-  for (int64_t i = 0; i < task.tokens * kRowBlock; i++) sums[i] = Float{};
+  // Whole rows one after another are what the hardware's own prefetching follows best.
+  bool single = walk.whole_rows() && task.tokens == 1;
+  bool sums_up_tiles = !tail && count == kRowBlock;
   for (int64_t column = 0; column < whole; column += walk.chunk) {
     int64_t end = column + walk.chunk < whole ? column + walk.chunk : whole;
     int64_t steps = (end - column) / Step::kColumns;
     for (int64_t t = 0; t < task.tokens; t += kMaxTile) {
       int64_t tokens = task.tokens - t < kMaxTile ? task.tokens - t : kMaxTile;
       const Packed* columns = x + t * stride + column;
-      // Whole rows one after another are what the hardware's own prefetching follows best: 25 GB/s from one core,
-      // against 12 to 20 with several rows at once and any prefetch distance. Chunks of rows it cannot follow.
-      bool single = walk.whole_rows() && task.tokens == 1;
       for (int64_t r = 0; r < count;) {
         const Weight* w = walk.weight + (row + r) * walk.stride + column;
-        Float* at = sums + t * kRowBlock + r;
-        if (single || count - r < 2) {
-          tile_of<Step, 1, false>(tokens, at, w, walk.stride, columns, stride, steps, nullptr);
-          r += 1;
-        } else if (tokens <= 4 && count - r >= 4) {
-          const char* ahead = t == 0 ? walk.ahead(row + r, column) : (const char*)w;
-          tile_of<Step, 4, true>(tokens, at, w, walk.stride, columns, stride, steps, ahead);
+        const char* ahead = t == 0 ? walk.ahead(row, r, column, end - column) : (const char*)w;
+        Place place{sums + t * kRowBlock + r, out + t * kRowBlock + r, column == 0, sums_up_tiles && end == whole};
+        int64_t rows = single ? 1 : rows_at_once(tokens);
+        if (rows == 4 && count - r >= 4) {
+          tile_of<Step, 4, true>(tokens, place, w, walk.stride, columns, stride, steps, ahead);
           r += 4;
-        } else {
-          const char* ahead = t == 0 ? walk.ahead(row + r, column) : (const char*)w;
-          tile_of<Step, 2, true>(tokens, at, w, walk.stride, columns, stride, steps, ahead);
+        } else if (rows > 1 && count - r >= 2) {
+          tile_of<Step, 2, true>(tokens, place, w, walk.stride, columns, stride, steps, ahead);
           r += 2;
+        } else {
+          tile_of<Step, 1, false>(tokens, place, w, walk.stride, columns, stride, steps, ahead);
+          r += 1;
         }
       }
     }
   }
-  if (tail) {
-    for (int64_t r = 0; r < count; r++) {
-      Weight last[Step::kColumns] = {};
-      __builtin_memcpy(last, walk.weight + (row + r) * walk.stride + whole, tail * sizeof(Weight));
-      for (int64_t t = 0; t < task.tokens; t++)
-        tile<Step, 1, 1, false>(sums + t * kRowBlock + r, last, 0, x + t * stride + whole, 0, 1, nullptr);
+  for (int64_t r = 0; tail && r < count; r++) {
+    Weight last[Step::kColumns] = {};
+    __builtin_memcpy(last, walk.weight + (row + r) * walk.stride + whole, tail * sizeof(Weight));
+    for (int64_t t = 0; t < task.tokens; t++) {
+      Place place{sums + t * kRowBlock + r, nullptr, whole == 0, false};
+      tile<Step, 1, 1, false>(place, last, 0, x + t * stride + whole, 0, 1, nullptr);
     }
   }
+  for (int64_t t = 0; t < task.tokens; t++) {
+    int64_t tile_tokens = task.tokens - t / kMaxTile * kMaxTile;
+    if (tile_tokens > kMaxTile) tile_tokens = kMaxTile;
+    if (sums_up_tiles && !single && sums_up(rows_at_once(tile_tokens), tile_tokens)) continue;
+    for (int r = 0; r < kRowBlock; r += kLanes) store(out + t * kRowBlock + r, sums_of(sums + t * kRowBlock + r));
+  }
+  if (!task.bias) return;
   float bias[kRowBlock] = {};
-  if (task.bias)
-    for (int64_t r = 0; r < count; r++) bias[r] = widen(((const Weight*)task.bias)[row + r]);
+  for (int64_t r = 0; r < count; r++) bias[r] = widen(((const Weight*)task.bias)[row + r]);
   for (int64_t t = 0; t < task.tokens; t++)
     for (int r = 0; r < kRowBlock; r += kLanes)
-      store(out + t * kRowBlock + r, sums_of(sums + t * kRowBlock + r) + load<Float>(bias + r));
+      store(out + t * kRowBlock + r, load<Float>(out + t * kRowBlock + r) + load<Float>(bias + r));
 }
 
 // Copy rows [first, last) of x into the packed form, zeros after the last column.

@@ -44,7 +44,7 @@ struct Columns {
   int32_t first;  // into Batch::token
   int32_t tokens;
   int32_t width;  // 4, 8, 16 or 32 tokens; 0 for a single token
-  float* data;
+  void* data;
 };
 
 struct LinearArguments {

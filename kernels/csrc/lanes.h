@@ -151,22 +151,22 @@ template <int kBit, bool kUpper, int... kLane> OVERTONE_INLINE Word mixed(Word a
     return __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane - kBit : kLane)...);
 }
 
-// Lane i of vector j becomes lane j of vector i.
-template <int kBit = kLanes / 2> OVERTONE_INLINE void turn(Word* v) {
+// In each kWidth lanes, lane i of vector j becomes lane j of vector i; of kWidth vectors.
+template <int kWidth, int kBit = kWidth / 2> OVERTONE_INLINE void turn(Word* v) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; i++) {
+  for (int i = 0; i < kWidth; i++) {
     if (i & kBit) continue;
     Word low = mixed<kBit, false>(v[i], v[i + kBit], Count<kLanes>{});
     v[i + kBit] = mixed<kBit, true>(v[i], v[i + kBit], Count<kLanes>{});
     v[i] = low;
   }
-  if constexpr (kBit > 1) turn<kBit / 2>(v);
+  if constexpr (kBit > 1) turn<kWidth, kBit / 2>(v);
 }
-OVERTONE_INLINE void turn(Float* v) {
-  Word words[kLanes];
+template <int kWidth> OVERTONE_INLINE void turn(Float* v) {
+  Word words[kWidth];
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; i++) words[i] = (Word)v[i];
-  turn(words);
+  for (int i = 0; i < kWidth; i++) words[i] = (Word)v[i];
+  turn<kWidth>(words);
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; i++) v[i] = (Float)words[i];
+  for (int i = 0; i < kWidth; i++) v[i] = (Float)words[i];
 }

@@ -122,8 +122,7 @@ int64_t packed_bytes(Task* task) {
 }
 
 int32_t widest(int64_t type) {
-  if (kLanes < 16) return 8;
-  return type == kBfloat16 ? 32 : 16;
+  return kLanes == 16 && type == kBfloat16 ? 32 : kLanes;
 }
 
 int64_t scratch_floats(const Task& task) { return task.add_to_y ? 0 : task.tokens * kRowBlock * (kLanes + span_of(task)); }

@@ -12,7 +12,7 @@ namespace overtone {
 class LinearWork {
  public:
   LinearWork(const Kernels& kernels, const Batch* batch, int64_t type, int64_t threads)
-      : kernels_(kernels), threads_(threads) {
+      : kernels_(kernels), threads_(threads), element_(type == kFloat32 ? 4 : 2) {
     if (!batch) return;
     int32_t widest = kernels.widest(type);
     for (int32_t group = 0; group < batch->groups; group++) {
@@ -42,7 +42,7 @@ class LinearWork {
     own_ = memory + packed_bytes_;
     char* at = own_ + threads_ * own_bytes_;
     for (Columns& piece : pieces_) {
-      piece.data = reinterpret_cast<float*>(at);
+      piece.data = at;
       at += bytes_of(piece);
     }
   }
@@ -70,9 +70,9 @@ class LinearWork {
  private:
   static int32_t lanes_for(int32_t tokens, int32_t widest) {
     if (tokens == 1) return 0;
-    if (tokens <= 4) return 4;
-    if (tokens <= 8 || widest == 8) return 8;
-    return tokens <= 16 || widest == 16 ? 16 : 32;
+    int32_t lanes = 4;
+    while (lanes < tokens) lanes *= 2;
+    return lanes < widest ? lanes : widest;
   }
 
   static void grow(int64_t& size, int64_t bytes) {
@@ -80,7 +80,7 @@ class LinearWork {
   }
 
   int64_t bytes_of(const Columns& piece) const {
-    return rounded((piece.width == 32 ? 16 : piece.width) * columns_ * int64_t(sizeof(float)));
+    return rounded(piece.width * columns_ * element_);
   }
 
   Task task_of(const LinearArguments& layer) const {
@@ -94,7 +94,7 @@ class LinearWork {
   }
 
   const Kernels& kernels_;
-  int64_t threads_, columns_ = 0, packed_bytes_ = 0, own_bytes_ = 0;
+  int64_t threads_, element_, columns_ = 0, packed_bytes_ = 0, own_bytes_ = 0;
   std::vector<Columns> pieces_;
   char *packed_ = nullptr, *own_ = nullptr;
 };

@@ -76,11 +76,13 @@ template <class X, class Value> struct Residual {
     }
   }
 
+  // Tokens in kWidth of the lanes: sums of kWidth rows at a time stay in registers, then rows come into the lanes.
   template <int kWidth>
-  void many_tokens(const Columns& piece, int64_t block, float* out, const char* ahead) const {
+  void some_lanes(const Columns& piece, int64_t block, float* out, const char* ahead) const {
     using Wide = typename Vectors<kWidth>::Float;
     constexpr int kRows = 8;
-    float turned[kRowBlock * kWidth];
+    float sums[kRowBlock * kWidth];  // [kRowBlock / kLanes][kWidth][kLanes / kWidth][tokens]
+    const X* columns = (const X*)piece.data;
     int64_t next = int64_t(bank.entries) * kRowBlock * kSpan;
     for (int first = 0; first < kRowBlock; first += kRows) {
       const uint16_t* index = bank.index + offset(piece, block) + first;
@@ -92,17 +94,26 @@ template <class X, class Value> struct Residual {
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; r += 4) store(wide + r, widen_lanes<4>(value + r));
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; r++) acc[r] += load<Wide>(piece.data + int64_t(index[r]) * kWidth) * wide[r];
+        for (int r = 0; r < kRows; r++) acc[r] += widen_lanes<kWidth>(columns + int64_t(index[r]) * kWidth) * wide[r];
       }
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; r++) {
         if (bank.scale) acc[r] *= scale(piece, block)[first + r];
-        store(turned + (first + r) * kWidth, acc[r]);
+        int row = (first + r) % kLanes;
+        store(sums + (first + r) / kLanes * (kLanes * kWidth) + row % kWidth * kLanes + row / kWidth * kWidth, acc[r]);
       }
     }
-    for (int t = 0; t < piece.tokens; t++) {
-      float* to = rows_of(piece, t, out);
-      float gate = batch.gate[piece.first + t];
-      for (int r = 0; r < kRowBlock; r++) to[r] += turned[r * kWidth + t] * gate;
+    for (int first = 0; first < kRowBlock; first += kLanes) {
+      Float rows[kWidth];
+#pragma GCC unroll 8
+      for (int i = 0; i < kWidth; i++) rows[i] = load<Float>(sums + first * kWidth + i * kLanes);
+      turn<kWidth>(rows);
+#pragma GCC unroll 8
+      for (int t = 0; t < kWidth; t++) {
+        if (t >= piece.tokens) break;
+        float* to = rows_of(piece, t, out) + first;
+        store(to, load<Float>(to) + rows[t] * batch.gate[piece.first + t]);
+      }
     }
   }
 
@@ -138,7 +149,7 @@ template <class X, class Value> struct Residual {
       if ((first + kRows) % kLanes) continue;
 #pragma GCC unroll 2
       for (int h = 0; h < kHalves; h++) {
-        turn(sums[h]);
+        turn<kLanes>(sums[h]);
         for (int t = 0; t < kLanes && h * kLanes + t < piece.tokens; t++) {
           float* to = rows_of(piece, h * kLanes + t, out) + (first + kRows - kLanes);
           store(to, load<Float>(to) + sums[h][t] * batch.gate[piece.first + h * kLanes + t]);
@@ -151,48 +162,49 @@ template <class X, class Value> struct Residual {
     fetch_scale(piece, block);
     switch (piece.width) {
       case 0: return one_token(piece, block, out, ahead);
-      case 4: return many_tokens<4>(piece, block, out, ahead);
+      case kLanes:
+        return full_lanes<1>(piece, block, out, ahead, [&](int64_t column, Float* halves) {
+          halves[0] = widen_lanes<kLanes>((const X*)piece.data + column * kLanes);
+        });
 #if defined(__AVX512F__)
       case 32:
         return full_lanes<2>(piece, block, out, ahead, [&](int64_t column, Float* halves) {
-          Word pairs = load<Word>(piece.data + column * kLanes);
+          Word pairs = load<Word>((const uint32_t*)piece.data + column * kLanes);
           halves[0] = (Float)(pairs << 16);
           halves[1] = (Float)(pairs & 0xffff0000u);
         });
+      case 8: return some_lanes<8>(piece, block, out, ahead);
 #endif
 #if defined(__AVX2__)
-      case kLanes:
-        return full_lanes<1>(piece, block, out, ahead, [&](int64_t column, Float* halves) {
-          halves[0] = load<Float>(piece.data + column * kLanes);
-        });
+      case 4: return some_lanes<4>(piece, block, out, ahead);
 #endif
-      default: return many_tokens<8>(piece, block, out, ahead);
+      default: __builtin_unreachable();
     }
   }
 };
 
 // Columns [first, last) of a piece's tokens, side by side; lanes without a token repeat the first.
-template <class X> static void lay_floats(const Task& task, const Columns& piece, int64_t first, int64_t last) {
-  const X* rows[16];
-  for (int t = 0; t < 16; t++) {
+template <class X, int kWidth>
+static void lay(const Task& task, const Columns& piece, int64_t first, int64_t last) {
+  const X* rows[kWidth];
+  for (int t = 0; t < kWidth; t++) {
     int32_t lane = t < piece.tokens ? t : 0;
     rows[t] = (const X*)task.x + task.batch->token[piece.first + lane] * task.x_stride;
   }
   for (int64_t column = first; column < last; column += kLanes) {
     int64_t left = last - column < kLanes ? last - column : kLanes;
-    for (int lane = 0; lane < piece.width; lane += kLanes) {
-      Float v[kLanes];
+    Float v[kWidth];
 #pragma GCC unroll 16
-      for (int t = 0; t < kLanes; t++) v[t] = load_part(rows[lane + t] + column, left);
-      turn(v);
-      float* to = piece.data + column * piece.width + lane;
-      int64_t lanes = piece.width - lane;
-      if (left == kLanes && lanes >= kLanes) {
+    for (int t = 0; t < kWidth; t++) v[t] = load_part(rows[t] + column, left);
+    turn<kWidth>(v);
+    X* to = (X*)piece.data + column * kWidth;
 #pragma GCC unroll 16
-        for (int c = 0; c < kLanes; c++) store(to + c * piece.width, v[c]);
-      } else {
-        for (int64_t c = 0; c < left; c++) store_part(to + c * piece.width, v[c], lanes);
-      }
+    for (int i = 0; i < kWidth; i++) {
+      X lanes[kLanes];
+      store_part(lanes, v[i], kLanes);
+#pragma GCC unroll 4
+      for (int c = i; c < kLanes; c += kWidth)
+        if (c < left) __builtin_memcpy(to + c * kWidth, lanes + c / kWidth * kWidth, kWidth * sizeof(X));
     }
   }
 }
@@ -211,8 +223,8 @@ static void lay_pairs(const Task& task, const Columns& piece, int64_t first, int
 #pragma GCC unroll 16
     for (int t = 0; t < kLanes; t++)
       v[t] = (Word)load_part(rows[t] + column, left) >> 16 | (Word)load_part(rows[t + 16] + column, left);
-    turn(v);
-    float* to = piece.data + column * kLanes;
+    turn<kLanes>(v);
+    uint32_t* to = (uint32_t*)piece.data + column * kLanes;
 #pragma GCC unroll 16
     for (int c = 0; c < kLanes; c++)
       if (c < left) store(to + c * kLanes, v[c]);
@@ -221,8 +233,15 @@ static void lay_pairs(const Task& task, const Columns& piece, int64_t first, int
 #endif
 
 template <class X> static void lay_side_by_side(const Task& task, const Columns& piece, int64_t first, int64_t last) {
+  switch (piece.width) {
+    case kLanes: return lay<X, kLanes>(task, piece, first, last);
 #if defined(__AVX512F__)
-  if (piece.width == 32) return lay_pairs(task, piece, first, last);
+    case 32: return lay_pairs(task, piece, first, last);
+    case 8: return lay<X, 8>(task, piece, first, last);
 #endif
-  lay_floats<X>(task, piece, first, last);
+#if defined(__AVX2__)
+    case 4: return lay<X, 4>(task, piece, first, last);
+#endif
+    default: __builtin_unreachable();
+  }
 }
