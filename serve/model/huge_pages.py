@@ -1,32 +1,45 @@
-"""Asking the system to hold weights in huge pages.
+"""Memory for weights that a step can read fast.
 
 A step reads every weight once. In pages of 4 KiB that is a page-table walk for each, and the processor's own
-prefetching stops at every page's end; most systems give huge pages only to memory that asks for them.
+prefetching stops at every page's end. Most systems give huge pages only to memory that asks for them, and only where it
+spans whole ones: most layers' weights do not, so all of them get their memory together.
 """
 
 import ctypes
-import mmap
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
+import torch
 from torch import Tensor
 
-HUGE_PAGE, COLLAPSE = 14, 25
-"""Linux's MADV_HUGEPAGE and MADV_COLLAPSE. The first speaks of pages that are still to come; the second brings together
-those that are there, and is refused before Linux 6.1 and where a range holds no whole huge page."""
+ADVICE = 14
+"""Linux's MADV_HUGEPAGE, which speaks of pages that are still to come."""
+PAGE = 2 << 20
+"""Bytes of a huge page on x86-64, and on arm64 with small pages of 4 KiB."""
+ALIGNMENT = 64
+"""Of each tensor, in bytes: a cache line."""
 
 
-def ask_for_huge_pages(tensor: Tensor) -> None:
-    """Ask that a CPU tensor's memory be held in huge pages; its values stay. Where there are none nothing happens."""
+def hold_together(tensors: Sequence[Tensor]) -> None:
+    """Give CPU tensors new memory, one after another in huge pages where the system has them.
+
+    Their values are lost, so this comes before they have any. Tensors on other devices stay as they are.
+
+    Args:
+        tensors: contiguous, each with memory of its own.
+    """
+    ours = [tensor for tensor in tensors if tensor.device.type == "cpu"]
+    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in ours]
+    whole = -(-sum(sizes) // PAGE) * PAGE
+    memory = torch.empty(whole + PAGE, dtype=torch.uint8)
+    start = -memory.data_ptr() % PAGE
     advise = _madvise()
-    if advise is None or tensor.device.type != "cpu":
-        return
-    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if first < last:
-        for advice in (HUGE_PAGE, COLLAPSE):
-            advise(first, last - first, advice)
+    if advise is not None:
+        advise(memory.data_ptr() + start, whole, ADVICE)
+    for tensor, size in zip(ours, sizes, strict=True):
+        tensor.set_(memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+        start += size
 
 
 @cache

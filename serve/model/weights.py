@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from serve.model.config import read_config
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
-from serve.model.huge_pages import ask_for_huge_pages
+from serve.model.huge_pages import hold_together
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -35,14 +35,14 @@ def load_model(
     directory = Path(directory)
     config = read_config(directory)
     decoder = Decoder(config, max_positions or config.max_positions, dtype or config.dtype, torch.device(device))
+    parts = dict.fromkeys(placement.part for placement in decoder.placements.values())
+    hold_together([part.tensor for part in parts])
     missing = set(decoder.placements)
     for shard in _shards(directory):
         missing -= _read_shard(shard, decoder)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{directory} lacks the tensor {min(missing)!r}{more}")
-    for weight in {placement.part.tensor for placement in decoder.placements.values()}:
-        ask_for_huge_pages(weight)
     return decoder
 
 
