@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=3, help="answers of each user in a round (default 3)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer (default 32)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the times per token into this file")
     parser.add_argument("--quick", action="store_true", help="a model of two layers")
     options = parser.parse_args()
     names = [name for name in options.servers.split(",") if name]
@@ -45,6 +46,10 @@ def main() -> None:
         report = measure(names, options.rounds, options.requests, options.tokens, options.quick)
     except PeerError as error:
         sys.exit(f"error: {error}")
+    if options.plot:
+        from benchmarks.peers.plot import draw  # matplotlib is needed for pictures alone
+
+        draw(report, options.plot)
     print(json.dumps(report) if options.json else table(report))
 
 

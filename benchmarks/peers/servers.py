@@ -11,6 +11,8 @@ from benchmarks.peers.server import Server, free_port
 
 NAMES = ("overtone", "vllm", "transformers")
 USERS = 8
+PLAIN_TOKENIZER = Path(__file__).with_name("plain_tokenizer.py")
+TRANSFORMERS_MODULE = "transformers.cli.transformers"
 VLLM_MODULE = "vllm.entrypoints.openai.api_server"
 VLLM_SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0-1"}
 
@@ -42,6 +44,7 @@ def running(
             say(f"starting {name}")
             found[name] = (stack.enter_context(Server(name, command, target.url, probe, environment)), target)
 
+        program: list[str | Path]
         if "overtone" in names:
             port = str(free_port())
             command = [
@@ -59,7 +62,7 @@ def running(
             start("overtone", [*command, "--max-num-seqs", str(USERS)], target, "/ready")
         if "vllm" in names:
             port = str(free_port())
-            python = prepare(VLLM, say)
+            program = [prepare(VLLM, say), PLAIN_TOKENIZER, VLLM_MODULE]
             options = "--host 127.0.0.1 --dtype bfloat16 --served-model-name base --max-model-len 2048 --enforce-eager"
             options += f" --no-enable-prefix-caching --max-num-seqs {USERS} --max-lora-rank 16 --enable-lora"
             options += f" --max-loras {len(experts)} --lora-modules"
@@ -67,18 +70,18 @@ def running(
             start(
                 "vllm",
                 # Not `vllm serve`, which asks for the version of a package named vllm and this one is named vllm-cpu.
-                [python, "-m", VLLM_MODULE, "--model", backbone, "--port", port, *options.split(), *adapters],
+                [*program, "--model", backbone, "--port", port, *options.split(), *adapters],
                 Target(f"http://127.0.0.1:{port}", "base", ours),
                 "/health",
                 **VLLM_SETTINGS,
             )
         if "transformers" in names:
             port = str(free_port())
-            program = prepare(TRANSFORMERS, say).parent / "transformers"
+            program = [prepare(TRANSFORMERS, say), PLAIN_TOKENIZER, TRANSFORMERS_MODULE]
             options = "--host 127.0.0.1 --dtype bfloat16 --continuous-batching"
             start(
                 "transformers",
-                [program, "serve", backbone, "--port", port, *options.split()],
+                [*program, "serve", backbone, "--port", port, *options.split()],
                 Target(f"http://127.0.0.1:{port}", backbone, extensions=False),
                 "/health",
                 HF_HUB_OFFLINE="1",

@@ -120,6 +120,7 @@ def collect(domain: Domain, plan: Plan, store: Store) -> dict[str, Any]:
         "calibrated": domain.calibrated_as,
         "backbone_bytes": sizes[0],
         "matrix_bytes": sizes[1],
+        "head_bytes": domain.head_bytes(),
         "router": [{key: value for key, value in vars(found).items() if key != "chosen"} for found in routing],
         "rows": rows,
         "curves": curves[0] if curves else None,

@@ -144,6 +144,10 @@ class ClassifierDomain(ABC):
         tensors = load_file(path)
         return tensors["weight"], tensors["bias"]
 
+    def head_bytes(self) -> float:
+        """Of weight and bias."""
+        return sum(2.0 * part.numel() for task in self.tasks for part in self.head(task, 0)) / len(self.tasks)
+
     @torch.inference_mode()
     def answers(self, weights: Weights, task: str, seed: int, split: Split) -> list[bool]:
         """Whether each example gets its class."""

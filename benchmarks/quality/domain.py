@@ -100,3 +100,7 @@ class Domain(Protocol):
     def requests(self, seed: int) -> Requests | None:
         """Prompts for the router; None where the inputs are no text."""
         ...
+
+    def head_bytes(self) -> float:
+        """Bytes in bfloat16 of a task's own classifier, the mean over the tasks; every model needs it as it is."""
+        ...

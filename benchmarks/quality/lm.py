@@ -135,6 +135,10 @@ class LanguageDomain:
         test = {task: self._examples(task, seed, "test") for task in self.tasks}
         return Requests(_prompts(train), _prompts(test), ())
 
+    def head_bytes(self) -> float:
+        """0: the vocabulary is the backbone's."""
+        return 0.0
+
     def _examples(self, task: str, seed: int, part: str) -> list[Example]:
         named = {item.name: item for item in TASKS}[task]
         if part == "test":

@@ -19,6 +19,9 @@ def markdown(document: Mapping[str, Any]) -> str:
     """
     rows: Sequence[Line] = document["rows"]
     parts = [_table("", rows, _columns(rows))]
+    if head := document.get("head_bytes"):
+        share = 100 * head / document["backbone_bytes"]
+        parts.append(f"A task's own classifier, the same in every cell and not counted above: {share:.2f} % more.")
     routed = [line | line["routed"] for line in rows if "routed" in line]
     if routed:
         parts.append(_table(", routed", routed, _columns(routed)))

@@ -25,6 +25,14 @@ def test_a_server_that_answered_nothing_has_no_figures_but_its_errors():
     assert "nan" in table({"servers": {"x": {"8 users": figures}}})
 
 
+def test_the_picture_leaves_out_what_failed(tmp_path):
+    from benchmarks.peers.plot import draw
+
+    good, bad = _figures([summarise([GOOD])]), _figures([summarise([BAD])])
+    draw({"servers": {"ours": {"1 user": good, "8 users": good}, "other": {"1 user": bad}}}, tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_prompts_are_words_of_the_vocabulary():
     found = texts(3, 5, 10, seed=1)
     assert len(set(found)) == 3

@@ -79,6 +79,9 @@ class FakeDomain:
     def requests(self, seed: int) -> None:
         return None
 
+    def head_bytes(self) -> float:
+        return 0.0
+
     def _checkpoint(self, name: str, weight: Tensor) -> Checkpoint:
         path = self._folder / name
         if not path.is_dir():

@@ -24,6 +24,11 @@ def test_columns_go_from_the_backbone_to_what_costs_most() -> None:
     ]
 
 
+def test_a_classifier_of_its_own_is_named_beside_the_bytes() -> None:
+    rows = [entry("x", Cut("data-free", 0.01), FOUND, OWN, SIZES)]
+    assert "0.50 % more." in markdown({"rows": rows, "head_bytes": 5.0, "backbone_bytes": 1000}).split("\n\n")[1]
+
+
 def test_what_was_routed_has_a_table_of_its_own() -> None:
     line = entry("x", Cut("data-free", 0.01), FOUND[:1], OWN[:1], SIZES)
     line["routed"] = {"normalized": {"mean": 0.4, "spread": 0.0}}
