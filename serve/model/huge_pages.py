@@ -38,7 +38,7 @@ def hold_together(tensors: Sequence[Tensor]) -> None:
     if advise is not None:
         advise(memory.data_ptr() + start, whole, ADVICE)
     for tensor, size in zip(ours, sizes, strict=True):
-        tensor.set_(memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+        tensor.set_(memory.untyped_storage(), start // tensor.itemsize, tensor.shape, tensor.stride())
         start += size
 
 
