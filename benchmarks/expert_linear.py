@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from kernels.compiled import ISAS, library
 from kernels.expert_linear import ExpertBank, ExpertBatch, expert_linear
 from kernels.patch import Patch, patch, unpatch
+from serve.model.huge_pages import hold_together
 
 SHAPES = ((896, 896), (896, 4864), (4864, 896), (4096, 4096), (4096, 11008), (11008, 4096))
 """Columns and rows: a 0.5 B and a 7 B model's layers."""
@@ -47,7 +48,8 @@ class Case:
             weights), patch or unpatch.
         us: microseconds a call, median.
         ratio: us by the plain product's.
-        floor_us: the time its bytes take at the read bandwidth of the run: weights and each distinct expert once.
+        floor_us: the time its bytes take at the bandwidth at which the run reads these weights: weights and each
+            distinct expert once.
         floor_ratio: its bytes by the plain product's.
     """
 
@@ -63,10 +65,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Layer:
-    """Copies of one layer's weights, the same with an expert patched in, and for each of them a bank of experts."""
+    """One layer many times over, so that no cache holds it.
 
-    weights: list[Tensor]
-    patched: list[Tensor]
+    Attributes:
+        weights: [copies, N, K], held as the engine holds a model's.
+        patched: the same with an expert patched in.
+        banks: for each copy a bank of experts.
+        banks8: the same in 8 bits.
+        rows: columns and values of the patched expert.
+    """
+
+    weights: Tensor
+    patched: Tensor
     banks: list[ExpertBank]
     banks8: list[ExpertBank]
     rows: tuple[Tensor, Tensor]
@@ -75,7 +85,9 @@ class Layer:
     def make(cls, columns: int, rows: int, device: str) -> Layer:
         """Random weights and experts, `COLD_BYTES` of weights at least."""
         copies = max(2, -(-COLD_BYTES // (columns * rows * DTYPE.itemsize)))
-        weight = (torch.randn(rows, columns) * columns**-0.5).to(DTYPE)
+        weights = torch.empty(copies, rows, columns, dtype=DTYPE, device=device)
+        hold_together([weights])
+        weights.copy_((torch.randn(rows, columns) * columns**-0.5).to(DTYPE))
         entries = max(1, round(DENSITY * columns))
         bank = ExpertBank.allocate(EXPERTS, rows, columns, entries, DTYPE)
         bank8 = ExpertBank.allocate(EXPERTS, rows, columns, entries, torch.int8)
@@ -88,9 +100,11 @@ class Layer:
             bank8.load(slot, index, (value / scale[:, None]).round().to(torch.int8), scale)
         banks, banks8 = ([_copy(one, device) for _ in range(copies)] for one in (bank, bank8))
         index, value = bank.rows(0)
-        weights = [weight.clone().to(device) for _ in range(copies)]
-        patch(weight, index, value)
-        patched = [weight.clone().to(device) for _ in range(copies)]
+        patched = torch.empty_like(weights)
+        hold_together([patched])
+        patched.copy_(weights)
+        for one in patched:
+            patch(one, index.to(device), value.to(device))
         return cls(weights, patched, banks, banks8, (index.to(device), value.to(device)))
 
 
@@ -148,16 +162,15 @@ def measure_layer(columns: int, rows: int, tokens: tuple[int, ...], rounds: int,
     """All cases of one shape."""
     layer = Layer.make(columns, rows, clock.device)
     copies = len(layer.weights)
-    buffer = torch.ones(COLD_BYTES // 8, dtype=torch.int64, device=clock.device)
     cases = []
     for count in tokens:
         x = torch.randn(count, columns).to(DTYPE).to(clock.device)
         variants, distinct = _variants(layer, x, clock.device)
-        variants["read", "read"] = partial(_read, buffer)
+        variants["read", "read"] = partial(_read, layer.weights)
         named = {"/".join(key): call for key, call in variants.items()}
         repeats = rounds if count < 512 else max(1, rounds // 8)
         times = clock.interleaved(named, copies, max(1, repeats * 4 // copies))
-        bytes_a_us = buffer.nbytes / times.pop("read/read")
+        bytes_a_us = layer.weights.nbytes / times.pop("read/read")
         if count == max(tokens):
             times |= _switching(layer, clock)
         weight_bytes = layer.weights[0].nbytes
@@ -194,13 +207,13 @@ def _variants(layer: Layer, x: Tensor, device: str) -> tuple[dict[tuple[str, str
     return variants, distinct
 
 
-def _fused(weights: list[Tensor], banks: list[ExpertBank], x: Tensor, batch: ExpertBatch, copy: int) -> Tensor:
+def _fused(weights: Tensor, banks: list[ExpertBank], x: Tensor, batch: ExpertBatch, copy: int) -> Tensor:
     return expert_linear(x, weights[copy], None, banks[copy], batch)
 
 
-def _read(buffer: Tensor, copy: int) -> Tensor:
-    del copy  # larger than the caches by itself
-    return buffer.sum()
+def _read(weights: Tensor, copy: int) -> Tensor:
+    del copy  # all of them, which no cache holds
+    return weights.view(torch.int64).sum()
 
 
 def _patch_into(made: list[Patch], weight: Tensor, rows: tuple[Tensor, Tensor]) -> None:

@@ -20,13 +20,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--context", type=int, help="measure steps at contexts up to this many tokens")
     parser.add_argument("--peers", nargs="?", const=",".join(NAMES), default="", help=f"any of {', '.join(NAMES)}")
+    parser.add_argument("--storage", choices=("int8", "bf16"), default="int8", help="of the experts' values")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="four layers, two rounds")
     options = parser.parse_args()
     names = [name for name in options.peers.split(",") if name]
     shape, rounds = (Shape(layers=4), 2) if options.quick else (Shape(), options.rounds)
     with tempfile.TemporaryDirectory(prefix="overtone-decode-") as folder:
-        report = measure(Path(folder), shape, options.context, names, rounds, _say)
+        report = measure(Path(folder), shape, options.context, names, rounds, _say, options.storage)
     if options.json:
         print(json.dumps(report))
     else:

@@ -13,6 +13,8 @@ from benchmarks.decode.cases import Case, decode_cases
 from benchmarks.decode.model import Shape, write_loras, write_model
 from benchmarks.decode.ours import Ours, Timing, running
 from kernels.compiled import ISAS, library
+from merge.experts.storage import Storage
+from serve.model import Decoder, load_model
 
 STEPS = 32
 EXPERTS = 8
@@ -24,7 +26,15 @@ CONTEXTS = (128, 1024, 2048)
 Say = Callable[[str], None]
 
 
-def measure(folder: Path, shape: Shape, context: int | None, names: list[str], rounds: int, say: Say) -> dict[str, Any]:
+def measure(
+    folder: Path,
+    shape: Shape,
+    context: int | None,
+    names: list[str],
+    rounds: int,
+    say: Say,
+    storage: Storage = "int8",
+) -> dict[str, Any]:
     """Run the benchmark: the document that `--json` prints.
 
     Args:
@@ -34,9 +44,10 @@ def measure(folder: Path, shape: Shape, context: int | None, names: list[str], r
         names: peers to run beside the engine.
         rounds: how often everything is measured.
         say: told of progress.
+        storage: of the experts' values.
     """
     say("writing the model and its experts")
-    bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY)
+    bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY, storage)
     cases = decode_cases(32) if context is None else _context_cases(context)
     prefill = _prefill_cases() if context is None else []
     length = max(case.prompt for case in cases + prefill) + STEPS + 1
@@ -47,13 +58,13 @@ def measure(folder: Path, shape: Shape, context: int | None, names: list[str], r
         running(bundle, shape.vocabulary, length) as ours,
         peers.running(names, bundle.backbone_dir, loras, shape.vocabulary, length, say) as others,
     ):
-        rows = _Rows(ours, others, _reader(bundle.manifest.backbone_bytes))
+        rows = _Rows(ours, others, _reader(load_model(bundle.backbone_dir)))
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             rows.measure(cases, prefill, number)
     report = rows.context_report() if context is not None else rows.report()
     if context is None:
-        narrow = write_model(folder / "narrow", shape.narrow(), EXPERTS, DENSITY)
+        narrow = write_model(folder / "narrow", shape.narrow(), EXPERTS, DENSITY, storage)
         with running(narrow, shape.vocabulary, length) as ours:
             found = {
                 case.name: statistics.median(ours.run(case, STEPS + 1).step_ms for _ in range(9)) for case in cases
@@ -63,6 +74,7 @@ def measure(folder: Path, shape: Shape, context: int | None, names: list[str], r
     return {
         "parameters": bundle.manifest.backbone_bytes // 2,
         "density": DENSITY,
+        "storage": storage,
         "dtype": "bfloat16",
         "threads": torch.get_num_threads(),
         "kernels": ISAS[kernels.isa] if kernels else "torch",
@@ -166,13 +178,14 @@ def _prefill_cases() -> list[Case]:
     ]
 
 
-def _reader(nbytes: int) -> Callable[[], float]:
-    """Milliseconds that reading as many bytes as the weights have takes, streaming, with all threads."""
-    buffer = torch.ones(nbytes // 4)
+def _reader(decoder: Decoder) -> Callable[[], float]:
+    """Milliseconds that reading all weights takes, streaming, with all threads, from memory held as the engine's is."""
+    memory = next(iter(decoder.placements.values())).part.tensor.untyped_storage()  # of all of them: hold_together
+    words = torch.empty(0, dtype=torch.int64).set_(memory, 0, (memory.nbytes() // 8,), (1,))
 
     def read() -> float:
         start = time.perf_counter()
-        buffer.sum()
+        words.sum()
         return (time.perf_counter() - start) * 1e3
 
     return read

@@ -19,11 +19,11 @@ from merge.bundle import (
     BundleWriter,
     Expert,
     ManifestFields,
-    SparseDelta,
     backbone_digest,
     open_bundle,
     write_expert,
 )
+from merge.experts.storage import Storage, to_sparse
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -45,7 +45,7 @@ class Shape:
         return Shape(64, 64, self.layers, 2, 1, self.vocabulary, self.positions)
 
 
-def write_model(path: Path, shape: Shape, experts: int, density: float) -> Bundle:
+def write_model(path: Path, shape: Shape, experts: int, density: float, storage: Storage = "int8") -> Bundle:
     """Write a bundle in bfloat16 with experts `e0`, `e1`, ... on every linear layer."""
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -67,7 +67,7 @@ def write_model(path: Path, shape: Shape, experts: int, density: float) -> Bundl
         digest = backbone_digest(staging.path / "backbone")
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name.split(".")[-2] in LINEARS}
         for number in range(experts):
-            expert = random_expert(f"e{number}", digest, shapes, density, number)
+            expert = random_expert(f"e{number}", digest, shapes, density, number, storage)
             write_expert(staging.path / "experts" / f"{expert.name}.safetensors", expert)
         staging.finish(ManifestFields(name="random", created="2026-01-01T00:00:00+00:00"))
     return open_bundle(path)
@@ -82,7 +82,9 @@ def write_tokenizer(path: Path, vocabulary: int) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def random_expert(name: str, digest: str, shapes: dict[str, tuple[int, ...]], density: float, seed: int) -> Expert:
+def random_expert(
+    name: str, digest: str, shapes: dict[str, tuple[int, ...]], density: float, seed: int, storage: Storage = "int8"
+) -> Expert:
     """A residual of `density` on each 2-D weight."""
     generator = torch.Generator().manual_seed(seed)
     sparse = {}
@@ -94,7 +96,7 @@ def random_expert(name: str, digest: str, shapes: dict[str, tuple[int, ...]], de
             place = torch.rand(shape[0], kept, generator=generator) * edges.diff()
             index = edges[:-1] + place.to(torch.int64)
             value = 0.02 * torch.randn(index.shape, generator=generator)
-            sparse[parameter] = SparseDelta(index.to(torch.uint16), value.to(torch.bfloat16))
+            sparse[parameter] = to_sparse(index, value, shape[1], storage)
     return Expert(name, digest, density, sparse, {})
 
 
