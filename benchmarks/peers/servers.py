@@ -78,7 +78,9 @@ def running(
         if "transformers" in names:
             port = str(free_port())
             program = [prepare(TRANSFORMERS, say), PLAIN_TOKENIZER, TRANSFORMERS_MODULE]
+            # Left to itself it takes most of the free memory for its cache at the first request, whoever else runs.
             options = "--host 127.0.0.1 --dtype bfloat16 --continuous-batching"
+            options += " --cb-block-size 32 --cb-num-blocks 512 --cb-max-batch-tokens 512"
             start(
                 "transformers",
                 [*program, "serve", backbone, "--port", port, *options.split()],

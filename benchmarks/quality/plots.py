@@ -19,7 +19,7 @@ def draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
     return path
 
 
