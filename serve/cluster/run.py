@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import ray
 from ray import serve as ray_serve
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
@@ -74,6 +75,8 @@ def deploy_to(address: str, deployment: Deployment, teach: Teach | None = None) 
         RuntimeError: it does not come up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A Ray that `overtone deploy` starts asks for the token of this user; `ray.init` by itself would not show it.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     ray.init(address=address, log_to_driver=False)
     try:
         deploy(deployment, teach)
@@ -93,14 +96,20 @@ def serve_here(
         on_ready: called with the server's URL and Ray's address once requests are answered.
         teach: trains the router on a new expert's prompts.
     """
+    with local_ray(host, port) as url, told_to_stop() as stop:
+        deploy(deployment, teach)
+        on_ready(url, ray.get_runtime_context().gcs_address)
+        stop.wait()
+        ray_serve.delete(APPLICATION)
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[threading.Event]:
+    """Set by SIGTERM and SIGINT. To be entered with Ray begun: it takes SIGTERM for itself, and dies of it."""
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with local_ray(host, port) as url:
-            deploy(deployment, teach)
-            on_ready(url, ray.get_runtime_context().gcs_address)
-            stop.wait()
-            ray_serve.delete(APPLICATION)
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -22,8 +22,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
-    "RAY_AUTH_MODE": "token",  # of these tests' own, so that a second process can update what the first deployed
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # of these tests' own; Ray would write one to the user's home
 }
 
 
@@ -92,7 +91,8 @@ def running(command: Sequence[str]) -> Iterator[Deployed]:
         assert deployment.url
         yield deployment
     finally:
-        deployment.end()
+        status = deployment.end()
+    assert status == 0, deployment.log
 
 
 def samples(url: str) -> dict[tuple[str, ...], dict[str, float]]:

@@ -9,9 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import pickle
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,9 +27,10 @@ from serve.api.service import Service
 from serve.api.structure import Structures
 from serve.cluster.app import APPLICATION, ENGINE
 from serve.cluster.client import ReplicaClient
+from serve.cluster.metrics import ClusterMetrics
 from serve.cluster.replica import EngineReplica, _holder
 from serve.cluster.replicas import Replicas
-from serve.cluster.run import local_ray
+from serve.cluster.run import local_ray, told_to_stop
 from serve.config import ApiSettings
 from serve.engine import EngineError, EngineStats, Output, Request
 from serve.metrics import Metrics
@@ -133,7 +132,9 @@ class FakeIngress:
         self._client = ReplicaClient(replicas, asked, bundle, BUNDLE, patience=30.0)
         service = fake_service(FakeEngine())
         runtime = dataclasses.replace(service.runtime, engine=self._client)
-        self._service = Service(service.metrics, runtime)
+        metrics = ClusterMetrics("1.2.3")
+        metrics.join(self._client.families)
+        self._service = Service(metrics, runtime)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         self._client.start()
@@ -198,9 +199,7 @@ def serving() -> Iterator[tuple[RemoteEngine, str]]:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with local_ray("127.0.0.1", 0) as url:
+    with local_ray("127.0.0.1", 0) as url, told_to_stop() as stop:
         replicas = ray_serve.deployment(
             name=ENGINE,
             num_replicas=2,

@@ -115,7 +115,8 @@ def test_engines_come_under_load_and_go_after_it(deployment: Deployed, speaker: 
         app = application(Deployment.model_validate({{"settings": settings, **size}}))
         serve.run(app, name="scaled", route_prefix="/scaled")
     """
-    subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, timeout=100, check=True, capture_output=True)
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "token"}
+    subprocess.run([sys.executable, "-c", program], env=environment, timeout=100, check=True, capture_output=True)
     url, stop = f"{deployment.url}/scaled", threading.Event()
     assert len(engines(url)) == 1
 
