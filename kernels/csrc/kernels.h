@@ -36,14 +36,14 @@ struct Batch {
   const float* gates;
 };
 
-// Tokens of one group side by side: element [column][lane] is x[token of that lane][column] in fp32. With tokens in
-// the lanes one load of an entry serves all of them; a group of one token gathers straight from x instead. 32 tokens of
-// bf16 stay bf16: lane i has the bits of token i below those of token i + 16, so a column is one cache line.
+// Tokens of one group side by side: element [column][lane] is x[token of that lane][column], in the type of x. With
+// tokens in the lanes one load of an entry serves all of them; a piece of one token picks straight from x instead. 32
+// tokens of bf16 come in pairs: lane i has the bits of token i below those of token i + 16, so a column is one cache line.
 struct Columns {
   int32_t group;
   int32_t first;  // into Batch::token
   int32_t tokens;
-  int32_t width;  // 4, 8, 16 or 32 tokens; 0 for a single token
+  int32_t width;  // 8, 16 or 32 tokens, 4 where vectors are as short; 0 for a single token
   void* data;
 };
 

@@ -1,10 +1,14 @@
 // The linear layer: dense products and residuals of a thread's blocks of rows. Included inside the namespace of isa.cpp.
 
 // Blocks whose dense products are computed before their residuals are added: each change between the two starts the
-// hardware's prefetching anew. With many tokens each change also brings other tokens' columns into the cache.
+// hardware's prefetching anew, which is all that one token's product waits for. Several tokens' are bound by arithmetic
+// and find more in the cache with fewer blocks; of many tokens each change also brings other columns into the cache.
 constexpr int kSpan = 4;
+constexpr int kLongSpan = 256;
 constexpr int kWideSpan = 64;
-inline int64_t span_of(const Task& task) { return task.tokens <= 16 ? kSpan : kWideSpan; }
+inline int64_t span_of(const Task& task) {
+  return task.tokens == 1 ? kLongSpan : task.tokens <= 16 ? kSpan : kWideSpan;
+}
 
 #include "dense.h"
 #include "residual.h"

@@ -16,8 +16,10 @@ class LinearWork {
     if (!batch) return;
     int32_t widest = kernels.widest(type);
     for (int32_t group = 0; group < batch->groups; group++) {
-      for (int32_t first = batch->start[group]; first < batch->start[group + 1]; first += widest) {
-        int32_t left = batch->start[group + 1] - first, tokens = left < widest ? left : widest;
+      int32_t first = batch->start[group], last = batch->start[group + 1];
+      int32_t most = last - first < kFewest ? 1 : widest;
+      for (; first < last; first += most) {
+        int32_t tokens = last - first < most ? last - first : most;
         pieces_.push_back({group, first, tokens, lanes_for(tokens, widest), nullptr});
       }
     }
@@ -68,9 +70,12 @@ class LinearWork {
   }
 
  private:
+  // Tokens of one expert that are worth laying side by side: with eight it saves a tenth of the time, with four nothing.
+  static constexpr int32_t kFewest = 6;
+
   static int32_t lanes_for(int32_t tokens, int32_t widest) {
     if (tokens == 1) return 0;
-    int32_t lanes = 4;
+    int32_t lanes = 8;
     while (lanes < tokens) lanes *= 2;
     return lanes < widest ? lanes : widest;
   }

@@ -76,46 +76,42 @@ template <class X, class Value> struct Residual {
     }
   }
 
-  // Tokens in kWidth of the lanes: sums of kWidth rows at a time stay in registers, then rows come into the lanes.
-  template <int kWidth>
-  void some_lanes(const Columns& piece, int64_t block, float* out, const char* ahead) const {
-    using Wide = typename Vectors<kWidth>::Float;
-    constexpr int kRows = 8;
-    float sums[kRowBlock * kWidth];  // [kRowBlock / kLanes][kWidth][kLanes / kWidth][tokens]
+#if defined(__AVX512F__)
+  // Tokens in half of the lanes: the sums of two rows, half a block apart, share a vector when they are turned.
+  void half_lanes(const Columns& piece, int64_t block, float* out, const char* ahead) const {
+    constexpr int kWidth = kLanes / 2, kRows = kRowBlock / 2;
+    static_assert(kRows == kWidth, "a row from each half of the block has a place in a vector");
+    using Half = typename Vectors<kWidth>::Float;
+    float sums[kRows][2][kWidth];
     const X* columns = (const X*)piece.data;
     int64_t next = int64_t(bank.entries) * kRowBlock * kSpan;
-    for (int first = 0; first < kRowBlock; first += kRows) {
-      const uint16_t* index = bank.index + offset(piece, block) + first;
-      const Value* value = (const Value*)bank.value + offset(piece, block) + first;
-      Wide acc[kRows] = {};
+    for (int half = 0; half < 2; half++) {
+      const uint16_t* index = bank.index + offset(piece, block) + half * kRows;
+      const Value* value = (const Value*)bank.value + offset(piece, block) + half * kRows;
+      Half acc[kRows] = {};
       for (int32_t j = 0; j < bank.entries; j++, index += kRowBlock, value += kRowBlock) {
-        if (first == 0) fetch(index + next, value + next, ahead + step * j);
+        if (half == 0) fetch(index + next, value + next, ahead + step * j);
         float wide[kRows];
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; r += 4) store(wide + r, widen_lanes<4>(value + r));
+        store(wide, widen_lanes<kRows>(value));
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; r++) acc[r] += widen_lanes<kWidth>(columns + int64_t(index[r]) * kWidth) * wide[r];
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; r++) {
-        if (bank.scale) acc[r] *= scale(piece, block)[first + r];
-        int row = (first + r) % kLanes;
-        store(sums + (first + r) / kLanes * (kLanes * kWidth) + row % kWidth * kLanes + row / kWidth * kWidth, acc[r]);
+        if (bank.scale) acc[r] *= scale(piece, block)[half * kRows + r];
+        store(sums[r][half], acc[r]);
       }
     }
-    for (int first = 0; first < kRowBlock; first += kLanes) {
-      Float rows[kWidth];
+    Float rows[kWidth];
 #pragma GCC unroll 8
-      for (int i = 0; i < kWidth; i++) rows[i] = load<Float>(sums + first * kWidth + i * kLanes);
-      turn<kWidth>(rows);
-#pragma GCC unroll 8
-      for (int t = 0; t < kWidth; t++) {
-        if (t >= piece.tokens) break;
-        float* to = rows_of(piece, t, out) + first;
-        store(to, load<Float>(to) + rows[t] * batch.gate[piece.first + t]);
-      }
+    for (int r = 0; r < kWidth; r++) rows[r] = load<Float>(sums[r]);
+    turn<kWidth>(rows);
+    for (int t = 0; t < piece.tokens; t++) {
+      float* to = rows_of(piece, t, out);
+      store(to, load<Float>(to) + rows[t] * batch.gate[piece.first + t]);
     }
   }
+#endif
 
   // Tokens in all lanes of kHalves vectors: the sums of kRows rows stay in registers and are turned into rows of each
   // token. `columns` gives the vectors of a column.
@@ -173,10 +169,7 @@ template <class X, class Value> struct Residual {
           halves[0] = (Float)(pairs << 16);
           halves[1] = (Float)(pairs & 0xffff0000u);
         });
-      case 8: return some_lanes<8>(piece, block, out, ahead);
-#endif
-#if defined(__AVX2__)
-      case 4: return some_lanes<4>(piece, block, out, ahead);
+      case 8: return half_lanes(piece, block, out, ahead);
 #endif
       default: __builtin_unreachable();
     }
@@ -238,9 +231,6 @@ template <class X> static void lay_side_by_side(const Task& task, const Columns&
 #if defined(__AVX512F__)
     case 32: return lay_pairs(task, piece, first, last);
     case 8: return lay<X, 8>(task, piece, first, last);
-#endif
-#if defined(__AVX2__)
-    case 4: return lay<X, 4>(task, piece, first, last);
 #endif
     default: __builtin_unreachable();
   }
