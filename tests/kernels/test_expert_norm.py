@@ -13,8 +13,8 @@ def llama_norm(x: Tensor, weight: Tensor) -> Tensor:
     return norm(x).detach()
 
 
-# torch's own sums and the compiled ones differ in their order. In bf16 that can move the rounded norm by one unit in the
-# last place, 2^-7 of it, and then either rounding of its product with the weight by half of one.
+# torch's own sums and the compiled ones differ in their order. In bf16 that can move the rounded norm by one unit in
+# the last place, 2^-7 of it, and then either rounding of its product with the weight by half of one.
 TOLERANCE = {torch.bfloat16: 2**-6, torch.float32: 1e-6}
 
 
