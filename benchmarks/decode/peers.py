@@ -7,9 +7,11 @@ from typing import Any
 
 from benchmarks import peers
 from benchmarks.decode.cases import Case
-from benchmarks.peers import PEFT, VLLM, PeerError, Worker, prepare
+from benchmarks.peers import OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
 
-NAMES = ("vllm", "peft")
+NAMES = ("vllm", "peft", "openvino")
+WITHOUT_ADAPTERS = ("vllm", "openvino")
+"""Peers, as they are started here, that run the backbone alone."""
 FOLDER = Path(peers.__file__).parent
 
 Ask = Callable[[Case, int, int], float]
@@ -47,12 +49,14 @@ def running(
             start("vllm with 8 LoRAs", "vllm_worker.py", python, str(model), str(length), str(loras), **settings)
         if "peft" in names:
             start("peft", "peft_worker.py", prepare(PEFT, say), str(model), str(loras))
+        if "openvino" in names:
+            start("openvino", "openvino_worker.py", prepare(OPENVINO, say), str(model))
         yield found
 
 
 def takes(name: str, case: Case) -> bool:
     """Whether a peer can run a case at all."""
-    return name != "vllm" or not any(case.experts)
+    return name not in WITHOUT_ADAPTERS or not any(case.experts)
 
 
 def _asker(worker: Worker, vocabulary: int) -> Ask:
