@@ -26,6 +26,7 @@ def test_a_server_that_answered_nothing_has_no_figures_but_its_errors():
 
 
 def test_the_picture_leaves_out_what_failed(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need the extra bench")
     from benchmarks.peers.plot import draw
 
     good, bad = _figures([summarise([GOOD])]), _figures([summarise([BAD])])
