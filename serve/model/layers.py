@@ -48,6 +48,8 @@ class Embedding(Linear):
             gates = experts.gates[:, column] * (slots >= 0)
             place = (slots.clamp(min=0), rows, slice(None), lanes)
             values = self.bank.value[place].to(torch.float32) * gates[:, None]
+            if self.bank.scale is not None:
+                values *= self.bank.scale[slots.clamp(min=0), tokens][:, None]
             wide.scatter_add_(1, self.bank.index[place].to(torch.int64), values)
         return wide.to(x.dtype)
 

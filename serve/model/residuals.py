@@ -17,7 +17,7 @@ from kernels.patch import patch, unpatch
 from merge.bundle import BundleError, Expert, SparseDelta, read_layout
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
-from serve.model.layers import Embedding, Linear, Part, Placement, RmsNorm
+from serve.model.layers import Linear, Part, Placement, RmsNorm
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,7 @@ class ResidualBanks:
             if name in shape.entries and len(placement.shape) == 2:
                 fits = max(1, min(shape.entries[name], placement.shape[1]))
                 most[placement.part] = max(most.get(placement.part, 1), fits)
-                # An embedding is looked up as well as multiplied, and the lookup knows no scales.
-                if name not in shape.quantised or isinstance(placement.part.layer, Embedding):
+                if name not in shape.quantised:
                     wide.add(placement.part)
         for part, count in most.items():
             assert isinstance(part.layer, Linear)
