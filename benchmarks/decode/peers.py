@@ -9,7 +9,7 @@ from benchmarks import peers
 from benchmarks.decode.cases import Case
 from benchmarks.peers import OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
 
-NAMES = ("vllm", "peft", "openvino")
+NAMES = ("vllm", "vllm-lora", "peft", "openvino")
 WITHOUT_ADAPTERS = ("vllm", "openvino")
 """Peers, as they are started here, that run the backbone alone."""
 FOLDER = Path(peers.__file__).parent
@@ -22,7 +22,7 @@ Ask = Callable[[Case, int, int], float]
 def running(
     names: list[str], model: Path, loras: Path, vocabulary: int, length: int, say: Callable[[str], None]
 ) -> Iterator[dict[str, Ask]]:
-    """Start peers; `vllm` runs twice, since it is slower on the backbone where LoRAs are enabled.
+    """Start peers; vLLM with LoRAs enabled is one of its own, since it is slower on the backbone, too.
 
     Raises:
         PeerError: a peer is unknown, or cannot be installed or started.
@@ -38,15 +38,16 @@ def running(
             worker = stack.enter_context(Worker(name, [python, FOLDER / script, *arguments], environment))
             found[name] = _asker(worker, vocabulary)
 
+        settings = {
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+            "VLLM_CPU_OMP_THREADS_BIND": "0-1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
         if "vllm" in names:
+            start("vllm", "vllm_worker.py", prepare(VLLM, say), str(model), str(length), **settings)
+        if "vllm-lora" in names:
             python = prepare(VLLM, say)
-            settings = {
-                "VLLM_CPU_KVCACHE_SPACE": "2",
-                "VLLM_CPU_OMP_THREADS_BIND": "0-1",
-                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            }
-            start("vllm", "vllm_worker.py", python, str(model), str(length), **settings)
-            start("vllm with 8 LoRAs", "vllm_worker.py", python, str(model), str(length), str(loras), **settings)
+            start("vllm-lora", "vllm_worker.py", python, str(model), str(length), str(loras), **settings)
         if "peft" in names:
             start("peft", "peft_worker.py", prepare(PEFT, say), str(model), str(loras))
         if "openvino" in names:
