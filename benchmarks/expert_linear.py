@@ -99,13 +99,13 @@ class Layer:
             scale = value.abs().amax(1) / 127
             bank8.load(slot, index, (value / scale[:, None]).round().to(torch.int8), scale)
         banks, banks8 = ([_copy(one, device) for _ in range(copies)] for one in (bank, bank8))
-        index, value = bank.rows(0)
+        index, value = (part.to(device) for part in bank.rows(0))
         patched = torch.empty_like(weights)
         hold_together([patched])
         patched.copy_(weights)
         for one in patched:
-            patch(one, index.to(device), value.to(device))
-        return cls(weights, patched, banks, banks8, (index.to(device), value.to(device)))
+            patch(one, index, value)
+        return cls(weights, patched, banks, banks8, (index, value))
 
 
 def _copy(bank: ExpertBank, device: str) -> ExpertBank:

@@ -81,14 +81,14 @@ template <class X, class Value> struct Residual {
   void half_lanes(const Columns& piece, int64_t block, float* out, const char* ahead) const {
     constexpr int kWidth = kLanes / 2, kRows = kRowBlock / 2;
     static_assert(kRows == kWidth, "a row from each half of the block has a place in a vector");
-    using Half = typename Vectors<kWidth>::Float;
+    using Sums = typename Vectors<kWidth>::Float;
     float sums[kRows][2][kWidth];
     const X* columns = (const X*)piece.data;
     int64_t next = int64_t(bank.entries) * kRowBlock * kSpan;
     for (int half = 0; half < 2; half++) {
       const uint16_t* index = bank.index + offset(piece, block) + half * kRows;
       const Value* value = (const Value*)bank.value + offset(piece, block) + half * kRows;
-      Half acc[kRows] = {};
+      Sums acc[kRows] = {};
       for (int32_t j = 0; j < bank.entries; j++, index += kRowBlock, value += kRowBlock) {
         if (half == 0) fetch(index + next, value + next, ahead + step * j);
         float wide[kRows];
