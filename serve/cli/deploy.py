@@ -51,7 +51,7 @@ def command(
     kv_cache_bytes: options.KvCacheBytes = None,
     expert_slots: options.ExpertSlots = None,
     max_expert_host_bytes: options.MaxExpertHostBytes = None,
-    patch_after_steps: options.PatchAfterSteps = None,
+    patching: options.Patching = "off",
     enable_prefix_caching: options.EnablePrefixCaching = True,
     seed: options.Seed = 0,
     router_threshold: options.RouterThreshold = None,

@@ -73,12 +73,8 @@ MaxExpertHostBytes = Annotated[
         metavar=SIZE,
     ),
 ]
-PatchAfterSteps = Annotated[
-    int | None,
-    option(
-        "--patch-after-steps",
-        help="Steps with one and the same expert alone after which it is added into the weights; never if not given.",
-    ),
+Patching = Annotated[
+    str, option("--patching", help="auto: add an expert that is asked for alone into the weights once that pays; off.")
 ]
 EnablePrefixCaching = Annotated[
     bool,

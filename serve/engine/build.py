@@ -1,20 +1,33 @@
 """From a bundle to an engine: load, make room, put together."""
 
+import logging
 import threading
 
 import torch
 
-from merge.bundle import Bundle
+from merge.bundle import Bundle, BundleError
 from serve.engine.config import EngineConfig
 from serve.engine.engine import Engine
 from serve.engine.errors import EngineError
 from serve.engine.loop import AsyncEngine
 from serve.engine.memory import num_blocks
+from serve.engine.patch_costs import PatchCosts, measure_patch_costs
+from serve.engine.patching import Patching
 from serve.engine.records import EngineObserver, SilentObserver
 from serve.experts import ExpertStore
-from serve.model import KvCache, ResidualBanks, ResidualShape, load_model, read_config
+from serve.model import (
+    Decoder,
+    KvCache,
+    ModelError,
+    ResidualBanks,
+    ResidualShape,
+    load_model,
+    read_config,
+)
 
 MAX_DEFAULT_SLOTS = 64
+
+_log = logging.getLogger("overtone")
 
 _DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,6 +48,7 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     banks = ResidualBanks(decoder, ResidualShape.of([bundle.expert_path(name) for name in names]), slots)
     blocks = num_blocks(decoder, config, max_model_len)
     cache = KvCache.allocate(decoder.config, blocks, config.block_size, decoder.dtype, device)
+    costs = _patch_costs(bundle, decoder, cache, banks, config) if config.patching == "auto" else None
     host_bytes = config.max_expert_host_bytes
     if host_bytes is None and device.type == "cpu":
         host_bytes = 0  # the slots are host memory already
@@ -42,8 +56,24 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     experts = ExpertStore(banks, bundle.manifest.backbone_digest, observer, host_bytes, on_change=wake.set)
     for name in names:
         experts.register(name, bundle.expert_path(name), bundle.card(name).digest)
-    engine = Engine(decoder, cache, banks, experts, config, max_model_len, observer)
+    engine = Engine(decoder, cache, experts, Patching(banks, costs), config, max_model_len, observer)
     return AsyncEngine(engine, config, observer, wake)
+
+
+def _patch_costs(
+    bundle: Bundle, decoder: Decoder, cache: KvCache, banks: ResidualBanks, config: EngineConfig
+) -> PatchCosts | None:
+    """Timed with the first expert of the bundle that can be read; None where there is none."""
+    for name in bundle.expert_names if banks.slots else ():
+        try:
+            packed = banks.pack(bundle.read_expert(name))
+        except (BundleError, ModelError):
+            continue  # it is refused, with the reason, when somebody asks for it
+        banks.load(0, packed)
+        costs = measure_patch_costs(decoder, cache, banks, 0, config.max_num_batched_tokens)
+        _log.info("patching, timed with expert %s: %s", name, costs)
+        return costs
+    return None
 
 
 def _device(config: EngineConfig) -> torch.device:

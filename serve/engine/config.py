@@ -1,6 +1,9 @@
 """The engine's settings."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+PatchingMode = Literal["off", "auto"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class EngineConfig:
         max_num_queued_reqs: requests that may wait beyond the `max_num_seqs` that run.
         max_num_queued_tokens: prompt tokens that may wait; None: no limit.
         enable_prefix_caching: reuse KV blocks of equal prefixes under equal experts.
-        patch_after_steps: steps in a row with one and the same expert alone after which its residual is added into the
-            weights, where it costs nothing while it stays; None: never. Rounding then differs in the last bits.
+        patching: "auto": an expert that is asked for alone is added into the weights, where it costs nothing while it
+            stays, as soon as that pays by what is timed at start; rounding then differs in the last bits. "off": never.
         seed: seeds the requests that bring none.
     """
 
@@ -37,16 +40,18 @@ class EngineConfig:
     max_num_queued_reqs: int = 1024
     max_num_queued_tokens: int | None = None
     enable_prefix_caching: bool = True
-    patch_after_steps: int | None = None
+    patching: PatchingMode = "off"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("max_model_len", "kv_cache_bytes", "max_expert_slots", "patch_after_steps"):
+        for name in ("max_model_len", "kv_cache_bytes", "max_expert_slots"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or unset")
+        if self.patching not in get_args(PatchingMode):
+            raise ValueError(f"patching is {self.patching!r}; it must be one of {', '.join(get_args(PatchingMode))}")
         if self.max_num_queued_reqs < 0:
             raise ValueError(f"max_num_queued_reqs is {self.max_num_queued_reqs}; it must be at least 0")
         if self.max_num_batched_tokens < self.max_num_seqs:

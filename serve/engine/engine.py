@@ -16,7 +16,7 @@ from serve.engine.sampler import mix64, sample, token_outputs
 from serve.engine.scheduler import Chunk, Plan, Scheduler
 from serve.engine.sequence import Sequence
 from serve.experts import ExpertStore, ExpertVersion
-from serve.model import Decoder, KvCache, ResidualBanks
+from serve.model import Decoder, KvCache
 
 
 class Engine:
@@ -32,8 +32,8 @@ class Engine:
         self,
         decoder: Decoder,
         cache: KvCache,
-        banks: ResidualBanks,
         experts: ExpertStore,
+        patching: Patching,
         config: EngineConfig,
         max_model_len: int,
         observer: EngineObserver,
@@ -43,7 +43,7 @@ class Engine:
         self._pool = BlockPool(cache.keys[0].shape[0], config.enable_prefix_caching)
         self._cache_bytes = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
         self._scheduler = Scheduler(config, self._pool, experts)
-        self._runner = Runner(decoder, cache, config.block_size, Patching(banks, config.patch_after_steps))
+        self._runner = Runner(decoder, cache, config.block_size, patching)
         self._observer, self._seed = observer, config.seed
         self._numbers = count()
         self._sequences: dict[str, Sequence] = {}

@@ -1,40 +1,59 @@
 """Running one expert from patched weights while nothing else is asked for."""
 
+import logging
 from collections.abc import Sequence as Rows
 
+from serve.engine.patch_costs import PatchCosts
 from serve.engine.scheduler import Chunk
 from serve.model import ResidualBanks
 
+_log = logging.getLogger("overtone")
+
 
 class Patching:
-    """Puts an expert into the weights once enough steps in a row had it alone, and takes it out when that ends.
+    """Puts an expert into the weights once that pays, and takes it out when another comes.
 
-    Patching and restoring cost a pass over the residual, so an expert must have been alone for a while before it is
-    worth it; and since a patched weight is rounded to the weights' dtype, while a fused residual is added in float32,
-    the two differ in the last bits. Hence it is off unless asked for.
+    What fused steps of one expert alone lose against patched ones is added up; when it has reached what it takes to
+    patch and to unpatch, the expert is patched. This is how long to rent skis: whatever comes next, never more than
+    twice is lost of what could have been known to be least, and traffic that keeps changing never patches at all. A
+    long prompt may lose that much in a single step and is patched before it.
+
+    A patched weight is rounded to the weights' dtype, while a fused residual is added in float32, so that the two
+    differ in the last bits. Hence it is off unless asked for.
     """
 
-    def __init__(self, banks: ResidualBanks, after_steps: int | None) -> None:
-        self._banks, self._after_steps = banks, after_steps
+    def __init__(self, banks: ResidualBanks, costs: PatchCosts | None) -> None:
+        """Without costs nothing is ever patched."""
+        self._banks, self._costs = banks, costs
         self._alone: str | None = None
-        self._steps = 0
+        self._lost = 0.0
         self._patched: str | None = None
 
     def settle(self, chunks: Rows[Chunk]) -> bool:
         """Bring the weights into the state for a step; whether its experts are in them."""
-        if self._after_steps is None:
+        if self._costs is None:
             return False
         digest = _only_expert(chunks)
-        self._steps = self._steps + 1 if digest is not None and digest == self._alone else 1
-        self._alone = digest
         if self._patched is not None and self._patched != digest:
             self._banks.unpatch()
             self._patched = None
+        if digest != self._alone:
+            self._alone, self._lost = digest, 0.0
         lease = chunks[0].sequence.lease
-        if self._patched is None and digest is not None and lease is not None and self._steps > self._after_steps:
-            self._banks.patch(lease.slots[0])
-            self._patched = digest
+        if digest is not None and lease is not None and self._patched is None:
+            self._lost += self._costs.saved_seconds(sum(chunk.count for chunk in chunks))
+            if self._lost >= self._costs.switch_seconds:
+                self._patch(digest, lease.slots[0])
         return self._patched is not None
+
+    def _patch(self, digest: str, slot: int) -> None:
+        self._lost = 0.0
+        try:
+            self._banks.patch(slot)
+        except Exception as error:  # the banks have undone it, and fused steps give the same tokens
+            _log.warning("an expert could not be patched into the weights, steps stay fused: %s", error)
+        else:
+            self._patched = digest
 
 
 def _only_expert(chunks: Rows[Chunk]) -> str | None:

@@ -1,11 +1,18 @@
+import logging
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from serve.engine import Engine, Request, SilentObserver, StepRecord
+from serve.engine import Engine, Request, SilentObserver, StepRecord, build
+from serve.engine.patch_costs import PatchCosts
 from serve.model import ResidualBanks
 from tests.serve.conftest import TinyBundle, drain, engine_of, greedy, tokens_of
 
 PROMPT = (11, 22, 33, 44, 55)
+A, B = (("a", 1.0),), (("b", 1.0),)
+
+Build = Callable[..., Engine]
 
 
 class Modes(SilentObserver):
@@ -14,6 +21,27 @@ class Modes(SilentObserver):
 
     def on_step(self, record: StepRecord) -> None:
         self.seen.append(record.mode)
+
+    def take(self) -> list[str]:
+        taken, self.seen = self.seen, []
+        return taken
+
+
+@pytest.fixture
+def modes() -> Modes:
+    return Modes()
+
+
+@pytest.fixture
+def build_with(tiny: TinyBundle, modes: Modes, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Makes an engine that was told what patching costs."""
+
+    def make(switch: float, tokens: tuple[int, ...] = (1,), saved: tuple[float, ...] = (1.0,)) -> Engine:
+        monkeypatch.setattr(build, "measure_patch_costs", lambda *_: PatchCosts(switch, tokens, saved))
+        settings = {"max_expert_slots": 2, "enable_prefix_caching": False}
+        return engine_of(tiny.bundle, modes, patching="auto", **settings).engine
+
+    return make
 
 
 def run(engine: Engine, tiny: TinyBundle, tokens: int, *mixes: tuple[tuple[str, float], ...]) -> None:
@@ -30,55 +58,84 @@ def weights(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: placement.target.clone() for name, placement in placements.items()}
 
 
-def test_an_expert_alone_is_patched_after_a_while_and_taken_out_to_the_last_bit(tiny: TinyBundle) -> None:
-    modes = Modes()
-    engine = engine_of(tiny.bundle, modes, patch_after_steps=3, max_expert_slots=2).engine
+def test_an_expert_is_patched_when_its_fused_steps_lost_the_cost_of_it(
+    tiny: TinyBundle, modes: Modes, build_with: Build
+) -> None:
+    engine = build_with(switch=8.0)
     before = weights(engine)
-    a, b = (("a", 1.0),), (("b", 1.0),)
-    run(engine, tiny, 8, a, a)
-    assert modes.seen == ["fused"] * 3 + ["patched"] * (len(modes.seen) - 3)
-    modes.seen.clear()
-    run(engine, tiny, 2, a)
-    assert modes.seen == ["patched"] * 2
-    modes.seen.clear()
-    run(engine, tiny, 8, b)
-    assert modes.seen == ["fused"] * 3 + ["patched"] * 5
-    run(engine, tiny, 6, a, b, ())
-    modes.seen.clear()
+    # A prompt of 5 tokens loses 5, two steps of one token 2; the fourth step makes it 8.
+    run(engine, tiny, 8, A)
+    assert modes.take() == ["fused"] * 3 + ["patched"] * 5
+    run(engine, tiny, 2, A)
+    assert modes.take() == ["patched"] * 2
+    run(engine, tiny, 5, B)
+    assert modes.take() == ["fused"] * 3 + ["patched"] * 2
     run(engine, tiny, 6, ())
-    assert modes.seen == ["plain"] * 6
+    assert modes.take() == ["plain"] * 6
     after = weights(engine)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_a_long_prompt_is_patched_before_its_step(tiny: TinyBundle, modes: Modes, build_with: Build) -> None:
+    run(build_with(switch=5.0), tiny, 3, A)
+    assert modes.take() == ["patched"] * 3
+
+
+def test_larger_batches_are_patched_sooner(tiny: TinyBundle, modes: Modes, build_with: Build) -> None:
+    engine = build_with(switch=18.0)
+    run(engine, tiny, 6, A, A)
+    # 10 of the prompts, then 2 a step.
+    assert modes.take() == ["fused"] * 4 + ["patched"] * 2
+
+
+def test_traffic_that_keeps_changing_is_never_patched(tiny: TinyBundle, modes: Modes, build_with: Build) -> None:
+    engine = build_with(switch=8.0)
+    for _ in range(3):
+        run(engine, tiny, 3, A)
+        run(engine, tiny, 3, B)
+        run(engine, tiny, 3, A, B)
+    assert set(modes.take()) == {"fused"}
+
+
+def test_nothing_is_patched_where_it_saves_nothing(tiny: TinyBundle, modes: Modes, build_with: Build) -> None:
+    run(build_with(switch=1e-3, saved=(0.0,)), tiny, 30, A)
+    assert set(modes.take()) == {"fused"}
+
+
 @pytest.mark.parametrize("mix", [(("a", 0.5),), (("a", 0.5), ("b", 0.5)), ()])
-def test_gates_mixes_and_the_backbone_are_not_patched(tiny: TinyBundle, mix: tuple[tuple[str, float], ...]) -> None:
-    modes = Modes()
-    engine = engine_of(tiny.bundle, modes, patch_after_steps=1).engine
-    run(engine, tiny, 5, mix)
-    assert "patched" not in modes.seen
+def test_gates_mixes_and_the_backbone_are_not_patched(
+    tiny: TinyBundle, modes: Modes, build_with: Build, mix: tuple[tuple[str, float], ...]
+) -> None:
+    run(build_with(switch=1e-3), tiny, 5, mix)
+    assert "patched" not in modes.take()
 
 
-def test_it_is_off_by_default(tiny: TinyBundle) -> None:
-    modes = Modes()
-    run(engine_of(tiny.bundle, modes).engine, tiny, 30, (("a", 1.0),))
-    assert set(modes.seen) == {"fused"}
+def test_it_is_off_by_default(tiny: TinyBundle, modes: Modes) -> None:
+    run(engine_of(tiny.bundle, modes).engine, tiny, 30, A)
+    assert set(modes.take()) == {"fused"}
 
 
-def test_a_patch_that_fails_halfway_is_undone(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_of(tiny.bundle, patch_after_steps=1).engine
+def test_a_patch_that_fails_halfway_is_undone_and_steps_stay_fused(
+    tiny: TinyBundle,
+    modes: Modes,
+    build_with: Build,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = build_with(switch=8.0)
     before = weights(engine)
-    rows, calls = ResidualBanks.patch.__globals__["patch"], []
+    patch, calls = ResidualBanks.patch.__globals__["patch"], []
 
     def fail_third(*arguments: torch.Tensor) -> object:
         calls.append(arguments)
         if len(calls) == 3:
             raise MemoryError("full")
-        return rows(*arguments)
+        return patch(*arguments)
 
     monkeypatch.setitem(ResidualBanks.patch.__globals__, "patch", fail_third)
-    engine.add(Request("x", PROMPT, greedy(5), (("a", 1.0),)))
-    output = drain(engine)["x"][-1]
-    assert output.error == "the step failed: MemoryError: full"
+    with caplog.at_level(logging.WARNING, "overtone"):
+        run(engine, tiny, 8, A)
+    assert set(modes.take()) == {"fused"}
+    assert "could not be patched into the weights, steps stay fused: full" in caplog.text
     after = weights(engine)
     assert all(torch.equal(after[name], before[name]) for name in before)
