@@ -11,6 +11,7 @@ from serve.engine import EngineConfig
         ({"max_num_seqs": 0}, "max_num_seqs is 0; it must be at least 1"),
         ({"block_size": -1}, "block_size is -1"),
         ({"kv_cache_bytes": 0}, "kv_cache_bytes is 0; it must be at least 1, or unset"),
+        ({"patching": "on"}, "patching is 'on'; it must be one of off, auto"),
         ({"max_num_queued_reqs": -1}, "max_num_queued_reqs is -1"),
         ({"max_num_seqs": 65, "max_num_batched_tokens": 64}, "max_num_batched_tokens 64 is less than max_num_seqs 65"),
     ],
