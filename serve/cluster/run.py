@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import ray
 from ray import serve as ray_serve
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
@@ -75,13 +74,24 @@ def deploy_to(address: str, deployment: Deployment, teach: Teach | None = None) 
         RuntimeError: it does not come up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A Ray that `overtone deploy` starts asks for the token of this user; `ray.init` by itself would not show it.
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    _show_token()
     ray.init(address=address, log_to_driver=False)
     try:
         deploy(deployment, teach)
     finally:
         ray.shutdown()
+
+
+def _show_token() -> None:
+    """Let `ray.init` show this user's token, for which a Ray that `overtone deploy` started asks.
+
+    With Ray 2.60 that is left to `RAY_AUTH_MODE=token`, which is read when Ray is imported, or to this function of its
+    own. One without the function is connected to as it would be anyway.
+    """
+    with contextlib.suppress(ImportError):
+        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def serve_here(
