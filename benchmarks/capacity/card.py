@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_ENTRY_BYTES = {"int8": 3, "bf16": 4}
+
 
 @dataclass(frozen=True)
 class Card:
@@ -47,7 +49,7 @@ class Card:
 def card_of_decode(report: Mapping[str, Any], load_bytes_per_s: float, dollars_per_hour: float | None = None) -> Card:
     """The card that a `python -m benchmarks.decode --json` document describes.
 
-    Its five cases give the four coefficients of a step; experts are 4 bytes an entry (2 of value, 2 of index).
+    Its five cases give the four coefficients of a step; an entry has 2 bytes of index, and 1 or 2 of value.
 
     Raises:
         ValueError: the document has none of the cases that are needed.
@@ -69,7 +71,7 @@ def card_of_decode(report: Mapping[str, Any], load_bytes_per_s: float, dollars_p
         first_expert_ms=max(single - eight - expert, 0.0),
         expert_ms=expert,
         prompt_ms=1e3 / prefill,
-        expert_bytes=4.0 * report["density"] * report["parameters"],
+        expert_bytes=_ENTRY_BYTES[report["storage"]] * report["density"] * report["parameters"],
         load_bytes_per_s=load_bytes_per_s,
         dollars_per_hour=dollars_per_hour,
     )

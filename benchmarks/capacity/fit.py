@@ -1,7 +1,6 @@
 """The card of real replicas, fitted to what their engines count while closed loops run on all of them."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +18,18 @@ from benchmarks.latency.workload import Arrivals, Lengths, Popularity, Workload
 
 _LONG, _SHORT = Lengths(16, 48), Lengths(2, 8)
 _PHASES = (
-    *((users, "backbone", _LONG) for users in (2, 8, 16, 32)),
+    *((users, "backbone", _LONG) for users in (2, 4, 8, 16, 32)),
     *((users, "backbone", _SHORT) for users in (2, 16)),
     *((users, "identical", _LONG) for users in (2, 16)),
-    *((users, "uniform", _LONG) for users in (2, 8, 16, 32)),
+    *((users, "uniform", _LONG) for users in (2, 4, 8, 16, 32)),
     *((users, "uniform", _SHORT) for users in (2, 16)),
 )
 """(users, popularity, tokens of a reply) of the closed loops: batches of all sizes, with none, one and several experts,
 and few and many prompts a step. Replies differ in length, so that they do not all begin and end together."""
 _ROUNDS = 5
 _FEWEST = 16
+_LEAST_HOP_MS = 0.1
+"""Relative errors need something above 0; nothing that passes two processes takes less."""
 
 Draw = Callable[[int, Popularity, Lengths], Workload]
 """So many requests of a popularity, with replies of such lengths."""
@@ -58,12 +59,14 @@ class Fit:
     Attributes:
         card: one replica's speeds while the others are as busy.
         hop_ms: what a first token takes outside the engine: HTTP, tokenizer, router, and the way to a replica and back.
-        phases: what the card was fitted to.
+        hop_request_ms: what each request that is under way adds to that, since all of them take the same way.
+        phases: what these were fitted to.
         errors: fitted over measured time of their steps, less 1.
     """
 
     card: Card
     hop_ms: float
+    hop_request_ms: float
     phases: tuple[Phase, ...]
     errors: tuple[float, ...]
 
@@ -111,9 +114,11 @@ def explain(phases: Sequence[Phase], total: Mapping[str, float]) -> Fit:
         expert_bytes=nbytes,
         load_bytes_per_s=round(nbytes * loads / max(total["expert_load_seconds_sum"], 1e-9)),
     )
-    hop = statistics.median(phase.hop_ms for phase in phases)
+    hops = np.array([max(phase.hop_ms, _LEAST_HOP_MS) for phase in phases])
+    under_way = np.array([(1.0, phase.users) for phase in phases])
+    hop, hop_request = (round(float(value), 3) for value in _not_negative(under_way / hops[:, None]))
     errors = tuple(round(float(error), 3) for error in rows @ found / times - 1)
-    return Fit(card, round(max(hop, 0.0), 3), tuple(phases), errors)
+    return Fit(card, hop, hop_request, tuple(phases), errors)
 
 
 def _not_negative(rows: NDArray[np.float64]) -> NDArray[np.float64]:

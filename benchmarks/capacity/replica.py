@@ -21,6 +21,7 @@ class Job:
         total: tokens to generate.
         first: when its first token came, None before.
         done: when its last came.
+        beside: requests under way when it came, itself included.
     """
 
     arrival: float
@@ -30,6 +31,7 @@ class Job:
     total: int
     first: float | None = None
     done: float | None = None
+    beside: int = 0
 
 
 @dataclass(eq=False)

@@ -92,6 +92,7 @@ def replay(
         if what == "come":
             number = placer.place(jobs[index].expert)
             replicas[number].queue.append(jobs[index])
+            jobs[index].beside = sum(replica.load for replica in replicas)
         else:
             number = index
             if what == "stepped":

@@ -30,9 +30,10 @@ from serve.cluster.run import deploy, local_ray
 from serve.config import ApiSettings, ServerSettings
 from serve.engine import EngineConfig
 
-_SHAPE = Shape(layers=8)
-"""134 M parameters: steps of tens of milliseconds, as a deployment has. Those of the embedded models take two, and a
-token's way through Ray takes as long."""
+_SHAPE = Shape()
+"""372 M parameters: on one core a step takes some 50 ms. A token's way through Ray, HTTP and the client takes 3 ms of
+the same two cores, which the simulation knows only as a share of a step; with a third of the layers it was most of it.
+"""
 _EXPERTS = 12
 _DENSITY = 0.01
 _REPLICAS = 2
@@ -67,7 +68,9 @@ def validate(rate: float | None, seconds: float, seed: int, say: Callable[[str],
         settings = ServerSettings(
             bundle.path,
             log_level="warning",
-            engine=EngineConfig(max_num_seqs=_BATCH, max_expert_slots=_SLOTS, kv_cache_bytes=2**26),
+            engine=EngineConfig(
+                max_model_len=_PROMPT + _OUTPUT + 64, max_num_seqs=_BATCH, max_expert_slots=_SLOTS, kv_cache_bytes=2**26
+            ),
             api=ApiSettings(ui=False),
         )
         with local_ray("127.0.0.1", 0) as url:
@@ -94,7 +97,7 @@ def _loop(target: Target, found: Fit, scenario: Scenario, say: Callable[[str], N
     replay(found.card, scenario, jobs, np.random.default_rng(scenario.seed), math.inf)
     start = min(answer.sent for answer in answers)
     real = _figures([_seen(answer) for answer in answers if answer.sent - start >= scenario.seconds / 4])
-    simulated = _figures([_foreseen(job, found.hop_ms) for job in jobs if job.arrival >= scenario.seconds / 4])
+    simulated = _figures([_foreseen(job, found) for job in jobs if job.arrival >= scenario.seconds / 4])
     return {
         "scenario": asdict(scenario),
         "requests": len(answers),
@@ -109,11 +112,12 @@ def _seen(answer: Answer) -> tuple[float, float, float]:
     return ttft(answer), tpot(answer), (answer.ended - answer.sent) * 1e3
 
 
-def _foreseen(job: Job, hop: float) -> tuple[float, float, float]:
+def _foreseen(job: Job, found: Fit) -> tuple[float, float, float]:
     """The same of a simulated request."""
     assert job.first is not None
     assert job.done is not None
     first, end = job.first - job.arrival, job.done - job.arrival
+    hop = found.hop_ms + found.hop_request_ms * job.beside
     return 1e3 * first + hop, 1e3 * (end - first) / max(job.total - 1, 1), 1e3 * end + hop
 
 

@@ -33,6 +33,7 @@ DECODE = {
     },
     "prefill_tokens_per_s": {"overtone": {"a": 400, "b": 500}},
     "density": 0.01,
+    "storage": "bf16",
     "parameters": 1_000_000,
 }
 
@@ -45,6 +46,7 @@ def test_a_card_of_measured_steps_gives_them_back():
     assert card.step_seconds(8, 8, 0) == pytest.approx(0.024)
     assert card.step_seconds(1, 0, 500) == pytest.approx(1.011)
     assert card.expert_bytes == 40_000
+    assert card_of_decode(DECODE | {"storage": "int8"}, 1e9).expert_bytes == 30_000
 
 
 def test_a_report_of_something_else_is_refused():
@@ -55,14 +57,14 @@ def test_a_report_of_something_else_is_refused():
 def test_closed_loops_give_back_the_card_that_they_ran_on():
     mixes = [(1, 0, 0), (4, 0, 0), (16, 0, 0), (16, 1, 1), (4, 1, 3), (16, 1, 8)]
     phases = []
-    for prompts in (0, 20):
+    for prompts, users in ((0, 8), (20, 24)):
         for sequences, share, experts in mixes:
             step = 10 + 0.5 * sequences + 2 * share + 0.25 * experts + 0.1 * prompts
-            phases.append(Phase(8, step, (1.0, sequences, share, experts, prompts), hop_ms=7.0))
+            phases.append(Phase(users, step, (1.0, sequences, share, experts, prompts), hop_ms=7 + 0.25 * users))
     loads = {"expert_load_seconds_count": 4.0, "expert_load_seconds_sum": 0.04, "expert_load_bytes_total": 4e7}
     found = explain(phases, loads)
     assert asdict(replace(found.card, dollars_per_hour=2.0)) == pytest.approx(asdict(CARD), rel=1e-6)
-    assert found.hop_ms == 7.0
+    assert (found.hop_ms, found.hop_request_ms) == (7.0, 0.25)
     assert max(map(abs, found.errors)) < 1e-6
 
 
@@ -83,6 +85,8 @@ def test_the_same_requests_come_to_the_simulation_as_to_the_replicas():
     assert [job.arrival for job in jobs] == list(arrivals.times(30, workload.random()))
     replay(CARD, BASE, jobs, np.random.default_rng(0), math.inf)
     assert all(job.left == 0 and job.done >= job.first > job.arrival for job in jobs)
+    for job in jobs:
+        assert job.beside == sum(other.arrival <= job.arrival < other.done for other in jobs)
 
 
 def test_one_request_takes_its_load_its_prompt_and_its_steps():
