@@ -11,7 +11,8 @@ import torch
 from benchmarks.decode import peers
 from benchmarks.decode.cases import Case, decode_cases
 from benchmarks.decode.model import Shape, write_loras, write_model
-from benchmarks.decode.ours import Ours, Timing, running
+from benchmarks.decode.ours import running
+from benchmarks.decode.timing import Run, Timing
 from kernels.compiled import ISAS, library
 from merge.experts.storage import Storage
 from serve.model import Decoder, load_model
@@ -58,10 +59,10 @@ def measure(
         running(bundle, shape.vocabulary, length) as ours,
         peers.running(names, bundle.backbone_dir, loras, shape.vocabulary, length, say) as others,
     ):
-        rows = _Rows(ours, others, _reader(load_model(bundle.backbone_dir)))
+        rows = _Rows({"overtone": ours.run, **others}, _reader(load_model(bundle.backbone_dir)))
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
-            rows.measure(cases, prefill, number)
+            rows.measure(cases, prefill)
     report = rows.context_report() if context is not None else rows.report()
     if context is None:
         narrow = write_model(folder / "narrow", shape.narrow(), EXPERTS, DENSITY, storage)
@@ -86,34 +87,29 @@ def measure(
 class _Rows:
     """Figures of all rounds."""
 
-    def __init__(self, ours: Ours, others: dict[str, peers.Ask], read: Callable[[], float]) -> None:
-        self._ours, self._others, self._read = ours, others, read
+    def __init__(self, runs: dict[str, Run], read: Callable[[], float]) -> None:
+        self._runs, self._read = runs, read
         self._floors: list[float] = []
-        self._timings: dict[str, list[Timing]] = {}
-        self._prefill: dict[str, dict[str, list[float]]] = {}
-        self._peers: dict[str, dict[str, list[float]]] = {name: {} for name in others}
+        self._timings: dict[str, dict[str, list[Timing]]] = {name: {} for name in runs}
+        self._prefill: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
 
-    def measure(self, cases: list[Case], prefill: list[Case], seed: int) -> None:
+    def measure(self, cases: list[Case], prefill: list[Case]) -> None:
         """One round: every case on the engine and on every peer that can run it."""
         for case in cases:
             self._floors.append(self._read())
-            self._timings.setdefault(case.name, []).append(self._ours.run(case, STEPS + 1))
-            for name, ask in self._others.items():
-                if peers.takes(name, case):
-                    first, all_ = ask(case, 1, seed), ask(case, STEPS + 1, seed + 1)
-                    self._peers[name].setdefault(case.name, []).append((all_ - first) / STEPS * 1e3)
+            for name, run in self._able(case):
+                self._timings[name].setdefault(case.name, []).append(run(case, STEPS + 1))
         for case in prefill:
             tokens = case.prompt * len(case.experts)
-            seconds = self._ours.run(case, 1).first_ms / 1e3
-            self._prefill.setdefault("overtone", {}).setdefault(case.name, []).append(tokens / seconds)
-            for name, ask in self._others.items():
-                if peers.takes(name, case):
-                    found = self._prefill.setdefault(name, {}).setdefault(case.name, [])
-                    found.append(tokens / ask(case, 1, seed))
+            for name, run in self._able(case):
+                self._prefill[name].setdefault(case.name, []).append(1e3 * tokens / run(case, 1).first_ms)
+
+    def _able(self, case: Case) -> list[tuple[str, Run]]:
+        return [(name, run) for name, run in self._runs.items() if peers.takes(name, case)]
 
     def report(self) -> dict[str, Any]:
         """Steps after short prompts, time to the first token, and prefill."""
-        first = statistics.median(t.first_ms for t in self._timings["backbone/1"])
+        first = statistics.median(t.first_ms for t in self._timings["overtone"]["backbone/1"])
         return {
             "floor_ms": _round(statistics.median(self._floors)),
             "backbone_ms": {n: self._step(f"backbone/{n}") for n in ("1", "8")},
@@ -132,27 +128,21 @@ class _Rows:
         """Steps at every context."""
         return {"floor_ms": _round(statistics.median(self._floors)), "steps_ms": self._steps()}
 
-    def _steps(self) -> dict[str, dict[str, Any]]:
-        """Mean times of a step, comparable between peers: median over the rounds, and the rounds' extremes."""
-        ours = {case: [t.mean_ms for t in timings] for case, timings in self._timings.items()}
+    def _steps(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Median times of a step: median over the rounds, and the rounds' extremes."""
         return {
-            name: {
-                case: {"median": _round(statistics.median(found)), "min": _round(min(found)), "max": _round(max(found))}
-                for case, found in cases.items()
-            }
-            for name, cases in {"overtone": ours, **self._peers}.items()
+            name: {case: _spread([timing.step_ms for timing in timings]) for case, timings in cases.items()}
+            for name, cases in self._timings.items()
         }
 
     def _step(self, case: str) -> float:
-        return _round(statistics.median(t.step_ms for t in self._timings[case]))
+        return _round(statistics.median(t.step_ms for t in self._timings["overtone"][case]))
 
     def _ratio(self, case: str, to: str | None) -> float:
         """Median of the ratios within each round: to another case, or to the floor that was read just before."""
-        steps = [t.step_ms for t in self._timings[case]]
-        if to is not None:
-            under = [t.step_ms for t in self._timings[to]]
-        else:
-            under = self._floors[list(self._timings).index(case) :: len(self._timings)]
+        ours = self._timings["overtone"]
+        steps = [t.step_ms for t in ours[case]]
+        under = [t.step_ms for t in ours[to]] if to is not None else self._floors[list(ours).index(case) :: len(ours)]
         return round(statistics.median(a / b for a, b in zip(steps, under, strict=True)), 3)
 
 
@@ -189,6 +179,10 @@ def _reader(decoder: Decoder) -> Callable[[], float]:
         return (time.perf_counter() - start) * 1e3
 
     return read
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return _rounded({"median": statistics.median(values), "min": min(values), "max": max(values)})
 
 
 def _round(value: float) -> float:

@@ -1,31 +1,15 @@
 """The engine, through its real loop: its own thread, streams on an event loop, one output a token."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 
 from benchmarks.decode.cases import Case
+from benchmarks.decode.timing import Timing
 from merge.bundle import Bundle
 from serve.engine import AsyncEngine, EngineConfig, Output, Request, SamplingParams, build_engine
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One run of a case.
-
-    Attributes:
-        first_ms: from asking to the last request's first token.
-        step_ms: median time between two tokens of the last request.
-        mean_ms: mean of those times, which is all that can be known of a peer that is asked for a whole batch.
-    """
-
-    first_ms: float
-    step_ms: float
-    mean_ms: float
 
 
 class Ours:
@@ -50,21 +34,16 @@ class Ours:
             )
             for i, (prompt, expert) in enumerate(zip(prompts, case.experts, strict=True))
         ]
-        arrived = await asyncio.gather(*map(_arrivals, streams))
-        steps = [late - early for early, late in zip(arrived[-1], arrived[-1][1:], strict=False)]
-        first = max(times[0] for times in arrived) - start
-        if not steps:
-            return Timing(first * 1e3, 0.0, 0.0)
-        return Timing(first * 1e3, statistics.median(steps) * 1e3, statistics.mean(steps) * 1e3)
+        return Timing(await asyncio.gather(*(_arrivals(stream, start) for stream in streams)))
 
 
-async def _arrivals(stream: AsyncIterator[Output]) -> list[float]:
-    """When each token came."""
-    times = []
+async def _arrivals(stream: AsyncIterator[Output], start: float) -> list[float]:
+    """When each token came, in seconds since `start`."""
+    times: list[float] = []
     async for output in stream:
         if output.finish_reason == "error":
             raise RuntimeError(f"the engine failed: {output.error}")
-        times += [time.perf_counter()] * len(output.tokens)
+        times += [time.perf_counter() - start] * len(output.tokens)
     return times
 
 

@@ -1,12 +1,17 @@
-"""Peers on the same model and the same cases."""
+"""Peers on the same model and the same cases.
+
+Each is a worker that is asked `{"prompts", "adapters", "tokens"}` and answers `{"arrivals"}`: when each token of each
+request came, in seconds since the question was understood.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from benchmarks import peers
 from benchmarks.decode.cases import Case
+from benchmarks.decode.timing import Run, Timing
 from benchmarks.peers import OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
 
 NAMES = ("vllm", "vllm-lora", "peft", "openvino")
@@ -14,14 +19,11 @@ WITHOUT_ADAPTERS = ("vllm", "openvino")
 """Peers, as they are started here, that run the backbone alone."""
 FOLDER = Path(peers.__file__).parent
 
-Ask = Callable[[Case, int, int], float]
-"""Case, tokens to generate and seed to seconds."""
-
 
 @contextmanager
 def running(
     names: list[str], model: Path, loras: Path, vocabulary: int, length: int, say: Callable[[str], None]
-) -> Iterator[dict[str, Ask]]:
+) -> Iterator[dict[str, Run]]:
     """Start peers; vLLM with LoRAs enabled is one of its own, since it is slower on the backbone, too.
 
     Raises:
@@ -31,12 +33,12 @@ def running(
     if unknown:
         raise PeerError(f"no peer {unknown[0]!r}; there are: {', '.join(NAMES)}")
     with ExitStack() as stack:
-        found: dict[str, Ask] = {}
+        found: dict[str, Run] = {}
 
         def start(name: str, script: str, python: Path, *arguments: str, **environment: str) -> None:
             say(f"starting {name}")
             worker = stack.enter_context(Worker(name, [python, FOLDER / script, *arguments], environment))
-            found[name] = _asker(worker, vocabulary)
+            found[name] = _runner(name, worker, vocabulary)
 
         settings = {
             "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -60,13 +62,14 @@ def takes(name: str, case: Case) -> bool:
     return name not in WITHOUT_ADAPTERS or not any(case.experts)
 
 
-def _asker(worker: Worker, vocabulary: int) -> Ask:
-    def ask(case: Case, tokens: int, seed: int) -> float:
-        question: dict[str, Any] = {
-            "prompts": case.prompts(vocabulary, seed),
-            "adapters": case.experts,
-            "tokens": tokens,
-        }
-        return float(worker.ask(question)["seconds"])
+def _runner(name: str, worker: Worker, vocabulary: int) -> Run:
+    seeds = count()
 
-    return ask
+    def run(case: Case, tokens: int) -> Timing:
+        prompts = case.prompts(vocabulary, next(seeds))
+        arrivals = worker.ask({"prompts": prompts, "adapters": case.experts, "tokens": tokens})["arrivals"]
+        if (counts := [len(times) for times in arrivals]) != [tokens] * len(prompts):
+            raise PeerError(f"{name} gave {counts} tokens, where {len(prompts)} requests asked for {tokens} each")
+        return Timing(arrivals)
+
+    return run

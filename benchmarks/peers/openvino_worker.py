@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 from openvino import Tensor
@@ -22,6 +23,23 @@ def settings(tokens: int) -> GenerationConfig:
     config.ignore_eos = True
     config.eos_token_id, config.stop_token_ids = 0, {0}
     return config
+
+
+def arrivals(pipeline: Any, prompts: list[list[int]], tokens: int) -> list[list[float]]:
+    """When each token of each prompt came, in seconds."""
+    came: list[list[float]] = [[] for _ in prompts]
+    start = time.perf_counter()
+    handles = [
+        pipeline.add_request(number, Tensor(np.array([prompt], dtype=np.int64)), settings(tokens))
+        for number, prompt in enumerate(prompts)
+    ]
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+        now = time.perf_counter() - start
+        for number, handle in enumerate(handles):
+            if handle.can_read():
+                came[number] += [now] * sum(len(output.generated_ids) for output in handle.read().values())
+    return came
 
 
 def main() -> None:
@@ -40,10 +58,8 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         question = json.loads(line)
-        prompts = [Tensor(np.array([prompt], dtype=np.int64)) for prompt in question["prompts"]]
-        start = time.perf_counter()
-        pipeline.generate(prompts, [settings(question["tokens"])] * len(prompts))
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+        answer = {"arrivals": arrivals(pipeline, question["prompts"], question["tokens"])}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,21 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind
+
+
+def arrivals(engine: Any, prompts: list[list[int]], loras: list[Any], params: SamplingParams) -> list[list[float]]:
+    """When each token of each prompt came, in seconds; the loop is that of `LLM.generate`."""
+    came: list[list[float]] = [[] for _ in prompts]
+    start = time.perf_counter()
+    for number, (prompt, lora) in enumerate(zip(prompts, loras, strict=True)):
+        engine.add_request(str(number), {"prompt_token_ids": prompt}, params, lora_request=lora)
+    while engine.has_unfinished_requests():
+        outputs = engine.step()
+        now = time.perf_counter() - start
+        for output in outputs:
+            came[int(output.request_id)] += [now] * len(output.outputs[0].token_ids)
+    return came
 
 
 def main() -> None:
@@ -29,12 +44,15 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         question = json.loads(line)
-        params = SamplingParams(temperature=0, max_tokens=question["tokens"], ignore_eos=True, detokenize=False)
-        prompts = [{"prompt_token_ids": ids} for ids in question["prompts"]]
-        chosen = [requests.get(name) for name in question["adapters"]] if adapters else None
-        start = time.perf_counter()
-        engine.generate(prompts, params, lora_request=chosen, use_tqdm=False)
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=question["tokens"],
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        loras = [requests.get(name) for name in question["adapters"]]
+        print(json.dumps({"arrivals": arrivals(engine.llm_engine, question["prompts"], loras, params)}), flush=True)
 
 
 if __name__ == "__main__":
