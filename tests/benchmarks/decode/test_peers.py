@@ -1,0 +1,64 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.decode import peers
+from benchmarks.decode.cases import Case
+from benchmarks.peers import PeerError
+
+WORKER = """
+import json, sys
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    count, prompts = asked["tokens"], asked["prompts"]
+    print(json.dumps({"arrivals": [[1.0 + sum(row) + n for n in range(count)] for row in prompts]}), flush=True)
+"""
+
+
+def test_an_unknown_peer_is_named_beside_those_there_are(tmp_path):
+    with (
+        pytest.raises(PeerError, match=r"no peer 'nobody'; there are: vllm, .*llama\.cpp"),
+        peers.running(["peft", "nobody"], tmp_path, tmp_path, 10, 10, lambda _: None),
+    ):
+        pass
+
+
+def test_a_peer_without_adapters_takes_the_backbone_alone():
+    assert peers.takes("llama.cpp", Case("b", (None, None), 4))
+    assert not peers.takes("llama.cpp", Case("m", (None, "e0"), 4))
+    assert peers.takes("peft", Case("m", (None, "e0"), 4))
+
+
+@pytest.fixture
+def llama(monkeypatch, tmp_path):
+    """Starts llama.cpp as a worker that is told what to do."""
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    monkeypatch.setattr(peers, "prepare", lambda _environment, _say: Path(sys.executable))
+
+    def start(script, said=None):
+        (tmp_path / "llama_worker.py").write_text(script)
+        say = (lambda _: None) if said is None else said.append
+        return peers.running(["llama.cpp"], tmp_path, tmp_path, 1000, 10, say)
+
+    return start
+
+
+def test_a_peer_that_ends_a_request_early_is_an_error(llama):
+    early = WORKER.replace("range(count)", "range(count - 1)")
+    with (
+        llama(early) as found,
+        pytest.raises(PeerError, match=r"llama.cpp gave \[2, 2\] tokens, where 2 requests asked for 3 each"),
+    ):
+        found["llama.cpp"](Case("b", (None, None), 4), 3)
+
+
+def test_a_peer_is_asked_other_prompts_each_time_and_tells_when_tokens_came(llama):
+    case, said = Case("b", (None, None), 4), list[str]()
+    with llama(WORKER, said) as found:
+        one, other = (found["llama.cpp"](case, 3) for _ in range(2))
+    assert said == ["starting llama.cpp"]
+    assert [len(times) for times in one.arrivals] == [3, 3]
+    assert one.arrivals[0][0] == 1.0 + sum(case.prompts(1000, 0)[0])
+    assert other.arrivals[1][2] == 3.0 + sum(case.prompts(1000, 1)[1])
