@@ -1,8 +1,8 @@
 """Causal attention of a mixed prefill and decode batch over a paged key/value cache."""
 
-from kernels.attention.batch import AttentionBatch
+from kernels.attention.batch import AttentionBatch, PaddedDecodes
 from kernels.attention.dispatch import paged_attention
 from kernels.attention.kv import write_kv
 from kernels.attention.rotary import rotate, rotate_into_cache
 
-__all__ = ["AttentionBatch", "paged_attention", "rotate", "rotate_into_cache", "write_kv"]
+__all__ = ["AttentionBatch", "PaddedDecodes", "paged_attention", "rotate", "rotate_into_cache", "write_kv"]

@@ -131,18 +131,13 @@ class AttentionBatch:
 
     def _decode_group(self, sequences: list[int], longest: int) -> DecodeGroup:
         device = self.block_tables.device
-        number = torch.tensor(sequences, device=device)
-        first = torch.tensor([self._first_seen(sequence) for sequence in sequences], device=device)
-        context = torch.tensor([self.context_lens[sequence] for sequence in sequences], device=device)
-        token = first[:, None] + torch.arange(longest, device=device)
-        visible = token < context[:, None]
-        token = torch.where(visible, token, 0)
-        block = self.block_tables[number].to(torch.int64).gather(1, token // self.block_size)
-        places = torch.where(visible, block * self.block_size + token % self.block_size, 0)
-        return DecodeGroup(
-            tokens=torch.tensor([self.query_start[sequence] for sequence in sequences], device=device),
-            places=places.reshape(-1),
-            visible=visible[:, None, None, :],
+        return _decode_group(
+            torch.tensor([self.query_start[sequence] for sequence in sequences], device=device),
+            self.block_tables[torch.tensor(sequences, device=device)],
+            torch.tensor([self._first_seen(sequence) for sequence in sequences], device=device),
+            torch.tensor([self.context_lens[sequence] for sequence in sequences], device=device),
+            longest,
+            self.block_size,
         )
 
     def _first_seen(self, sequence: int) -> int:
@@ -157,3 +152,69 @@ class AttentionBatch:
         key = torch.arange(self._first_seen(sequence), context, device=device)
         visible = key <= own
         return visible if self.window is None else visible & (key > own - self.window)
+
+
+@dataclass(frozen=True)
+class PaddedDecodes(AttentionBatch):
+    """Sequences of one query token each whose lengths only the device knows.
+
+    Shapes follow `longest` alone and nothing is read back, so that what was captured for one step (`context_lens` are
+    its bounds) can be replayed for every other step of no longer contexts.
+
+    Attributes:
+        lengths: `[B]` int64 tokens of each sequence in the cache, this step's included: 1 to `longest`.
+    """
+
+    lengths: Tensor
+
+    @classmethod
+    def over(
+        cls, block_tables: Tensor, lengths: Tensor, longest: int, block_size: int, window: int | None = None
+    ) -> PaddedDecodes:
+        """Plan a step from tensors that may be filled anew before each use of the plan's results.
+
+        Args:
+            block_tables: `[B, max_blocks]` int32. Entries beyond a sequence's length may be anything.
+            lengths: `[B]` int64.
+            longest: the most tokens of a sequence.
+            block_size: tokens in a cache block.
+            window: a token sees itself and the window - 1 tokens before it; None for all.
+
+        Raises:
+            ValueError: shapes do not fit each other, or the tables do not hold the longest sequence.
+        """
+        sequences = block_tables.shape[0]
+        if lengths.shape != (sequences,):
+            raise ValueError(f"lengths must be [{sequences}] as the block tables, not {list(lengths.shape)}")
+        plan = AttentionBatch.build(block_tables, [longest] * sequences, [1] * sequences, block_size, window)
+        return cls(plan.block_tables, plan.context_lens, plan.query_lens, plan.query_start, block_size, window, lengths)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Of each query token: its row, its sequence, the first token it sees and the last + 1; `[T, 4]` int32."""
+        number = torch.arange(self.tokens, device=self.lengths.device)
+        return torch.stack([number, number, self._firsts, self.lengths], dim=1).to(torch.int32)
+
+    @cached_property
+    def decodes(self) -> tuple[DecodeGroup, ...]:
+        """All sequences in one group, padded to the longest that a sequence may see."""
+        longest = self.context_lens[0] if self.window is None else min(self.context_lens[0], self.window)
+        tokens = torch.arange(self.tokens, device=self.lengths.device)
+        group = _decode_group(tokens, self.block_tables, self._firsts, self.lengths, longest, self.block_size)
+        return (group,)
+
+    @property
+    def _firsts(self) -> Tensor:
+        return torch.zeros_like(self.lengths) if self.window is None else (self.lengths - self.window).clamp(min=0)
+
+
+def _decode_group(
+    tokens: Tensor, block_tables: Tensor, first: Tensor, context: Tensor, longest: int, block_size: int
+) -> DecodeGroup:
+    """Sequences that see their tokens `first` to `context`, each `[n]` int64; on the device alone."""
+    token = first[:, None] + torch.arange(longest, device=first.device)
+    visible = token < context[:, None]
+    token = torch.where(visible, token, 0)
+    block = block_tables.to(torch.int64).gather(1, token // block_size)
+    places = torch.where(visible, block * block_size + token % block_size, 0)
+    return DecodeGroup(tokens, places.reshape(-1), visible[:, None, None, :])

@@ -14,6 +14,8 @@ from torch import Tensor
 from kernels.compiled import BatchView
 
 NO_EXPERT = -1
+MOST_DECODE_TOKENS = 64
+"""Up to so many tokens a GPU's kernel adds the experts to the product; above, torch's product comes first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +44,10 @@ class ExpertBatch:
     Attributes:
         slots: `[T, m]` int32, -1 for none.
         gates: `[T, m]` fp32.
-        group_slot: `[G]` int32, the groups' slots.
+        group_slot: `[G]` int32, the groups' slots. Groups without tokens may only follow those with some.
         group_start: `[G + 1]` int32, where each group's tokens begin in the two below.
-        group_token: `[P]` int32, positions in the batch, ascending inside a group.
+        group_token: `[P]` int32, positions in the batch, ascending inside a group; what follows the last group's is
+            ignored.
         group_gate: `[P]` fp32.
         columns: for every column of `slots` that has experts, its first group and how many groups it has.
         largest_group: the most tokens in a group.
@@ -79,7 +82,8 @@ class ExpertBatch:
         """The tokens that share an expert; empty where no token has one."""
         starts = self.group_start.tolist()
         sizes = [end - start for start, end in pairwise(starts)]
-        tokens, gates = torch.split(self.group_token.long(), sizes), torch.split(self.group_gate, sizes)
+        tokens = torch.split(self.group_token[: starts[-1]].long(), sizes)
+        gates = torch.split(self.group_gate[: starts[-1]], sizes)
         return tuple(map(ExpertGroup, self.group_slot.tolist(), tokens, gates))
 
     @cached_property
@@ -125,6 +129,58 @@ class ExpertBatch:
             raise ValueError(f"slots must be -1 (no expert) or more, not {int(table.min())}")
         weights = torch.ones(table.shape) if weights is None else weights.reshape(table.shape)
         return _plan(table, weights, torch.device(device))
+
+    @classmethod
+    def over(
+        cls,
+        slots: Tensor,
+        gates: Tensor,
+        group_slot: Tensor,
+        group_start: Tensor,
+        group_token: Tensor,
+        group_gate: Tensor,
+    ) -> ExpertBatch:
+        """A decoding step's plan in tensors that are filled anew before each use of what was captured with it.
+
+        Shapes are maxima, T * m groups and as many pairs, so that whatever experts the tokens of the next step carry,
+        a kernel that was launched with these shapes does all of their work. Slots are not checked against the banks:
+        whoever fills the plan names only those that there are.
+
+        Args:
+            slots: `[T, m]` int32, T up to 64.
+            gates: `[T, m]` fp32.
+            group_slot: `[T * m]` int32.
+            group_start: `[T * m + 1]` int32.
+            group_token: `[T * m]` int32.
+            group_gate: `[T * m]` fp32.
+
+        Raises:
+            ValueError: more tokens, for which launches follow the groups; or shapes that are no maxima.
+        """
+        tokens, pairs = slots.shape[0], slots.numel()
+        if tokens > MOST_DECODE_TOKENS:
+            raise ValueError(f"a plan that is filled later holds up to {MOST_DECODE_TOKENS} tokens, not {tokens}")
+        sizes = [len(part) for part in (group_slot, group_start, group_token, group_gate)]
+        if gates.shape != slots.shape or sizes != [pairs, pairs + 1, pairs, pairs]:
+            raise ValueError(f"slots {list(slots.shape)} need {pairs} groups and pairs, not {sizes}")
+        return cls(slots, gates, group_slot, group_start, group_token, group_gate, (), tokens, 0, None)
+
+    def fill(self, plan: ExpertBatch) -> None:
+        """Lay a plan into the tensors of this one, which `over` made; tokens that it does not have get no expert.
+
+        Args:
+            plan: of no more tokens, and no more experts a token; its tensors on the same device.
+        """
+        tokens, width = plan.slots.shape
+        groups, pairs = len(plan.group_slot), len(plan.group_token)
+        self.slots.fill_(NO_EXPERT)
+        self.slots[:tokens, :width] = plan.slots
+        self.gates[:tokens, :width] = plan.gates
+        self.group_slot[:groups] = plan.group_slot
+        self.group_start[: groups + 1] = plan.group_start
+        self.group_start[groups + 1 :] = pairs
+        self.group_token[:pairs] = plan.group_token
+        self.group_gate[:pairs] = plan.group_gate
 
 
 def _plan(slots: Tensor, gates: Tensor, device: torch.device) -> ExpertBatch:

@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.expert_linear.bank import ROW_BLOCK, ExpertBank
-from kernels.expert_linear.batch import ExpertBatch
+from kernels.expert_linear.batch import MOST_DECODE_TOKENS, ExpertBatch
 
 TOKEN_TILE = 16
 """The fewest rows a tensor core multiplies."""
-MOST_DECODE_TOKENS = 4 * TOKEN_TILE
-"""Above this torch's product is used and the residuals are added to its result."""
 
 INTERPRETED = triton.knobs.runtime.interpret
 """Triton 3.9's interpreter multiplies the bits of bf16 numbers as integers: there they are widened first, which
@@ -59,7 +57,9 @@ def decode_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """A tile of rows for TOKENS tokens: weights streamed once, then each group's entries of these rows.
 
-    A group's index and value are loaded once for all its tokens. A token outside the tile is skipped.
+    A group's index and value are loaded once for all its tokens. A token outside the tile is skipped. `groups` is how
+    many there may be: the first one without tokens ends them, as read when the kernel runs, for a captured launch is
+    replayed with the groups of other steps.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first_token = tl.program_id(1) * TOKENS
@@ -79,10 +79,9 @@ def decode_kernel(  # type: ignore[no-untyped-def]
         total += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[None, :]
     blocks = tl.cdiv(rows, ROW_BLOCK)
     entry = tl.arange(0, ENTRIES)
-    for group in range(groups):
+    group, begin, end = 0, 0, tl.load(group_start + 1)
+    while begin < end:
         slot = tl.load(group_slot + group).to(tl.int64)
-        begin = tl.load(group_start + group)
-        end = tl.load(group_start + group + 1)
         block = (slot * blocks + row // ROW_BLOCK) * entries
         for start in range(0, entries, ENTRIES):
             at = (block[None, :] + start + entry[:, None]) * ROW_BLOCK + (row % ROW_BLOCK)[None, :]
@@ -97,6 +96,8 @@ def decode_kernel(  # type: ignore[no-untyped-def]
                     added = _entries_sum(x + own.to(tl.int64) * x_stride, where, what, kept)
                     added *= tl.load(group_gate + member)
                     total += tl.where(token[:, None] == own, added[None, :], 0.0)
+        group, begin = group + 1, end
+        end = tl.load(group_start + group + 1, mask=group < groups, other=0)
     out = y + token[:, None].to(tl.int64) * rows + row[None, :]
     tl.store(out, total.to(y.dtype.element_ty), mask=(token[:, None] < tokens) & (row[None, :] < rows))
 
@@ -152,7 +153,7 @@ def expert_linear_triton(
     """
     x = x if x.stride(1) == 1 else x.contiguous()
     weight = weight if weight.stride(1) == 1 else weight.contiguous()
-    if x.shape[0] <= MOST_DECODE_TOKENS:
+    if x.shape[0] <= MOST_DECODE_TOKENS and batch.has_experts:
         y = x.new_empty(x.shape[0], weight.shape[0])
         launch_decode(x, weight, bias, y, bank, batch, decode_config(weight.shape[0]))
         return y
@@ -164,7 +165,7 @@ def expert_linear_triton(
 def launch_decode(
     x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, bank: ExpertBank, batch: ExpertBatch, config: Config
 ) -> None:
-    """Product and residuals of up to `MOST_DECODE_TOKENS` tokens, written to `y`."""
+    """Product and residuals of up to `MOST_DECODE_TOKENS` tokens, some with experts, written to `y`."""
     tokens, columns = x.shape
     rows = weight.shape[0]
     decode_kernel[triton.cdiv(rows, config.rows), triton.cdiv(tokens, TOKEN_TILE)](

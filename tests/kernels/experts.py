@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.expert_linear import ExpertBank
+from kernels.expert_linear import ExpertBank, ExpertBatch
 
 
 def random_rows(out_features: int, in_features: int, entries: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -36,3 +36,15 @@ def random_layer(
     weight = torch.randn(out_features, in_features, generator=generator) * in_features**-0.5
     bias = torch.randn(out_features, generator=generator)
     return x.to(dtype), weight.to(dtype), bias.to(dtype)
+
+
+def unfilled_plan(tokens: int, width: int) -> ExpertBatch:
+    """A plan to be filled for up to `tokens` tokens of `width` experts, with what an earlier one may have left."""
+    pairs = tokens * width
+    sizes = ((tokens, width), (tokens, width), pairs, pairs + 1, pairs, pairs)
+    types = (torch.int32, torch.float32, torch.int32, torch.int32, torch.int32, torch.float32)
+    slots, gates, group_slot, group_start, group_token, group_gate = (
+        torch.full(size if isinstance(size, tuple) else (size,), 1, dtype=dtype)
+        for size, dtype in zip(sizes, types, strict=True)
+    )
+    return ExpertBatch.over(slots, gates, group_slot, group_start, group_token, group_gate)

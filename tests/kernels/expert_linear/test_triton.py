@@ -5,7 +5,7 @@ import torch
 
 from kernels.expert_linear import ExpertBatch
 from kernels.expert_linear.reference import expert_linear_reference
-from tests.kernels.experts import filled_bank, random_layer
+from tests.kernels.experts import filled_bank, random_layer, unfilled_plan
 
 pytest.importorskip("triton")
 from kernels.expert_linear.triton import MOST_DECODE_TOKENS, expert_linear_triton
@@ -80,3 +80,27 @@ def test_experts_add_the_same_bits_in_any_company(tokens: int) -> None:
         own = ExpertBatch.from_slots([slots[token]])
         alone = expert_linear_triton(x[token : token + 1], weight, None, bank, own)
         assert torch.equal(together[token], alone[0])
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 17])
+def test_one_launch_does_the_work_of_any_later_step(tokens: int) -> None:
+    """A captured launch reads at each replay how many groups there are, however many there were at the first."""
+    x, weight, bias = random_layer(32, 33, 65, torch.float32)
+    bank = filled_bank(5, 33, 65, 9, torch.float32)
+    plan = unfilled_plan(32, 2)
+    steps = [
+        [[-1, -1]] * tokens,
+        [[3, -1]] * tokens,
+        [[token % 5, -1] for token in range(tokens)],
+        [[token % 5, (token + 2) % 6 - 1] for token in range(tokens)],
+        [[-1, -1]] * (tokens - 1) + [[-1, 2]],
+    ]
+    for slots in steps:
+        gates = torch.rand(tokens, 2, generator=torch.Generator().manual_seed(tokens))
+        own = ExpertBatch.from_slots(slots, gates)
+        plan.fill(own)
+        found = expert_linear_triton(x, weight, bias, bank, plan)
+        want = expert_linear_reference(x[:tokens].double(), weight, bias, bank, own)
+        torch.testing.assert_close(found[:tokens].double(), want, rtol=0, atol=2e-5)
+        without = expert_linear_reference(x[tokens:].double(), weight, bias, None, None)
+        torch.testing.assert_close(found[tokens:].double(), without, rtol=0, atol=2e-5)
