@@ -22,6 +22,13 @@ def test_what_is_installed_is_not_installed_again(monkeypatch, tmp_path):
     assert said == [f"installing empty into {environment.home}"]
 
 
+def test_compiling_is_said_to_take_minutes(monkeypatch, tmp_path):
+    monkeypatch.setenv("OVERTONE_CACHE_DIR", str(tmp_path))
+    environment, said = Environment("empty", (), compiled=True), list[str]()
+    prepare(environment, said.append)
+    assert said == [f"installing empty into {environment.home}, compiling it takes minutes"]
+
+
 def test_what_cannot_be_installed_is_named_and_tried_again(monkeypatch, tmp_path):
     monkeypatch.setenv("OVERTONE_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
