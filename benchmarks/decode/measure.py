@@ -12,6 +12,7 @@ from benchmarks.decode import peers
 from benchmarks.decode.cases import Case, decode_cases
 from benchmarks.decode.model import Shape, write_loras, write_model
 from benchmarks.decode.ours import running
+from benchmarks.decode.patching import patching
 from benchmarks.decode.timing import Run, Timing
 from kernels.compiled import ISAS, library
 from merge.experts.storage import Storage
@@ -59,7 +60,8 @@ def measure(
         running(bundle, shape.vocabulary, length) as ours,
         peers.running(names, bundle.backbone_dir, loras, shape.vocabulary, length, say) as others,
     ):
-        rows = _Rows({"overtone": ours.run, **others}, _reader(load_model(bundle.backbone_dir)))
+        decoder = load_model(bundle.backbone_dir)
+        rows = _Rows({"overtone": ours.run, **others}, _reader(decoder))
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             rows.measure(cases, prefill)
@@ -71,6 +73,7 @@ def measure(
                 case.name: statistics.median(ours.run(case, STEPS + 1).step_ms for _ in range(9)) for case in cases
             }
         report |= {"python_overhead_ms": _round(found["backbone/1"]), "overhead_ms": _rounded(found)}
+        report |= {"patching": patching(bundle, decoder)}
     kernels = library()
     return {
         "parameters": bundle.manifest.backbone_bytes // 2,

@@ -11,6 +11,8 @@ def test_a_report_has_what_it_promises(tmp_path):
     for key in ("floor_ms", "ttft_ms", "python_overhead_ms"):
         assert report[key] > 0, key
     assert set(report["prefill_tokens_per_s"]["overtone"]) == {"backbone", "one_expert", "mixed"}
+    assert report["patching"]["switch_ms"] > 0
+    assert set(report["patching"]["saved_ms"]) == {"1", "8", "64", "256"}
     assert said[-1] == "round 2 of 2"
 
 
