@@ -9,6 +9,7 @@ from merge.bundle import Bundle, BundleError
 from serve.engine.config import EngineConfig
 from serve.engine.engine import Engine
 from serve.engine.errors import EngineError
+from serve.engine.graphs import captures_steps
 from serve.engine.loop import AsyncEngine
 from serve.engine.memory import num_blocks
 from serve.engine.patch_costs import PatchCosts, measure_patch_costs
@@ -46,8 +47,9 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     names = bundle.expert_names
     slots = min(len(names), MAX_DEFAULT_SLOTS) if config.max_expert_slots is None else config.max_expert_slots
     banks = ResidualBanks(decoder, ResidualShape.of([bundle.expert_path(name) for name in names]), slots)
-    blocks = num_blocks(decoder, config, max_model_len)
-    cache = KvCache.allocate(decoder.config, blocks, config.block_size, decoder.dtype, device)
+    spare = captures_steps(config, device)
+    blocks = num_blocks(decoder, config, max_model_len, spare)
+    cache = KvCache.allocate(decoder.config, blocks, config.block_size, decoder.dtype, device, spare)
     costs = _patch_costs(bundle, decoder, cache, banks, config) if config.patching == "auto" else None
     host_bytes = config.max_expert_host_bytes
     if host_bytes is None and device.type == "cpu":

@@ -25,6 +25,7 @@ class EngineConfig:
         enable_prefix_caching: reuse KV blocks of equal prefixes under equal experts.
         patching: "auto": an expert that is asked for alone is added into the weights, where it costs nothing while it
             stays, as soon as that pays by what is timed at start; rounding then differs in the last bits. "off": never.
+        enforce_eager: never capture decoding steps into CUDA graphs; without a GPU they never are.
         seed: seeds the requests that bring none.
     """
 
@@ -41,6 +42,7 @@ class EngineConfig:
     max_num_queued_tokens: int | None = None
     enable_prefix_caching: bool = True
     patching: PatchingMode = "off"
+    enforce_eager: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

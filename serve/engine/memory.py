@@ -20,8 +20,10 @@ def free_bytes(device: torch.device) -> int:
     return min(_available_on_host(), _left_in_group(Path("/sys/fs/cgroup")))
 
 
-def num_blocks(decoder: Decoder, config: EngineConfig, max_model_len: int) -> int:
+def num_blocks(decoder: Decoder, config: EngineConfig, max_model_len: int, spare: bool = False) -> int:
     """KV blocks to allocate: within the budget, no more than all sequences at their longest need, no less than one.
+
+    With `spare`, one more that is not counted fits the budget too.
 
     Raises:
         EngineError: the budget does not hold one sequence.
@@ -31,11 +33,11 @@ def num_blocks(decoder: Decoder, config: EngineConfig, max_model_len: int) -> in
     if budget is None:
         budget = int(free_bytes(decoder.device) * KV_SHARE)
     one = -(-max_model_len // config.block_size)
-    fits = budget // block_bytes
+    fits = budget // block_bytes - spare
     if fits < one:
         raise EngineError(
-            f"a sequence of max_model_len {max_model_len} needs {one * block_bytes} bytes of KV cache, of {budget}: "
-            "lower max_model_len or raise kv_cache_bytes"
+            f"a sequence of max_model_len {max_model_len} needs {(one + spare) * block_bytes} bytes of KV cache, "
+            f"of {budget}: lower max_model_len or raise kv_cache_bytes"
         )
     return min(fits, one * config.max_num_seqs)
 

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from kernels.attention import AttentionBatch
 from kernels.expert_linear import ExpertBatch
+from serve.engine.capture import CudaCapture
+from serve.engine.graphs import DecodeGraphs
+from serve.engine.mixes import Mix, mix_of, slots_and_gates
 from serve.engine.patching import Patching
 from serve.engine.records import StepMode
 from serve.engine.scheduler import Chunk
 from serve.model import Decoder, ForwardBatch, KvCache
-
-_NO_EXPERT = -1
-_Mix = tuple[int, tuple[int, ...], tuple[float, ...]]
-"""Of a chunk: how many tokens, and their experts' slots and gates."""
 
 
 class Runner:
@@ -23,7 +22,10 @@ class Runner:
 
     def __init__(self, decoder: Decoder, cache: KvCache, block_size: int, patching: Patching) -> None:
         self._decoder, self._cache, self._block_size, self._patching = decoder, cache, block_size, patching
-        self._planned: tuple[tuple[_Mix, ...], tuple[int, ...]] | None = None
+        self._graphs: DecodeGraphs | None = None
+        if cache.with_spare is not None:
+            self._graphs = DecodeGraphs(decoder, cache.with_spare, block_size, CudaCapture(decoder.device))
+        self._planned: tuple[tuple[Mix, ...], tuple[int, ...]] | None = None
         self._plans: tuple[ExpertBatch, ExpertBatch] | None = None
 
     def run(self, chunks: Rows[Chunk], rows: Rows[int]) -> tuple[Tensor, StepMode]:
@@ -32,8 +34,17 @@ class Runner:
         Args:
             chunks: what to compute.
             rows: numbers of the wanted tokens in the flattened batch, ascending.
+
+        Returns:
+            The logits, which the next step may overwrite, and how they were computed.
         """
         patched = self._patching.settle(chunks)
+        if self._graphs is not None and (found := self._graphs.run(chunks, patched)) is not None:
+            carried = any(chunk.sequence.experts for chunk in chunks)
+            logits = (
+                found if len(rows) == len(chunks) else found[torch.tensor(rows, dtype=torch.int64).to(found.device)]
+            )
+            return logits, "patched" if patched else "fused" if carried else "plain"
         experts, head_experts = (None, None) if patched else self._experts(chunks, rows)
         mode: StepMode = "patched" if patched else "plain" if experts is None else "fused"
         batch = self._batch(chunks, experts)
@@ -76,18 +87,14 @@ class Runner:
         """Plans of the experts for all tokens and for the wanted rows; None where no token has an expert."""
         if not any(chunk.sequence.experts for chunk in chunks):
             return None, None
-        planned = tuple(map(_mix, chunks)), tuple(rows)
+        planned = tuple(map(mix_of, chunks)), tuple(rows)
         # While the same sequences decode, step after step has the same plans.
         if self._plans is None or planned != self._planned:
             self._plans, self._planned = self._plan(*planned), planned
         return self._plans
 
-    def _plan(self, mixes: tuple[_Mix, ...], rows: tuple[int, ...]) -> tuple[ExpertBatch, ExpertBatch]:
-        width = max(len(found) for _, found, _ in mixes)
-        slots = np.full((len(mixes), width), _NO_EXPERT, dtype=np.int32)
-        gates = np.ones((len(mixes), width), dtype=np.float32)
-        for row, (_, found, weights) in enumerate(mixes):
-            slots[row, : len(found)], gates[row, : len(found)] = found, weights
+    def _plan(self, mixes: tuple[Mix, ...], rows: tuple[int, ...]) -> tuple[ExpertBatch, ExpertBatch]:
+        slots, gates = slots_and_gates(mixes)
         owner = np.repeat(np.arange(len(mixes)), [count for count, _, _ in mixes])
 
         def plan(owners: np.typing.NDArray[np.int64]) -> ExpertBatch:
@@ -97,10 +104,3 @@ class Runner:
 
         every, wanted = plan(owner), owner[list(rows)]
         return every, every if len(wanted) == len(owner) else plan(wanted)
-
-
-def _mix(chunk: Chunk) -> _Mix:
-    sequence = chunk.sequence
-    if sequence.lease is None:
-        return chunk.count, (), ()
-    return chunk.count, sequence.lease.slots, tuple(gate for _, gate in sequence.experts)

@@ -40,22 +40,35 @@ class KvCache:
 
     Attributes:
         keys, values: one tensor a layer, [num_blocks, block_size, kv_heads, head_dim].
+        with_spare: the same memory with one block more at the end, which no sequence is ever given; None where none
+            was asked for.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    with_spare: "KvCache | None" = None
 
     @classmethod
     def allocate(
-        cls, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+        cls,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        spare: bool = False,
     ) -> "KvCache":
         """A cache of zeros: attention multiplies what it masks by 0, so no block may ever hold NaN."""
-        shape = (num_blocks, block_size, config.num_kv_heads, config.head_dim)
+        shape = (num_blocks + spare, block_size, config.num_kv_heads, config.head_dim)
 
         def layers() -> tuple[Tensor, ...]:
             return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers))
 
-        return cls(layers(), layers())
+        whole = cls(layers(), layers())
+        if not spare:
+            return whole
+        keys, values = (tuple(tensor[:num_blocks] for tensor in tensors) for tensors in (whole.keys, whole.values))
+        return cls(keys, values, whole)
 
 
 class DecoderLayer:

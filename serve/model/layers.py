@@ -50,8 +50,15 @@ class Embedding(Linear):
             values = self.bank.value[place].to(torch.float32) * gates[:, None]
             if self.bank.scale is not None:
                 values *= self.bank.scale[slots.clamp(min=0), tokens][:, None]
-            wide.scatter_add_(1, self.bank.index[place].to(torch.int64), values)
+            wide.scatter_add_(1, _columns(self.bank.index, place), values)
         return wide.to(x.dtype)
+
+
+def _columns(index: Tensor, place: tuple[Tensor | slice, ...]) -> Tensor:
+    """Some of a bank's column numbers, as int64. On a GPU torch does not index unsigned numbers of 16 bits."""
+    if index.dtype == torch.uint16:
+        return index.view(torch.int16)[place].to(torch.int64) & 0xFFFF
+    return index[place].to(torch.int64)
 
 
 class RmsNorm:

@@ -1,0 +1,148 @@
+"""A decoding step whose shapes are those of a bucket and whose inputs stay where they are."""
+
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.attention import PaddedDecodes
+from kernels.expert_linear import ExpertBatch
+from serve.engine.mixes import Mix, mix_of, slots_and_gates
+from serve.engine.scheduler import Chunk
+from serve.model import Decoder, ForwardBatch, KvCache
+
+_ALIGNED = 4
+"""Inputs begin at multiples of 16 bytes, as every tensor of its own does: Triton compiles others once more."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What steps have in common that can use one captured step.
+
+    Attributes:
+        sequences: the most, each of one token.
+        context: the most tokens of a sequence, this step's included.
+        experts: the most experts of a token; 0: the plain step, without any or with one patched into the weights.
+    """
+
+    sequences: int
+    context: int
+    experts: int
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Parts of one buffer, so that a step brings all of them in one copy.
+
+    Attributes:
+        tokens, positions: [n] int32.
+        tables: [n, blocks] int32, the cache's blocks of each sequence.
+        experts: which tokens have which experts, or None in a plain step.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    tables: Tensor
+    experts: Callable[[], ExpertBatch] | None
+
+    @classmethod
+    def of(cls, buffer: Tensor, bucket: Bucket, blocks: int) -> "_Inputs":
+        """The parts of a buffer of `words` int32."""
+        n, pairs = bucket.sequences, bucket.sequences * bucket.experts
+        parts = _split(buffer, [n, n, n * blocks, pairs, pairs, pairs, pairs + 1, pairs, pairs])
+        tokens, positions, tables = next(parts), next(parts), next(parts).view(n, blocks)
+        if not pairs:
+            return cls(tokens, positions, tables, None)
+        slots, gates = next(parts).view(n, -1), next(parts).view(torch.float32).view(n, -1)
+        groups, gate = (next(parts), next(parts), next(parts)), next(parts).view(torch.float32)
+        # Made anew at each use: a batch remembers what it has worked out from its tensors.
+        return cls(tokens, positions, tables, lambda: ExpertBatch.over(slots, gates, *groups, gate))
+
+
+def _split(buffer: Tensor, sizes: list[int]) -> Iterator[Tensor]:
+    first = 0
+    for size in sizes:
+        yield buffer[first : first + size]
+        first += _aligned(size)
+
+
+def _words(bucket: Bucket, blocks: int) -> int:
+    n, pairs = bucket.sequences, bucket.sequences * bucket.experts
+    return sum(map(_aligned, [n, n, n * blocks, *[pairs] * 5, pairs + 1]))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+class StaticStep:
+    """A step of up to a bucket's sequences, one token each.
+
+    Rows that no sequence has are sequences of their own: token 0 at position 0, in the spare block, without experts.
+    They see their own key, and what they write and compute is nobody's.
+    """
+
+    def __init__(self, bucket: Bucket, decoder: Decoder, cache: KvCache, block_size: int, logits: Tensor) -> None:
+        """Make room for the inputs.
+
+        Args:
+            bucket: the shapes.
+            decoder: the model.
+            cache: with a spare block at its end.
+            block_size: tokens in a block.
+            logits: [sequences, vocab] takes the results.
+        """
+        self._bucket, self._decoder, self._cache, self._block_size = bucket, decoder, cache, block_size
+        self._logits, self._spare = logits, cache.keys[0].shape[0] - 1
+        self._blocks = -(-bucket.context // block_size)
+        size, pinned = _words(bucket, self._blocks), decoder.device.type == "cuda"
+        self._host = torch.zeros(size, dtype=torch.int32, pin_memory=pinned)
+        self._device = torch.zeros(size, dtype=torch.int32, device=decoder.device)
+        self._given = _Inputs.of(self._host, bucket, self._blocks)
+        self._read = _Inputs.of(self._device, bucket, self._blocks)
+        self._tokens, self._positions = self._given.tokens.numpy(), self._given.positions.numpy()
+        self._tables = self._given.tables.numpy()
+        self._mixes: tuple[Mix, ...] | None = None
+
+    def fill(self, chunks: Rows[Chunk]) -> None:
+        """Bring a step's inputs to the device."""
+        count = len(chunks)
+        for row, chunk in enumerate(chunks):
+            sequence = chunk.sequence
+            position = sequence.computed
+            self._tokens[row], self._positions[row] = sequence.tokens[position], position
+            blocks = sequence.blocks[: self._blocks]
+            self._tables[row, : len(blocks)] = blocks
+        self._tokens[count:] = self._positions[count:] = 0
+        self._tables[count:, 0] = self._spare
+        if self._given.experts is not None:
+            mixes = tuple(map(mix_of, chunks))
+            # While the same sequences decode, step after step has the same plan.
+            if mixes != self._mixes:
+                slots, gates = slots_and_gates(mixes)
+                plan = ExpertBatch.from_slots(torch.from_numpy(slots), torch.from_numpy(gates))
+                self._given.experts().fill(plan)
+                self._mixes = mixes
+        # Waits until it has arrived: the next step may be filled before this one has run.
+        self._device.copy_(self._host)
+
+    def compute(self) -> None:
+        """The step, from the inputs on the device to the logits, without the host's knowing any of them."""
+        read, size = self._read, self._block_size
+        positions, tables = read.positions.to(torch.int64), read.tables
+        block = tables.gather(1, (positions // size)[:, None])[:, 0].to(torch.int64)
+        lengths = positions + 1
+        batch = ForwardBatch(
+            tokens=read.tokens.to(torch.int64),
+            positions=positions,
+            slot_mapping=block * size + positions % size,
+            attention={
+                window: PaddedDecodes.over(tables, lengths, self._bucket.context, size, window)
+                for window in self._decoder.windows
+            },
+            experts=None if read.experts is None else read.experts(),
+        )
+        hidden = self._decoder.forward(batch, self._cache)
+        self._logits.copy_(self._decoder.logits(hidden, batch.experts))

@@ -1,0 +1,182 @@
+"""What is captured never asks the host: run with tensors that hold nothing, under a mode that sees every operation."""
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kernels.expert_linear import ExpertBank, ExpertBatch
+from serve.engine import Request
+from serve.engine.scheduler import Chunk
+from serve.engine.sequence import Sequence
+from serve.engine.static_step import Bucket, StaticStep
+from serve.experts import ExpertVersion
+from serve.experts.slots import Lease, Slot
+from serve.model import Decoder, KvCache, ResidualBanks, ResidualShape, read_config
+from tests.serve.conftest import greedy, random_model
+from tests.serve.engine.replays import without_compiled_kernels
+
+pytest.importorskip("triton")
+import kernels.expert_linear.triton as on_gpu
+
+META = torch.device("meta")
+"""Stands for the GPU: a device that is not the CPU, and whose numbers nobody can see."""
+
+BLOCK = 4
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 1},
+    "qwen3": {"tie_word_embeddings": True},
+}
+
+
+class DeviceAlone(TorchDispatchMode):
+    """Refuses what a capture would: tensors of the host, or that came from it; and what waits for the device.
+
+    Whatever an operation reads must have been there before, on the device, or be another's result. That the values of
+    a tensor are asked for, as `item`, `tolist`, `bool`, `nonzero` and masks as indices do, the device refuses itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known = [item for item in gc.get_objects() if issubclass(type(item), Tensor) and item.device == META]
+        self._ids = {id(tensor) for tensor in self._known}
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.operations += 1
+        for tensor in _tensors((args, kwargs)):
+            if tensor.device != META:
+                raise RuntimeError(f"{func} reads a tensor of the host")
+            if id(tensor) not in self._ids:
+                raise RuntimeError(f"{func} reads a tensor that came from the host")
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            if tensor.device != META:
+                raise RuntimeError(f"{func} makes a tensor on the host")
+            self._known.append(tensor)
+            self._ids.add(id(tensor))
+        return result
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: x[[0, 1]],
+        lambda x: x + torch.tensor([1.0, 2.0], device=META),
+        lambda x: x + torch.ones(2),
+        lambda x: x + torch.ones(2).to(META),
+        lambda x: x + torch.from_numpy(torch.ones(2).numpy()).to(META),
+    ],
+)
+def test_the_trap_shuts(asks: Callable[[Tensor], object]) -> None:
+    x = torch.ones(2, device=META)
+    with DeviceAlone(), pytest.raises((RuntimeError, NotImplementedError)):
+        asks(x)
+
+
+def test_the_trap_lets_by_what_stays_on_the_device() -> None:
+    x = torch.ones(2, device=META)
+    with DeviceAlone() as mode:
+        torch.where(x > 0, x * 2, 0)[torch.arange(2, device=META)] += x.view(1, 2)[0]
+    assert mode.operations > 5
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ExpertBatch]]:
+    """Plans of the expert kernels' launches, which take the GPU's way up to the launch itself."""
+    found: list[ExpertBatch] = []
+
+    def launch(
+        x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, bank: ExpertBank, batch: ExpertBatch, _: Any
+    ) -> None:
+        parts = (batch.group_slot, batch.group_start, batch.group_token, batch.group_gate)
+        operands = [x, weight, bias, y, bank.index, bank.value, bank.scale, *parts]
+        assert all(tensor.device == META for tensor in operands if tensor is not None)
+        found.append(batch)
+
+    monkeypatch.setattr(on_gpu, "launch_decode", launch)
+    monkeypatch.setattr("kernels.expert_linear.dispatch.expert_linear_torch", on_gpu.expert_linear_triton)
+    with without_compiled_kernels():
+        yield found
+
+
+@pytest.mark.parametrize("bucket", [Bucket(1, 16, 0), Bucket(4, 16, 1), Bucket(32, 64, 0), Bucket(64, 32, 4)])
+@pytest.mark.parametrize("family", MODELS)
+def test_a_step_is_computed_without_the_host(
+    family: str, bucket: Bucket, launches: list[ExpertBatch], tmp_path: Path
+) -> None:
+    model = random_model(family, **MODELS[family])
+    model.save_pretrained(tmp_path)
+    decoder = Decoder(read_config(tmp_path), 256, torch.float32, META)
+    ResidualBanks(decoder, _everything(decoder), 5)
+    cache = KvCache.allocate(decoder.config, 9, BLOCK, torch.float32, META, spare=True).with_spare
+    assert cache is not None
+    logits = torch.empty(bucket.sequences, 97, device=META)
+    with torch.inference_mode():
+        step = StaticStep(bucket, decoder, cache, BLOCK, logits)
+        step.fill([_chunk(1, [0], (3,), (1.0,))])
+        with DeviceAlone() as mode:
+            step.compute()
+    assert mode.operations > 30 * len(decoder.layers)
+    # Four products a layer, and the head where it has a bank of its own or the embedding's.
+    assert len(launches) == (4 * len(decoder.layers) + 1 if bucket.experts else 0)
+    assert {len(plan.group_slot) for plan in launches} <= {bucket.sequences * bucket.experts}
+
+
+def _everything(decoder: Decoder) -> ResidualShape:
+    """An expert that changes every parameter."""
+    shapes = {name: placement.shape for name, placement in decoder.placements.items()}
+    return ResidualShape(
+        {name: 3 for name, shape in shapes.items() if len(shape) == 2},
+        frozenset(name for name, shape in shapes.items() if len(shape) == 1),
+    )
+
+
+def test_inputs_arrive_and_other_rows_are_in_the_spare_block(tmp_path: Path) -> None:
+    random_model().save_pretrained(tmp_path)
+    decoder = Decoder(read_config(tmp_path), 256, torch.float32, torch.device("cpu"))
+    cache = KvCache.allocate(decoder.config, 9, BLOCK, torch.float32, decoder.device, spare=True).with_spare
+    assert cache is not None
+    step = StaticStep(Bucket(4, 16, 2), decoder, cache, BLOCK, torch.empty(4, 97))
+    step.fill([_chunk(9, [3, 1, 7], (2, 0), (0.5, 2.0)), _chunk(0, [8]), _chunk(4, [5, 6], (3,), (1.0,))])
+    step.fill([_chunk(2, [4], (1,), (0.25,))])
+    read = step._read
+    assert read.tokens.tolist() == [102, 0, 0, 0]
+    assert read.positions.tolist() == [2, 0, 0, 0]
+    assert read.tables[:, 0].tolist() == [4, 9, 9, 9]
+    assert read.experts is not None
+    experts = read.experts()
+    assert experts.slots.tolist() == [[1, -1], [-1, -1], [-1, -1], [-1, -1]]
+    (group,) = (group for group in experts.groups if len(group.tokens))
+    assert (group.slot, group.tokens.tolist(), group.gates.tolist()) == (1, [0], [0.25])
+    # Each as aligned as a tensor of its own, so that kernels are not compiled once more for it.
+    assert all(part.data_ptr() % 16 == step._device.data_ptr() % 16 for part in (read.positions, experts.group_start))
+
+
+def _chunk(position: int, blocks: list[int], slots: tuple[int, ...] = (), gates: tuple[float, ...] = ()) -> Chunk:
+    versions = [ExpertVersion(f"e{slot}", Path("e"), f"digest{number}", 0) for number, slot in enumerate(slots)]
+    tokens = tuple(range(100, 101 + position))
+    sequence = Sequence(Request("r", tokens, greedy(1)), tuple(zip(versions, gates, strict=True)), 0)
+    sequence.computed, sequence.blocks = position, blocks
+    if slots:
+        sequence.lease = Lease(tuple(Slot(slot) for slot in slots))
+    return Chunk(sequence, 1, True, False)
