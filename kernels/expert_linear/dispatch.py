@@ -55,7 +55,8 @@ def expert_linear(
         # Triton is optional, and takes a second to import.
         from kernels.expert_linear.triton import expert_linear_triton
 
-        return expert_linear_triton(x, weight, bias, bank, batch)
+        with torch.cuda.device(x.device):  # Triton launches on the current one, which is the first unless told
+            return expert_linear_triton(x, weight, bias, bank, batch)
     kernels = library() if x.device.type == "cpu" and compiles(x, bank) else None
     if kernels is not None and x.shape[0] <= MOST_TOKENS[x.dtype]:
         return expert_linear_compiled(kernels, x, weight, bias, bank, batch)

@@ -49,11 +49,10 @@ class _Inputs:
 
     @classmethod
     def of(cls, buffer: Tensor, bucket: Bucket, blocks: int) -> "_Inputs":
-        """The parts of a buffer of `words` int32."""
-        n, pairs = bucket.sequences, bucket.sequences * bucket.experts
-        parts = _split(buffer, [n, n, n * blocks, pairs, pairs, pairs, pairs + 1, pairs, pairs])
+        """The parts of a buffer of as many int32 as `_words` says."""
+        n, parts = bucket.sequences, _split(buffer, _sizes(bucket, blocks))
         tokens, positions, tables = next(parts), next(parts), next(parts).view(n, blocks)
-        if not pairs:
+        if not bucket.experts:
             return cls(tokens, positions, tables, None)
         slots, gates = next(parts).view(n, -1), next(parts).view(torch.float32).view(n, -1)
         groups, gate = (next(parts), next(parts), next(parts)), next(parts).view(torch.float32)
@@ -68,9 +67,14 @@ def _split(buffer: Tensor, sizes: list[int]) -> Iterator[Tensor]:
         first += _aligned(size)
 
 
-def _words(bucket: Bucket, blocks: int) -> int:
+def _sizes(bucket: Bucket, blocks: int) -> list[int]:
+    """Tokens, positions, tables; slots, gates, and the groups' slots, starts, tokens and gates."""
     n, pairs = bucket.sequences, bucket.sequences * bucket.experts
-    return sum(map(_aligned, [n, n, n * blocks, *[pairs] * 5, pairs + 1]))
+    return [n, n, n * blocks, pairs, pairs, pairs, pairs + 1, pairs, pairs]
+
+
+def _words(bucket: Bucket, blocks: int) -> int:
+    return sum(map(_aligned, _sizes(bucket, blocks)))
 
 
 def _aligned(size: int) -> int:

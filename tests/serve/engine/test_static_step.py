@@ -12,13 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kernels.expert_linear import ExpertBank, ExpertBatch
+from kernels.expert_linear.cpu import expert_linear_torch
 from serve.engine import Request
 from serve.engine.scheduler import Chunk
 from serve.engine.sequence import Sequence
 from serve.engine.static_step import Bucket, StaticStep
 from serve.experts import ExpertVersion
 from serve.experts.slots import Lease, Slot
-from serve.model import Decoder, KvCache, ResidualBanks, ResidualShape, read_config
+from serve.model import Decoder, KvCache, ResidualBanks, ResidualShape, load_model, read_config
+from tests.kernels.experts import random_rows
 from tests.serve.conftest import greedy, random_model
 from tests.serve.engine.replays import without_compiled_kernels
 
@@ -142,6 +144,34 @@ def test_a_step_is_computed_without_the_host(
     assert {len(plan.group_slot) for plan in launches} <= {bucket.sequences * bucket.experts}
 
 
+def test_the_kernels_of_a_gpu_are_right_at_every_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Triton's interpreter, which takes a second a step; the engine's tests have the products by torch."""
+    random_model(num_hidden_layers=1).save_pretrained(tmp_path)
+    decoder = load_model(tmp_path, torch.float32, torch.device("cpu"), 64)
+    banks = ResidualBanks(decoder, _everything(decoder), 3)
+    generator = torch.Generator().manual_seed(0)
+    for slot in range(3):
+        for bank in banks._banks.values():
+            bank.load(slot, *random_rows(bank.out_features, bank.in_features, 3, slot))
+        for delta in banks._deltas.values():
+            delta[slot] = 0.3 * torch.randn(delta.shape[1], generator=generator)
+    cache = KvCache.allocate(decoder.config, 9, BLOCK, torch.float32, decoder.device, spare=True).with_spare
+    assert cache is not None
+    logits = torch.empty(4, 97)
+    step = StaticStep(Bucket(4, 16, 2), decoder, cache, BLOCK, logits)
+    first, second, third = _chunk(0, [3], (2, 0), (0.5, 2.0)), _chunk(0, [8]), _chunk(1, [3], (1,), (-1.0,))
+    for chunks in ([first], [first, second], [third, second, _chunk(0, [5], (0,), (1.0,))]):
+        found = {}
+        for path in (expert_linear_torch, on_gpu.expert_linear_triton):
+            monkeypatch.setattr("kernels.expert_linear.dispatch.expert_linear_torch", path)
+            with without_compiled_kernels(), torch.inference_mode():
+                step.fill(chunks)
+                step.compute()
+            found[path] = logits[: len(chunks)].clone()
+        torch.testing.assert_close(*found.values(), rtol=1e-4, atol=1e-4)
+        assert bool(found[expert_linear_torch].isfinite().all())
+
+
 def _everything(decoder: Decoder) -> ResidualShape:
     """An expert that changes every parameter."""
     shapes = {name: placement.shape for name, placement in decoder.placements.items()}
@@ -160,7 +190,7 @@ def test_inputs_arrive_and_other_rows_are_in_the_spare_block(tmp_path: Path) -> 
     step.fill([_chunk(9, [3, 1, 7], (2, 0), (0.5, 2.0)), _chunk(0, [8]), _chunk(4, [5, 6], (3,), (1.0,))])
     step.fill([_chunk(2, [4], (1,), (0.25,))])
     read = step._read
-    assert read.tokens.tolist() == [102, 0, 0, 0]
+    assert read.tokens.tolist() == [52, 0, 0, 0]
     assert read.positions.tolist() == [2, 0, 0, 0]
     assert read.tables[:, 0].tolist() == [4, 9, 9, 9]
     assert read.experts is not None
@@ -174,7 +204,7 @@ def test_inputs_arrive_and_other_rows_are_in_the_spare_block(tmp_path: Path) -> 
 
 def _chunk(position: int, blocks: list[int], slots: tuple[int, ...] = (), gates: tuple[float, ...] = ()) -> Chunk:
     versions = [ExpertVersion(f"e{slot}", Path("e"), f"digest{number}", 0) for number, slot in enumerate(slots)]
-    tokens = tuple(range(100, 101 + position))
+    tokens = tuple(range(50, 51 + position))
     sequence = Sequence(Request("r", tokens, greedy(1)), tuple(zip(versions, gates, strict=True)), 0)
     sequence.computed, sequence.blocks = position, blocks
     if slots:
