@@ -105,7 +105,7 @@ def test_any_number_of_sequences(tiny: TinyBundle, sequences: int, rows: int) ->
 
 
 def test_one_graph_serves_whatever_experts_come(tiny: TinyBundle) -> None:
-    engine, compared, again = compared_engine(tiny.bundle, max_expert_slots=4)
+    engine, compared, again = compared_engine(tiny.bundle, max_expert_slots=4, block_size=5)
     make_resident(engine)
     waves: list[list[Experts]] = [
         [A, A, A],
@@ -148,6 +148,21 @@ def test_rows_that_are_not_wanted(tiny: TinyBundle) -> None:
     assert outputs["scored"][-1].finish_reason == "length"
     assert tokens_of(outputs["one"]) == tiny.greedy(prompt(8, 1), 3)
     assert Bucket(8, 16, 1) in compared.replayed
+
+
+def test_a_prompt_that_gets_one_token_a_step(tiny: TinyBundle) -> None:
+    """It has more blocks than the captured step has room for, and draws nothing."""
+    engine, compared, _ = compared_engine(tiny.bundle, max_num_seqs=4, max_num_batched_tokens=4)
+    make_resident(engine)
+    for number in range(3):
+        engine.add(Request(f"r{number}", prompt(number, 2), greedy(40), MIXES[number]))
+    while (
+        any(chunk.remaining > 1 or not chunk.generated for chunk in engine._scheduler.running) or not compared.replayed
+    ):
+        engine.step()
+    engine.add(Request("long", prompt(9, 30), greedy(2), A))
+    assert tokens_of(drain(engine)["long"]) == tiny.greedy(prompt(9, 30), 2, *A)
+    assert compared.replayed.count(Bucket(4, 16, 1)) > 8
 
 
 def failing_capture(work: Callable[[], None]) -> Again:
