@@ -50,13 +50,19 @@ class Embedding(Linear):
             values = self.bank.value[place].to(torch.float32) * gates[:, None]
             if self.bank.scale is not None:
                 values *= self.bank.scale[slots.clamp(min=0), tokens][:, None]
-            wide.scatter_add_(1, _columns(self.bank.index, place), values)
+            wide.scatter_add_(1, columns_at(self.bank.index, place, signed=x.device.type != "cpu"), values)
         return wide.to(x.dtype)
 
 
-def _columns(index: Tensor, place: tuple[Tensor | slice, ...]) -> Tensor:
-    """Some of a bank's column numbers, as int64. On a GPU torch does not index unsigned numbers of 16 bits."""
-    if index.dtype == torch.uint16:
+def columns_at(index: Tensor, place: tuple[Tensor | slice, ...], signed: bool) -> Tensor:
+    """Some of a bank's column numbers, as int64.
+
+    Args:
+        index: the bank's.
+        place: indices into it.
+        signed: read numbers of 16 bits as signed ones first, for torch does not index unsigned ones on a GPU.
+    """
+    if signed and index.dtype == torch.uint16:
         return index.view(torch.int16)[place].to(torch.int64) & 0xFFFF
     return index[place].to(torch.int64)
 
