@@ -65,7 +65,9 @@ class CudaCapture:
                     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                         work()
                 except BaseException:
-                    with suppress(Exception):  # it says so where the allocator is not in a capture
+                    # As `torch.cuda.use_mem_pool` leaves a pool; the first says so where the allocator has left it.
+                    with suppress(Exception):
                         torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+                        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
                     raise
         return graph

@@ -1,5 +1,6 @@
 """The calls that capturing makes, as torch.cuda takes them: there is no GPU to make them on."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from inspect import signature
 from typing import Any
@@ -62,12 +63,11 @@ class Calls:
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "the graph")
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
         monkeypatch.setattr(torch.cuda, "graph", Graph)
-        monkeypatch.setattr(
-            torch._C,
-            "_cuda_endAllocateToPool",
-            lambda device, pool: self.made.append(f"end {pool} of {device}"),
-            raising=False,
-        )
+        for name, said in (("_cuda_endAllocateToPool", "end"), ("_cuda_releasePool", "release")):
+            monkeypatch.setattr(torch._C, name, self.noting(said), raising=False)
+
+    def noting(self, said: str) -> Callable[[int, tuple[int, int]], None]:
+        return lambda device, pool: self.made.append(f"{said} {pool} of {device}")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_capture_that_fails_leaves_the_stream_and_the_allocator_as_they_were(c
     with pytest.raises(RuntimeError, match="capture was invalidated"):
         CudaCapture(torch.device("cuda"))(lambda: None)
     assert calls.current == "usual"
-    assert calls.made[-1] == "end (0, 1) of 0"
+    assert calls.made[-2:] == ["end (0, 1) of 0", "release (0, 1) of 0"]
 
 
 def test_torch_has_what_is_called() -> None:
