@@ -40,6 +40,7 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
     "demo": {},
     "fr": {"merge_method": "fr", "parameters": {"filter": "official", "r": 0.7, "lambda": 0.2}},
     "tsv_m": {"merge_method": "tsv_m", "parameters": {"lambda": 0.7}},
+    "iso_c": {"merge_method": "iso_c", "parameters": {"lambda": 0.6}},
     "task_arithmetic": {"merge_method": "task_arithmetic", "parameters": {"weight": 0.1}},
 }
 

@@ -37,6 +37,7 @@ def command(
     max_expert_host_bytes: options.MaxExpertHostBytes = None,
     patching: options.Patching = "off",
     enable_prefix_caching: options.EnablePrefixCaching = True,
+    enforce_eager: options.EnforceEager = False,
     seed: options.Seed = 0,
     router_threshold: options.RouterThreshold = None,
     shutdown_timeout: options.ShutdownTimeout = 30.0,

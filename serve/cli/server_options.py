@@ -80,6 +80,10 @@ EnablePrefixCaching = Annotated[
     bool,
     option("--enable-prefix-caching/--no-enable-prefix-caching", help="Reuse keys and values of equal prefixes."),
 ]
+EnforceEager = Annotated[
+    bool,
+    option("--enforce-eager/--no-enforce-eager", help="On a GPU: never capture decoding steps into CUDA graphs."),
+]
 Seed = Annotated[int, option("--seed", help="Seeds the requests that bring none.")]
 RouterThreshold = Annotated[
     float | None, option("--router-threshold", help="Confidence below which the backbone answers alone.")

@@ -140,7 +140,7 @@ OPTIONS = (
     "--api-key-file keys --admin-api-key a1 --admin-api-key a2 --admin-api-key-file admins --expert-dir e1 "
     "--expert-dir e2 --allowed-origins https://a.example --max-body-bytes 1MiB --max-choices 9 --log-prompts "
     "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --log-format json "
-    "--max-expert-host-bytes 3MB --patching auto --no-ui"
+    "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager"
 )
 TLS = "--ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password pw --ssl-ca-certs ca"
 
@@ -168,6 +168,7 @@ def test_serves_options(run: Run, settings: list[ServerSettings]):
     assert (engine.dtype, engine.device, engine.kv_cache_bytes) == ("float32", "cpu", 2 * 2**20)
     assert (engine.max_expert_slots, engine.enable_prefix_caching, engine.seed) == (4, False, 7)
     assert (engine.max_expert_host_bytes, engine.patching, api.ui) == (3 * 10**6, "auto", False)
+    assert engine.enforce_eager
 
 
 def test_deploys_options_are_serves(
