@@ -64,7 +64,7 @@ def measure(
         rows = _Rows({"overtone": ours.run, **others}, _reader(decoder))
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
-            rows.measure(cases, prefill)
+            rows.measure(number, cases, prefill)
     report = rows.context_report() if context is not None else rows.report()
     if context is None:
         narrow = write_model(folder / "narrow", shape.narrow(), EXPERTS, DENSITY, storage)
@@ -96,19 +96,24 @@ class _Rows:
         self._timings: dict[str, dict[str, list[Timing]]] = {name: {} for name in runs}
         self._prefill: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
 
-    def measure(self, cases: list[Case], prefill: list[Case]) -> None:
-        """One round: every case on the engine and on every peer that can run it."""
+    def measure(self, number: int, cases: list[Case], prefill: list[Case]) -> None:
+        """One round: every case on the engine and on every peer that can run it.
+
+        Who begins changes from round to round: memory's speed on a shared machine drifts within a case, too.
+        """
         for case in cases:
             self._floors.append(self._read())
-            for name, run in self._able(case):
+            for name, run in self._able(number, case):
                 self._timings[name].setdefault(case.name, []).append(run(case, STEPS + 1))
         for case in prefill:
             tokens = case.prompt * len(case.experts)
-            for name, run in self._able(case):
+            for name, run in self._able(number, case):
                 self._prefill[name].setdefault(case.name, []).append(1e3 * tokens / run(case, 1).first_ms)
 
-    def _able(self, case: Case) -> list[tuple[str, Run]]:
-        return [(name, run) for name, run in self._runs.items() if peers.takes(name, case)]
+    def _able(self, number: int, case: Case) -> list[tuple[str, Run]]:
+        able = [(name, run) for name, run in self._runs.items() if peers.takes(name, case)]
+        first = number % len(able)
+        return able[first:] + able[:first]
 
     def report(self) -> dict[str, Any]:
         """Steps after short prompts, time to the first token, and prefill."""
@@ -172,16 +177,19 @@ def _prefill_cases() -> list[Case]:
 
 
 def _reader(decoder: Decoder) -> Callable[[], float]:
-    """Milliseconds that reading all weights takes, streaming, with all threads, from memory held as the engine's is."""
+    """Milliseconds that reading all weights takes, streaming, with all threads, from memory held as the engine's is.
+
+    The median of as many readings as a case has steps, so that it is as steady as what it is compared with.
+    """
     memory = next(iter(decoder.placements.values())).part.tensor.untyped_storage()  # of all of them: hold_together
     words = torch.empty(0, dtype=torch.int64).set_(memory, 0, (memory.nbytes() // 8,), (1,))
 
-    def read() -> float:
+    def read_once() -> float:
         start = time.perf_counter()
         words.sum()
         return (time.perf_counter() - start) * 1e3
 
-    return read
+    return lambda: statistics.median(read_once() for _ in range(STEPS))
 
 
 def _spread(values: list[float]) -> dict[str, float]:
