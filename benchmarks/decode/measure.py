@@ -19,6 +19,8 @@ from merge.experts.storage import Storage
 from serve.model import Decoder, load_model
 
 STEPS = 32
+TURNS = 12
+FLOOR = "floor"
 EXPERTS = 8
 DENSITY = 0.01
 RANK = 16
@@ -65,6 +67,9 @@ def measure(
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             rows.measure(number, cases, prefill)
+        if context is None:
+            say("the engine's own cases in turn")
+            rows.alternate(cases)
     report = rows.context_report() if context is not None else rows.report()
     if context is None:
         narrow = write_model(folder / "narrow", shape.narrow(), EXPERTS, DENSITY, storage)
@@ -93,6 +98,7 @@ class _Rows:
     def __init__(self, runs: dict[str, Run], read: Callable[[], float]) -> None:
         self._runs, self._read = runs, read
         self._floors: list[float] = []
+        self._turns: dict[str, list[float]] = {}
         self._timings: dict[str, dict[str, list[Timing]]] = {name: {} for name in runs}
         self._prefill: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
 
@@ -110,6 +116,18 @@ class _Rows:
             for name, run in self._able(number, case):
                 self._prefill[name].setdefault(case.name, []).append(1e3 * tokens / run(case, 1).first_ms)
 
+    def alternate(self, cases: list[Case]) -> None:
+        """Reading the weights and the engine's cases, one after the other and again: what ratios are taken from.
+
+        Within a round a case and the one that it is compared with are up to a minute apart, in which memory's speed
+        changes by more than an expert costs.
+        """
+        for number in range(TURNS):
+            self._turns.setdefault(FLOOR, []).append(self._read())
+            for case in cases if number % 2 else reversed(cases):
+                step = self._runs["overtone"](case, STEPS + 1).step_ms
+                self._turns.setdefault(case.name, []).append(step)
+
     def _able(self, number: int, case: Case) -> list[tuple[str, Run]]:
         able = [(name, run) for name, run in self._runs.items() if peers.takes(name, case)]
         first = number % len(able)
@@ -121,7 +139,7 @@ class _Rows:
         return {
             "floor_ms": _round(statistics.median(self._floors)),
             "backbone_ms": {n: self._step(f"backbone/{n}") for n in ("1", "8")},
-            "backbone_vs_floor": {n: self._ratio(f"backbone/{n}", None) for n in ("1", "8")},
+            "backbone_vs_floor": {n: self._ratio(f"backbone/{n}", FLOOR) for n in ("1", "8")},
             "one_expert": {n: self._ratio(f"one_expert/{n}", f"backbone/{n}") for n in ("1", "8")},
             "distinct8": {"8": self._ratio("distinct8/8", "backbone/8")},
             "ttft_ms": _round(first),
@@ -146,12 +164,9 @@ class _Rows:
     def _step(self, case: str) -> float:
         return _round(statistics.median(t.step_ms for t in self._timings["overtone"][case]))
 
-    def _ratio(self, case: str, to: str | None) -> float:
-        """Median of the ratios within each round: to another case, or to the floor that was read just before."""
-        ours = self._timings["overtone"]
-        steps = [t.step_ms for t in ours[case]]
-        under = [t.step_ms for t in ours[to]] if to is not None else self._floors[list(ours).index(case) :: len(ours)]
-        return round(statistics.median(a / b for a, b in zip(steps, under, strict=True)), 3)
+    def _ratio(self, case: str, to: str) -> float:
+        """Median of the ratios of neighbouring turns."""
+        return round(statistics.median(a / b for a, b in zip(self._turns[case], self._turns[to], strict=True)), 3)
 
 
 def _context_cases(longest: int) -> list[Case]:

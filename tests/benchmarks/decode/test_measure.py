@@ -13,7 +13,8 @@ def test_a_report_has_what_it_promises(tmp_path):
     assert set(report["prefill_tokens_per_s"]["overtone"]) == {"backbone", "one_expert", "mixed"}
     assert report["patching"]["switch_ms"] > 0
     assert set(report["patching"]["saved_ms"]) == {"1", "8", "64", "256"}
-    assert said[-1] == "round 2 of 2"
+    assert set(report["backbone_vs_floor"]) == {"1", "8"}
+    assert said[-2:] == ["round 2 of 2", "the engine's own cases in turn"]
 
 
 def test_contexts_up_to_the_longest(tmp_path):
