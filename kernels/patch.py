@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct
 
@@ -114,9 +115,11 @@ def _patch_compiled(kernels: Library, weight: Tensor, index: Tensor, value: Tens
     if failed == NOT_PLAIN:
         return None
     count = int(starts[-1])
+    made = Patch(position[:count], original[:count])
     if count < len(position):
-        position, original = position[:count].clone(), original[:count].clone()
-    return Patch(position, original)
+        with suppress(MemoryError, RuntimeError):  # the weight has changed already: what was there must not be lost
+            made = Patch(made.position.clone(), made.original.clone())
+    return made
 
 
 def _patch_torch(weight: Tensor, index: Tensor, value: Tensor) -> Patch:
@@ -131,8 +134,9 @@ def _patch_torch(weight: Tensor, index: Tensor, value: Tensor) -> Patch:
         addend = torch.zeros(len(position), device=addend.device).index_add_(0, where, addend)
     flat = weight.view(-1)
     original = flat[position]
+    made = Patch(position.to(_position_dtype(weight)), original)
     flat[position] = (original.to(torch.float32) + addend).to(weight.dtype)
-    return Patch(position.to(_position_dtype(weight)), original)
+    return made
 
 
 def _position_dtype(weight: Tensor) -> torch.dtype:

@@ -59,6 +59,7 @@ def card_of_decode(report: Mapping[str, Any], load_bytes_per_s: float, dollars_p
         one, eight = steps["backbone/1"], steps["backbone/8"]
         single, mixed = steps["one_expert/8"], steps["distinct8/8"]
         prefill = max(report["prefill_tokens_per_s"]["overtone"].values())
+        expert_bytes = _ENTRY_BYTES[report["storage"]] * report["density"] * report["parameters"]
     except KeyError as error:
         raise ValueError(
             f"the decode report has no {error}; it is made by python -m benchmarks.decode --json"
@@ -71,7 +72,7 @@ def card_of_decode(report: Mapping[str, Any], load_bytes_per_s: float, dollars_p
         first_expert_ms=max(single - eight - expert, 0.0),
         expert_ms=expert,
         prompt_ms=1e3 / prefill,
-        expert_bytes=_ENTRY_BYTES[report["storage"]] * report["density"] * report["parameters"],
+        expert_bytes=expert_bytes,
         load_bytes_per_s=load_bytes_per_s,
         dollars_per_hour=dollars_per_hour,
     )

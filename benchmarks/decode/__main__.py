@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.decode.measure import measure
 from benchmarks.decode.model import Shape
-from benchmarks.decode.peers import NAMES
+from benchmarks.decode.peers import COMPILED, NAMES
 
 
 def main() -> None:
@@ -19,7 +19,9 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--context", type=int, help="measure steps at contexts up to this many tokens")
-    parser.add_argument("--peers", nargs="?", const=",".join(NAMES), default="", help=f"any of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--peers", nargs="?", const=",".join(NAMES), default="", help=f"any of {', '.join((*NAMES, *COMPILED))}"
+    )
     parser.add_argument("--storage", choices=("int8", "bf16"), default="int8", help="of the experts' values")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="four layers, two rounds")

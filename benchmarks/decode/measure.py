@@ -142,6 +142,7 @@ class _Rows:
             "backbone_vs_floor": {n: self._ratio(f"backbone/{n}", FLOOR) for n in ("1", "8")},
             "one_expert": {n: self._ratio(f"one_expert/{n}", f"backbone/{n}") for n in ("1", "8")},
             "distinct8": {"8": self._ratio("distinct8/8", "backbone/8")},
+            "turns_ms": {name: _round(statistics.median(found)) for name, found in self._turns.items()},
             "ttft_ms": _round(first),
             "prefill_tokens_per_s": {
                 name: {case: round(statistics.median(found)) for case, found in cases.items()}

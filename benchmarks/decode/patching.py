@@ -4,7 +4,7 @@ from typing import Any
 
 from merge.bundle import Bundle
 from serve.engine.patch_costs import measure_patch_costs
-from serve.model import Decoder, KvCache, ResidualBanks, ResidualShape
+from serve.model import Decoder, ResidualBanks, ResidualShape
 
 _MOST_TOKENS = 2048
 
@@ -19,8 +19,7 @@ def patching(bundle: Bundle, decoder: Decoder) -> dict[str, Any]:
     name = bundle.expert_names[0]
     banks = ResidualBanks(decoder, ResidualShape.of([bundle.expert_path(name)]), 1)
     banks.load(0, banks.pack(bundle.read_expert(name)))
-    cache = KvCache.allocate(decoder.config, 1, 16, decoder.dtype, decoder.device)
-    costs = measure_patch_costs(decoder, cache, banks, 0, _MOST_TOKENS)
+    costs = measure_patch_costs(decoder, banks, 0, _MOST_TOKENS)
     return {
         "switch_ms": round(1e3 * costs.switch_seconds, 3),
         "saved_ms": {str(size): round(1e3 * saved, 3) for size, saved in zip(costs.tokens, costs.saved, strict=True)},

@@ -15,7 +15,9 @@ from benchmarks.decode.timing import Run, Timing
 from benchmarks.peers import LLAMA, OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
 
 NAMES = ("vllm", "vllm-lora", "peft", "openvino", "llama.cpp")
-WITHOUT_ADAPTERS = ("vllm", "openvino", "llama.cpp")
+COMPILED = ("vllm-compiled", "vllm-lora-compiled")
+"""vLLM with its model compiled by torch instead of eager, which takes minutes to start: run where they are named."""
+WITHOUT_ADAPTERS = ("vllm", "vllm-compiled", "openvino", "llama.cpp")
 """Peers, as they are started here, that run the backbone alone."""
 FOLDER = Path(peers.__file__).parent
 
@@ -29,9 +31,9 @@ def running(
     Raises:
         PeerError: a peer is unknown, or cannot be installed or started.
     """
-    unknown = sorted(set(names) - set(NAMES))
+    unknown = sorted(set(names) - {*NAMES, *COMPILED})
     if unknown:
-        raise PeerError(f"no peer {unknown[0]!r}; there are: {', '.join(NAMES)}")
+        raise PeerError(f"no peer {unknown[0]!r}; there are: {', '.join((*NAMES, *COMPILED))}")
     with ExitStack() as stack:
         found: dict[str, Run] = {}
 
@@ -45,11 +47,12 @@ def running(
             "VLLM_CPU_OMP_THREADS_BIND": "0-1",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
-        if "vllm" in names:
-            start("vllm", "vllm_worker.py", prepare(VLLM, say), str(model), str(length), **settings)
-        if "vllm-lora" in names:
-            python = prepare(VLLM, say)
-            start("vllm-lora", "vllm_worker.py", python, str(model), str(length), str(loras), **settings)
+        for name in ("vllm", "vllm-lora", *COMPILED):
+            if name in names:
+                mode = "compiled" if name in COMPILED else "eager"
+                folder = () if name in WITHOUT_ADAPTERS else (str(loras),)
+                arguments = (str(model), str(length), mode, *folder)
+                start(name, "vllm_worker.py", prepare(VLLM, say), *arguments, **settings)
         if "peft" in names:
             start("peft", "peft_worker.py", prepare(PEFT, say), str(model), str(loras))
         if "openvino" in names:

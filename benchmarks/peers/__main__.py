@@ -67,15 +67,16 @@ def measure(names: list[str], rounds: int, requests: int, tokens: int, quick: bo
         write_loras(Path(folder) / "loras", bundle, EXPERTS, RANK)
         with running(names, bundle.path, Path(folder) / "loras", EXPERTS, _say) as servers:
             for number in range(rounds):
-                for load, (users, popularity) in LOADS.items():
+                for place, (load, (users, popularity)) in enumerate(LOADS.items()):
+                    seed = number * len(LOADS) + place  # no load's prompts are another's
                     workload = Workload(
                         users * requests,
                         users,
                         popularity,
                         Lengths(1, 1),
                         Lengths(tokens, tokens),
-                        number,
-                        prompts=texts(users * (requests + 1), 32, shape.vocabulary, number),
+                        seed,
+                        prompts=texts(users * (requests + 1), 32, shape.vocabulary, seed),
                     )
                     for name, (server, target) in servers.items():
                         if popularity.kind != "backbone" and not target.experts:

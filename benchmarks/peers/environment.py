@@ -31,8 +31,8 @@ class Environment:
     Attributes:
         name: its folder in the cache.
         packages: installed with all they need.
-        bare: installed alone, and then what it needs but torch: a package that asks for a build of torch that the
-            index at hand does not have.
+        bare: installed alone, and then what it needs but torch: a package that asks for a build of torch that PyPI
+            does not have.
         compiled: whether pip compiles one of them on this machine, which takes minutes.
     """
 

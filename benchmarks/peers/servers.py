@@ -59,7 +59,8 @@ def running(
                 "warning",
             ]
             target = Target(f"http://127.0.0.1:{port}", "backbone", ours)
-            start("overtone", [*command, "--max-num-seqs", str(USERS)], target, "/ready")
+            options = f"--no-enable-prefix-caching --max-num-seqs {USERS}"
+            start("overtone", [*command, *options.split()], target, "/ready")
         if "vllm" in names:
             port = str(free_port())
             program = [prepare(VLLM, say), PLAIN_TOKENIZER, VLLM_MODULE]

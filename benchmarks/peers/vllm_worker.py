@@ -1,4 +1,7 @@
-"""vLLM as a worker: run by its own environment's interpreter, with a model and, for LoRAs, a folder of adapters."""
+"""vLLM as a worker, run by its own environment's interpreter.
+
+Arguments: a model, the longest sequence, `eager` or `compiled`, and for LoRAs a folder of adapters.
+"""
 
 import json
 import sys
@@ -27,13 +30,13 @@ def arrivals(engine: Any, prompts: list[list[int]], loras: list[Any], params: Sa
 
 def main() -> None:
     """Answer questions until stdin ends."""
-    model, length, *folder = sys.argv[1:]
+    model, length, mode, *folder = sys.argv[1:]
     adapters = sorted(Path(folder[0]).iterdir()) if folder else []
     lora: dict[str, Any] = {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": 16} if adapters else {}
     engine = LLM(
         model,
         dtype="bfloat16",
-        enforce_eager=True,
+        enforce_eager=mode == "eager",
         enable_prefix_caching=False,
         skip_tokenizer_init=True,
         max_model_len=int(length),

@@ -42,15 +42,20 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     """
     observer = observer or SilentObserver()
     device = _device(config)
+    spare = captures_steps(config, device)
+    if spare and config.patching == "auto":
+        _log.warning(
+            "patching is timed with steps that are launched kernel by kernel; captured ones gain less, so that it "
+            "begins sooner than it pays: enforce_eager makes the two alike"
+        )
     max_model_len = _max_model_len(config, read_config(bundle.backbone_dir).max_positions)
     decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len)
     names = bundle.expert_names
     slots = min(len(names), MAX_DEFAULT_SLOTS) if config.max_expert_slots is None else config.max_expert_slots
     banks = ResidualBanks(decoder, ResidualShape.of([bundle.expert_path(name) for name in names]), slots)
-    spare = captures_steps(config, device)
+    costs = _patch_costs(bundle, decoder, banks, config) if config.patching == "auto" else None
     blocks = num_blocks(decoder, config, max_model_len, spare)
     cache = KvCache.allocate(decoder.config, blocks, config.block_size, decoder.dtype, device, spare)
-    costs = _patch_costs(bundle, decoder, cache, banks, config) if config.patching == "auto" else None
     host_bytes = config.max_expert_host_bytes
     if host_bytes is None and device.type == "cpu":
         host_bytes = 0  # the slots are host memory already
@@ -62,17 +67,20 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     return AsyncEngine(engine, config, observer, wake)
 
 
-def _patch_costs(
-    bundle: Bundle, decoder: Decoder, cache: KvCache, banks: ResidualBanks, config: EngineConfig
-) -> PatchCosts | None:
-    """Timed with the first expert of the bundle that can be read; None where there is none."""
+def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config: EngineConfig) -> PatchCosts | None:
+    """Timed with the first expert of the bundle that can be read; None where there is none, or timing it fails."""
     for name in bundle.expert_names if banks.slots else ():
         try:
             packed = banks.pack(bundle.read_expert(name))
         except (BundleError, ModelError):
             continue  # it is refused, with the reason, when somebody asks for it
         banks.load(0, packed)
-        costs = measure_patch_costs(decoder, cache, banks, 0, config.max_num_batched_tokens)
+        try:
+            costs = measure_patch_costs(decoder, banks, 0, config.max_num_batched_tokens)
+        except Exception as error:
+            banks.unpatch()
+            _log.warning("patching could not be timed, steps stay fused: %s: %s", type(error).__name__, error)
+            return None
         _log.info("patching, timed with expert %s: %s", name, costs)
         return costs
     return None

@@ -58,9 +58,11 @@ class CudaCapture:
             # Where the end of a capture fails, `torch.cuda.graph` does not go back to the stream before: this does.
             with torch.cuda.stream(before):
                 stream.wait_stream(before)
-                with torch.cuda.stream(stream):
-                    work()
-                before.wait_stream(stream)
+                try:
+                    with torch.cuda.stream(stream):
+                        work()
+                finally:  # what it began writes to the cache, and an eager step comes next
+                    before.wait_stream(stream)
                 try:
                     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                         work()

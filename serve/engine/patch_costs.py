@@ -20,6 +20,7 @@ _LOGITS = 64
 _ROUNDS = 7
 _FEWEST_ROUNDS = 2
 _SECONDS_A_SIZE = 2.0
+_BLOCK = 1
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ class PatchCosts:
         return f"to patch and unpatch takes {1e3 * self.switch_seconds:.1f} ms; saved a step: {saved} tokens"
 
 
-def measure_patch_costs(
-    decoder: Decoder, cache: KvCache, banks: ResidualBanks, slot: int, most_tokens: int
-) -> PatchCosts:
+def measure_patch_costs(decoder: Decoder, banks: ResidualBanks, slot: int, most_tokens: int) -> PatchCosts:
     """Time fused and plain steps in turn, and patching.
 
     A plain step does what a patched one does. Each size's saving is the median over rounds of the difference, so that
@@ -62,15 +61,16 @@ def measure_patch_costs(
 
     Args:
         decoder: whose weights are patched; they are restored to the last bit.
-        cache: no request may use it yet: block 0 is written to.
         banks: with an expert in `slot`.
         slot: which is timed.
         most_tokens: that a step may have.
     """
     sizes = [size for size in _SIZES if size <= most_tokens]
+    # Of its own, since nothing of the timed tokens may stay where requests look.
+    cache = KvCache.allocate(decoder.config, sizes[-1], _BLOCK, decoder.dtype, decoder.device)
     saved = []
     for size in sizes:
-        plain, fused = _batch(decoder, cache, size, None), _batch(decoder, cache, size, slot)
+        plain, fused = _batch(decoder, size, None), _batch(decoder, size, slot)
         differences: list[float] = []
         started = time.perf_counter()
         for number in range(_ROUNDS + 1):
@@ -97,11 +97,12 @@ def _step(decoder: Decoder, cache: KvCache, batch: ForwardBatch) -> None:
             decoder.logits(hidden, batch.experts)
 
 
-def _batch(decoder: Decoder, cache: KvCache, tokens: int, slot: int | None) -> ForwardBatch:
-    """So many sequences of one token, all in the first place of the cache."""
+def _batch(decoder: Decoder, tokens: int, slot: int | None) -> ForwardBatch:
+    """So many sequences of one token, each in a block of its own."""
     device, one = decoder.device, [1] * tokens
     zeros = torch.zeros(tokens, dtype=torch.int64, device=device)
-    tables = torch.zeros(tokens, 1, dtype=torch.int32, device=device)
+    places = torch.arange(tokens, device=device)
+    tables = places.to(torch.int32)[:, None]
     experts = None
     if slot is not None:
         slots = torch.full((tokens, 1), slot, dtype=torch.int32)
@@ -109,10 +110,8 @@ def _batch(decoder: Decoder, cache: KvCache, tokens: int, slot: int | None) -> F
     return ForwardBatch(
         tokens=zeros,
         positions=zeros,
-        slot_mapping=zeros,
-        attention={
-            window: AttentionBatch.build(tables, one, one, cache.keys[0].shape[1], window) for window in decoder.windows
-        },
+        slot_mapping=places,
+        attention={window: AttentionBatch.build(tables, one, one, _BLOCK, window) for window in decoder.windows},
         experts=experts,
     )
 

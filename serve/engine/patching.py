@@ -9,6 +9,9 @@ from serve.model import ResidualBanks
 
 _log = logging.getLogger("overtone")
 
+_HALFWAY = ""
+"""No expert's digest: weights that are neither the backbone's nor an expert's."""
+
 
 class Patching:
     """Puts an expert into the weights once that pays, and takes it out when another comes.
@@ -35,8 +38,7 @@ class Patching:
             return False
         digest = _only_expert(chunks)
         if self._patched is not None and self._patched != digest:
-            self._banks.unpatch()
-            self._patched = None
+            self._restore()
         if digest != self._alone:
             self._alone, self._lost = digest, 0.0
         lease = chunks[0].sequence.lease
@@ -47,13 +49,21 @@ class Patching:
         return self._patched is not None
 
     def _patch(self, digest: str, slot: int) -> None:
-        self._lost = 0.0
+        self._lost, self._patched = 0.0, _HALFWAY
         try:
             self._banks.patch(slot)
-        except Exception as error:  # the banks have undone it, and fused steps give the same tokens
-            _log.warning("an expert could not be patched into the weights, steps stay fused: %s", error)
+        except Exception as error:
+            self._restore()
+            self._costs = None
+            _log.warning("an expert could not be patched into the weights, steps stay fused from now on: %s", error)
         else:
             self._patched = digest
+
+    def _restore(self) -> None:
+        """Take out what is patched. Where that fails the step does, and the next one begins with it."""
+        self._patched = _HALFWAY
+        self._banks.unpatch()
+        self._patched = None
 
 
 def _only_expert(chunks: Rows[Chunk]) -> str | None:

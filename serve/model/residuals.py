@@ -207,9 +207,13 @@ class ResidualBanks:
             raise
 
     def unpatch(self) -> None:
-        """Restore the weights to the last bit; nothing where they are not patched."""
+        """Restore the weights to the last bit; nothing where they are not patched.
+
+        Where that fails, what is not restored yet is so by the next call.
+        """
         while self._undo:
-            self._undo.pop()()
+            self._undo[-1]()
+            self._undo.pop()
 
     def _placement(self, who: str, name: str, rows: int, dims: int) -> Placement:
         placement = self._placements.get(name)

@@ -14,6 +14,7 @@ def test_a_report_has_what_it_promises(tmp_path):
     assert report["patching"]["switch_ms"] > 0
     assert set(report["patching"]["saved_ms"]) == {"1", "8", "64", "256"}
     assert set(report["backbone_vs_floor"]) == {"1", "8"}
+    assert set(report["turns_ms"]) == {"floor", *report["steps_ms"]["overtone"]}
     assert said[-2:] == ["round 2 of 2", "the engine's own cases in turn"]
 
 

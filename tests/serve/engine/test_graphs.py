@@ -238,7 +238,7 @@ def test_a_patched_steps_bucket_is_the_plain_one() -> None:
     assert bucket_of(chunks(7, experts=1), True, GraphLimits()) == Bucket(1, 256, 0)
 
 
-def test_captures_are_bounded_and_wait_for_a_second_step(tiny: TinyBundle) -> None:
+def test_captures_are_bounded_and_spare_the_first_steps_of_a_bucket(tiny: TinyBundle) -> None:
     again = Again()
     limits = GraphLimits(least_context=4, eager_steps=3, most_graphs=2)
     engine, graphs = capturing_engine(tiny.bundle, again, limits)

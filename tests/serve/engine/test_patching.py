@@ -1,13 +1,15 @@
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from merge.bundle import write_expert
 from serve.engine import Engine, Request, SilentObserver, StepRecord, build
 from serve.engine.patch_costs import PatchCosts
 from serve.model import ResidualBanks
-from tests.serve.conftest import TinyBundle, drain, engine_of, greedy, tokens_of
+from tests.serve.conftest import TinyBundle, drain, engine_of, greedy, random_expert, tokens_of
 
 PROMPT = (11, 22, 33, 44, 55)
 A, B = (("a", 1.0),), (("b", 1.0),)
@@ -36,9 +38,9 @@ def modes() -> Modes:
 def build_with(tiny: TinyBundle, modes: Modes, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Makes an engine that was told what patching costs."""
 
-    def make(switch: float, tokens: tuple[int, ...] = (1,), saved: tuple[float, ...] = (1.0,)) -> Engine:
-        monkeypatch.setattr(build, "measure_patch_costs", lambda *_: PatchCosts(switch, tokens, saved))
-        settings = {"max_expert_slots": 2, "enable_prefix_caching": False}
+    def make(switch: float, saved: float = 1.0, prefix_caching: bool = False) -> Engine:
+        monkeypatch.setattr(build, "measure_patch_costs", lambda *_: PatchCosts(switch, (1,), (saved,)))
+        settings = {"max_expert_slots": 2, "enable_prefix_caching": prefix_caching}
         return engine_of(tiny.bundle, modes, patching="auto", **settings).engine
 
     return make
@@ -98,7 +100,7 @@ def test_traffic_that_keeps_changing_is_never_patched(tiny: TinyBundle, modes: M
 
 
 def test_nothing_is_patched_where_it_saves_nothing(tiny: TinyBundle, modes: Modes, build_with: Build) -> None:
-    run(build_with(switch=1e-3, saved=(0.0,)), tiny, 30, A)
+    run(build_with(switch=1e-3, saved=0.0), tiny, 30, A)
     assert set(modes.take()) == {"fused"}
 
 
@@ -136,6 +138,51 @@ def test_a_patch_that_fails_halfway_is_undone_and_steps_stay_fused(
     with caplog.at_level(logging.WARNING, "overtone"):
         run(engine, tiny, 8, A)
     assert set(modes.take()) == {"fused"}
-    assert "could not be patched into the weights, steps stay fused: full" in caplog.text
+    assert "could not be patched into the weights, steps stay fused from now on: full" in caplog.text
+    assert caplog.text.count("could not be patched") == 1
     after = weights(engine)
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_what_could_not_be_taken_out_is_before_any_other_step(
+    tiny: TinyBundle, modes: Modes, build_with: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ResidualBanks.patch.__globals__
+    unpatch, calls = names["unpatch"], []
+
+    def fail_third(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise MemoryError("full")
+        unpatch(*arguments)
+
+    engine = build_with(switch=1.0)
+    before = weights(engine)
+    monkeypatch.setitem(names, "unpatch", fail_third)
+    run(engine, tiny, 3, A)
+    assert set(modes.take()) == {"patched"}
+    engine.add(Request("unlucky", PROMPT, greedy(3), ()))
+    assert drain(engine)["unlucky"][-1].error == "the step failed: MemoryError: full"
+    run(engine, tiny, 3, A)  # from whole weights again, and not from those that were left
+    run(engine, tiny, 3, ())
+    after = weights(engine)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_reload_while_patched_is_served_with_the_new_weights(
+    tiny: TinyBundle, modes: Modes, build_with: Build, tmp_path: Path
+) -> None:
+    engine = build_with(switch=1.0)
+    run(engine, tiny, 3, A)
+    other = random_expert(tiny.model, tiny.bundle.manifest.backbone_digest, "a", seed=77)
+    write_expert(tmp_path / "a.safetensors", other)
+    engine.experts.load("a", tmp_path / "a.safetensors")
+    run(engine, TinyBundle(tiny.bundle, tiny.model, {"a": other}), 4, A)
+    assert set(modes.take()) == {"patched"}
+
+
+def test_patching_and_shared_prefixes_go_together(tiny: TinyBundle, modes: Modes, build_with: Build) -> None:
+    engine = build_with(switch=8.0, prefix_caching=True)
+    for mix in (A, A, B, A, ()):
+        run(engine, tiny, 6, mix)
+    assert {"fused", "patched", "plain"} == set(modes.take())
