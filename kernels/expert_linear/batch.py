@@ -144,7 +144,8 @@ class ExpertBatch:
 
         Shapes are maxima, T * m groups and as many pairs, so that whatever experts the tokens of the next step carry,
         a kernel that was launched with these shapes does all of their work. Slots are not checked against the banks:
-        whoever fills the plan names only those that there are.
+        whoever fills the plan names only those that there are. It has no `columns`, by which larger batches are
+        launched, and its `highest_slot` says only that there may be experts.
 
         Args:
             slots: `[T, m]` int32, T up to 64.

@@ -5,9 +5,9 @@ from collections.abc import Sequence as Rows
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.expert_linear.batch import NO_EXPERT
 from serve.engine.scheduler import Chunk
 
-_NO_EXPERT = -1
 Mix = tuple[int, tuple[int, ...], tuple[float, ...]]
 """Of a chunk: how many tokens, and their experts' slots and gates."""
 
@@ -23,7 +23,7 @@ def mix_of(chunk: Chunk) -> Mix:
 def slots_and_gates(mixes: Rows[Mix]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """A row for each mix, as wide as the widest of them: slots, -1 for none, and gates."""
     width = max(len(found) for _, found, _ in mixes)
-    slots = np.full((len(mixes), width), _NO_EXPERT, dtype=np.int32)
+    slots = np.full((len(mixes), width), NO_EXPERT, dtype=np.int32)
     gates = np.ones((len(mixes), width), dtype=np.float32)
     for row, (_, found, weights) in enumerate(mixes):
         slots[row, : len(found)], gates[row, : len(found)] = found, weights
