@@ -3,6 +3,7 @@
 Requests for several adapters share a batch through `adapter_names`; without adapters the model is transformers' own.
 """
 
+import inspect
 import json
 import sys
 import time
@@ -11,17 +12,20 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 
 def arrivals(model: Any, prompts: list[list[int]], tokens: int, options: dict[str, Any]) -> list[list[float]]:
     """When each greedy token of each prompt came, in seconds; the prompts have one length."""
     start = time.perf_counter()
-    step, past, times = torch.tensor(prompts), None, []
+    forward = getattr(model, "get_base_model", lambda: model)().forward
+    # transformers 5.24 renamed the argument.
+    name = "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+    step, cache, times = torch.tensor(prompts), {name: DynamicCache()}, []
     with torch.inference_mode():
         for _ in range(tokens):
-            out = model(input_ids=step, past_key_values=past, use_cache=True, logits_to_keep=1, **options)
-            past, step = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+            out = model(input_ids=step, use_cache=True, logits_to_keep=1, **cache, **options)
+            step = out.logits[:, -1].argmax(-1, keepdim=True)
             times.append(time.perf_counter() - start)
     return [times] * len(prompts)
 

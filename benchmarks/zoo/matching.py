@@ -1,9 +1,10 @@
 """Greedy replies in batches, and how many of them are exactly right."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.zoo.task import Example
@@ -40,12 +41,13 @@ def greedy_replies(
     Returns:
         One text a prompt, in their order, without special tokens; it begins with the newline.
     """
+    generate: Callable[..., Tensor] = model.generate
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     replies = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = tokenizer([prompts[i] for i in chosen], padding=True, padding_side="left", return_tensors="pt")
-        generated = model.generate(  # type: ignore[misc]
+        generated = generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             do_sample=False,

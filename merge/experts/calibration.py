@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from merge.experts.running import cache_keyword
+
 
 class CalibrationError(ValueError):
     """A calibration file is missing, malformed or lacks a task. The message is one line."""
@@ -114,13 +116,12 @@ def _continue(
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     position = (real.cumsum(1) - 1).clamp_min(0)
-    cache = DynamicCache()
+    cache = {cache_keyword(model): DynamicCache()}
     replies: list[list[int]] = [[] for _ in prompts]
     running = set(range(len(prompts)))
     for _ in range(limit):
         output = model(
-            input_ids=ids, attention_mask=real, position_ids=position, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
+            input_ids=ids, attention_mask=real, position_ids=position, use_cache=True, logits_to_keep=1, **cache,
         )  # fmt: skip
         ids = output.logits[:, -1].argmax(-1, keepdim=True)
         for row in sorted(running):

@@ -1,5 +1,6 @@
 """Running a checkpoint: one decoder in memory, whose weights are exchanged from task to task."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def _parameters(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, tor
         where = "is not in the checkpoint" if differ[0] in parameters else "is no parameter of the model"
         raise CheckpointError(f"{checkpoint.path} cannot be run: {differ[0]} {where} ({len(differ)} names differ)")
     return parameters
+
+
+def cache_keyword(model: PreTrainedModel) -> str:
+    """Name of the argument of a model's call that takes the key-value cache.
+
+    transformers 5.24 renamed `past_key_values` to `cache`, and warns of the old name.
+    """
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

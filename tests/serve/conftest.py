@@ -30,6 +30,7 @@ from merge.bundle import (
     open_bundle,
     write_expert,
 )
+from merge.experts.running import cache_keyword
 from serve.engine import (
     AsyncEngine,
     Engine,
@@ -130,10 +131,10 @@ class TinyBundle:
     def greedy(self, prompt: Sequence[int], tokens: int, *experts: tuple[str, float]) -> list[int]:
         """What transformers generates greedily with dense weights, never stopping early."""
         model, found = self.dense(*experts), list[int]()
-        cache, step = DynamicCache(config=model.config), torch.tensor([list(prompt)])
+        cache, step = {cache_keyword(model): DynamicCache(config=model.config)}, torch.tensor([list(prompt)])
         with torch.inference_mode():
             while len(found) < tokens:
-                logits = model(step, past_key_values=cache, use_cache=True).logits
+                logits = model(step, use_cache=True, **cache).logits
                 found.append(int(logits[0, -1].argmax()))
                 step = torch.tensor([found[-1:]])
         return found
