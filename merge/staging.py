@@ -1,14 +1,14 @@
-"""A bundle in the making that can be gone on with after its process was killed."""
+"""A bundle in the making that can be resumed after its process was killed or failed."""
 
+import errno
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from merge.bundle import BundleWriter, Manifest, ManifestFields
+from merge.bundle import BundleWriter
 from merge.bundle.digest import file_digest
 from merge.bundle.files import replaced
 
@@ -19,9 +19,10 @@ JOURNAL = ".journal.json"
 class Staging(BundleWriter):
     """A `BundleWriter` that writes down which parts are finished.
 
-    A process that is killed leaves its staging directory behind. The next merge to the same place removes it or, with
-    `resume`, takes it over where it was made from the same recipe, inputs and libraries: finished parts, checked by
-    their digests, stay, and everything else in it goes. Ctrl-C leaves it behind as well; any other failure removes it.
+    A process that is killed leaves its staging directory behind, and so does a merge that fails after at least one part
+    was finished: a full disk or a fault in the last part does not cost the hours before it. The next merge to the same
+    place removes what was left or, with `resume`, takes it over where it was made from the same recipe, inputs and
+    libraries: finished parts, checked by their digests, stay, and everything else in it goes.
     """
 
     def __init__(self, out: Path, overwrite: bool, key: str, resume: bool) -> None:
@@ -34,29 +35,40 @@ class Staging(BundleWriter):
             resume: take over what a killed merge left.
         """
         super().__init__(out, overwrite)
-        self._out_path = out.absolute()
+        self._aside = self.path.with_name(f".{out.name}.resumed")
+        self.scratch = frozenset({JOURNAL})
         self._key = key
         self._resume = resume
         self._parts: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
-        # Under this name it is safe from the writer, which removes the staging directories of dead processes.
-        aside = self.path.with_name(f".{self._out_path.name}.resumed")
-        taken = self._abandoned(aside) if self._resume else None
-        if taken is not None and taken != aside:
-            shutil.rmtree(aside, ignore_errors=True)
-            taken.rename(aside)
         super().__enter__()
-        if taken is not None:
-            self._take_over(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        if self._aside.is_dir():
+            self._take_over(self._aside)
+            shutil.rmtree(self._aside, ignore_errors=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or not issubclass(kind, KeyboardInterrupt):
+        if error is None or not self._parts or not self.path.exists():
             super().__exit__(kind, error, trace)
+            return
+        self._unlock()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            error.filename = str(self.path)  # a failed write does not say where
+        error.add_note(
+            f"finished parts ({', '.join(self._parts)}) are kept in {self.path}: run the same command with --resume"
+        )
+
+    def _prepare(self) -> None:
+        # Under this name it is safe from the writer, which removes the staging directories of dead processes.
+        taken = self._abandoned() if self._resume else None
+        if taken != self._aside:
+            shutil.rmtree(self._aside, ignore_errors=True)
+        if taken is not None and taken != self._aside:
+            taken.rename(self._aside)
+        super()._prepare()
 
     def finished(self, part: str) -> Mapping[str, Any] | None:
         """What was recorded with a part that is finished; None: it is not."""
@@ -75,18 +87,10 @@ class Staging(BundleWriter):
         with replaced(self.path / JOURNAL) as partial:
             partial.write_text(json.dumps({"key": self._key, "parts": self._parts}))
 
-    def finish(self, fields: ManifestFields) -> Manifest:
-        """Drop the journal, then finish the bundle."""
-        (self.path / JOURNAL).unlink(missing_ok=True)
-        return super().finish(fields)
-
-    def _abandoned(self, aside: Path) -> Path | None:
+    def _abandoned(self) -> Path | None:
         """The staging directory of a dead process with this key; of several the one that got furthest."""
-        pattern = re.compile(rf"\.{re.escape(self._out_path.name)}\.staging-\d+")
-        candidates = [aside] if aside.is_dir() else []
-        for sibling in self._out_path.parent.iterdir() if self._out_path.parent.is_dir() else ():
-            if pattern.fullmatch(sibling.name) and not self.in_use(sibling):
-                candidates.append(sibling)
+        candidates = [self._aside] if self._aside.is_dir() else []
+        candidates += [sibling for sibling in self._siblings() if ".staging-" in sibling.name]
         journals = [(_journal(folder), folder) for folder in sorted(candidates)]
         fitting = [(len(parts), folder) for (key, parts), folder in journals if key == self._key]
         return max(fitting)[1] if fitting else None

@@ -1,4 +1,8 @@
-"""Durable files: what is written is on disk, and under its name only when complete."""
+"""Durable files: what is written is on disk, and under its name only when complete.
+
+Files get the mode that the umask allows, as `open` gives it, whatever wrote them: safetensors creates files that only
+their owner can read, and a bundle is merged by one user and served by another.
+"""
 
 import os
 import shutil
@@ -18,12 +22,26 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def share_files(directory: Path) -> None:
+    """Give every file below a directory the mode that the directory's own implies, without the right to execute.
+
+    The directory must have been made by `mkdir`, which obeys the umask.
+    """
+    mode = directory.stat().st_mode & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Give a temporary sibling to write to; on success it is flushed and takes `path`'s place, else it is removed."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode & 0o777
         yield partial
+        partial.chmod(mode)
         fsync_path(partial)
         partial.replace(path)
         fsync_path(path.parent)
@@ -45,6 +63,7 @@ def new_directory(out: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        share_files(partial)
         for path in partial.rglob("*"):
             fsync_path(path)
         fsync_path(partial)

@@ -11,7 +11,8 @@ from merge.bundle.digest import backbone_digest, file_digest
 from merge.bundle.errors import BundleError
 from merge.bundle.expert import read_expert
 from merge.bundle.expert_header import expert_bytes
-from merge.bundle.files import fsync_path
+from merge.bundle.files import fsync_path, share_files
+from merge.bundle.lock import DirectoryLock, is_locked, locked
 from merge.bundle.manifest import BUNDLE_FORMAT, MANIFEST_NAME, ExpertCard, FileCard, Manifest, ManifestFields
 
 
@@ -20,19 +21,38 @@ class BundleWriter:
 
     Inside the block, fill `path` (backbone/, experts/, router/, recipe.yml, README.md), then call `finish`. Leaving the
     block without it, by an exception or otherwise, removes the staging directory and leaves `out` as it was.
+
+    The staging directory is locked for the length of the block, so that other writers know it from one that a killed
+    process left. Two writers never work on one `out` at a time.
     """
 
     def __init__(self, out: Path, overwrite: bool = False) -> None:
         self._out = out.absolute()
         self._overwrite = overwrite
         self._finished = False
+        self._lock: DirectoryLock | None = None
+        self.scratch: frozenset[str] = frozenset()
+        """Names in `path` that are not part of the bundle: `finish` removes them last."""
         self.path = self._out.with_name(f".{self._out.name}.staging-{os.getpid()}")
 
     def __enter__(self) -> Self:
-        self.check_target()
+        """Make the staging directory.
+
+        Raises:
+            BundleError: `out` cannot be written (see `check_target`), or another writer works on it.
+        """
         self._out.parent.mkdir(parents=True, exist_ok=True)
-        self._remove_abandoned()
-        self.path.mkdir()
+        with locked(self._out.parent):
+            for sibling in self._siblings():
+                if is_locked(sibling):
+                    raise BundleError(
+                        f"another merge is writing {self._out} (in {sibling}): wait for it, or name another place"
+                    )
+            self._restore()
+            self.check_target()
+            self._prepare()
+            self.path.mkdir()
+            self._lock = DirectoryLock.acquire(self.path, wait=False)
         for folder in ("backbone", "experts"):
             (self.path / folder).mkdir()
         return self
@@ -42,6 +62,28 @@ class BundleWriter:
     ) -> None:
         if not self._finished:
             shutil.rmtree(self.path, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _restore(self) -> None:
+        """Put an old bundle back that was moved aside by a writer killed before the new one took its place."""
+        for sibling in self._siblings():
+            if ".previous-" in sibling.name and not self._out.exists():
+                sibling.rename(self._out)
+
+    def _prepare(self) -> None:
+        """Remove what dead writers left. The parent directory is locked, and no other writer is at work."""
+        for sibling in self._siblings():
+            shutil.rmtree(sibling, ignore_errors=True)
+
+    def _siblings(self) -> list[Path]:
+        """Staging directories for the same `out`, and old bundles that a killed writer had moved aside."""
+        pattern = re.compile(rf"\.{re.escape(self._out.name)}\.(staging|previous)-\d+")
+        return [sibling for sibling in self._out.parent.iterdir() if pattern.fullmatch(sibling.name)]
 
     def finish(self, fields: ManifestFields) -> Manifest:
         """Digest what was staged, write the manifest, flush everything and put the bundle in its place.
@@ -51,6 +93,7 @@ class BundleWriter:
         """
         backbone = backbone_digest(self.path / "backbone")
         names = sorted(path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+        names = [name for name in names if name.as_posix() not in self.scratch]
         files = {
             name.as_posix(): FileCard(sha256=file_digest(self.path / name), bytes=(self.path / name).stat().st_size)
             for name in names
@@ -68,8 +111,11 @@ class BundleWriter:
         )
         unknown = None if manifest.created else {"created"}
         (self.path / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2, exclude=unknown) + "\n")
+        share_files(self.path)
         for path in self.path.rglob("*"):
             fsync_path(path)
+        for name in self.scratch:
+            (self.path / name).unlink(missing_ok=True)
         fsync_path(self.path)
         self._take_place()
         return manifest
@@ -107,38 +153,37 @@ class BundleWriter:
                 raise BundleError(f"{self._out} holds something that is no bundle: it will not be overwritten")
 
     def _take_place(self) -> None:
+        """Put the finished bundle where it belongs.
+
+        Raises:
+            BundleError: something appeared at `out` meanwhile; it stays, and the bundle is beside it.
+        """
         previous = self._out.with_name(f".{self._out.name}.previous-{os.getpid()}")
-        if self._out.exists():
-            self._out.rename(previous)
-        self.path.rename(self._out)
-        self._finished = True
-        fsync_path(self._out.parent)
+        with locked(self._out.parent):
+            try:
+                self.check_target()
+            except BundleError as error:
+                beside = self._free_name()
+                self.path.rename(beside)
+                self._finished = True
+                fsync_path(self._out.parent)
+                raise BundleError(
+                    f"{self._out} appeared or changed while the merge ran, and was left alone: the finished bundle is "
+                    f"at {beside}"
+                ) from error
+            if self._overwrite and self._out.exists():
+                self._out.rename(previous)
+            self.path.rename(self._out)  # over an empty directory, where there is one
+            self._finished = True
+            fsync_path(self._out.parent)
         shutil.rmtree(previous, ignore_errors=True)
 
-    @staticmethod
-    def in_use(staging: Path) -> bool:
-        """Whether the process that made a staging directory, of whatever bundle, still runs."""
-        number = staging.name.rpartition("-")[2]
-        return number.isdigit() and _is_running(int(number))
-
-    def _remove_abandoned(self) -> None:
-        pattern = re.compile(rf"\.{re.escape(self._out.name)}\.(staging|previous)-\d+")
-        for sibling in self._out.parent.iterdir():
-            if pattern.fullmatch(sibling.name) and not self.in_use(sibling):
-                shutil.rmtree(sibling, ignore_errors=True)
+    def _free_name(self) -> Path:
+        number = 2
+        while (name := self._out.with_name(f"{self._out.name}-{number}")).exists():
+            number += 1
+        return name
 
 
 def _is_backbone_weight(name: str) -> bool:
     return name.startswith("backbone/") and name.endswith(".safetensors")
-
-
-def _is_running(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

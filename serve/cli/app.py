@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError, ImportError) as error:
-        _fail(str(error), 1)
+        _fail("; ".join((str(error), *getattr(error, "__notes__", ()))), 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

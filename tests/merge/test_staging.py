@@ -1,5 +1,6 @@
 """A merge that is killed leaves no bundle or a whole one, and is gone on with."""
 
+import errno
 import os
 import random
 import shutil
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from merge import run as merging
-from merge.bundle import open_bundle
+from merge.bundle import BundleError, open_bundle
+from merge.bundle import writer as writing
 from merge.run import merge_recipe
 from merge.staging import JOURNAL
 from tests.merge.interrupted import merge_killed
@@ -87,7 +89,7 @@ def test_nothing_decides_the_bytes_but_recipe_and_inputs(recipe: Path, whole: di
     assert contents(tmp_path / "again") == whole
 
 
-def interrupted(recipe: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> None:
+def interrupted(recipe: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> BaseException:
     """Merge until the second expert is finished, and no further."""
     run_jobs = merging.run_jobs
 
@@ -97,9 +99,10 @@ def interrupted(recipe: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error:
             if number == 1:
                 raise error
 
-    with monkeypatch.context() as patch, pytest.raises(error):
+    with monkeypatch.context() as patch, pytest.raises(error) as raised:
         patch.setattr(merging, "run_jobs", two)
         merge_recipe(recipe, out, progress=False)
+    return raised.value
 
 
 def jobs_done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -189,6 +192,83 @@ def test_without_resume_it_starts_over(recipe: Path, tmp_path: Path, monkeypatch
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_failure_leaves_nothing(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(recipe, tmp_path / "out", monkeypatch, OSError)
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_a_failure_keeps_what_was_finished(
+    recipe: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    raised = interrupted(recipe, tmp_path / "out", monkeypatch, error)
+    (note,) = raised.__notes__
+    assert "finished parts (backbone, experts/one, experts/three) are kept" in note
+    assert "--resume" in note
+    cut = jobs_done(monkeypatch)
+    merge_recipe(recipe, tmp_path / "out", progress=False, resume=True)
+    assert cut == ["two"]
+    assert contents(tmp_path / "out") == whole
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failure_in_the_last_step_keeps_what_was_finished(
+    recipe: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"No space left.*\.out\.staging-"):
+        patch.setattr(writing, "fsync_path", full)
+        merge_recipe(recipe, tmp_path / "out", progress=False)
+    cut = jobs_done(monkeypatch)
+    merge_recipe(recipe, tmp_path / "out", progress=False, resume=True)
+    assert cut == []
+    assert contents(tmp_path / "out") == whole
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failure_before_the_first_part_leaves_nothing(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(merging, "write_backbone", failing)
+    with pytest.raises(OSError, match="no"):
+        merge_recipe(recipe, tmp_path / "out", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_merge_to_the_same_place_is_refused(
+    recipe: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_jobs = merging.run_jobs
+    refused: list[str] = []
+
+    def with_a_rival(*arguments: object) -> object:
+        with monkeypatch.context() as patch, pytest.raises(BundleError, match="another merge is writing") as raised:
+            patch.setattr(os, "getpid", lambda: 1)
+            merge_recipe(recipe, tmp_path / "out", overwrite=True, progress=False)
+        refused.append(str(raised.value))
+        return run_jobs(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(merging, "run_jobs", with_a_rival)
+    merge_recipe(recipe, tmp_path / "out", progress=False)
+    assert len(refused) == 1
+    assert contents(tmp_path / "out") == whole
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_appears_at_the_place_during_a_merge_is_left_alone(
+    recipe: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    run_jobs = merging.run_jobs
+
+    def with_notes(*arguments: object) -> object:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "notes.txt").write_text("precious")
+        return run_jobs(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(merging, "run_jobs", with_notes)
+    with pytest.raises(BundleError, match=r"was left alone: the finished bundle is at .*out-2$"):
+        merge_recipe(recipe, tmp_path / "out", overwrite=overwrite, progress=False)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "precious"
+    assert contents(tmp_path / "out-2") == whole
+    assert {item.name for item in tmp_path.iterdir()} == {"out", "out-2"}

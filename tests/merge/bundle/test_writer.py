@@ -109,6 +109,32 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_old_bundle_moved_aside_by_a_killed_writer_comes_back(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.previous-1")
+    with pytest.raises(BundleError, match="--overwrite"):
+        write(tmp_path / "out", scale=2.0)
+    open_bundle(tmp_path / "out", verify=True)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_have_the_mode_that_the_umask_allows(tmp_path: Path, umask: int, mode: int) -> None:
+    """safetensors creates its files for their owner alone, and inputs may have been copied with any mode."""
+    before = os.umask(umask)
+    try:
+        with BundleWriter(tmp_path / "out") as writer:
+            fill(writer)
+            config = writer.path / "backbone" / "config.json"
+            config.write_text("{}")
+            config.chmod(0o400)
+            writer.finish(FIELDS)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
+
+
 def test_an_expert_of_another_backbone_is_not_bundled(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cut against"), BundleWriter(tmp_path / "out") as writer:
         fill(writer)
