@@ -3,12 +3,13 @@
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serve import ui
 from serve.api.auth import ApiKeyMiddleware
 from serve.api.context import ContextMiddleware
+from serve.api.disconnect import CLIENT_CLOSED_REQUEST
 from serve.api.errors import ApiError, did_you_mean
 from serve.api.keys import KeyRing
 from serve.api.openapi import OPERATIONS
@@ -34,16 +35,17 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
         app.include_router(ui.router(settings.examples))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_middleware(ApiKeyMiddleware, keys=keys or KeyRing(settings), open_paths=probes.OPEN_PATHS)
     if settings.allowed_origins:  # outside of the keys: a browser asks first, and without one
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # clients send headers of their own, such as OpenAI's x-stainless-*
             expose_headers=["retry-after", "x-overtone-confidence", "x-overtone-expert", "x-request-id"],
         )
-    app.add_middleware(ContextMiddleware, metrics=service.metrics.http)
+    app.add_middleware(ContextMiddleware, metrics=service.metrics.http, quiet_paths=probes.PROBES)
     app.add_middleware(service.tracing.wrap)
     return app
 
@@ -67,13 +69,22 @@ async def _api_error(_: Request, error: Exception) -> Response:
     return error.response()
 
 
+async def _client_gone(_: Request, error: Exception) -> Response:
+    """The client left while it sent its body. Nobody reads this response, but the log and the counters do."""
+    assert isinstance(error, ClientDisconnect)
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     """The framework's own refusals, 404 and 405, in OpenAI's words."""
     assert isinstance(error, HTTPException)
     path = request.url.path
+    headers = dict(error.headers or {})
+    if allowed := headers.get("Allow"):
+        headers["Allow"] = ", ".join(sorted(allowed.split(", ")))  # which the framework joins from a set
     message = {
         404: f"there is no {path}{did_you_mean(path, _PATHS)}",
-        405: f"{path} does not take {request.method}; it takes {(error.headers or {}).get('Allow', 'other methods')}",
+        405: f"{path} does not take {request.method}; it takes {headers.get('Allow', 'other methods')}",
     }.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    return ApiError(error.status_code, message, code=code, headers=error.headers or {}).response()
+    return ApiError(error.status_code, message, code=code, headers=headers).response()

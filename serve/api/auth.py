@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.api.context import context_of
 from serve.api.errors import forbidden, unauthorized
 from serve.api.keys import Access, KeyRing
 
@@ -32,7 +33,7 @@ class ApiKeyMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        access = self._keys.access(_bearer(Headers(scope=scope)))
+        access, context_of(scope).key = self._keys.identify(_bearer(Headers(scope=scope)))
         if access is Access.NONE and scope["path"] not in self._open:
             await unauthorized().response()(scope, receive, send)
             return

@@ -4,10 +4,11 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.disconnect import CLIENT_CLOSED_REQUEST
@@ -28,28 +29,37 @@ class RequestContext:
     Attributes:
         request_id: the client's `request_id` or `X-Request-Id`, else a new one; goes out as `x-request-id`.
         user: OpenAI's `user` field, for the log.
-        expert: what runs, for the log.
+        expert: what runs or is changed, for the log.
+        key: fingerprint of the API key, for the log; None where there is none.
         prompts: their texts, where the log is to hold them.
     """
 
     request_id: str
     user: str | None = None
     expert: str | None = None
+    key: str | None = None
     prompts: tuple[str, ...] = ()
 
 
-def context_of(request: Request) -> RequestContext:
-    """The context of a request."""
-    context: RequestContext = request.scope[_KEY]
+def context_of(scope: Mapping[str, Any]) -> RequestContext:
+    """The context of a request, from its ASGI scope or its `Request`."""
+    context: RequestContext = scope[_KEY]
     return context
 
 
 class ContextMiddleware:
-    """Gives each request a context, times and logs it, and answers 500 where nothing else answered."""
+    """Gives each request a context, times and logs it, and answers 500 where nothing else answered.
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics):
+    Args:
+        app: what answers.
+        metrics: counts the requests.
+        quiet_paths: paths whose successes are logged at DEBUG: probes would fill the log.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, quiet_paths: Collection[str] = ()):
         self._app = app
         self._metrics = metrics
+        self._quiet = frozenset(quiet_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
@@ -81,10 +91,13 @@ class ContextMiddleware:
             code = status or CLIENT_CLOSED_REQUEST
             handler = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.request(handler, scope["method"], code, seconds)
-            _log_access(context, scope, code, seconds)
+            quiet = code < 400 and scope["path"] in self._quiet
+            _log_access(logging.DEBUG if quiet else logging.INFO, context, scope, code, seconds)
 
 
-def _log_access(context: RequestContext, scope: Scope, status: int, seconds: float) -> None:
+def _log_access(level: int, context: RequestContext, scope: Scope, status: int, seconds: float) -> None:
+    if not access_log.isEnabledFor(level):
+        return
     prompts = f" prompts={list(context.prompts)!a}" if context.prompts else ""
     fields = {
         "request_id": context.request_id,
@@ -94,11 +107,14 @@ def _log_access(context: RequestContext, scope: Scope, status: int, seconds: flo
         "seconds": round(seconds, 6),
         "expert": context.expert,
         "user": context.user,
+        "key": context.key,
         **({"prompts": context.prompts} if context.prompts else {}),
     }
-    access_log.info(
-        "%s %s %s %d %.4fs expert=%s user=%s%s",
+    access_log.log(
+        level,
+        "%s %s %s %d %.4fs expert=%s user=%s key=%s%s",
         *(context.request_id, scope["method"], ascii(scope["path"])[1:-1], status, seconds),
-        *(context.expert or "-", "-" if context.user is None else ascii(context.user), prompts),
+        *(ascii(context.expert)[1:-1] if context.expert else "-", "-" if context.user is None else ascii(context.user)),
+        *(context.key or "-", prompts),
         extra={"fields": fields},
     )

@@ -45,12 +45,24 @@ class KeyRing:
 
     def access(self, key: bytes | None) -> Access:
         """What a bearer token is good for; None is no token."""
+        return self.identify(key)[0]
+
+    def identify(self, key: bytes | None) -> tuple[Access, str | None]:
+        """What a bearer token is good for, and its fingerprint for the log.
+
+        Args:
+            key: the token; None is no token.
+
+        Returns:
+            The access, and the first 8 hexadecimal digits of the key's SHA-256; None where it is not a known key.
+        """
         # Digests have one length, and every key is compared, so that time tells nothing about any of them.
         given = _digest(key or b"")
         user, admin = _matches(given, self._users), _matches(given, self._admins)
+        fingerprint = given.hex()[:8] if key is not None and (user or admin) else None
         if key is not None and admin:
-            return Access.ADMINISTER
-        return Access.USE if self.open or (key is not None and user) else Access.NONE
+            return Access.ADMINISTER, fingerprint
+        return Access.USE if self.open or (key is not None and user) else Access.NONE, fingerprint
 
     def reload(self) -> None:
         """Read the files again; where that fails, the keys stay what they were, and the log says so."""
@@ -69,11 +81,11 @@ class KeyRing:
 
 
 def _keys_of(path: Path | None) -> Sequence[str]:
-    """A key a line; blank lines and those that begin with # do not count."""
+    """One key a line; a byte order mark, blank lines and lines that begin with # are ignored."""
     if path is None:
         return ()
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the API keys in {path}: {error}") from error
     keys = [line for line in lines if line and not line.startswith("#")]

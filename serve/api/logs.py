@@ -2,13 +2,27 @@
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from serve.config import LogFormat
 
-_TEXT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Characters that end a line for some program that reads the log, or that a terminal obeys."""
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record, and the traceback below it where it has one."""
+
+    def __init__(self) -> None:
+        super().__init__(_TEXT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """The line. Names of experts, paths and errors come from elsewhere and may hold control characters."""
+        return _CONTROL.sub(_escaped, super().formatMessage(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,16 +40,21 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
-        return json.dumps(document, ensure_ascii=False, default=str)
+        return _CONTROL.sub(_escaped, json.dumps(document, ensure_ascii=False, default=str))
 
 
 def configure_logging(level: str, style: LogFormat = "text") -> None:
-    """Send the server's and uvicorn's records to stderr from `level` on."""
+    """Send the server's, uvicorn's and asyncio's records to stderr from `level` on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else _TEXT)
-    for name in ("overtone", "uvicorn"):
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    for name in ("overtone", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
-        # uvicorn's own news (it started, it stopped) are this server's too, and are told by it.
+        # This server itself says what uvicorn's and asyncio's news say: that it starts and stops.
         logger.setLevel(level.upper() if name == "overtone" or level == "debug" else logging.WARNING)
         logger.propagate = False
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """The character as JSON and Python write it in ASCII."""
+    return f"\\u{ord(match[0]):04x}"

@@ -29,7 +29,7 @@ def router(examples: Sequence[str] = ()) -> APIRouter:
     }
     routes = APIRouter()
 
-    @routes.get("/", include_in_schema=False)
+    @routes.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
         return Response(body, headers=headers)
 

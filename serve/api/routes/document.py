@@ -4,6 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from serve.api.openapi import openapi_document
+from serve.api.routes import READ
 
 
 def router(version: str) -> APIRouter:
@@ -11,7 +12,7 @@ def router(version: str) -> APIRouter:
     routes = APIRouter()
     document = openapi_document(version)
 
-    @routes.get("/openapi.json")
+    @routes.api_route("/openapi.json", methods=READ)
     async def openapi() -> JSONResponse:
         return JSONResponse(document)
 

@@ -5,7 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from serve.api.auth import require_admin
+from serve.api.context import context_of
 from serve.api.expert_admin import ExpertAdmin
+from serve.api.routes import READ
 from serve.api.schemas import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest, parse_body
 from serve.api.service import Service
 from serve.config import ApiSettings
@@ -16,27 +18,33 @@ def router(service: Service, settings: ApiSettings) -> APIRouter:
     routes = APIRouter()
     admin = ExpertAdmin(service, settings)
 
-    @routes.get("/v1/experts")
+    @routes.api_route("/v1/experts", methods=READ)
     async def experts() -> dict[str, Any]:
         return {"object": "list", "data": admin.cards()}
 
-    @routes.get("/v1/experts/{name}")
+    @routes.api_route("/v1/experts/{name}", methods=READ)
     async def expert(name: str) -> dict[str, Any]:
         return admin.card(name)
 
     @routes.post("/v1/experts/load")
     async def load(request: Request) -> dict[str, Any]:
         require_admin(request)
-        return await admin.load(await parse_body(request, LoadExpertRequest, settings.max_body_bytes))
+        body = await parse_body(request, LoadExpertRequest, settings.max_body_bytes)
+        context_of(request).expert = body.name
+        return await admin.load(body)
 
     @routes.post("/v1/experts/reload")
     async def reload(request: Request) -> dict[str, Any]:
         require_admin(request)
-        return await admin.reload(await parse_body(request, ReloadExpertRequest, settings.max_body_bytes))
+        body = await parse_body(request, ReloadExpertRequest, settings.max_body_bytes)
+        context_of(request).expert = body.name
+        return await admin.reload(body)
 
     @routes.post("/v1/experts/unload")
     async def unload(request: Request) -> dict[str, Any]:
         require_admin(request)
-        return await admin.unload(await parse_body(request, UnloadExpertRequest, settings.max_body_bytes))
+        body = await parse_body(request, UnloadExpertRequest, settings.max_body_bytes)
+        context_of(request).expert = body.name
+        return await admin.unload(body)
 
     return routes

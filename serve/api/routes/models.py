@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from serve.api.catalogue import Catalogue
 from serve.api.errors import model_not_found, unavailable
+from serve.api.routes import READ
 from serve.api.service import Service
 
 
@@ -19,11 +20,11 @@ def router(service: Service) -> APIRouter:
             raise unavailable("the model is still loading", "loading")
         return service.runtime.catalogue
 
-    @routes.get("/v1/models")
+    @routes.api_route("/v1/models", methods=READ)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": catalogue().cards()}
 
-    @routes.get("/v1/models/{name:path}")
+    @routes.api_route("/v1/models/{name:path}", methods=READ)
     async def model(name: str) -> dict[str, object]:
         for card in catalogue().cards():
             if card["id"] == name:

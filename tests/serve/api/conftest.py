@@ -13,6 +13,7 @@ ONE_PROCESS = {
     "test_choices_are_admitted_all_or_none": "the fake counts one engine's requests",
     "test_a_fault_of_ours_is_500_without_its_details": "reads this process' log",
     "test_the_log_and_the_counters_say_that_the_client_left": "reads this process' log",
+    "test_leaving_during_the_body_is_499_without_a_traceback": "reads this process' log",
     "test_the_end_user_goes_to_the_log": "reads this process' log",
     "test_user_goes_to_the_access_log": "reads this process' log",
     "test_no_limit_on_steps_unless_asked": "replicas watch their steps themselves",

@@ -66,3 +66,29 @@ def test_others_go_on(url: str, engine: FakeEngine, http):
         wait_for(lambda: engine.running)
     reply = http.post("/v1/completions", json={"model": "sql", "prompt": "hi", "max_tokens": 30})
     assert reply.json()["choices"][0]["text"] == "x" * 30
+
+
+HEAD = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: gone\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("rest", "answers"),
+    [
+        ("Content-Length: 100\r\n\r\n{", ""),
+        ("Content-Length: 100\r\nExpect: 100-continue\r\n\r\n", "HTTP/1.1 100 "),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\n{", ""),
+        ("Transfer-Encoding: chunked\r\n\r\nno size\r\n", "HTTP/1.1 400 "),
+    ],
+)
+def test_leaving_during_the_body_is_499_without_a_traceback(url: str, http, caplog, rest: str, answers: str):
+    counted = 'overtone_http_requests_total{handler="/v1/completions",method="POST",status="500"}'
+    before = counted in http.get("/metrics").text
+    address = urlsplit(url)
+    with caplog.at_level("INFO"):
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            connection.sendall((HEAD + rest).encode())
+            if answers:
+                assert connection.recv(100).decode().startswith(answers)
+        wait_for(lambda: "gone POST /v1/completions 499" in caplog.text)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (counted in http.get("/metrics").text) == before

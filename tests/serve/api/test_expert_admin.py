@@ -229,3 +229,17 @@ def test_changes_need_an_admin_key(client: httpx.Client, path: str):
 def test_without_an_admin_key_or_a_directory_nothing_can_be_loaded(settings: ApiSettings, code: str):
     with live(fake_service(FakeEngine()), settings) as url, httpx.Client(base_url=url, headers=ADMIN) as http:
         refused(load(http), 403, code)
+
+
+def test_the_access_log_says_which_expert_was_changed_and_with_which_key(client: httpx.Client, caplog):
+    with caplog.at_level("INFO", logger="overtone.access"):
+        assert load(client).status_code == 200
+        client.post("/v1/experts/unload", json={"name": "maths"})
+        client.get("/v1/models")
+    fields = [record.fields for record in caplog.records[:2]]
+    assert [(one["path"], one["expert"], one["key"]) for one in fields] == [
+        ("/v1/experts/load", "maths", "4813494d"),
+        ("/v1/experts/unload", "maths", "4813494d"),
+    ]
+    assert "expert=maths user=- key=4813494d" in caplog.messages[0]
+    assert "root" not in caplog.text

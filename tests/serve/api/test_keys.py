@@ -60,3 +60,17 @@ def test_a_file_without_good_keys_does_not_open_the_server(tmp_path: Path, conte
         (tmp_path / "keys").write_bytes(content)
     with pytest.raises(ValueError, match="keys"):
         KeyRing(ApiSettings(api_key_file=tmp_path / "keys"))
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path):
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    keys = KeyRing(ApiSettings(api_key_file=tmp_path / "keys"))
+    assert keys.access(b"one") is keys.access(b"two") is Access.USE
+
+
+def test_a_known_key_has_a_fingerprint():
+    keys = KeyRing(ApiSettings(("one",), admin_api_keys=("root",)))
+    assert keys.identify(b"one") == (Access.USE, "7692c3ad")  # printf one | sha256sum
+    assert keys.identify(b"root") == (Access.ADMINISTER, "4813494d")
+    assert keys.identify(b"two") == keys.identify(None) == (Access.NONE, None)
+    assert KeyRing(ApiSettings()).identify(b"two") == (Access.USE, None)

@@ -7,7 +7,8 @@ import time
 import httpx
 import pytest
 
-from serve.api.logs import JsonFormatter
+from serve.api.context import RequestContext, _log_access
+from serve.api.logs import JsonFormatter, TextFormatter, configure_logging
 from serve.api.service import Service
 from serve.config import ApiSettings
 from serve.metrics import Metrics
@@ -59,10 +60,12 @@ def test_cors_is_off_by_default(http: httpx.Client):
 
 def test_cors_for_the_origins_that_are_allowed():
     settings = ApiSettings(api_keys=("k",), allowed_origins=("https://a.example",))
-    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    asked = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"  # as OpenAI's client in browsers
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
     with live(fake_service(FakeEngine()), settings) as url, httpx.Client(base_url=url) as client:
         ours = client.options("/v1/completions", headers={"Origin": "https://a.example", **asks})
         assert (ours.status_code, ours.headers["access-control-allow-origin"]) == (200, "https://a.example")
+        assert set(asked.split(",")) <= set(ours.headers["access-control-allow-headers"].split(","))
         assert "access-control-allow-credentials" not in ours.headers
         others = client.options("/v1/completions", headers={"Origin": "https://b.example", **asks})
         assert "access-control-allow-origin" not in others.headers
@@ -109,3 +112,56 @@ def test_an_exception_in_json():
     line = JsonFormatter().format(record)
     assert "\n" not in line
     assert "KeyError: 'x'" in json.loads(line)["exception"]
+
+
+def record_of(message: str, **extra) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "overtone", "levelname": "INFO", "msg": message, **extra})
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\x85", "\u2028", "\u2029", "\x0b", "\x1b[2J"])
+def test_a_record_is_one_line_whatever_it_holds(end: str):
+    assert len(TextFormatter().format(record_of(f"expert a{end}b")).splitlines()) == 1
+    line = JsonFormatter().format(record_of("m", fields={"user": f"a{end}b"}))
+    assert len(line.splitlines()) == 1
+    assert "\x1b" not in line
+    assert json.loads(line)["user"] == f"a{end}b"
+
+
+def test_names_of_experts_are_escaped_in_the_access_log(caplog: pytest.LogCaptureFixture):
+    scope = {"method": "POST", "path": "/"}
+    with caplog.at_level("INFO", logger="overtone.access"):
+        _log_access(logging.INFO, RequestContext("r", expert="line1\nline2"), scope, 200, 0.1)
+    assert "expert=line1\\nline2" in caplog.messages[0]
+
+
+def test_successful_probes_are_not_in_the_log(caplog: pytest.LogCaptureFixture):
+    engine = FakeEngine()
+    with (
+        caplog.at_level("INFO", logger="overtone.access"),
+        live(fake_service(engine)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        for path in ("/health", "/ready", "/metrics", "/version"):
+            client.get(path)
+        engine.dead = "it"
+        client.get("/health")
+        client.get("/v1/models")  # answered after the line above was written
+    found = [message.split()[2:4] for message in caplog.messages]
+    assert found[:2] == [["/version", "200"], ["/health", "503"]]
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_asyncios_records_go_the_same_way(capsys: pytest.CaptureFixture[str], style: str):
+    loggers = [logging.getLogger(name) for name in ("overtone", "uvicorn", "asyncio")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    try:
+        configure_logging("info", style)
+        logging.getLogger("asyncio").error("one\ntwo")
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (json.loads(line)["message"] if style == "json" else line).endswith(
+        "one\ntwo" if style == "json" else r"one\u000atwo"
+    )

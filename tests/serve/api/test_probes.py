@@ -3,6 +3,7 @@ import re
 import time
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.api.service import Phase, Service
@@ -16,6 +17,13 @@ def test_a_ready_server(http: httpx.Client):
     assert http.get("/health").json() == {"status": "ok", "phase": "ready"}
     assert http.get("/ready").json() == {"status": "ready"}
     assert http.get("/version").json() == {"version": "1.2.3"}
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics", "/version", "/v1/models", "/v1/models/sql"])
+def test_head_is_get_without_the_body(http: httpx.Client, path: str):
+    asked, got = http.head(path), http.get(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-type"] == got.headers["content-type"]
 
 
 def test_loading_then_ready_then_draining(service: Service):

@@ -186,7 +186,7 @@ def test_what_does_not_finish_in_time_is_aborted(bundle: Path):
 @pytest.fixture
 def one_line(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     """Runs `overtone serve` in this process and returns the one line that it failed with."""
-    loggers = [logging.getLogger(name) for name in ("overtone", "uvicorn")]
+    loggers = [logging.getLogger(name) for name in ("overtone", "uvicorn", "asyncio")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
 
     def run(*arguments: str) -> str:
