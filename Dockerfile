@@ -46,8 +46,8 @@ EXPOSE 8000
 ENV OVERTONE_HOST=0.0.0.0 \
     OVERTONE_PORT=8000
 # The process lives while the model loads: /health is about restarting, /ready about sending requests.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['OVERTONE_PORT'] + '/health', timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
+    CMD ["overtone", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["overtone"]
 CMD ["demo"]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from serve.cli.app import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 INSTRUCTIONS = [
@@ -57,7 +59,9 @@ def test_bases_are_images_with_versions_or_stages_before():
 
 def test_nobody_is_root_and_health_is_asked():
     assert of("USER") == of("USER", "runtime") == ["10001"]
-    assert "/health" in of("HEALTHCHECK", "runtime")[0]
+    check = json.loads(of("HEALTHCHECK", "runtime")[0].partition("CMD ")[2])
+    assert check == ["overtone", "health"]  # which asks /health, over TLS too: see its own test
+    assert check[1] in COMMANDS
     assert of("STOPSIGNAL") == ["SIGTERM"]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -15,6 +16,7 @@ from prometheus_client import disable_created_metrics
 
 from serve.api.app import create_app
 from serve.api.expert_paths import check_directories
+from serve.api.exposure import open_to_others
 from serve.api.keys import KeyRing
 from serve.api.loading import load_runtime
 from serve.api.logs import configure_logging
@@ -110,6 +112,7 @@ class _Run:
         self._hurry = asyncio.Event()
 
     async def serve(self, on_ready: Callable[[str], None] | None) -> None:
+        self._warn_if_open()
         server = _Uvicorn(self._config())
         with self._signals():
             serving = asyncio.create_task(server.serve(sockets=[self._listener]))
@@ -126,6 +129,11 @@ class _Run:
             finally:
                 server.should_exit = True
                 await serving
+
+    def _warn_if_open(self) -> None:
+        warning = open_to_others(self._listener.getsockname()[0], self._keys, os.environ)
+        if warning is not None:
+            _log.warning(warning)
 
     def _config(self) -> uvicorn.Config:
         tls = self._settings.tls
@@ -177,15 +185,20 @@ class _Run:
             yield  # only the main thread may listen to signals; whoever runs this elsewhere ends it otherwise
             return
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self._signalled)
-        loop.add_signal_handler(signal.SIGHUP, self._keys.reload)
+        handlers = {
+            signal.SIGTERM: self._signalled,
+            signal.SIGINT: self._signalled,
+            signal.SIGHUP: self._keys.reload,
+        }
+        before = {number: signal.getsignal(number) for number in handlers}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in (*signals, signal.SIGHUP):
-                loop.remove_signal_handler(number)
+            for number, previous in before.items():
+                loop.remove_signal_handler(number)  # which would leave the default action
+                signal.signal(number, previous)
 
     def _signalled(self) -> None:
         if self._stop.is_set():

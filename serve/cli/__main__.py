@@ -1,5 +1,5 @@
 """`python -m serve.cli` is `overtone`."""
 
-from serve.cli.app import main
+from serve.cli import main
 
 main()

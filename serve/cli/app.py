@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from serve.cli import bench, check, demo, deploy, export, inspect, merge, route, serve
+from serve.cli import bench, check, demo, deploy, export, health, inspect, merge, route, serve
 from serve.cli import eval as evaluate
 from serve.cli.environment import check_environment
+from serve.cli.variables import check_variables
 from serve.version import overtone_version
 
 COMMANDS: Mapping[str, Callable[..., Any]] = {
@@ -18,6 +19,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "deploy": deploy.command,
     "eval": evaluate.command,
     "export": export.command,
+    "health": health.command,
     "inspect": inspect.command,
     "merge": merge.command,
     "route": route.command,
@@ -29,7 +31,7 @@ BENCHMARKS: Mapping[str, Callable[..., Any]] = {"latency": bench.command}
 """What `overtone bench` runs."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run one command and exit: 0, 1 where it failed, 2 where the command line is wrong.
 
     A failure that the user can do something about is one line on stderr. Anything else is a fault of this program and
@@ -37,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         check_environment()
-        code = _program()(arguments, prog_name="overtone", standalone_mode=False)
+        program = typer.main.get_command(_program())
+        if not {"--help", "--version"}.intersection(arguments):
+            check_variables(program, os.environ)
+        code = program.main(arguments, prog_name="overtone", standalone_mode=False)
     except typer.TyperException as error:
         _fail(error.format_message(), error.exit_code)
     except (typer.Abort, KeyboardInterrupt):

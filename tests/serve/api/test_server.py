@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
 import ssl
@@ -26,6 +25,7 @@ from serve.api.service import Service
 from serve.cli import main
 from serve.config import ServerSettings
 from tests.serve.api.bundles import write_speaking_bundle
+from tests.serve.certificates import self_signed
 
 LONG = {"model": "sql", "prompt": "x", "max_tokens": 250, "ignore_eos": True, "logit_bias": {"97": 100}}
 KEY = {"Authorization": "Bearer two"}
@@ -130,18 +130,6 @@ def test_sigterm_drains_and_exits_with_0_and_options_are_variables(bundle: Path)
         assert server.log.splitlines()[-1].endswith("stopped")
         assert "Traceback" not in server.log
         assert "two" not in server.log
-
-
-def self_signed(directory: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    certificate, key = directory / "cert.pem", directory / "key.pem"
-    asked = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    files = ("-keyout", str(key), "-out", str(certificate))
-    subprocess.run([openssl, *asked.split(), *files], check=True, capture_output=True)
-    return certificate, key
 
 
 def test_tls_and_keys_that_change(bundle: Path, tmp_path: Path):
@@ -252,6 +240,26 @@ async def test_a_signal_while_loading_ends_the_wait(bundle: Path):
         await asyncio.sleep(0)
         life._signalled()
         assert await waiting is None
+
+
+def test_a_public_address_without_a_key_is_logged(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    warnings: list[str] = []
+    monkeypatch.setattr(logging.getLogger("overtone"), "warning", warnings.append)
+    for address in ("127.0.0.1", "0.0.0.0"):
+        with socket.socket() as listener:
+            monkeypatch.setattr(socket.socket, "getsockname", lambda _, address=address: (address, 80))
+            _Run(ServerSettings(bundle), listener)._warn_if_open()
+    (warning,) = warnings
+    assert warning.startswith("0.0.0.0 is not a loopback address, and there is no API key")
+
+
+async def test_signal_handlers_are_put_back(bundle: Path):
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+        with _Run(ServerSettings(bundle), listener)._signals():
+            assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+    assert {number: signal.getsignal(number) for number in numbers} == before
 
 
 def test_clients_close_idle_connections_before_the_server_does(bundle: Path):
