@@ -2,13 +2,15 @@
 
 `expert` is the file format of one expert (`expert_header` its header, `residual` its parts, `quantise` and `gaps` its
 8-bit form), `manifest` the table of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one,
-and `router_model` holds the part of the router that both sides must compute alike.
+`router_model` holds the part of the router that both sides must compute alike, and `host_memory` says how much memory
+either side may take.
 """
 
 from merge.bundle.digest import backbone_digest, expert_digest
 from merge.bundle.errors import BundleError
 from merge.bundle.expert import Expert, read_expert, write_expert
 from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_layout
+from merge.bundle.host_memory import available_host_bytes
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
 from merge.bundle.quantise import dequantise_rows, quantise_rows
 from merge.bundle.reader import Bundle, open_bundle
@@ -29,6 +31,7 @@ __all__ = [
     "ManifestFields",
     "RouterModel",
     "SparseDelta",
+    "available_host_bytes",
     "backbone_digest",
     "dequantise_rows",
     "expert_bytes",

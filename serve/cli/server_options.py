@@ -61,7 +61,14 @@ Dtype = Annotated[str, option("--dtype", help="auto, float32, bfloat16 or float1
 Device = Annotated[str, option("--device", help="auto, cpu, cuda or cuda:N.")]
 KvCacheBytes = Annotated[
     int | None,
-    option("--kv-cache-bytes", help="Memory for keys and values, as in 512MiB.", parser=byte_size, metavar=SIZE),
+    option(
+        "--kv-cache-bytes",
+        help="Memory for keys and values, as in 512MiB. Default: enough for --max-num-seqs sequences of "
+        "--max-model-len tokens, at most 30 % of free memory, and on a CPU at most twice the weights or 1 GiB, "
+        "whichever is larger.",
+        parser=byte_size,
+        metavar=SIZE,
+    ),
 ]
 ExpertSlots = Annotated[int | None, option("--expert-slots", help="Experts on the device at once.")]
 MaxExpertHostBytes = Annotated[

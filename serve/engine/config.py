@@ -17,7 +17,9 @@ class EngineConfig:
         max_num_seqs: sequences in one batch.
         max_num_batched_tokens: tokens in one step; longer prompts are computed in chunks.
         block_size: tokens in one KV block.
-        kv_cache_bytes: memory for KV blocks; None: a share of what is free once weights and experts are in place.
+        kv_cache_bytes: memory for KV blocks. None: what all sequences can need at most, but no more than 30 % of the
+            memory that is free once weights and experts are in place and, on a CPU, than twice the weights or 1 GiB,
+            whichever is larger, or one sequence.
         max_expert_slots: experts resident on the device at once; None: all of the bundle, up to 64.
         max_expert_host_bytes: memory for experts kept ready on the host; None: no limit.
         max_num_queued_reqs: requests that may wait beyond the `max_num_seqs` that run.

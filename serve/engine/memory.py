@@ -1,23 +1,25 @@
-"""How much memory is free, and how many KV blocks of it to take."""
-
-import os
-from pathlib import Path
+"""How many KV blocks to allocate, within the memory that is free."""
 
 import torch
 
+from merge.bundle import available_host_bytes
 from serve.engine.config import EngineConfig
 from serve.engine.errors import EngineError
 from serve.model import Decoder
 
 KV_SHARE = 0.3
-"""Part of the free memory that KV blocks take by default: others use a CPU's memory, activations a GPU's."""
+"""Largest part of the free memory that KV blocks take by default: others use a CPU's memory, activations a GPU's."""
+
+LEAST_CAP = 1 << 30
+WEIGHTS_CAP = 2
+"""On a CPU, KV blocks take by default no more than this many times the weights' bytes, or `LEAST_CAP` if more."""
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that could be taken now: of the GPU, or of the host within the limit of its control group."""
+    """Memory that could be taken now: of the GPU, or of the host within the limits of its control groups."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min(_available_on_host(), _left_in_group(Path("/sys/fs/cgroup")))
+    return available_host_bytes()
 
 
 def num_blocks(decoder: Decoder, config: EngineConfig, max_model_len: int, spare: bool = False) -> int:
@@ -29,10 +31,10 @@ def num_blocks(decoder: Decoder, config: EngineConfig, max_model_len: int, spare
         EngineError: the budget does not hold one sequence.
     """
     block_bytes = decoder.kv_bytes_per_token() * config.block_size
+    one = -(-max_model_len // config.block_size)
     budget = config.kv_cache_bytes
     if budget is None:
-        budget = int(free_bytes(decoder.device) * KV_SHARE)
-    one = -(-max_model_len // config.block_size)
+        budget = _default_budget(decoder, (one + spare) * block_bytes)
     fits = budget // block_bytes - spare
     if fits < one:
         raise EngineError(
@@ -42,19 +44,8 @@ def num_blocks(decoder: Decoder, config: EngineConfig, max_model_len: int, spare
     return min(fits, one * config.max_num_seqs)
 
 
-def _available_on_host() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    # Where the system does not say what is available, half of what is installed is a guess on the safe side.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _left_in_group(group: Path) -> int:
-    try:
-        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return 1 << 62
-    return 1 << 62 if limit == "max" else max(0, int(limit) - used)
+def _default_budget(decoder: Decoder, one_sequence: int) -> int:
+    share = int(free_bytes(decoder.device) * KV_SHARE)
+    if decoder.device.type != "cpu":
+        return share
+    return min(share, max(LEAST_CAP, WEIGHTS_CAP * decoder.weight_bytes(), one_sequence))

@@ -166,6 +166,10 @@ class Decoder:
         config = self.config
         return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.dtype.itemsize
 
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, without the experts' residuals."""
+        return sum(placement.target.nbytes for placement in self.placements.values())
+
     def _placements(self) -> dict[str, Placement]:
         vocab = [self.config.vocab_size]
         found = place_linear(["model.embed_tokens"], vocab, self.embedding)

@@ -7,6 +7,7 @@ import torch
 from serve.engine import EngineError, Request
 from serve.engine import memory as memory_module
 from serve.engine.memory import free_bytes
+from serve.model import Decoder, load_model
 from tests.serve.conftest import TinyBundle, drain, engine_of, greedy, random_model, tokens_of, write_bundle
 
 BLOCK_BYTES = 4 * 3 * 2 * 2 * 8 * 4
@@ -34,6 +35,22 @@ def test_blocks_fill_the_budget_up_to_what_all_sequences_can_need(tiny: TinyBund
 def test_by_default_blocks_take_a_share_of_free_memory(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "free_bytes", lambda _: 1000 * BLOCK_BYTES)
     assert engine_of(tiny.bundle, kv_cache_bytes=None).stats().kv_blocks_total == 300
+
+
+def test_on_a_cpu_the_default_is_capped_by_the_weights(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "free_bytes", lambda _: 1 << 40)
+    monkeypatch.setattr(memory_module, "LEAST_CAP", 70 * BLOCK_BYTES)
+    monkeypatch.setattr(Decoder, "weight_bytes", lambda _: 50 * BLOCK_BYTES)
+    assert engine_of(tiny.bundle, kv_cache_bytes=None).stats().kv_blocks_total == 100
+    monkeypatch.setattr(Decoder, "weight_bytes", lambda _: 20 * BLOCK_BYTES)
+    assert engine_of(tiny.bundle, kv_cache_bytes=None).stats().kv_blocks_total == 70
+    monkeypatch.setattr(memory_module, "LEAST_CAP", BLOCK_BYTES)  # one sequence always fits
+    assert engine_of(tiny.bundle, kv_cache_bytes=None).stats().kv_blocks_total == 64
+
+
+def test_weight_bytes_are_those_of_the_checkpoint(tiny: TinyBundle) -> None:
+    decoder = load_model(tiny.bundle.backbone_dir)
+    assert decoder.weight_bytes() == sum(tensor.nbytes for tensor in tiny.model.parameters())
 
 
 def test_free_memory_is_within_what_is_installed() -> None:
