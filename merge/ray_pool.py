@@ -9,6 +9,21 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+class _Task(Future[_T]):
+    """A Ray task's result. Cancelling ends the task where it runs."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        super().__init__()
+        self._end = cancel
+
+    def cancel(self) -> bool:
+        """End the task; False where it is done already."""
+        if self.done():
+            return False
+        self._end()
+        return True
+
+
 class RayPool(Executor):
     """Runs each call as a Ray task with one core and one thread, so that sums are those of a merge in one process.
 
@@ -44,7 +59,8 @@ class RayPool(Executor):
         """Run a function elsewhere. It travels once, however often it is called."""
         if fn not in self._functions:
             self._functions[fn] = self._ray.put(fn)
-        future: Future[_T] = Future()
+        task = self._task.remote(self._functions[fn], *args, **kwargs)
+        future: _Task[_T] = _Task(lambda: self._ray.cancel(task, force=True))
         future.set_running_or_notify_cancel()
 
         def settle(done: Future[_T]) -> None:
@@ -54,7 +70,7 @@ class RayPool(Executor):
             else:
                 future.set_exception(getattr(error, "cause", None) or error)  # the task's own, without Ray's wrapping
 
-        self._task.remote(self._functions[fn], *args, **kwargs).future().add_done_callback(settle)
+        task.future().add_done_callback(settle)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002

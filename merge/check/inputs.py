@@ -1,18 +1,20 @@
 """Opening everything that a recipe names, and going on after a fault."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from merge.bundle import backbone_digest
 from merge.bundle.digest import file_digest
 from merge.check.finding import Finding, errors
-from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint, setting_files
 from merge.experts import CalibrationError, ExpertConfig, read_prompts
 from merge.frank_wolfe.examples import read_examples
 from merge.lora import AdaptedCheckpoint, is_adapter, open_adapter
 from merge.recipe import ModelEntry, Recipe
+from merge.router import LEAST_PROMPTS, too_few_prompts
 from merge.selection import is_selected
 
 
@@ -43,7 +45,8 @@ class Inputs:
     def digests(self) -> dict[str, dict[str, str]]:
         """Where each input is and what its weights are."""
         checkpoints = {"base": self.base, **{f"models/{name}": item for name, item in self.fine_tunes.items()}}
-        return {name: _digest(item) for name, item in checkpoints.items()}
+        weights = cache(backbone_digest)  # LoRAs share their base, which is read once
+        return {name: _digest(item, weights) for name, item in checkpoints.items()}
 
     def key(self, recipe: Path, digests: Mapping[str, Mapping[str, str]], versions: Mapping[str, str]) -> str:
         """Digest of all that a bundle depends on: an interrupted merge is gone on with where it is the same.
@@ -56,7 +59,7 @@ class Inputs:
         digest = hashlib.sha256(recipe.read_bytes())
         for text in (*(f"{k}={v['sha256']}" for k, v in digests.items()), *(f"{k}={v}" for k, v in versions.items())):
             digest.update(f"{text}\0".encode())
-        settings = (file for folder in self._folders() for file in sorted(folder.glob("*.json")))
+        settings = (file for folder in self._folders() for file in setting_files(folder))
         calibration = () if self.recipe.calibration is None else (self.recipe.calibration.file,)
         for file in (*settings, *calibration):
             digest.update(f"{file.name}\0{file_digest(file)}\0".encode())
@@ -102,7 +105,8 @@ def open_prompts(recipe: Recipe) -> tuple[dict[str, list[str]] | None, list[Find
             read_examples(recipe.calibration.file, config.objective.tasks, config.objective.replies == "answer")
     except CalibrationError as error:
         return None, errors("calibration", [str(error)])
-    return prompts, []
+    few = [task for task, items in prompts.items() if len(items) < LEAST_PROMPTS]
+    return prompts, errors("calibration", [too_few_prompts(task) for task in few])
 
 
 def _open(entry: ModelEntry, base: Checkpoint | None) -> Checkpoint | None:
@@ -113,12 +117,12 @@ def _open(entry: ModelEntry, base: Checkpoint | None) -> Checkpoint | None:
     return open_checkpoint(entry.model)
 
 
-def _digest(checkpoint: Checkpoint) -> dict[str, str]:
-    found = {"path": str(checkpoint.path), "sha256": backbone_digest(checkpoint.path)}
+def _digest(checkpoint: Checkpoint, weights: Callable[[Path], str]) -> dict[str, str]:
+    found = {"path": str(checkpoint.path), "sha256": weights(checkpoint.path)}
     if isinstance(checkpoint, AdaptedCheckpoint):
         found["adapts"] = str(checkpoint.model.path)
         found["sha256"] = hashlib.sha256(
             f"{found['sha256']}\n{file_digest(checkpoint.path / 'adapter_config.json')}\n"
-            f"{backbone_digest(checkpoint.model.path)}\n".encode()
+            f"{weights(checkpoint.model.path)}\n".encode()
         ).hexdigest()
     return found

@@ -7,7 +7,14 @@ writes a directory. Pickled weights are never opened. Whether checkpoints belong
 from merge.checkpoint.error import CheckpointError, Faults
 from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import FLOAT_DTYPES, TensorInfo, read_header
-from merge.checkpoint.reader import Checkpoint, copy_settings, open_checkpoint, read_headers, read_json
+from merge.checkpoint.reader import (
+    Checkpoint,
+    copy_settings,
+    open_checkpoint,
+    read_headers,
+    read_json,
+    setting_files,
+)
 from merge.checkpoint.writer import SHARD_BYTES, CheckpointWriter, TensorSpec
 
 __all__ = [
@@ -25,4 +32,5 @@ __all__ = [
     "read_header",
     "read_headers",
     "read_json",
+    "setting_files",
 ]

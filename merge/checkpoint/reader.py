@@ -130,12 +130,20 @@ def read_json(path: Path) -> dict[str, Any]:
 def copy_settings(source: Path, target: Path) -> None:
     """Copy what is not weights (config, tokenizer, chat template) from one model directory to another.
 
-    Only top-level .json, .txt, .model, .jinja and .tiktoken files are taken: never code, never weights.
+    Only the files of `setting_files` are taken: never code, never weights.
     """
-    for file in sorted(source.iterdir()):
-        wanted = file.suffix in {".json", ".txt", ".model", ".jinja", ".tiktoken"}
-        if file.is_file() and wanted and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, target / file.name)
+    for file in setting_files(source):
+        shutil.copyfile(file, target / file.name)
+
+
+def setting_files(directory: Path) -> list[Path]:
+    """Files of a model directory that are neither weights nor code, sorted: .json, .txt, .model, .jinja, .tiktoken."""
+    suffixes = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
+    return [
+        file
+        for file in sorted(directory.iterdir())
+        if file.is_file() and file.suffix in suffixes and not file.name.endswith(".index.json")
+    ]
 
 
 def read_headers(path: Path, stem: str = SINGLE) -> dict[str, TensorInfo]:

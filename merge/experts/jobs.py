@@ -18,6 +18,7 @@ from merge.bundle import expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
 from merge.experts.extract import Calibration, Cut, Sources, cut_expert
 from merge.experts.running import build_model, end_tokens, load_tokenizer
+from merge.lifetime import die_with_parent
 from merge.ray_pool import RayPool
 
 BYTES_A_PARAMETER = 20
@@ -96,27 +97,44 @@ def run_jobs(jobs: Sequence[Job], workers: int, ray_pool: RayPool | None = None)
 
     With a `ray_pool` they are its tasks, as many at a time as it has room for.
 
-    The processes are spawned: a script that calls this needs the usual `if __name__ == "__main__"`.
+    The processes are spawned: a script that calls this needs the usual `if __name__ == "__main__"`. When the iteration
+    ends early, by an error, Ctrl-C or `close`, the processes and tasks that still run are ended at once.
 
     Raises:
         ValueError: what a job raised; the others are cancelled.
     """
     if ray_pool is not None:
-        for done in as_completed([ray_pool.submit(run_job, job) for job in jobs]):
-            yield done.result()
+        tasks = [ray_pool.submit(run_job, job) for job in jobs]
+        try:
+            for done in as_completed(tasks):
+                yield done.result()
+        finally:
+            for task in tasks:
+                task.cancel()
         return
     if workers == 1:
         yield from map(run_job, jobs)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads, os.getpid())) as pool:
         running = [pool.submit(run_job, job) for job in jobs]
         try:
             for done in as_completed(running):
                 yield done.result()
+        except BaseException:
+            # A job takes minutes to hours, and its result has no reader any more.
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(threads: int, parent: int) -> None:
+    torch.set_num_threads(threads)
+    die_with_parent(parent)
 
 
 def usual_workers(base: Checkpoint, jobs: int) -> int:

@@ -7,6 +7,6 @@ no expert.
 
 from merge.router.background import background_prompts
 from merge.router.config import RouterConfig
-from merge.router.training import add_expert, train_router
+from merge.router.training import LEAST_PROMPTS, add_expert, too_few_prompts, train_router
 
-__all__ = ["RouterConfig", "add_expert", "background_prompts", "train_router"]
+__all__ = ["LEAST_PROMPTS", "RouterConfig", "add_expert", "background_prompts", "too_few_prompts", "train_router"]

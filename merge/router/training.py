@@ -20,6 +20,14 @@ from merge.router.calibration import Calibration, calibrate, choose_threshold
 from merge.router.config import RouterConfig
 from merge.router.phrasings import assign_folds, phrasing_keys
 
+LEAST_PROMPTS = 2
+"""Different prompts of a task that a router can be trained on: one to fit and one to hold out."""
+
+
+def too_few_prompts(task: str) -> str:
+    """What is wrong where a task has fewer than `LEAST_PROMPTS`."""
+    return f"the router needs at least {LEAST_PROMPTS} different prompts of task {task!r}; a few dozen are right"
+
 
 @dataclass(frozen=True)
 class _Data:
@@ -50,8 +58,8 @@ def train_router(prompts_by_task: Mapping[str, Sequence[str]], config: RouterCon
     if not names:
         raise ValueError("a router needs prompts of at least one task")
     for name in names:
-        if len(set(prompts_by_task[name])) < 2:
-            raise ValueError(f"the router needs at least 2 different prompts of task {name!r}; a few dozen are right")
+        if len(set(prompts_by_task[name])) < LEAST_PROMPTS:
+            raise ValueError(too_few_prompts(name))
     featurizer = Featurizer(bits=config.bits)
     data = _prepare([prompts_by_task[name] for name in names], featurizer, config)
     kernel = _kernel(data.features)

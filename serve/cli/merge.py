@@ -1,6 +1,7 @@
 """`overtone merge`: a recipe in, a bundle out."""
 
 import json
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,7 @@ def command(
     from merge.check import CheckError  # torch takes a second to import; --help should not
     from merge.run import merge_recipe
 
+    signal.signal(signal.SIGTERM, _stop)
     try:
         report = merge_recipe(
             recipe, out, overwrite=overwrite, progress=progress, workers=workers, resume=resume, ray=ray
@@ -51,3 +53,8 @@ def command(
         typer.echo(f"  {expert.name}: {expert.bytes:,} bytes ({expert.share:.1%} of the backbone's)")
     for note in report.notes:
         typer.echo(f"  note: {note}")
+
+
+def _stop(*_: object) -> None:
+    """Treat SIGTERM as Ctrl-C: workers end with the merge, and finished parts are kept."""
+    raise KeyboardInterrupt

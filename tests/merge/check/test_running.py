@@ -16,7 +16,9 @@ RUNNING = [
 
 
 def write_prompts(folder: Path) -> dict[str, str]:
-    lines = [json.dumps({"task": name, "prompt": "a b", "answer": "c"}) for name in ("one", "two") for _ in range(4)]
+    lines = [
+        json.dumps({"task": name, "prompt": f"a b{n}", "answer": "c"}) for name in ("one", "two") for n in range(4)
+    ]
     (folder / "prompts.jsonl").write_text("\n".join(lines))
     return {"file": "prompts.jsonl"}
 

@@ -1,0 +1,105 @@
+"""Jobs in processes and tasks of their own end with the merge that started them."""
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merge.experts.jobs import Job, run_jobs
+
+
+class Endless:
+    """Takes ten minutes to unpickle: a job with it keeps its process busy."""
+
+    def __reduce__(self) -> tuple[Callable[[float], None], tuple[float]]:
+        return time.sleep, (600.0,)
+
+
+def endless_jobs(folder: Path) -> list[Job]:
+    made: Any = Endless()
+    return [Job(name, made, made, None, 1.0, folder / name) for name in ("a", "b", "c")]
+
+
+@contextmanager
+def interrupted_when(ready: Callable[[], bool]) -> Iterator[None]:
+    """Raise KeyboardInterrupt in the main thread, as SIGTERM's handler does, once something is so."""
+
+    def look(*_: object) -> None:
+        if ready():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_merge_ends_its_workers(tmp_path: Path) -> None:
+    others = set(multiprocessing.active_children())
+    started: set[multiprocessing.process.BaseProcess] = set()
+
+    def both_run() -> bool:
+        started.update(set(multiprocessing.active_children()) - others)
+        return len(started) == 2
+
+    with interrupted_when(both_run), pytest.raises(KeyboardInterrupt):
+        list(run_jobs(endless_jobs(tmp_path), workers=2))
+    assert len(started) == 2
+    assert all(child.exitcode == -signal.SIGTERM for child in started)
+
+
+def test_a_worker_ends_with_a_parent_that_was_killed() -> None:
+    child = (
+        "import os, time; from merge.lifetime import die_with_parent; die_with_parent({}); "
+        "print(os.getpid(), flush=True); time.sleep(600)"
+    )
+    parent = (
+        "import os, subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}.format(os.getpid())])\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.kill()
+    while is_running(worker):
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class Pool:
+    """Ray's pool as far as `run_jobs` sees it: the first task fails, the others run on."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Future[Any]] = []
+
+    def submit(self, *_: object) -> Future[Any]:
+        self.tasks.append(Future())
+        if len(self.tasks) == 1:
+            self.tasks[0].set_exception(ValueError("no"))
+        return self.tasks[-1]
+
+
+def test_when_a_ray_task_fails_the_others_are_cancelled(tmp_path: Path) -> None:
+    pool: Any = Pool()
+    with pytest.raises(ValueError, match="no"):
+        list(run_jobs(endless_jobs(tmp_path), 1, pool))
+    assert [task.cancelled() for task in pool.tasks] == [False, True, True]
