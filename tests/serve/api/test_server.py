@@ -256,9 +256,8 @@ def test_a_public_address_without_a_key_is_logged(bundle: Path, monkeypatch: pyt
 async def test_signal_handlers_are_put_back(bundle: Path):
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
-    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
-        with _Run(ServerSettings(bundle), listener)._signals():
-            assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener, _Run(ServerSettings(bundle), listener)._signals():
+        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
     assert {number: signal.getsignal(number) for number in numbers} == before
 
 
