@@ -16,6 +16,7 @@ from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointError, Checkpoin
 from merge.methods import BoundMethod, TaskVectors
 from merge.methods.vectors import blocks
 from merge.ray_pool import RayPool
+from merge.task_vectors import task_vectors
 
 PIECE = 1 << 20
 """Elements that a task vector is added by: with an eighth of it, two threads wait for Python more than they compute."""
@@ -68,7 +69,7 @@ def write_backbone(
         if name not in stored:
             return base.tensor(name)
         origin = base.tensor(name, dtype)
-        return method(name, origin, _vectors(name, origin, fine_tunes, scratch)).to(stored[name])
+        return method(name, origin, _vectors(name, base, origin, fine_tunes, scratch)).to(stored[name])
 
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
@@ -135,7 +136,9 @@ class _Scratch(threading.local):
         return self._flat[: tensor.numel()].view(tensor.shape)
 
 
-def _vectors(name: str, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], scratch: _Scratch) -> TaskVectors:
+def _vectors(
+    name: str, base: Checkpoint, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], scratch: _Scratch
+) -> TaskVectors:
     buffer, dtype = scratch.like(origin), origin.dtype
 
     def add(task: str, total: Tensor, weight: float) -> None:
@@ -146,9 +149,10 @@ def _vectors(name: str, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], sc
             difference = torch.sub(tuned[piece], start[piece], out=flat[: piece.stop - piece.start])
             sums[piece].add_(difference, alpha=weight)
 
-    return TaskVectors(
-        list(fine_tunes), lambda task: torch.sub(fine_tunes[task].tensor(name, dtype), origin, out=buffer), add
-    )
+    def read(task: str) -> Tensor:
+        return torch.sub(fine_tunes[task].tensor(name, dtype), origin, out=buffer)
+
+    return task_vectors(name, base, fine_tunes, origin, read, add)
 
 
 def _declare(path: Path, dtype: torch.dtype) -> None:

@@ -17,6 +17,7 @@ from merge.frank_wolfe.search import Search, Step
 from merge.frank_wolfe.soft import soft_step
 from merge.frank_wolfe.vertices import Layout, Vertices
 from merge.methods import BoundMethod, TaskVectors
+from merge.task_vectors import task_vectors
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,6 @@ def _write_initial(
     with CheckpointWriter(directory, specs, shard_bytes=1 << 62) as writer:
         for name in writer.order:
             origin = base.tensor(name, torch.float32)
-            writer.write(name, method(name, origin, _vectors(name, origin, fine_tunes)))
+            writer.write(name, method(name, origin, task_vectors(name, base, fine_tunes, origin)))
     (file,) = directory.glob("*.safetensors")
     return Checkpoint(directory, base.config, read_header(file))
-
-
-def _vectors(name: str, origin: Tensor, fine_tunes: Mapping[str, Checkpoint]) -> TaskVectors:
-    return TaskVectors(list(fine_tunes), lambda task: fine_tunes[task].tensor(name, torch.float32) - origin)

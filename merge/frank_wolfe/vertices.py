@@ -7,7 +7,8 @@ from torch import Tensor
 
 from merge.checkpoint import Checkpoint
 from merge.frank_wolfe.config import Granularity
-from merge.methods import BoundMethod, TaskVectors
+from merge.methods import BoundMethod
+from merge.task_vectors import task_vectors
 
 INITIAL = "<initial>"
 """The starting point's name among the vertices; no fine-tune can be called so."""
@@ -41,7 +42,9 @@ class Vertices:
         if self._local_update is None:
             return tensor
         origin = self._base.tensor(name, torch.float32)
-        return self._local_update(name, origin, TaskVectors([vertex], lambda _: tensor - origin))
+        alone = {vertex: self._fine_tunes[vertex]}
+        vectors = task_vectors(name, self._base, alone, origin, read=lambda _: tensor - origin)
+        return self._local_update(name, origin, vectors)
 
 
 class Layout:

@@ -41,6 +41,24 @@ class AdaptedCheckpoint(Checkpoint):
             adapted = _renormalised(adapted, self._own(change.magnitude, wide), change.transposed)
         return adapted.to(dtype or self.tensors[name].dtype)
 
+    def factors(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """What the adapter adds to a 2-D tensor of the model, as a product.
+
+        Returns:
+            [N, R] and [R, K] whose product it is, with R = 0 where the adapter leaves the tensor alone. None where the
+            change is not such a product: DoRA, a tensor that the adapter replaces, or one that is not 2-D.
+        """
+        shape = self.tensors[name].shape
+        if len(shape) != 2 or name in self.adapter.replacements:
+            return None
+        change = self.adapter.changes.get(name)
+        if change is None:
+            return torch.zeros(shape[0], 0, dtype=dtype), torch.zeros(0, shape[1], dtype=dtype)
+        if change.magnitude is not None:
+            return None
+        a, b = self._own(change.a, dtype), self._own(change.b, dtype) * change.scale
+        return (a.T, b.T) if change.transposed else (b, a)
+
     def _beneath(self, name: str, dtype: torch.dtype | None, check: bool) -> Tensor:
         """What the factors change: the model's tensor, or the one that the adapter has in its place."""
         source = self.adapter.replacements.get(name)

@@ -12,10 +12,11 @@ Trim = Callable[[str, Tensor, slice], Tensor]
 
 
 def elect(base: Tensor, vectors: TaskVectors, weight: PerTask, normalize: bool, trim: Trim | None = None) -> Tensor:
-    """Elect a sign for each entry and merge the task vectors that agree with it.
+    """Elect a sign for each entry and merge the weighted task vectors that agree with it.
 
-    Semantics: s = sign(Σ_i w_i τ_i), + for 0; Σ_{i: sign τ_i = s} w_i τ_i / Σ_{i: sign τ_i = s} w_i, 0 where no task
-    agrees. Without `normalize` the division is left out. Zeros agree with nothing.
+    Semantics: s = sign(Σ_i w_i τ_i), + for 0; A = {i: sign(w_i τ_i) = s}; Σ_{i ∈ A} w_i τ_i / Σ_{i ∈ A} w_i, 0 where no
+    task agrees. Without `normalize`, or where the weights of A sum to 0, the division is left out. Zeros agree with
+    nothing. A negative weight turns its task's vote round, as in mergekit.
 
     It goes through each vector piece by piece: intermediate results in the processor's cache instead of in memory make
     it several times faster.
@@ -40,9 +41,10 @@ def elect(base: Tensor, vectors: TaskVectors, weight: PerTask, normalize: bool, 
             total[at].add_(piece(task, flat, at), alpha=weight[task])
     for task, vector in vectors:
         flat = vector.reshape(-1)
+        upright = weight[task] >= 0
         for at in blocks(size):
             part = piece(task, flat, at)
-            agrees = (part != 0) & ((part > 0) == (total[at] >= 0))
+            agrees = (part != 0) & ((part > 0) == ((total[at] >= 0) == upright))
             merged[at].add_(part * agrees, alpha=weight[task])
             if normalize:
                 weights[at].add_(agrees, alpha=weight[task])

@@ -1,9 +1,9 @@
 """Iso-C: isotropic merging (Marczak et al., ICML 2025, arXiv 2502.04959)."""
 
-import torch
 from torch import Tensor
 
 from merge.methods.registry import method
+from merge.methods.singular import of_sum
 from merge.methods.vectors import EMBEDDINGS, ONE, PerTask, TaskVectors, is_matrix, weighted_sum
 
 
@@ -21,6 +21,9 @@ def iso_c(
 
     Semantics: U S Vᵀ = Σ_i w_i τ_i; θ₀ + λ mean(S) U Vᵀ for 2-D weights, θ₀ + λ mean_i(w_i τ_i) for everything else.
 
+    S has the singular values that are not 0, or rounding errors: the sum of four LoRAs of rank 16 has 64. So λ means
+    the same for LoRAs and for full fine-tunes, whose S is all min(N, K) values, as in the released code.
+
     Args:
         name: the tensor's name.
         base: θ₀, any shape.
@@ -29,9 +32,10 @@ def iso_c(
         lambda_: λ, the paper's α; 1.3 to 1.5 did best on its eight tasks.
         exclude: patterns of 2-D tensors that are averaged instead.
     """
-    total = weighted_sum(base, vectors, weight)
     if not is_matrix(name, base, exclude):
-        return total.mul_(lambda_ / len(vectors)).add_(base)
-    u, s, vh = torch.linalg.svd(total, full_matrices=False)
-    flat: Tensor = u @ vh
-    return flat.mul_(lambda_ * float(s.mean())).add_(base)
+        return weighted_sum(base, vectors, weight).mul_(lambda_ / len(vectors)).add_(base)
+    total = of_sum(base, vectors, weight)
+    if not len(total.s):
+        return base.clone()
+    flat: Tensor = total.u @ total.vh
+    return flat.mul_(lambda_ * float(total.s.mean())).add_(base)

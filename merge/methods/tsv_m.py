@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from merge.methods.registry import method
+from merge.methods.singular import of_task, smallest
 from merge.methods.vectors import EMBEDDINGS, ONE, PerTask, TaskVectors, is_matrix, weighted_sum
 
 
@@ -19,8 +20,8 @@ def tsv_m(
 ) -> Tensor:
     """Keep each task's leading singular vectors, make those of different tasks orthogonal, add them up.
 
-    Semantics: τ_i ≈ U_i S_i V_iᵀ with the ⌊min(N, K) / T⌋ largest of its singular values (at least 1);
-    U = polar([U_1 … U_T]), V = polar([V_1 … V_T]), polar(A) = P Qᵀ for A = P Σ Qᵀ; θ₀ + λ U diag(w_1 S_1 … w_T S_T) Vᵀ.
+    Semantics: τ_i ≈ U_i S_i V_iᵀ with the ⌊min(N, K) / T⌋ largest of its singular values (at least 1, and none that is
+    0 or a rounding error); U = polar([U_1 … U_T]), V = polar([V_1 … V_T]); θ₀ + λ U diag(w_1 S_1 … w_T S_T) Vᵀ.
     Tensors that are not 2-D weights get θ₀ + λ mean_i(w_i τ_i).
 
     Args:
@@ -35,17 +36,22 @@ def tsv_m(
         return weighted_sum(base, vectors, weight).mul_(lambda_ / len(vectors)).add_(base)
     rank = max(1, min(base.shape) // len(vectors))
     left, right, values = [], [], []
-    for task, vector in vectors:
-        u, s, vh = torch.linalg.svd(vector, full_matrices=False)
-        left.append(u[:, :rank])
-        right.append(vh[:rank].T)
-        values.append(s[:rank] * weight[task])
+    for task in vectors.tasks:
+        found = of_task(base, vectors, task).leading(rank)
+        left.append(found.u)
+        right.append(found.vh.T)
+        values.append(found.s * weight[task])
     u, v = polar(torch.cat(left, 1)), polar(torch.cat(right, 1))
     return ((u * torch.cat(values)) @ v.T).mul_(lambda_).add_(base)
 
 
 def polar(matrix: Tensor) -> Tensor:
-    """The matrix with orthonormal columns (or rows, where it is wide) that is nearest to a matrix."""
-    p, _, qh = torch.linalg.svd(matrix, full_matrices=False)
-    nearest: Tensor = p @ qh
+    """The matrix with orthonormal columns (or rows, where it is wide) that is nearest to a matrix.
+
+    Semantics: P Qᵀ for A = P Σ Qᵀ, without the directions in which A is 0 or a rounding error: any would do there, and
+    another processor would take another.
+    """
+    p, s, qh = torch.linalg.svd(matrix, full_matrices=False)
+    kept = int((s > smallest(s)).sum())
+    nearest: Tensor = p[:, :kept] @ qh[:kept]
     return nearest

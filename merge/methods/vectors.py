@@ -29,6 +29,19 @@ BLOCK = 1 << 17
 """Elements of a piece: half a MB in float32."""
 
 
+@dataclass(frozen=True)
+class Factors:
+    """A 2-D task vector as a product, which is how a LoRA stores it: τ = left @ right.
+
+    Attributes:
+        left: [N, R].
+        right: [R, K]. R is 0 where the LoRA leaves the tensor alone.
+    """
+
+    left: Tensor
+    right: Tensor
+
+
 class TaskVectors:
     """The task vectors of one tensor, read one at a time and as often as a method iterates.
 
@@ -42,6 +55,8 @@ class TaskVectors:
         tasks: Sequence[str],
         read: Callable[[str], Tensor],
         add: Callable[[str, Tensor, float], object] | None = None,
+        factors: Callable[[str], Factors | None] | None = None,
+        stored: Callable[[str], torch.dtype] | None = None,
     ) -> None:
         """Take the tasks' names and what reads a task's vector.
 
@@ -50,10 +65,26 @@ class TaskVectors:
             read: a task's vector.
             add: (task, total, weight) adds weight · τ to a total, to the last bit as `read` and an addition would, but
                 perhaps faster; None: that is what is done.
+            factors: a task's vector as a product, None for a task that is not stored as one; None: no task is.
+            stored: what a task's weights were rounded to; None: float64, which says that they are exact.
         """
         self.tasks = tuple(sorted(tasks))
         self._read = read
         self._add = add or (lambda task, total, weight: total.add_(read(task), alpha=weight))
+        self._factors = factors or (lambda _: None)
+        self._stored = stored or (lambda _: torch.float64)
+
+    def factors(self, task: str) -> Factors | None:
+        """A task's vector as a product; None where it is only known as a whole."""
+        return self._factors(task)
+
+    def stored(self, task: str) -> torch.dtype:
+        """What a task's weights were rounded to."""
+        return self._stored(task)
+
+    def read(self, task: str) -> Tensor:
+        """One task's vector."""
+        return self._read(task)
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return ((task, self._read(task)) for task in self.tasks)
@@ -68,7 +99,7 @@ class TaskVectors:
         return total
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "TaskVectors":
-        """The same tasks, each vector passed through `change`(task, vector) when it is read."""
+        """The same tasks, each vector passed through `change`(task, vector) when it is read; none has factors then."""
         return TaskVectors(self.tasks, lambda task: change(task, self._read(task)))
 
 

@@ -1,8 +1,7 @@
 """mergekit's recipes (https://github.com/arcee-ai/mergekit): what means the same is read, the rest is named.
 
-The keys `models`, `merge_method`, `base_model`, `parameters` and `out_dtype` mean the same here and there. Two
-differences remain: `dtype` is the arithmetic's alone (mergekit stores in it as well), and `ties` keeps a fifth of the
-entries unless told otherwise (mergekit: all).
+The keys `models`, `merge_method`, `base_model`, `parameters` and `out_dtype` mean the same here and there. `dtype` is
+the arithmetic's alone (mergekit stores in it as well), and some defaults differ; docs/merging.md lists them.
 """
 
 from typing import Any

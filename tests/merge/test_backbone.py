@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from transformers import LlamaForCausalLM
 from merge.backbone import write_backbone
 from merge.bundle import backbone_digest
 from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from merge.lora import open_adapter
 from merge.methods import METHODS, find_method
+from tests.merge.lora.adapters import Q, factors, write_adapter
 from tests.merge.tiny import save_fine_tune, save_tiny
 
 
@@ -47,6 +50,32 @@ def test_neither_order_nor_shards_move_a_byte(tmp_path: Path) -> None:
     other = {"c": tunes["c"], "b": tmp_path / "b-sharded", "a": tunes["a"]}
     two = merge(tmp_path / "two", base, other, "fr")
     assert backbone_digest(one.path) == backbone_digest(two.path)
+
+
+@pytest.mark.parametrize("name", ["iso_c", "tsv_m"])
+def test_loras_are_merged_in_their_own_space(tmp_path: Path, name: str) -> None:
+    base = open_checkpoint(save_tiny(tmp_path / "base", dtype=torch.bfloat16))
+    tunes = {
+        task: open_adapter(write_adapter(tmp_path / task, factors(Q, 32, 32, seed=seed)), base)
+        for seed, task in enumerate("ab")
+    }
+    merged, again = tmp_path / "merged", tmp_path / "again"
+    method = find_method(name).bind(find_method(name).parameters(), {})
+    # From another copy of the base an adapter is a full checkpoint, whose difference holds rounding errors.
+    copy = Checkpoint(tmp_path, base.config, base.tensors)
+    whole = {task: replace(tune, model=copy) for task, tune in tunes.items()}
+    for folder, models in ((merged, tunes), (again, whole)):
+        folder.mkdir()
+        write_backbone(folder, base, models, method, out_dtype=torch.float32)
+    weight = f"{Q}.weight"
+    change, other = (
+        open_checkpoint(folder).tensor(weight) - base.tensor(weight, torch.float32) for folder in (merged, again)
+    )
+    s = torch.linalg.svdvals(change)
+    assert int((s > 1e-5 * s[0]).sum()) == 8
+    torch.testing.assert_close(other, change, rtol=0, atol=1e-4)
+    unchanged = "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(open_checkpoint(merged).tensor(unchanged), base.tensor(unchanged, torch.float32))
 
 
 @pytest.fixture(scope="module")

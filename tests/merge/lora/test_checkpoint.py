@@ -70,6 +70,22 @@ def test_whole_tensors_are_replaced(model: Checkpoint, tmp_path: Path) -> None:
     assert torch.equal(adapted.tensor("model.norm.weight"), norm)
 
 
+def test_factors_are_those_of_the_change(model: Checkpoint, tmp_path: Path) -> None:
+    made = {**factors(Q, 32, 32), **factors(UP, 48, 32), "model.norm.weight": torch.randn(32)}
+    adapted = open_adapter(write_adapter(tmp_path / "plain", made), model)
+    for module, rank in ((Q, 4), (UP, 4), (f"{Q[:-6]}k_proj", 0)):
+        found = adapted.factors(f"{module}.weight", torch.float64)
+        assert found is not None
+        assert found[0].shape[1] == found[1].shape[0] == rank
+        change = adapted.tensor(f"{module}.weight", torch.float64) - model.tensor(f"{module}.weight", torch.float64)
+        torch.testing.assert_close(found[0] @ found[1], change)
+    assert adapted.factors("model.norm.weight", torch.float32) is None
+    dora = {**factors(Q, 32, 32), f"{Q}.lora_magnitude_vector": torch.rand(32) + 0.5}
+    assert open_adapter(write_adapter(tmp_path / "dora", dora, use_dora=True), model).factors(
+        f"{Q}.weight", torch.float32
+    ) is None  # fmt: skip
+
+
 def test_embeddings_layers_stored_transposed_and_convolutions(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

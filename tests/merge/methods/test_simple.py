@@ -38,6 +38,20 @@ def test_ties_trims_elects_and_averages() -> None:
     torch.testing.assert_close(summed, tensor([10.0, 3.0, -6.0, 0.0]))
 
 
+def test_ties_with_negative_weights_elects_among_the_weighted_entries() -> None:
+    """The values follow mergekit's formula: sign(w τ) votes, Σ w τ of those that agree, over their Σ w."""
+    alone = bound("ties", {"a": {"weight": -0.5}}, density=1.0, normalize=False)
+    torch.testing.assert_close(alone("w", BASE, stream({"a": VECTORS["a"]})) - BASE, -0.5 * VECTORS["a"])
+    # weighted: a = [4, -1, 2, 0], b = [-1, -1.5, 3, 0]; signs of the sums [3, -2.5, 5, 0] are +, -, +
+    by_task = {"b": {"weight": -0.5}}
+    summed = bound("ties", by_task, density=1.0, normalize=False)("w", BASE, stream(VECTORS)) - BASE
+    torch.testing.assert_close(summed, tensor([4.0, -2.5, 5.0, 0.0]))
+    averaged = bound("ties", by_task, density=1.0)("w", BASE, stream(VECTORS)) - BASE
+    torch.testing.assert_close(averaged, tensor([4.0, -2.5 / 0.5, 5 / 0.5, 0.0]))
+    dropped = bound("dare_ties", by_task, density=1.0, normalize=False)("w", BASE, stream(VECTORS)) - BASE
+    torch.testing.assert_close(dropped, summed)
+
+
 @pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.999])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_trim_is_a_stable_sort_cut_off(density: float, dtype: torch.dtype) -> None:

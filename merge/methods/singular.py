@@ -1,0 +1,132 @@
+"""Singular value decompositions of task vectors, without the directions that are rounding noise.
+
+A LoRA's task vector has a few dozen singular values; the other hundreds that a dense decomposition returns are rounding
+errors of W + B A, in directions that change with the processor. A method that gives all of them the same weight would
+merge that noise. So LoRAs are decomposed from their factors, and of a dense task vector only those directions are
+kept that stand out of the rounding of the stored weights, where the rest is nothing but rounding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from merge.methods.vectors import Factors, PerTask, TaskVectors, weighted_sum
+
+
+@dataclass(frozen=True)
+class Singular:
+    """u diag(s) vh.
+
+    Attributes:
+        u: [N, R], orthonormal columns.
+        s: [R], positive and descending. R is 0 for a matrix of zeros.
+        vh: [R, K], orthonormal rows.
+    """
+
+    u: Tensor
+    s: Tensor
+    vh: Tensor
+
+    def leading(self, rank: int) -> "Singular":
+        """The `rank` largest singular values (all of them, where there are fewer) with their vectors."""
+        return Singular(self.u[:, :rank], self.s[:rank], self.vh[:rank])
+
+
+def of_task(base: Tensor, vectors: TaskVectors, task: str) -> Singular:
+    """Decompose one task's vector.
+
+    Args:
+        base: θ₀, [N, K]; its sizes say how coarse the stored weights are.
+        vectors: τ_i.
+        task: i.
+    """
+    factors = vectors.factors(task)
+    if factors is not None:
+        return of_product(factors)
+    return of_matrix(vectors.read(task), rounding(base, vectors.stored(task)))
+
+
+def of_sum(base: Tensor, vectors: TaskVectors, weight: PerTask | Mapping[str, float]) -> Singular:
+    """Decompose Σ_i w_i τ_i, from the factors where every task has them.
+
+    Args:
+        base: θ₀, [N, K].
+        vectors: τ_i.
+        weight: w_i.
+    """
+    found = {task: vectors.factors(task) for task in vectors.tasks}
+    products = {task: item for task, item in found.items() if item is not None}
+    if len(products) == len(found) and sum(item.left.shape[1] for item in products.values()) < min(base.shape):
+        left = torch.cat([item.left * weight[task] for task, item in products.items()], 1)
+        return of_product(Factors(left, torch.cat([item.right for item in products.values()])))
+    # Rounding errors of different fine-tunes are independent, so their squares add up.
+    noise = sum(weight[task] ** 2 * rounding(base, vectors.stored(task)) for task in found)
+    return of_matrix(weighted_sum(base, vectors, weight), noise)
+
+
+def of_product(factors: Factors) -> Singular:
+    """Decompose left @ right by QR decompositions of the factors.
+
+    The only matrix that goes through an SVD is [R, R].
+    """
+    q, r = torch.linalg.qr(factors.left)
+    p, t = torch.linalg.qr(factors.right.T)
+    u, s, vh = torch.linalg.svd(r @ t.T, full_matrices=False)
+    kept = int((s > smallest(s)).sum())
+    return Singular(q @ u[:, :kept], s[:kept], vh[:kept] @ p.T)
+
+
+def of_matrix(matrix: Tensor, noise: float) -> Singular:
+    """Decompose a matrix that may be one of low rank plus rounding errors.
+
+    Semantics: with e² the mean square of the rounding errors, no singular value of the errors alone is much larger than
+    e (√N + √K). The smaller ones are left out if two things hold: together they are no more than the errors are,
+    Σ s² ≤ `SLACK` N K e², and less than those that are kept. That is so for a LoRA that was added to its base and
+    stored. A full fine-tune fails one of the two, and keeps all its directions.
+
+    Args:
+        matrix: [N, K].
+        noise: e², as from `rounding`.
+    """
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    height, width = matrix.shape
+    kept = int((s > smallest(s)).sum())
+    above = int((s > noise**0.5 * (height**0.5 + width**0.5)).sum())
+    squares = s.square().double()
+    head, tail = float(squares[:above].sum()), float(squares[above:].sum())
+    if tail <= SLACK * noise * height * width and tail < head:
+        kept = min(kept, above)
+    return Singular(u[:, :kept], s[:kept], vh[:kept])
+
+
+SLACK = 1.5
+"""The smallest kept singular values take a part of the errors with them, and the arithmetic adds errors of its own."""
+
+
+def rounding(base: Tensor, stored: torch.dtype) -> float:
+    """Mean square of the errors that rounding a fine-tune's weights leaves in its task vector.
+
+    Semantics: mean of ulp² / 12, ulp the distance between two numbers of the dtype at an entry's size
+
+    Args:
+        base: θ₀, any shape; its fine-tune's entries are of about the same sizes.
+        stored: what the fine-tune's weights were rounded to.
+    """
+    if not base.numel():
+        return 0.0
+    binade = torch.ldexp(torch.ones_like(base), torch.frexp(base).exponent - 1).masked_fill_(base == 0, 0.0)
+    return torch.finfo(stored).eps ** 2 * float(binade.square_().mean(dtype=torch.float64)) / 12
+
+
+def smallest(s: Tensor) -> Tensor:
+    """The size up to which a computed singular value is rounding error and stands for 0: 32 ε of the largest.
+
+    Args:
+        s: [R], descending.
+
+    Returns:
+        [1], or [0] where R is 0.
+    """
+    return 32 * torch.finfo(s.dtype).eps * s[:1]
