@@ -1,14 +1,14 @@
 """The bundle: what merging writes and serving reads. The only part of `merge` that `serve` imports.
 
 `expert` is the file format of one expert (`expert_header` its header, `residual` its parts, `quantise` and `gaps` its
-8-bit form), `manifest` the table of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one,
-`router_model` holds the part of the router that both sides must compute alike, and `host_memory` says how much memory
-either side may take.
+8-bit form), `tensor_file` reads files that may change meanwhile, `manifest` is the table of contents, `writer` makes a
+bundle appear whole or not at all, `reader` opens one, `router_model` holds the part of the router that both sides must
+compute alike, and `host_memory` says how much memory either side may take.
 """
 
 from merge.bundle.digest import backbone_digest, expert_digest
-from merge.bundle.errors import BundleError
-from merge.bundle.expert import Expert, read_expert, write_expert
+from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileError, UnreadableFileError
+from merge.bundle.expert import Expert, read_expert, read_expert_content, write_expert
 from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_layout
 from merge.bundle.host_memory import available_host_bytes
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
@@ -16,9 +16,11 @@ from merge.bundle.quantise import dequantise_rows, quantise_rows
 from merge.bundle.reader import Bundle, open_bundle
 from merge.bundle.residual import SparseDelta, index_dtype
 from merge.bundle.router_model import Featurizer, RouterModel, load_router, save_router
+from merge.bundle.tensor_file import read_failure
 from merge.bundle.writer import BundleWriter
 
 __all__ = [
+    "BackboneMismatchError",
     "Bundle",
     "BundleError",
     "BundleWriter",
@@ -29,8 +31,10 @@ __all__ = [
     "FileCard",
     "Manifest",
     "ManifestFields",
+    "MissingFileError",
     "RouterModel",
     "SparseDelta",
+    "UnreadableFileError",
     "available_host_bytes",
     "backbone_digest",
     "dequantise_rows",
@@ -41,6 +45,8 @@ __all__ = [
     "open_bundle",
     "quantise_rows",
     "read_expert",
+    "read_expert_content",
+    "read_failure",
     "read_layout",
     "save_router",
     "write_expert",

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from merge.bundle.errors import BundleError
+from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileError
 from merge.bundle.expert_header import HEADER_KEY, VERSION, VERSION_INT8, WIDEST, Header
 from merge.bundle.files import replaced
 from merge.bundle.gaps import decode_gaps, encode_gaps
 from merge.bundle.residual import SparseDelta, check_dense, check_scale, check_sparse, index_dtype
+from merge.bundle.tensor_file import read_tensor_file
 
 
 @dataclass(frozen=True)
@@ -95,33 +95,40 @@ def write_expert(path: Path, expert: Expert) -> None:
 
 
 def read_expert(path: Path, backbone_digest: str | None = None) -> Expert:
+    """Read and validate an expert file, as `read_expert_content`, without its digest."""
+    return read_expert_content(path, backbone_digest)[1]
+
+
+def read_expert_content(path: Path, backbone_digest: str | None = None) -> tuple[str, Expert]:
     """Read and validate an expert file.
 
     Args:
         path: the file.
-        backbone_digest: where given, the backbone the expert must have been cut against.
+        backbone_digest: where given, the backbone that the expert must have been cut against.
+
+    Returns:
+        The content digest (see `expert_digest`) and the expert, both of the same bytes whatever happens to the file.
 
     Raises:
-        BundleError: missing, damaged, another format version or backbone, columns out of order, values not finite.
+        MissingFileError, UnreadableFileError: see `read_tensor_file`.
+        BackboneMismatchError: the expert was cut against another backbone.
+        BundleError: damaged, another format version, columns out of order, values not finite.
     """
-    if not path.is_file():
-        raise BundleError(f"no expert file at {path}")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = Header.parse((file.metadata() or {}).get(HEADER_KEY), path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path} is not a readable safetensors file: {error}") from error
+        file = read_tensor_file(path)
+    except MissingFileError as error:
+        raise MissingFileError(f"no expert file at {path}") from error
+    header = Header.parse(file.metadata.get(HEADER_KEY), path)
     if backbone_digest is not None and header.backbone_digest != backbone_digest:
-        raise BundleError(
+        raise BackboneMismatchError(
             f"expert {header.task!r} was cut against backbone {header.backbone_digest[:12]}, not against "
             f"{backbone_digest[:12]}: merge it again for this backbone"
         )
     try:
-        sparse, dense = _assemble(tensors, header.gaps)
+        sparse, dense = _assemble(file.tensors, header.gaps)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    return Expert(header.task, header.backbone_digest, header.density, sparse, dense, header.metadata)
+    return file.digest, Expert(header.task, header.backbone_digest, header.density, sparse, dense, header.metadata)
 
 
 def _add_sparse(tensors: dict[str, Tensor], name: str, delta: SparseDelta) -> dict[str, int] | None:

@@ -1,6 +1,7 @@
 """The header of an expert file: what can be told of an expert without reading its tensors."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,16 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from merge.bundle.errors import BundleError
+from merge.bundle.tensor_file import read_failure
 
 VERSION, VERSION_INT8 = 1, 2
 """A file with 8-bit values says 2, so that a reader from before them says so too; any other says 1."""
 
 WIDEST = 1 << 31
 """Most columns of a weight."""
+
+_ITEM_BYTES = {"U8": 1, "I8": 1, "U16": 2, "BF16": 2, "I32": 4, "F32": 4}
+"""Bytes of an element, by safetensors' names of the dtypes that experts have."""
 
 # One key that holds JSON: safetensors writes several keys in an order that changes from run to run, and an expert's
 # identity is the digest of its file.
@@ -77,28 +82,30 @@ def read_layout(path: Path) -> ExpertLayout:
     """Read an expert file's header alone.
 
     Raises:
-        BundleError: missing or damaged.
+        MissingFileError, UnreadableFileError: the file cannot be opened.
+        BundleError: it is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        # `pread`: a mapped file that another process truncates would end this one with SIGBUS.
+        with safe_open(path, framework="pt", backend="pread") as file:
             header = Header.parse((file.metadata() or {}).get(HEADER_KEY), path)
-        with path.open("rb") as file:
-            stored = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            shapes = {key: tuple(stored.get_shape()) for key, stored in slices.items()}
+            sizes = {key: _ITEM_BYTES[stored.get_dtype()] for key, stored in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path} is not a readable safetensors file: {error}") from error
+        raise read_failure(path, error) from error
+    except KeyError as error:
+        raise BundleError(f"{path} holds a tensor of dtype {error.args[0]}, which no expert has") from error
     entries = {name: entries for name, (_, entries) in header.gaps.items()}
     kinds: dict[str, set[str]] = {"scale": set(), "delta": set()}
-    sizes: dict[str, int] = {}
-    for key, info in stored.items():
+    nbytes: dict[str, int] = {}
+    for key, shape in shapes.items():
         name, _, kind = key.rpartition(".")
-        if key == "__metadata__":
-            continue
-        if kind == "index":
-            entries[name] = info["shape"][-1]
+        if kind == "index" and shape:
+            entries[name] = shape[-1]
         kinds.setdefault(kind, set()).add(name)
-        begin, end = info["data_offsets"]
-        sizes[name] = sizes.get(name, 0) + end - begin
-    return ExpertLayout(entries, frozenset(kinds["scale"]), frozenset(kinds["delta"]), sizes)
+        nbytes[name] = nbytes.get(name, 0) + math.prod(shape) * sizes[key]
+    return ExpertLayout(entries, frozenset(kinds["scale"]), frozenset(kinds["delta"]), nbytes)
 
 
 def expert_bytes(path: Path) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from merge.bundle.errors import BundleError
+from merge.bundle.errors import BundleError, MissingFileError, UnreadableFileError
+from merge.bundle.tensor_file import unreadable
 
 BUNDLE_FORMAT = 1
 MANIFEST_NAME = "bundle.json"
@@ -65,15 +66,25 @@ def read_manifest(bundle: Path) -> Manifest:
     """Read `bundle`/bundle.json.
 
     Raises:
-        BundleError: no such file, other format version, or fields missing or wrong (named).
+        MissingFileError, UnreadableFileError: there is no such file, or it cannot be read.
+        BundleError: other format version, or fields missing or wrong (named).
     """
     path = bundle / MANIFEST_NAME
-    if not bundle.is_dir():
-        raise BundleError(f"no bundle at {bundle}: `overtone merge RECIPE {bundle}` would write one")
-    if not path.is_file():
-        raise BundleError(f"{bundle} is no bundle: it has no {MANIFEST_NAME} (written last by `overtone merge`)")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        written = path.stat().st_mtime
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not bundle.is_dir():
+            raise MissingFileError(
+                f"no bundle at {bundle}: `overtone merge RECIPE {bundle}` would write one"
+            ) from error
+        raise MissingFileError(
+            f"{bundle} is not a bundle: it has no {MANIFEST_NAME} (written last by `overtone merge`)"
+        ) from error
+    except OSError as error:
+        raise UnreadableFileError(unreadable(path, error)) from error
+    try:
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
@@ -82,5 +93,5 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleError(f"{path} has bundle format {manifest.format_version}; this version reads {BUNDLE_FORMAT}")
     if manifest.created:
         return manifest
-    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return manifest.model_copy(update={"created": written.isoformat(timespec="seconds")})
+    created = datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
+    return manifest.model_copy(update={"created": created})

@@ -1,12 +1,14 @@
 """Opening a bundle."""
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from merge.bundle.digest import backbone_digest, file_digest
-from merge.bundle.errors import BundleError
+from merge.bundle.errors import BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.expert import Expert, read_expert
 from merge.bundle.manifest import ExpertCard, Manifest, read_manifest
+from merge.bundle.tensor_file import unreadable
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,16 @@ def open_bundle(path: Path, verify: bool = False) -> Bundle:
     manifest = read_manifest(path)
     for name, card in manifest.files.items():
         file = path / name
-        if not file.is_file():
-            raise BundleError(f"{path} is incomplete: {name} is missing")
-        if file.stat().st_size != card.bytes:
-            raise BundleError(f"{file} has {file.stat().st_size} bytes; the manifest says {card.bytes}")
+        try:
+            found = file.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise MissingFileError(f"{path} is incomplete: {name} is missing") from error
+        except OSError as error:
+            raise UnreadableFileError(unreadable(file, error)) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleError(f"{path} is incomplete: {name} is not a file")
+        if found.st_size != card.bytes:
+            raise BundleError(f"{file} has {found.st_size} bytes; the manifest says {card.bytes}")
         if verify and file_digest(file) != card.sha256:
             raise BundleError(f"{file} was changed after merging: its digest is not the manifest's")
     if verify and backbone_digest(path / "backbone") != manifest.backbone_digest:

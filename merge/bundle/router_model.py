@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from merge.bundle.errors import BundleError
+from merge.bundle.errors import BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.files import replaced
+from merge.bundle.tensor_file import read_tensor_file, unreadable
 
 ROUTER_FORMAT = 1
 _FIRST, _LAST = ord("0"), ord("9")
@@ -124,25 +125,32 @@ def load_router(directory: Path) -> RouterModel:
     """Read a router.
 
     Raises:
+        MissingFileError, UnreadableFileError: a file cannot be opened.
         BundleError: a file is missing or damaged, or shapes and names do not agree.
     """
     try:
-        settings = json.loads((directory / "router.json").read_text())
+        settings = json.loads((directory / "router.json").read_bytes())
         if settings["format_version"] != ROUTER_FORMAT:
             raise BundleError(
                 f"{directory} has router format {settings['format_version']}; this version reads {ROUTER_FORMAT}"
             )
-        tensors = load_file(directory / "router.safetensors")
+        tensors = read_tensor_file(directory / "router.safetensors").tensors
         model = RouterModel(
             names=tuple(settings["names"]),
-            weight=tensors["weight"].astype(np.float32),
-            bias=tensors["bias"].astype(np.float32),
+            weight=tensors["weight"].to(torch.float32).numpy(),
+            bias=tensors["bias"].to(torch.float32).numpy(),
             offset=float(settings["offset"]),
             temperature=float(settings["temperature"]),
             threshold=float(settings["threshold"]),
             featurizer=Featurizer(**settings["featurizer"]),
         )
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (FileNotFoundError, MissingFileError) as error:
+        raise MissingFileError(f"{directory} holds no readable router: {error}") from error
+    except OSError as error:
+        raise UnreadableFileError(unreadable(directory / "router.json", error)) from error
+    except BundleError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{directory} holds no readable router: {type(error).__name__}: {error}") from error
     if not model.names:
         raise BundleError(f"{directory}: the router names no expert")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serve.api.detokenizer import Detokenizer
-from serve.api.errors import internal, unavailable
+from serve.api.errors import expert_unavailable, internal, unavailable
 from serve.api.logprobs import TokenRecord
 from serve.api.stops import StopSearch
 from serve.api.text import TextCodec
@@ -91,6 +91,8 @@ class ChoiceText:
         Raises:
             ApiError: the engine gave the request up.
         """
+        if output.expert_error is not None:
+            raise expert_unavailable(output.expert_error)
         if output.finish_reason == "error":
             raise internal(output.error or "the engine gave the request up")
         if output.finish_reason == "abort":

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from starlette.responses import JSONResponse
 
+from serve.experts import ExpertLoadError
+
 RETRY_AFTER_SECONDS = 1
 _LISTED = 20
 
@@ -67,6 +69,12 @@ def overloaded(message: str) -> ApiError:
 def unavailable(message: str, code: str) -> ApiError:
     """503: loading, draining or dead."""
     return ApiError(503, message, "service_unavailable", None, code, _retry_after())
+
+
+def expert_unavailable(error: ExpertLoadError) -> ApiError:
+    """503: an expert of the request cannot be loaded; worth trying again where its file may be mended meanwhile."""
+    headers = _retry_after() if error.retryable else {}
+    return ApiError(503, error.public, "service_unavailable", "model", "expert_unavailable", headers)
 
 
 def timed_out(seconds: float) -> ApiError:

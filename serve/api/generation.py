@@ -112,7 +112,7 @@ class Generation:
         except EngineError as error:
             queue.put_nowait(_refusal(error))
         except Exception as error:
-            if isinstance(error, ApiError) and error.status == 500:
+            if isinstance(error, ApiError) and error.code in {"internal_error", "expert_unavailable"}:
                 self._end(index, "error")
             queue.put_nowait(error)
 

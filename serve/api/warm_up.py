@@ -25,7 +25,8 @@ async def warm_up(runtime: Runtime) -> None:
 
 async def _token(runtime: Runtime, experts: tuple[tuple[str, float], ...]) -> str | None:
     """Two tokens, one after the prompt and one by decoding; the error, if there is one."""
-    request = Request("warm-up", (0,), SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True), experts)
+    params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
+    request = Request("warm-up", (0,), params, experts, warm_up=True)
     async for output in runtime.engine.generate(request):
         if output.finish_reason == "error":
             return output.error or "no reason given"

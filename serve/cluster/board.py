@@ -92,6 +92,8 @@ class Board:
             expert_host_bytes=sum(item.expert_host_bytes for item in stats),
             experts_resident=tuple(sorted({name for item in stats for name in item.experts_resident})),
             experts_on_host=tuple(sorted({name for item in stats for name in item.experts_on_host})),
+            contents_resident=sum(item.contents_resident for item in stats),
+            contents_on_host=sum(item.contents_on_host for item in stats),
         )
 
     async def _poll(self) -> None:

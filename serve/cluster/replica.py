@@ -158,7 +158,7 @@ class EngineReplica:
     async def _warm_up(self) -> None:
         """Two tokens before the first client's, and word of the experts that it has."""
         params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
-        async for _ in self._engine.generate(Request(f"warm-up-{self._name}", (0,), params)):
+        async for _ in self._engine.generate(Request(f"warm-up-{self._name}", (0,), params, warm_up=True)):
             pass
         for name in self._fitting:
             await self._hold(name)

@@ -1,5 +1,6 @@
 """The engine: requests in, steps, outputs out. Synchronous; one thread calls it."""
 
+import logging
 import time
 from itertools import count
 
@@ -17,6 +18,8 @@ from serve.engine.scheduler import Chunk, Plan, Scheduler
 from serve.engine.sequence import Sequence
 from serve.experts import ExpertStore, ExpertVersion
 from serve.model import Decoder, KvCache
+
+_log = logging.getLogger("overtone")
 
 
 class Engine:
@@ -122,7 +125,7 @@ class Engine:
         """Compute one batch. What fails in a step ends that step's requests, not the engine."""
         started = time.monotonic()
         plan = self._scheduler.plan()
-        outputs = [self._close(sequence, "error", sequence.error) for sequence in plan.failed]
+        outputs = [self._close(sequence, "error") for sequence in plan.failed]
         self.idle = not plan.chunks and not plan.preemptions
         if not plan.chunks:
             return outputs
@@ -130,18 +133,20 @@ class Engine:
         try:
             drawn, mode = self._compute(plan.chunks)
         except Exception as error:
+            _log.exception("a step of %d requests failed", len(plan.chunks))
             message = f"the step failed: {type(error).__name__}: {error}"
             return outputs + [self._end(chunk.sequence, "error", message) for chunk in plan.chunks]
         for chunk in plan.chunks:
             self._scheduler.computed(chunk)
             if chunk.draws:
                 outputs.append(self._advance(chunk.sequence, drawn.get(chunk.sequence)))
-        self._observer.on_step(self._record(plan, mode, time.monotonic() - started))
+        if any(not chunk.sequence.request.warm_up for chunk in plan.chunks):
+            self._observer.on_step(self._record(plan, mode, time.monotonic() - started))
         return outputs
 
     def stats(self) -> EngineStats:
         """The engine at this moment; may be called from any thread."""
-        infos, scheduler = self.experts.infos(), self._scheduler
+        infos, contents, scheduler = self.experts.infos(), self.experts.contents, self._scheduler
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
@@ -154,6 +159,8 @@ class Engine:
             expert_host_bytes=self.experts.host_bytes,
             experts_resident=tuple(info.version.name for info in infos if info.slot is not None),
             experts_on_host=tuple(info.version.name for info in infos if info.on_host),
+            contents_resident=contents["device"],
+            contents_on_host=contents["host"],
         )
 
     def _compute(self, chunks: list[Chunk]) -> tuple[dict[Sequence, TokenOutput], StepMode]:
@@ -220,21 +227,26 @@ class Engine:
         request = sequence.request
         del self._sequences[request.request_id]
         sequence.finish_reason, sequence.error = reason, error
-        self._observer.on_finish(
-            RequestRecord(
-                request_id=request.request_id,
-                experts=tuple(name for name, _ in request.experts),
-                prompt_tokens=len(request.prompt),
-                cached_tokens=sequence.cached,
-                generated_tokens=sequence.generated,
-                finish_reason=reason,
-                arrival=request.arrival,
-                scheduled=sequence.scheduled,
-                first_token=sequence.first_token,
-                finished=time.monotonic(),
-            )
-        )
+        if sequence.expert_error is not None:
+            sequence.error = sequence.expert_error.public
+        if not request.warm_up:
+            self._observer.on_finish(self._finished(sequence, reason))
         return _output(sequence, tokens)
+
+    def _finished(self, sequence: Sequence, reason: FinishReason) -> RequestRecord:
+        request = sequence.request
+        return RequestRecord(
+            request_id=request.request_id,
+            experts=tuple(name for name, _ in request.experts),
+            prompt_tokens=len(request.prompt),
+            cached_tokens=sequence.cached,
+            generated_tokens=sequence.generated,
+            finish_reason=reason,
+            arrival=request.arrival,
+            scheduled=sequence.scheduled,
+            first_token=sequence.first_token,
+            finished=time.monotonic(),
+        )
 
     def _record(self, plan: Plan, mode: StepMode, seconds: float) -> StepRecord:
         prefill = sum(chunk.count for chunk in plan.chunks if chunk.prefill)
@@ -281,6 +293,7 @@ def _output(sequence: Sequence, tokens: tuple[TokenOutput, ...]) -> Output:
         tokens=tokens,
         finish_reason=sequence.finish_reason,
         error=sequence.error,
+        expert_error=sequence.expert_error,
         cached_tokens=sequence.cached,
         prompt_logprobs=tuple(sequence.prompt_logprobs) if asked and first else None,
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from serve.engine.request import FinishReason
+from serve.experts import LoadFailure
 
 StepMode = Literal["plain", "patched", "fused"]
 
@@ -58,7 +59,10 @@ class RequestRecord:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """The engine at this moment. Experts are names; bytes are exact sizes of the tensors held."""
+    """The engine at this moment.
+
+    Experts are names; several may stand for one content, which is there once. Bytes are exact sizes of the tensors.
+    """
 
     running: int
     waiting: int
@@ -71,6 +75,8 @@ class EngineStats:
     expert_host_bytes: int
     experts_resident: tuple[str, ...]
     experts_on_host: tuple[str, ...]
+    contents_resident: int
+    contents_on_host: int
 
 
 class EngineObserver(Protocol):
@@ -87,6 +93,9 @@ class EngineObserver(Protocol):
 
     def on_expert_evict(self, name: str, tier: Literal["host", "device"]) -> None:
         """An expert's residual left a tier."""
+
+    def on_expert_failure(self, name: str, reason: LoadFailure) -> None:
+        """A registered expert could not be loaded."""
 
     def on_reject(self, reason: str) -> None:
         """A request was not admitted: the name of the error's class."""
@@ -105,6 +114,9 @@ class SilentObserver:
         """Ignore."""
 
     def on_expert_evict(self, name: str, tier: Literal["host", "device"]) -> None:
+        """Ignore."""
+
+    def on_expert_failure(self, name: str, reason: LoadFailure) -> None:
         """Ignore."""
 
     def on_reject(self, reason: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serve.engine.token_mask import TokenMask
+from serve.experts import ExpertLoadError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 MAX_LOGPROBS = 20
@@ -98,6 +99,7 @@ class Request:
         priority: lower is served earlier.
         arrival: `time.monotonic()` when the request came in.
         mask: says before each draw what may be drawn; this request's alone, as it remembers what was drawn.
+        warm_up: the server makes this request itself, before any client: the observer is not told of it.
     """
 
     request_id: str
@@ -107,6 +109,7 @@ class Request:
     priority: int = 0
     arrival: float = field(default_factory=time.monotonic)
     mask: TokenMask | None = None
+    warm_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class Output:
         error: one line, where the reason is "error".
         cached_tokens: prompt tokens whose keys and values came from the prefix cache.
         prompt_logprobs: on the first output, where asked for: one entry a prompt token, None for the first.
+        expert_error: why one of the experts could not be loaded, where that ended the request.
     """
 
     request_id: str
@@ -143,3 +147,4 @@ class Output:
     error: str | None = None
     cached_tokens: int = 0
     prompt_logprobs: tuple[TokenOutput | None, ...] | None = None
+    expert_error: ExpertLoadError | None = None

@@ -140,7 +140,7 @@ class Scheduler:
                     passed.add(group)
                     continue
             if sequence.lease is not None and (error := sequence.lease.error) is not None:
-                sequence.error = error
+                sequence.expert_error = error
                 self.remove(sequence)
                 plan.failed.append(sequence)
                 continue

@@ -3,7 +3,7 @@
 from serve.engine.kv_blocks import cache_root, chain_digest
 from serve.engine.request import FinishReason, Request, TokenOutput
 from serve.engine.sampler import SamplingState
-from serve.experts import ExpertVersion, Lease
+from serve.experts import ExpertLoadError, ExpertVersion, Lease
 
 
 class Sequence:
@@ -21,6 +21,7 @@ class Sequence:
         lease: slots of its experts, or None while it has none.
         prompt_logprobs: of the prompt tokens computed so far, where asked for.
         finish_reason, error: why it ended, or None.
+        expert_error: why one of its experts could not be loaded, or None.
         scheduled, first_token: `time.monotonic()` of its first step and first token.
     """
 
@@ -37,6 +38,7 @@ class Sequence:
         self.prompt_logprobs: list[TokenOutput | None] = [None]
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
+        self.expert_error: ExpertLoadError | None = None
         self.scheduled: float | None = None
         self.first_token: float | None = None
         self._keys = [cache_root((version.digest, gate) for version, gate in self.experts)]

@@ -1,11 +1,19 @@
 """The expert store: files on disk, packed residuals on the host, and the device-side slots that sequences lease.
 
 `version` is one content of one expert, `slots` decides who sits where, `store` moves residuals between the tiers on
-its own thread.
+its own thread, `failures` logs what cannot be loaded.
 """
 
 from serve.experts.slots import Lease
 from serve.experts.store import ExpertStore
-from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch
+from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch, LoadFailure
 
-__all__ = ["ExpertInfo", "ExpertLoadError", "ExpertStore", "ExpertVersion", "GenerationMismatch", "Lease"]
+__all__ = [
+    "ExpertInfo",
+    "ExpertLoadError",
+    "ExpertStore",
+    "ExpertVersion",
+    "GenerationMismatch",
+    "Lease",
+    "LoadFailure",
+]

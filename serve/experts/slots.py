@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from serve.experts.version import ExpertVersion
+from serve.experts.version import ExpertLoadError, ExpertVersion
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Slot:
     number: int
     version: ExpertVersion | None = None
     ready: bool = False
-    error: str | None = None
+    error: ExpertLoadError | None = None
     pins: int = 0
     used: int = 0
 
@@ -53,7 +53,7 @@ class Lease:
         return all(slot.ready for slot in self.places)
 
     @property
-    def error(self) -> str | None:
+    def error(self) -> ExpertLoadError | None:
         """Why one of the experts could not be loaded."""
         return next((slot.error for slot in self.places if slot.error is not None), None)
 

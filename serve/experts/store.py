@@ -9,9 +9,16 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol
 
-from merge.bundle import BundleError, expert_digest, read_expert
+from merge.bundle import (
+    BackboneMismatchError,
+    BundleError,
+    MissingFileError,
+    UnreadableFileError,
+    read_expert_content,
+)
+from serve.experts.failures import FailureLog
 from serve.experts.slots import Lease, Slot, SlotTable
-from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch
+from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch, LoadFailure
 from serve.model import ModelError, PackedExpert, ResidualBanks
 
 Tier = Literal["host", "device"]
@@ -25,6 +32,9 @@ class ExpertListener(Protocol):
 
     def on_expert_evict(self, name: str, tier: Tier) -> None:
         """An expert left a tier."""
+
+    def on_expert_failure(self, name: str, reason: LoadFailure) -> None:
+        """A registered expert could not be loaded."""
 
 
 class ExpertStore:
@@ -59,6 +69,7 @@ class ExpertStore:
         self._generations = count(1)
         self._host: OrderedDict[str, tuple[str, PackedExpert]] = OrderedDict()
         self._nbytes: dict[str, int] = {}
+        self._failures = FailureLog()
         self._table = SlotTable.of(banks.slots)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="expert-loader")
 
@@ -77,6 +88,12 @@ class ExpertStore:
         """Bytes of the host tier."""
         with self._lock:
             return sum(packed.nbytes for _, packed in self._host.values())
+
+    @property
+    def contents(self) -> dict[Tier, int]:
+        """Distinct contents in each tier; two names of one content share it."""
+        with self._lock:
+            return {"host": len(self._host), "device": len(self._table.ready())}
 
     def register(self, name: str, path: Path, digest: str) -> ExpertVersion:
         """Make an expert known without reading it: it is read and checked when it is first needed."""
@@ -111,7 +128,12 @@ class ExpertStore:
         """
         self._expect(name, expected_generation)
         started = time.monotonic()
-        digest, packed = self._read(name, path)
+        try:
+            digest, packed = self._read(name, path)
+        except ExpertLoadError as error:
+            if name in self._versions:
+                self._listener.on_expert_failure(name, error.reason)
+            raise
         with self._lock:
             self._expect(name, expected_generation)
             old = self._versions.get(name)
@@ -177,17 +199,28 @@ class ExpertStore:
     def _fill(self, slot: Slot) -> None:
         version = slot.version
         assert version is not None
+        evicted: list[tuple[str, Tier]] = []
         try:
             packed = self._fetch(version)
             started = time.monotonic()
             self._banks.load(slot.number, packed)
             self._listener.on_expert_load(version.name, time.monotonic() - started, packed.nbytes, "device")
-            slot.ready = True
-        except Exception as error:
             with self._lock:
-                slot.error = str(error) if isinstance(error, ExpertLoadError) else f"{type(error).__name__}: {error}"
+                slot.ready = True
+                if slot.pins == 0 and not self._is_known(version):  # unloaded and released in the meantime
+                    slot.empty()
+                    evicted.append((version.name, "device"))
+        except Exception as error:
+            failure = error
+            if not isinstance(failure, ExpertLoadError):
+                failure = ExpertLoadError(f"expert {version.name!r}: {type(error).__name__}: {error}", version.name)
+            self._failures.report(failure)
+            self._listener.on_expert_failure(version.name, failure.reason)
+            with self._lock:
+                slot.error = failure
                 if slot.pins == 0:
                     slot.empty()
+        self._tell_evicted(evicted)
         self._on_change()
 
     def _fetch(self, version: ExpertVersion) -> PackedExpert:
@@ -199,22 +232,27 @@ class ExpertStore:
         digest, packed = self._read(version.name, version.path)
         if digest != version.digest:
             raise ExpertLoadError(
-                f"expert {version.name!r}: {version.path} changed since it was registered: load it again"
+                f"expert {version.name!r}: {version.path} changed since it was registered: load it again",
+                version.name,
+                "changed",
             )
         self._keep(version, packed, time.monotonic() - started)
         return packed
 
     def _read(self, name: str, path: Path) -> tuple[str, PackedExpert]:
+        """The digest and the packed form of a file, both of the same bytes."""
         try:
-            expert = read_expert(path, self._backbone)
-            return expert_digest(path), self._banks.pack(expert)
+            digest, expert = read_expert_content(path, self._backbone)
+            return digest, self._banks.pack(expert)
         except (BundleError, ModelError, OSError) as error:
-            raise ExpertLoadError(f"expert {name!r} cannot be served: {error}") from error
+            raise ExpertLoadError(f"expert {name!r} cannot be served: {error}", name, _reason(error)) from error
 
     def _keep(self, version: ExpertVersion, packed: PackedExpert, seconds: float) -> None:
-        """Put what took `seconds` to read into the host tier, where it fits."""
+        """Put what took `seconds` to read into the host tier, where it fits and some name still stands for it."""
         evicted: list[tuple[str, Tier]] = []
         with self._lock:
+            if not self._is_known(version):
+                return
             self._nbytes[version.digest] = packed.nbytes
             if self._max_host_bytes is not None and packed.nbytes > self._max_host_bytes:
                 return
@@ -263,3 +301,16 @@ class ExpertStore:
     def _tell_evicted(self, evicted: Sequence[tuple[str, Tier]]) -> None:
         for name, tier in evicted:
             self._listener.on_expert_evict(name, tier)
+
+
+def _reason(error: BundleError | ModelError | OSError) -> LoadFailure:
+    match error:
+        case MissingFileError():
+            return "missing"
+        case UnreadableFileError() | OSError():
+            return "unreadable"
+        case BackboneMismatchError():
+            return "backbone"
+        case BundleError():
+            return "damaged"
+    return "misfit"

@@ -2,10 +2,46 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+LoadFailure = Literal["missing", "unreadable", "damaged", "changed", "backbone", "misfit", "internal"]
+"""Why an expert cannot be loaded: its file is missing, cannot be opened, is not a valid expert, or is not the one that
+was registered; it was cut against another backbone, or does not fit the model or the slots; or the server has a fault.
+"""
+
+_WORDS: dict[LoadFailure, str] = {
+    "missing": "its file is missing",
+    "unreadable": "its file cannot be read",
+    "damaged": "its file is damaged",
+    "changed": "its file has changed since it was registered",
+    "backbone": "it was cut against another backbone",
+    "misfit": "it does not fit this server's model or slots",
+    "internal": "loading it failed",
+}
 
 
 class ExpertLoadError(RuntimeError):
-    """An expert cannot be served. The message is one line and names what is wrong with it."""
+    """An expert cannot be served. The message is one line and names what is wrong; it may hold paths.
+
+    Attributes:
+        expert: its name.
+        reason: the kind of failure.
+    """
+
+    def __init__(self, message: str, expert: str = "", reason: LoadFailure = "internal"):
+        super().__init__(message)
+        self.expert = expert
+        self.reason: LoadFailure = reason
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same expert may load later without a restart, once its file is mended."""
+        return self.reason not in {"backbone", "misfit"}
+
+    @property
+    def public(self) -> str:
+        """The message for clients, without paths."""
+        return f"expert {self.expert!r} cannot be served: {_WORDS[self.reason]}"
 
 
 class GenerationMismatch(ExpertLoadError):  # noqa: N818

@@ -15,6 +15,7 @@ from serve.engine import (
     UnknownExpert,
 )
 from serve.engine.records import StepMode
+from serve.experts import LoadFailure
 from serve.metrics.buckets import (
     REQUEST_SECONDS,
     SHORT_SECONDS,
@@ -24,7 +25,7 @@ from serve.metrics.buckets import (
     TOKEN_SECONDS,
     token_counts,
 )
-from serve.metrics.labels import CappedNames
+from serve.metrics.labels import OTHER, CappedNames
 
 _BACKBONE = "backbone"
 _REFUSALS = (QueueFull, UnknownExpert, PromptTooLong, InvalidRequest, Draining, EngineDead)
@@ -72,6 +73,9 @@ class EngineMetrics:
 
         self._loads = counter("expert_loads", "Experts brought into a tier.", "expert", "tier")
         self._evictions = counter("expert_evictions", "Experts that left a tier.", "expert", "tier")
+        self._load_failures = counter(
+            "expert_load_failures", "Loads of experts that failed, by what was wrong.", "expert", "reason"
+        )
         self._load_seconds = histogram("expert_load_seconds", "Duration of such a load.", SHORT_SECONDS, "tier")
         self._load_bytes = counter("expert_load_bytes", "Bytes of experts brought into a tier.", "tier")
         self._rejections = counter("admission_rejections", "Requests not admitted.", "reason")
@@ -96,12 +100,12 @@ class EngineMetrics:
         self._cached_tokens.inc(record.cached_tokens)
         self._prompt_length.observe(record.prompt_tokens)
         self._generated_length.observe(record.generated_tokens)
+        if record.scheduled is None:  # it left the queue, or its expert could not be loaded
+            return
         for name in record.experts or (_BACKBONE,):
             label = self._experts.label(name)
             self._expert_requests.labels(label).inc()
             self._expert_tokens.labels(label).inc(record.generated_tokens)
-        if record.scheduled is None:
-            return
         self._queue.observe(record.scheduled - record.arrival)
         if record.first_token is None:
             return
@@ -123,6 +127,10 @@ class EngineMetrics:
         """Count an expert that left a tier."""
         self._evictions.labels(self._experts.label(name), tier).inc()
 
+    def on_expert_failure(self, name: str, reason: LoadFailure) -> None:
+        """Count an expert that could not be loaded."""
+        self._load_failures.labels(self._experts.label(name), reason).inc()
+
     def on_reject(self, reason: str) -> None:
         """Count a request that was not admitted, whether the engine or the API refused it."""
         self._rejections.labels(reason).inc()
@@ -136,5 +144,7 @@ class EngineMetrics:
         for tier in _TIERS:
             self._load_seconds.labels(tier)
             self._load_bytes.labels(tier)
+        for failure in get_args(LoadFailure):
+            self._load_failures.labels(OTHER, failure)
         for reason in _REASONS:
             self._rejections.labels(reason)

@@ -3,6 +3,8 @@
 import threading
 
 OTHER = "other"
+_NAMED_OTHER = "other (expert)"
+"""An expert that is really called "other"."""
 
 
 class CappedNames:
@@ -15,6 +17,8 @@ class CappedNames:
 
     def label(self, name: str) -> str:
         """The value of the label for `name`; it never changes again."""
+        if name == OTHER:
+            name = _NAMED_OTHER
         if name in self._known:
             return name
         with self._lock:

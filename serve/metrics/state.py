@@ -30,7 +30,7 @@ class StateMetrics:
         self._kv_bytes = gauge("kv_cache_bytes", "Memory of all KV blocks.")
         self._slots = gauge("expert_slots", "Experts that can be on the device at once.")
         self._tier_bytes = gauge("expert_tier_bytes", "Memory of a tier's experts; a slot's counts when empty.", "tier")
-        self._tier_experts = gauge("experts_resident", "Experts in a tier now.", "tier")
+        self._tier_experts = gauge("experts_resident", "Experts in a tier now; equal files count once.", "tier")
         self._resident = gauge("expert_resident", "1 while an expert is in a tier.", "expert", "tier")
         # vLLM's name and labels, that balancers which know it understand this server, too.
         self._affinity = gauge(
@@ -59,16 +59,16 @@ class StateMetrics:
         self._kv_blocks.set(stats.kv_blocks_total)
         self._kv_bytes.set(stats.kv_cache_bytes)
         self._slots.set(stats.expert_slots)
-        self._tier("host", stats.experts_on_host, stats.expert_host_bytes)
-        self._tier("device", stats.experts_resident, stats.expert_device_bytes)
+        self._tier("host", stats.experts_on_host, stats.contents_on_host, stats.expert_host_bytes)
+        self._tier("device", stats.experts_resident, stats.contents_resident, stats.expert_device_bytes)
         self._affinity.clear()
         self._affinity.labels(
             *(stats.expert_slots, self._list(stats.experts_resident), self._list(wanted - set(stats.experts_resident)))
         ).set(time.time())
 
-    def _tier(self, tier: str, names: tuple[str, ...], nbytes: int) -> None:
+    def _tier(self, tier: str, names: tuple[str, ...], contents: int, nbytes: int) -> None:
         self._tier_bytes.labels(tier).set(nbytes)
-        self._tier_experts.labels(tier).set(len(names))
+        self._tier_experts.labels(tier).set(contents)
         counts = Counter(self._experts.label(name) for name in names)
         self._shown[tier] |= counts.keys()  # one that left is shown as 0: series that end look like failed scrapes
         for label in self._shown[tier]:

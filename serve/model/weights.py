@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from merge.bundle import read_failure
 from serve.model.config import read_config
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
@@ -49,7 +50,8 @@ def load_model(
 def _read_shard(path: Path, decoder: Decoder) -> set[str]:
     seen = set()
     try:
-        with safe_open(path, framework="pt") as shard:
+        # `pread`: a mapped file that another process truncates would end this one with SIGBUS.
+        with safe_open(path, framework="pt", backend="pread") as shard:
             for name in shard.keys():  # noqa: SIM118 (not a mapping)
                 if _is_derived(name, decoder):
                     continue
@@ -66,7 +68,7 @@ def _read_shard(path: Path, decoder: Decoder) -> set[str]:
                 placement.target.copy_(tensor)
                 seen.add(name)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+        raise ModelError(str(read_failure(path, error))) from error
     return seen
 
 

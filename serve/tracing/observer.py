@@ -3,6 +3,7 @@
 from typing import Literal
 
 from serve.engine import EngineObserver, RequestRecord, StepRecord
+from serve.experts import LoadFailure
 from serve.tracing.tracing import Tracing
 
 
@@ -28,6 +29,10 @@ class TracedObserver:
     def on_expert_evict(self, name: str, tier: Literal["host", "device"]) -> None:
         """Pass it on."""
         self._observer.on_expert_evict(name, tier)
+
+    def on_expert_failure(self, name: str, reason: LoadFailure) -> None:
+        """Pass it on."""
+        self._observer.on_expert_failure(name, reason)
 
     def on_reject(self, reason: str) -> None:
         """Pass it on."""

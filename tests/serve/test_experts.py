@@ -1,13 +1,17 @@
+import dataclasses
+import logging
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from merge.bundle import expert_digest, write_expert
 from serve.experts import ExpertLoadError, ExpertStore, ExpertVersion, GenerationMismatch, Lease
+from serve.experts.failures import FailureLog
 from serve.experts.slots import SlotTable
 from serve.model import PackedExpert, ResidualBanks, ResidualShape, load_model
 from tests.serve.conftest import TinyBundle, random_expert
@@ -16,6 +20,10 @@ from tests.serve.conftest import TinyBundle, random_expert
 class Events:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, str]] = []
+        self.failures: list[tuple[str, str]] = []
+
+    def on_expert_failure(self, name: str, reason: str) -> None:
+        self.failures.append((name, reason))
 
     def on_expert_load(self, name: str, seconds: float, nbytes: int, tier: str) -> None:
         assert seconds >= 0
@@ -152,7 +160,7 @@ def test_a_slot_that_is_being_filled_is_not_taken(make: Make, monkeypatch: pytes
 
 
 def test_a_file_that_cannot_be_served_fails_its_lease_and_frees_the_slot(
-    make: Make, tiny: TinyBundle, tmp_path: Path
+    make: Make, tmp_path: Path, events: Events
 ) -> None:
     store = make(slots=1)
     file = tmp_path / "bad.safetensors"
@@ -160,6 +168,10 @@ def test_a_file_that_cannot_be_served_fails_its_lease_and_frees_the_slot(
     store.register("bad", file, expert_digest(file))
     lease = acquire(store, "bad")
     assert "expert 'bad' cannot be served" in str(lease.error)
+    assert lease.error is not None
+    assert (lease.error.expert, lease.error.reason, lease.error.retryable) == ("bad", "damaged", True)
+    assert lease.error.public == "expert 'bad' cannot be served: its file is damaged"
+    assert events.failures == [("bad", "damaged")]
     store.release(lease)
     assert acquire(store, "a").error is None
 
@@ -269,3 +281,101 @@ def test_preloading_fills_the_slots(make: Make) -> None:
     while resident(store) != ["a", "b", "c"]:
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_content_that_lost_its_name_while_it_was_read_is_not_kept(
+    make: Make, tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    store, reading, gate = make(slots=2), threading.Event(), threading.Event()
+    read = ExpertStore._read
+
+    def slow(self: ExpertStore, name: str, path: Path) -> tuple[str, PackedExpert]:
+        found = read(self, name, path)
+        if threading.current_thread().name.startswith("expert-loader"):
+            reading.set()
+            assert gate.wait(20)
+        return found
+
+    monkeypatch.setattr(ExpertStore, "_read", slow)
+    lease = store.acquire([version(store, "a")])
+    assert lease is not None
+    assert reading.wait(20)
+    if replace:
+        store.load("a", tiny.bundle.expert_path("b"))
+    kept = store.host_bytes
+    store.unload("a")
+    store.release(lease)
+    gate.set()
+    store.close()
+    assert store.host_bytes == kept
+    assert store.contents["device"] == 0
+
+
+def test_loading_that_is_overtaken_by_an_unload_keeps_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make()
+    keep = ExpertStore._keep
+
+    def late(self: ExpertStore, found: ExpertVersion, packed: PackedExpert, seconds: float) -> None:
+        self.unload(found.name)
+        keep(self, found, packed, seconds)
+
+    monkeypatch.setattr(ExpertStore, "_keep", late)
+    store.load("a", version(store, "a").path)
+    assert (store.get("a"), store.host_bytes) == (None, 0)
+
+
+def test_a_content_under_two_names_counts_once(make: Make, tiny: TinyBundle) -> None:
+    store = make(slots=2)
+    store.load("twin", tiny.bundle.expert_path("a"))
+    acquire(store, "a")
+    assert resident(store) == ["a", "twin"]
+    assert store.contents == {"host": 1, "device": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "retryable"),
+    [
+        (lambda file, tiny: file.unlink(), "missing", True),
+        (lambda file, tiny: (file.unlink(), file.mkdir()), "unreadable", True),
+        (lambda file, tiny: file.write_bytes(b"x"), "damaged", True),
+        (lambda file, tiny: shutil.copy(tiny.bundle.expert_path("b"), file), "changed", True),
+        (
+            lambda file, tiny: write_expert(file, dataclasses.replace(tiny.experts["a"], backbone_digest="0" * 64)),
+            "backbone",
+            False,
+        ),
+    ],
+)
+def test_failures_say_their_kind_and_clients_see_no_path(
+    make: Make, tiny: TinyBundle, tmp_path: Path, events: Events, change: Any, reason: str, retryable: bool
+) -> None:
+    store, file = make(), tmp_path / "x.safetensors"
+    shutil.copy(tiny.bundle.expert_path("a"), file)
+    store.register("x", file, expert_digest(file))
+    change(file, tiny)
+    error = acquire(store, "x").error
+    assert error is not None
+    assert (error.reason, error.retryable) == (reason, retryable)
+    assert str(tmp_path) not in error.public
+    assert events.failures == [("x", reason)]
+
+
+def test_a_failure_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    now = 100.0
+    log = FailureLog(clock=lambda: now)
+    failures_logger = logging.getLogger("overtone")
+    failures_logger.addHandler(caplog.handler)
+    try:
+        for _ in range(5):
+            log.report(ExpertLoadError("expert 'a': /srv/a.safetensors is gone", "a", "missing"))
+        log.report(ExpertLoadError("expert 'b': /srv/b.safetensors is gone", "b", "missing"))
+        now += 61
+        log.report(ExpertLoadError("expert 'a': /srv/a.safetensors is gone", "a", "missing"))
+    finally:
+        failures_logger.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in dict.fromkeys(caplog.records)] == [
+        "requests for an expert fail: expert 'a': /srv/a.safetensors is gone",
+        "requests for an expert fail: expert 'b': /srv/b.safetensors is gone",
+        "requests for an expert fail: expert 'a': /srv/a.safetensors is gone (4 more times since the last such line)",
+    ]

@@ -146,7 +146,7 @@ def test_an_expert_of_another_backbone_is_not_bundled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda out: (out / "bundle.json").unlink(), "is no bundle"),
+        (lambda out: (out / "bundle.json").unlink(), "is not a bundle"),
         (lambda out: (out / "bundle.json").write_text("{"), "the document"),
         (lambda out: (out / "bundle.json").write_text('{"name": 3}'), "name"),
         (lambda out: (out / "experts" / "roman.safetensors").unlink(), "roman.safetensors is missing"),

@@ -17,7 +17,7 @@ from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.config import ApiSettings
 from serve.engine import EngineDead, EngineError, Output, Request, TokenOutput
-from serve.experts import ExpertVersion
+from serve.experts import ExpertLoadError, ExpertVersion
 from serve.metrics import Metrics
 from serve.router import Decision
 
@@ -81,6 +81,7 @@ class FakeEngine:
         self.refuse_after = 0
         self.dead: str | None = None
         self.output_error: str | None = None
+        self.expert_error: ExpertLoadError | None = None
         self.requests: list[Request] = []
         self.running: set[str] = set()
         self.aborted: list[str] = []
@@ -123,6 +124,12 @@ class FakeEngine:
                 raise EngineDead(self.dead)
             if name not in self.running:
                 yield Output(name, finish_reason="abort")
+                return
+            if self.expert_error is not None:
+                self.running.discard(name)
+                yield Output(
+                    name, finish_reason="error", error=self.expert_error.public, expert_error=self.expert_error
+                )
                 return
             if self.output_error is not None and number == 2:
                 self.running.discard(name)

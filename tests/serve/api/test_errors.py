@@ -8,6 +8,7 @@ from openai import OpenAI
 from serve.api.errors import did_you_mean, model_not_found, shortened
 from serve.config import ApiSettings
 from serve.engine import Draining, EngineDead, InvalidRequest, PromptTooLong, QueueFull, UnknownExpert
+from serve.experts import ExpertLoadError, LoadFailure
 from tests.serve.api.fakes import MAX_MODEL_LEN, FakeEngine, fake_service, live
 
 BODY = {"model": "sql", "prompt": "hi"}
@@ -104,6 +105,23 @@ def test_an_error_in_the_middle_of_a_stream_is_its_last_event(openai: OpenAI, ht
         list(openai.completions.create(model="sql", prompt="hi", stream=True))
     events = http.post("/v1/completions", json={**BODY, "stream": True}).text.split("\n\n")
     assert events[-3].startswith('data: {"error":{"message":"expert sql failed to load"')
+    assert events[-2:] == ["data: [DONE]", ""]
+
+
+@pytest.mark.parametrize(("reason", "retry_after"), [("damaged", "1"), ("missing", "1"), ("misfit", None)])
+def test_an_expert_that_cannot_be_loaded_is_503_without_paths(
+    http: httpx.Client, engine: FakeEngine, reason: LoadFailure, retry_after: str | None
+):
+    engine.expert_error = ExpertLoadError("expert 'sql' cannot be served: /srv/sql.safetensors: bad", "sql", reason)
+    reply = http.post("/v1/completions", json={**BODY, "n": 2})
+    error = error_of(reply, 503)
+    assert (error["code"], error["param"], error["type"]) == ("expert_unavailable", "model", "service_unavailable")
+    assert error["message"].startswith("expert 'sql' cannot be served: ")
+    assert "/srv" not in reply.text
+    assert reply.headers.get("retry-after") == retry_after
+    assert engine.running == set()
+    events = http.post("/v1/completions", json={**BODY, "stream": True}).text.split("\n\n")
+    assert '"code":"expert_unavailable"' in events[-3]
     assert events[-2:] == ["data: [DONE]", ""]
 
 

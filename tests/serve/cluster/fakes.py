@@ -84,7 +84,7 @@ class ReplicaEngine(FakeEngine):
         return ()
 
     def stats(self) -> EngineStats:
-        return EngineStats(len(self.running), 0, 0, 0, 1, 0, 2, 0, 0, EXPERTS, ())
+        return EngineStats(len(self.running), 0, 0, 0, 1, 0, 2, 0, 0, EXPERTS, (), len(EXPERTS), 0)
 
     async def shutdown(self, timeout: float) -> None:
         """Nothing runs."""

@@ -14,7 +14,7 @@ from serve.experts import GenerationMismatch
 from serve.metrics import Metrics
 from tests.serve.conftest import TinyBundle
 
-STATS = EngineStats(1, 2, 3, 4, 8, 100, 2, 10, 0, ("a", "b"), ())
+STATS = EngineStats(1, 2, 3, 4, 8, 100, 2, 10, 0, ("a", "b"), (), 2, 0)
 
 
 def report(name: str, bundle: str = "new") -> Report:

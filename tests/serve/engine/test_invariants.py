@@ -231,7 +231,10 @@ def test_4_a_bad_expert_fails_its_requests_and_nothing_else(tmp_path: Path, tiny
     engine.add(Request("good", prompt(1, 5), greedy(3), (("a", 1.0),)))
     outputs = drain(engine)
     assert outputs["bad"][-1].finish_reason == "error"
-    assert "expert 'b' cannot be served" in str(outputs["bad"][-1].error)
+    assert outputs["bad"][-1].error == "expert 'b' cannot be served: its file is damaged"
+    failure = outputs["bad"][-1].expert_error
+    assert failure is not None
+    assert failure.reason == "damaged"
     assert tokens_of(outputs["good"]) == tiny.greedy(prompt(1, 5), 3, ("a", 1.0))
     shutil.copy(tiny.bundle.expert_path("b"), bundle.bundle.expert_path("b"))
     engine.add(Request("again", prompt(1, 5), greedy(3), (("b", 1.0),)))

@@ -44,6 +44,8 @@ STATS = EngineStats(
     expert_host_bytes=1024,
     experts_resident=("sql",),
     experts_on_host=("sql", "poetry"),
+    contents_resident=1,
+    contents_on_host=2,
 )
 
 
@@ -223,6 +225,34 @@ def test_loads_and_evictions():
     assert found["overtone_expert_load_bytes_total", "host"] == 1000
 
 
+def test_a_request_whose_expert_cannot_be_loaded_was_not_run():
+    metrics = Metrics()
+    before = samples(metrics)
+    for reason in ("damaged", "damaged", "missing"):
+        metrics.engine.on_expert_failure("sql", reason)
+        metrics.engine.on_finish(record(generated_tokens=0, finish_reason="error", scheduled=None, first_token=None))
+    found = samples(metrics)
+    assert found["overtone_expert_load_failures_total", "damaged", "sql"] == 2
+    assert found["overtone_expert_load_failures_total", "missing", "sql"] == 1
+    assert before["overtone_expert_load_failures_total", "damaged", "other"] == 0
+    assert ("overtone_expert_requests_total", "sql") not in found
+
+
+def test_an_expert_named_other_is_told_from_the_rest():
+    names = CappedNames(2)
+    assert [names.label(name) for name in ("a", "other", "b", "other", "c")] == [
+        "a", "other (expert)", "other", "other (expert)", "other",
+    ]  # fmt: skip
+
+
+def test_two_names_of_one_content_are_one_expert_in_a_tier():
+    metrics = Metrics()
+    metrics.watch(lambda: dataclasses.replace(STATS, experts_resident=("a", "twin"), contents_resident=1))
+    found = samples(metrics)
+    assert found["overtone_experts_resident", "device"] == 1
+    assert found["overtone_expert_resident", "a", "device"] == found["overtone_expert_resident", "device", "twin"] == 1
+
+
 def test_rejections_by_reason():
     metrics = Metrics()
     metrics.engine.on_reject("QueueFull")
@@ -236,6 +266,7 @@ def serve_experts(metrics: Metrics, number: int) -> None:
         for tier in ("host", "device"):
             metrics.engine.on_expert_load(name, 0.001, 10, tier)
             metrics.engine.on_expert_evict(name, tier)
+        metrics.engine.on_expert_failure(name, "damaged")
         metrics.engine.on_finish(record(experts=(name,)))
         metrics.http.admitted((name,))
         metrics.router.observe(name, 0.0005, 0.9)
@@ -252,6 +283,7 @@ def test_the_label_other_holds_what_the_named_experts_do_not():
         ("overtone_router_decisions_total", ()),
         ("overtone_expert_loads_total", ("host",)),
         ("overtone_expert_evictions_total", ("device",)),
+        ("overtone_expert_load_failures_total", ("damaged",)),
         ("overtone_expert_resident", ("host",)),
     ):
         series = {key: value for key, value in found.items() if key[0] == name and set(labels) <= set(key[1:])}

@@ -1,12 +1,14 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serve.model import ModelError, load_model
+from serve.model import Decoder, ModelError, load_model, weights
 from tests.serve.conftest import random_model
+from tests.users import another_user, open_to_all
 
 
 @pytest.fixture
@@ -59,4 +61,40 @@ def test_no_weights_a_missing_shard_and_a_damaged_file(directory: Path) -> None:
         load_model(directory)
     index.write_text("[]")
     with pytest.raises(ModelError, match="not a readable index"):
+        load_model(directory)
+
+
+def test_weights_without_permission_are_called_that(directory: Path) -> None:
+    (directory / "model.safetensors").chmod(0)
+    open_to_all(directory)
+    with another_user(), pytest.raises(ModelError, match="PermissionError: Permission denied .*user id"):
+        load_model(directory)
+
+
+def test_weights_are_not_mapped(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that truncates the file while it is mapped would end this one with SIGBUS."""
+    mapped: list[bool] = []
+    is_derived = weights._is_derived
+
+    def look(name: str, decoder: Decoder) -> bool:
+        mapped.append(str(directory) in Path("/proc/self/maps").read_text())
+        return is_derived(name, decoder)
+
+    monkeypatch.setattr(weights, "_is_derived", look)
+    load_model(directory)
+    assert mapped
+    assert not any(mapped)
+
+
+def test_a_file_that_is_truncated_while_it_is_read_is_an_error(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_derived = weights._is_derived
+
+    def truncate(name: str, decoder: Decoder) -> bool:
+        os.truncate(directory / "model.safetensors", 100)
+        return is_derived(name, decoder)
+
+    monkeypatch.setattr(weights, "_is_derived", truncate)
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
         load_model(directory)
