@@ -193,7 +193,8 @@ def _cut_experts(
         for name, fine_tune in wanted.items()
     ]
     with shown.stage("experts", len(jobs)) as advance:
-        for report in run_jobs(jobs, workers or usual_workers(inputs.base, len(jobs)), pool):
+        width = workers or usual_workers(inputs.base, len(jobs), runs_models=bool(prompts))
+        for report in run_jobs(jobs, width, pool):
             staging.record(f"experts/{report.name}", [directory / f"{report.name}.safetensors"], asdict(report))
             shown.say(f"expert {report.name}: {_summary(report)}")
             reports.append(report)

@@ -1,4 +1,4 @@
-"""Is there a place for the bundle, and room?"""
+"""Whether there is a place for the bundle, room on disk, and memory."""
 
 import shutil
 import tempfile
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from merge.bundle import BundleError, BundleWriter
-from merge.check.finding import Finding, errors
+from merge.bundle import BundleError, BundleWriter, available_host_bytes
+from merge.check.finding import Finding, errors, warnings
 from merge.check.inputs import Inputs
+from merge.experts import job_bytes
 
 ENTRY_BYTES = 6
 """Most bytes of an expert's entry: a 32-bit column and a 16-bit value."""
@@ -38,6 +39,21 @@ def check_room(out: Path, inputs: Inputs) -> list[Finding]:
         needed = 4 * sum(prod(info.shape) for info in inputs.base.tensors.values())
         found += _room(Path(tempfile.gettempdir()), needed, "Frank-Wolfe's starting point")
     return found
+
+
+def check_memory(inputs: Inputs) -> list[Finding]:
+    """Compare what one expert's job may take with the memory that is free within the limits of control groups.
+
+    A warning, since the estimate is generous and a system may have room to swap.
+    """
+    runs_models = inputs.experts.needs_prompts and inputs.prompts is not None
+    needed, free = job_bytes(inputs.base, runs_models), available_host_bytes()
+    if free >= needed:
+        return []
+    advice = "; experts without prompts (values: rescaled) need far less" if runs_models else ""
+    return warnings(
+        "memory", [f"cutting an expert may take {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are available{advice}"]
+    )
 
 
 def bundle_bytes(inputs: Inputs) -> int:

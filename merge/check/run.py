@@ -6,7 +6,7 @@ from pathlib import Path
 
 from merge.check.finding import CheckError, Finding, errors, warnings
 from merge.check.inputs import Inputs, open_base, open_fine_tunes, open_prompts
-from merge.check.place import check_room, check_target
+from merge.check.place import check_memory, check_room, check_target
 from merge.check.settings import compare_settings
 from merge.check.tensors import compare_adapted, compare_tensors
 from merge.check.tokenizers import compare_tokenizers
@@ -97,6 +97,7 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
         return None, findings
     inputs = Inputs(recipe, recipe.experts.resolved(recipe.calibration is not None), base, fine_tunes, prompts)
     findings += _runnable(inputs)
+    findings += check_memory(inputs)
     if out is not None:
         findings += check_room(out, inputs)
     return inputs, findings

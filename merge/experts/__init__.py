@@ -8,7 +8,7 @@ task's expert together and `jobs` does that for many; `running` loads and runs t
 from merge.experts.calibration import CalibrationError, read_prompts
 from merge.experts.config import CalibrationConfig, ExpertConfig
 from merge.experts.extract import Calibration, Cut, Sources, cut_expert, task_magnitudes
-from merge.experts.jobs import ExpertReport, Job, Prompts, run_jobs, usual_workers
+from merge.experts.jobs import ExpertReport, Job, JobError, Prompts, job_bytes, run_jobs, usual_workers
 from merge.experts.magnitude import code_factor, paper_factors
 from merge.experts.running import build_model, check_runs, end_tokens, load_tokenizer
 
@@ -20,6 +20,7 @@ __all__ = [
     "ExpertConfig",
     "ExpertReport",
     "Job",
+    "JobError",
     "Prompts",
     "Sources",
     "build_model",
@@ -27,6 +28,7 @@ __all__ = [
     "code_factor",
     "cut_expert",
     "end_tokens",
+    "job_bytes",
     "load_tokenizer",
     "paper_factors",
     "read_prompts",

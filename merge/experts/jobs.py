@@ -8,13 +8,14 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
 
-from merge.bundle import expert_bytes, write_expert
+from merge.bundle import available_host_bytes, expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
 from merge.experts.extract import Calibration, Cut, Sources, cut_expert
 from merge.experts.running import build_model, end_tokens, load_tokenizer
@@ -22,7 +23,17 @@ from merge.lifetime import die_with_parent
 from merge.ray_pool import RayPool
 
 BYTES_A_PARAMETER = 20
-"""Memory of a job: two decoders and their largest intermediates in float32, by a generous estimate."""
+"""Memory of a job that runs models: two decoders and their largest intermediates in float32, for each parameter."""
+
+BYTES_AN_ENTRY = 32
+"""Memory of a job without models, for each entry of its largest tensor: float32 and int64 copies."""
+
+LIBRARIES_BYTES = 400 << 20
+"""Resident memory of a process that has imported torch and transformers."""
+
+
+class JobError(ValueError):
+    """A job's process ended before the job did. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, ray_pool: RayPool | None = None)
     ends early, by an error, Ctrl-C or `close`, the processes and tasks that still run are ended at once.
 
     Raises:
+        JobError: a worker process was killed.
         ValueError: what a job raised; the others are cancelled.
     """
     if ray_pool is not None:
@@ -119,10 +131,14 @@ def run_jobs(jobs: Sequence[Job], workers: int, ray_pool: RayPool | None = None)
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads, os.getpid())) as pool:
-        running = [pool.submit(run_job, job) for job in jobs]
         try:
-            for done in as_completed(running):
+            for done in as_completed([pool.submit(run_job, job) for job in jobs]):
                 yield done.result()
+        except BrokenProcessPool as error:
+            raise JobError(
+                "a worker process was killed while it cut an expert, most often because memory ran out: "
+                "merge again with --resume and fewer --workers"
+            ) from error
         except BaseException:
             # A job takes minutes to hours, and its result has no reader any more.
             for child in set(multiprocessing.active_children()) - others:
@@ -137,11 +153,28 @@ def _start_worker(threads: int, parent: int) -> None:
     die_with_parent(parent)
 
 
-def usual_workers(base: Checkpoint, jobs: int) -> int:
-    """As many processes as there are processors, jobs, and room in memory for."""
-    parameters = sum(prod(info.shape) for info in base.tensors.values())
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(os.cpu_count() or 1, jobs, free // (BYTES_A_PARAMETER * max(1, parameters))))
+def usual_workers(base: Checkpoint, jobs: int, runs_models: bool) -> int:
+    """As many processes as there are processors, jobs, and room in memory for.
+
+    Args:
+        base: θ₀.
+        jobs: experts to cut.
+        runs_models: whether jobs run the models on prompts.
+    """
+    room = available_host_bytes() // job_bytes(base, runs_models)
+    return max(1, min(os.cpu_count() or 1, jobs, room))
+
+
+def job_bytes(base: Checkpoint, runs_models: bool) -> int:
+    """Memory that a job takes at most, by a generous estimate; bytes.
+
+    A job that runs models holds two decoders and their largest intermediates. Without models it holds the tensor that
+    is cut, with the two it is the difference of and the order of its entries.
+    """
+    sizes = [prod(info.shape) for info in base.tensors.values()]
+    if runs_models:
+        return LIBRARIES_BYTES + BYTES_A_PARAMETER * sum(sizes)
+    return LIBRARIES_BYTES + BYTES_AN_ENTRY * max(sizes, default=0)
 
 
 def _report(cut: Cut, sources: Sources, size: int) -> ExpertReport:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import pytest
 
-from merge.check import checked_inputs
+from merge.check import checked_inputs, place
 from merge.check.place import SLACK, bundle_bytes
 from merge.run import merge_recipe
-from tests.merge.check.conftest import errors, write_recipe
+from tests.merge.check.conftest import errors, warnings, write_recipe
 
 
 class Usage(NamedTuple):
@@ -62,6 +62,16 @@ def test_the_starting_point_of_frank_wolfe_needs_room_as_well(models: Path, monk
     )
     with_free(monkeypatch, 0)
     assert [message for message in errors(models, out=models / "out") if "Frank-Wolfe's starting point" in message]
+
+
+def test_too_little_memory_is_a_warning(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "available_host_bytes", lambda: 1 << 20)
+    (warned,) = warnings(models, quick=True)
+    assert warned == "memory: cutting an expert may take 0.4 GB; 0.0 GB are available"
+    lines = "".join(f'{{"task": "{task}", "prompt": "a{n}"}}\n' for task in ("one", "two") for n in range(2))
+    (models / "prompts.jsonl").write_text(lines)
+    write_recipe(models, calibration={"file": "prompts.jsonl"})
+    assert "experts without prompts (values: rescaled) need far less" in " ".join(warnings(models, quick=True))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -1,6 +1,7 @@
 """Jobs in processes and tasks of their own end with the merge that started them."""
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from merge.experts.jobs import Job, run_jobs
+from merge.experts import jobs as jobs_module
+from merge.experts.jobs import Job, JobError, run_jobs, usual_workers
 
 
 class Endless:
@@ -56,7 +59,9 @@ def test_an_interrupted_merge_ends_its_workers(tmp_path: Path) -> None:
     with interrupted_when(both_run), pytest.raises(KeyboardInterrupt):
         list(run_jobs(endless_jobs(tmp_path), workers=2))
     assert len(started) == 2
-    assert all(child.exitcode == -signal.SIGTERM for child in started)
+    for child in started:
+        child.join(60)  # of the ten minutes that it would have slept
+    assert not any(child.is_alive() for child in started)
 
 
 def test_a_worker_ends_with_a_parent_that_was_killed() -> None:
@@ -83,6 +88,36 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+class Deadly:
+    """Kills the process that unpickles it, as the kernel does where memory runs out."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return signal.raise_signal, (signal.SIGKILL,)
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    made: Any = Deadly()
+    jobs = [Job(name, made, made, None, 1.0, tmp_path / name) for name in ("a", "b")]
+    with pytest.raises(JobError, match="a worker process was killed.*fewer --workers"):
+        list(run_jobs(jobs, workers=2))
+
+
+@pytest.mark.parametrize(
+    ("free", "runs_models", "workers"),
+    [(0, True, 1), (5 << 30, True, 1), (40 << 30, True, 3), (8 << 30, False, 2), (50 << 30, False, 4)],
+)
+def test_as_many_workers_as_memory_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, runs_models: bool, workers: int
+) -> None:
+    """A model of 550 million parameters, a fifth of them in its largest tensor."""
+    sizes = {"embedding": (50_000, 2_000), **{f"layer{n}": (45_000, 1_000) for n in range(10)}}
+    base: Any = SimpleNamespace(tensors={name: SimpleNamespace(shape=shape) for name, shape in sizes.items()})
+    monkeypatch.setattr(jobs_module, "available_host_bytes", lambda: free)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert usual_workers(base, 8, runs_models) == workers
+    assert usual_workers(base, 1, runs_models) == 1
 
 
 class Pool:
