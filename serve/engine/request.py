@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serve.engine.token_mask import TokenMask
-from serve.experts import ExpertLoadError
+from serve.experts.version import ExpertLoadError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 MAX_LOGPROBS = 20

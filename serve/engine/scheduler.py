@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from serve.engine.config import EngineConfig
 from serve.engine.kv_blocks import BlockPool
 from serve.engine.sequence import Sequence
-from serve.engine.waiting import Group, WaitingQueue
+from serve.engine.slot_turns import SlotTurns
+from serve.engine.waiting import WaitingQueue
 from serve.experts import ExpertStore
 
 PROMPT_LOGPROBS_CHUNK = 128
 """Most prompt tokens in a chunk whose log-probabilities are wanted: each takes a row as long as the vocabulary."""
-
-SLOT_PATIENCE = 4
-"""A group that waits for a slot is passed by others until they were served this many full steps more than it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,9 @@ class Plan:
 
 
 class Scheduler:
-    """Continuous batching with chunked prefill, preemption by recomputation and fair shares between experts.
+    """Continuous batching with chunked prefill, preemption by recomputation and fair shares.
+
+    The work of planning a step grows with what it computes and with the slots, not with what waits.
 
     Attributes:
         waiting: sequences without blocks.
@@ -53,14 +53,14 @@ class Scheduler:
     """
 
     def __init__(self, config: EngineConfig, pool: BlockPool, experts: ExpertStore) -> None:
-        self._config, self._pool, self._experts = config, pool, experts
-        self.waiting = WaitingQueue()
+        self._config, self._pool = config, pool
+        self.waiting = WaitingQueue(passes=config.max_num_seqs)
+        self._slots = SlotTurns(self.waiting, experts)
         self.running: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait."""
-        self.waiting.enter(sequence.group)
-        self.waiting.push(sequence)
+        self._slots.arrive(self.waiting.add(sequence), sequence)
 
     def plan(self) -> Plan:
         """Choose the next step's tokens and give their sequences the blocks and slots they need."""
@@ -81,19 +81,17 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Take back all that an ended sequence holds."""
         if sequence in self.running:
-            self.running.remove(sequence)
+            self._stop(sequence)
         else:
-            self.waiting.remove(sequence)
-        self._release_blocks(sequence)
-        self._release_lease(sequence)
+            self._leave_queue(sequence)
         self.waiting.leave(sequence.group)
 
     def _continue_running(self, plan: Plan, budget: int) -> int:
         """One token for everyone who decodes, the rest of the budget for prompts, in order of priority and arrival."""
         self.running.sort(key=lambda sequence: sequence.order)
         decoding = sum(sequence.remaining == 1 for sequence in self.running)
-        for sequence in list(self.running):
-            if sequence not in self.running:
+        for position, sequence in enumerate(list(self.running)):
+            if position >= len(self.running):
                 break  # preempted, as is everyone behind it
             decoding -= sequence.remaining == 1
             count = min(self._largest_chunk(sequence), budget - decoding)
@@ -115,38 +113,24 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's blocks; it will be computed again, from what is then left of it in the prefix cache."""
-        self.running.remove(sequence)
-        self._release_blocks(sequence)
-        self.waiting.push(sequence)
+        self._stop(sequence)
+        self._slots.arrive(self.waiting.push(sequence), sequence)
 
     def _admit(self, plan: Plan, budget: int) -> None:
-        """Let waiting sequences in while tokens, seats and blocks last, passing those whose experts are not there."""
-        passed: set[Group] = set()
-        limit = float("inf")
+        """Let waiting sequences in while tokens, seats and blocks last."""
+        for sequence in self._slots.poll():
+            self.remove(sequence)
+            plan.failed.append(sequence)
+        self._slots.grant()
         while budget > 0 and len(self.running) < self._config.max_num_seqs:
-            sequence = self.waiting.head(passed)
-            if sequence is None:
+            line = self.waiting.first()
+            if line is None:
                 return
-            group = sequence.group
-            if group and self.waiting.served(group) > limit:
-                self._release_lease(sequence)  # the group gives up its slots, one finished sequence after another
-                passed.add(group)
+            if not self._slots.may_admit(line):
+                self._slots.close(line)
+                self._slots.grant()
                 continue
-            if group and sequence.lease is None:
-                sequence.lease = self._experts.acquire([version for version, _ in sequence.experts])
-                if sequence.lease is None:
-                    patience = SLOT_PATIENCE * self._config.max_num_batched_tokens
-                    limit = min(limit, self.waiting.served(group) + patience)
-                    passed.add(group)
-                    continue
-            if sequence.lease is not None and (error := sequence.lease.error) is not None:
-                sequence.expert_error = error
-                self.remove(sequence)
-                plan.failed.append(sequence)
-                continue
-            if sequence.lease is not None and not sequence.lease.ready:
-                passed.add(group)
-                continue
+            sequence = line.head
             if not self._seat(sequence, plan):
                 return
             count = min(self._largest_chunk(sequence), budget)
@@ -170,7 +154,10 @@ class Scheduler:
         sequence.published = len(cached)
         plan.prefix_query_tokens += len(sequence.tokens)
         plan.prefix_hit_tokens += sequence.computed
-        self.waiting.remove(sequence)
+        line = self.waiting.line(sequence.group)
+        self._slots.seat(line)
+        sequence.lease = line.lease
+        self._leave_queue(sequence)
         self.running.append(sequence)
         if sequence.scheduled is None:
             sequence.scheduled = time.monotonic()
@@ -189,12 +176,16 @@ class Scheduler:
     def _blocks_of(self, tokens: int) -> int:
         return -(-tokens // self._config.block_size)
 
-    def _release_blocks(self, sequence: Sequence) -> None:
+    def _leave_queue(self, sequence: Sequence) -> None:
+        line = self.waiting.remove(sequence)
+        if not len(line):
+            self._slots.vacate(line)
+
+    def _stop(self, sequence: Sequence) -> None:
+        """End a sequence's run, and take back what it holds."""
+        self.running.remove(sequence)
         self._pool.release(sequence.blocks)
         sequence.blocks = []
         sequence.computed = sequence.published = 0
-
-    def _release_lease(self, sequence: Sequence) -> None:
-        if sequence.lease is not None:
-            self._experts.release(sequence.lease)
-            sequence.lease = None
+        sequence.lease = None
+        self._slots.unseat(self.waiting.line(sequence.group))

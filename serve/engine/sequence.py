@@ -3,7 +3,11 @@
 from serve.engine.kv_blocks import cache_root, chain_digest
 from serve.engine.request import FinishReason, Request, TokenOutput
 from serve.engine.sampler import SamplingState
-from serve.experts import ExpertLoadError, ExpertVersion, Lease
+from serve.experts import ExpertVersion, Lease
+from serve.experts.version import ExpertLoadError
+
+Group = tuple[str, ...]
+"""Content digests of the experts of a mix, in order."""
 
 
 class Sequence:
@@ -12,13 +16,16 @@ class Sequence:
     Attributes:
         request: what was asked.
         experts: (version, gate) of each expert, ordered by content so that equal mixes add up alike.
+        versions: the experts without their gates.
+        group: their contents. Sequences of one group share a line in the queue.
         sampling: what its next draw depends on.
         tokens: prompt and generated token ids.
         computed: how many of them have keys and values.
         cached: how many of those were found in the prefix cache when it was first admitted.
         blocks: KV blocks, in order.
         published: how many of them are in the prefix cache.
-        lease: slots of its experts, or None while it has none.
+        lease: slots of its experts while it runs, or None.
+        due: how many sequences may have left the queue before it is overdue.
         prompt_logprobs: of the prompt tokens computed so far, where asked for.
         finish_reason, error: why it ended, or None.
         expert_error: why one of its experts could not be loaded, or None.
@@ -28,6 +35,8 @@ class Sequence:
     def __init__(self, request: Request, experts: tuple[tuple[ExpertVersion, float], ...], seed: int) -> None:
         self.request = request
         self.experts = tuple(sorted(experts, key=lambda pair: pair[0].digest))
+        self.versions = tuple(version for version, _ in self.experts)
+        self.group: Group = tuple(version.digest for version in self.versions)
         self.sampling = SamplingState(request.params, request.prompt, seed, request.mask)
         self.tokens = list(request.prompt)
         self.computed = 0
@@ -35,6 +44,7 @@ class Sequence:
         self.blocks: list[int] = []
         self.published = 0
         self.lease: Lease | None = None
+        self.due = 0
         self.prompt_logprobs: list[TokenOutput | None] = [None]
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
@@ -59,14 +69,9 @@ class Sequence:
         return self.request.priority, self.request.arrival
 
     @property
-    def group(self) -> tuple[str, ...]:
-        """The experts' contents: sequences of one group compete with other groups for fair shares."""
-        return tuple(version.digest for version, _ in self.experts)
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has ended."""
-        return self.finish_reason is not None
+    def age(self) -> tuple[int, int]:
+        """Sorts sequences by how long they have waited, within a priority."""
+        return self.request.priority, self.due
 
     def key(self, block: int, block_size: int) -> bytes:
         """Prefix key of a full block."""
