@@ -63,8 +63,8 @@ class Router:
     def decide(self, prompt: str) -> Decision:
         """Choose the most probable expert, or none where its probability is under the threshold."""
         chances = self.model.probabilities(prompt)
-        scores = {name: float(chance) for name, chance in zip(self.model.names, chances, strict=True)}
-        best = max(scores, key=lambda name: scores[name], default=None)
+        scores = dict(zip(self.model.names, chances.tolist(), strict=True))
+        best = self.model.names[int(chances.argmax())] if scores else None
         if best is not None and scores[best] >= self.threshold:
             return Decision(best, scores[best], scores)
         return Decision(None, max(0.0, 1.0 - sum(scores.values())), scores)
@@ -75,11 +75,12 @@ class Router:
 
     def without(self, name: str) -> "Router":
         """This router without the head of an expert, where it has one."""
-        kept = [row for row, other in enumerate(self.names) if other != name]
+        kept = np.array([row for row, other in enumerate(self.names) if other != name], dtype=np.intp)
         if len(kept) == len(self.names):
             return self
-        names, model = tuple(self.names[row] for row in kept), self.model
-        return self.of_model(dataclasses.replace(model, names=names, weight=model.weight[kept], bias=model.bias[kept]))
+        names, model = tuple(other for other in self.names if other != name), self.model
+        weight = np.take(model.weight.T, kept, axis=1).T  # keeps the order in memory
+        return self.of_model(dataclasses.replace(model, names=names, weight=weight, bias=model.bias[kept]))
 
     def with_head_of(self, source: RouterModel, name: str) -> "Router":
         """This router with the head that another one has for an expert, in the place of its own.
@@ -96,11 +97,12 @@ class Router:
             raise ValueError("the router reads text with another featurizer than this server's")
         row, scale = source.names.index(name), mine.temperature / source.temperature
         bias = (source.bias[row] - source.offset) * scale + mine.offset
+        head = source.weight.T[:, row : row + 1] * np.float32(scale)
         return self.of_model(
             dataclasses.replace(
                 mine,
                 names=(*mine.names, name),
-                weight=np.concatenate([mine.weight, source.weight[row : row + 1] * np.float32(scale)]),
+                weight=np.concatenate([mine.weight.T, head], axis=1).T,
                 bias=np.append(mine.bias, np.float32(bias)),
             )
         )

@@ -1,7 +1,9 @@
 """Opening a bundle."""
 
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from merge.bundle.digest import backbone_digest, file_digest
@@ -29,7 +31,7 @@ class Bundle:
         directory = self.path / "router"
         return directory if directory.is_dir() else None
 
-    @property
+    @cached_property
     def expert_names(self) -> tuple[str, ...]:
         """The experts' names, sorted."""
         return tuple(sorted(card.name for card in self.manifest.experts))
@@ -40,9 +42,8 @@ class Bundle:
         Raises:
             BundleError: for a name that the bundle does not hold.
         """
-        for card in self.manifest.experts:
-            if card.name == name:
-                return card
+        if (card := self._cards.get(name)) is not None:
+            return card
         raise BundleError(f"no expert {name!r} in {self.path}; it holds {', '.join(self.expert_names) or 'none'}")
 
     def expert_path(self, name: str) -> Path:
@@ -52,6 +53,10 @@ class Bundle:
     def read_expert(self, name: str) -> Expert:
         """Read an expert and check that it was cut against this bundle's backbone."""
         return read_expert(self.expert_path(name), self.manifest.backbone_digest)
+
+    @cached_property
+    def _cards(self) -> Mapping[str, ExpertCard]:
+        return {card.name: card for card in self.manifest.experts}
 
 
 def open_bundle(path: Path, verify: bool = False) -> Bundle:

@@ -47,6 +47,13 @@ class Featurizer:
 
     def features(self, text: str) -> NDArray[np.float32]:
         """Features of a text: [D] float32 of length 1 (or 0 for a text shorter than every n-gram)."""
+        out = np.zeros(self.size, dtype=np.float32)
+        buckets, weights = self.nonzero(text)
+        out[buckets] = weights
+        return out
+
+    def nonzero(self, text: str) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """The features of a text that are not 0: their places, [K] ascending, and values, [K] float32."""
         data = np.frombuffer(f" {' '.join(text.lower().split())} ".encode(), dtype=np.uint8)
         if len(data) > self.window:
             half = self.window // 2
@@ -60,13 +67,11 @@ class Featurizer:
                 mixed = (rolling ^ (rolling >> np.uint32(15)) ^ np.uint32(length)) * _MIXER
                 buckets.append(mixed >> np.uint32(32 - self.bits))
         if not buckets:
-            return np.zeros(self.size, dtype=np.float32)
+            return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.float32)
         counts = np.bincount(np.concatenate(buckets), minlength=self.size)
         present = np.flatnonzero(counts)
         weights = 1.0 + np.log(counts[present])
-        out = np.zeros(self.size, dtype=np.float32)
-        out[present] = weights / np.linalg.norm(weights)
-        return out
+        return present, (weights / np.linalg.norm(weights)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class RouterModel:
 
     Attributes:
         names: the experts, one a row of `weight`.
-        weight: [E, D] float32.
+        weight: [E, D] float32, in Fortran order: a prompt reads the columns of its few features.
         bias: [E] float32.
         offset, temperature: calibration of the scores to probabilities.
         threshold: where the best expert's probability is lower, the backbone answers alone.
@@ -90,13 +95,17 @@ class RouterModel:
     threshold: float
     featurizer: Featurizer
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", np.asfortranarray(self.weight))
+
     def features(self, text: str) -> NDArray[np.float32]:
         """[D] float32."""
         return self.featurizer.features(text)
 
     def probabilities(self, text: str) -> NDArray[np.float64]:
         """[E] float64, each expert's probability; what is missing to 1 is "none"."""
-        scores = self.weight @ self.features(text) + self.bias
+        buckets, values = self.featurizer.nonzero(text)
+        scores = values @ self.weight.T[buckets] + self.bias
         logits = (scores.astype(np.float64) - self.offset) / self.temperature
         top = max(float(logits.max(initial=0.0)), 0.0)
         powers = np.exp(logits - top)
@@ -108,7 +117,7 @@ def save_router(directory: Path, model: RouterModel) -> None:
     """Write router.safetensors (weights in float16) and router.json."""
     directory.mkdir(exist_ok=True)
     with replaced(directory / "router.safetensors") as partial:
-        save_file({"weight": model.weight.astype(np.float16), "bias": model.bias}, partial)
+        save_file({"weight": model.weight.astype(np.float16, order="C"), "bias": model.bias}, partial)
     settings = {
         "format_version": ROUTER_FORMAT,
         "names": model.names,
@@ -137,7 +146,7 @@ def load_router(directory: Path) -> RouterModel:
         tensors = read_tensor_file(directory / "router.safetensors").tensors
         model = RouterModel(
             names=tuple(settings["names"]),
-            weight=tensors["weight"].to(torch.float32).numpy(),
+            weight=_by_columns(tensors["weight"]).to(torch.float32).numpy(),
             bias=tensors["bias"].to(torch.float32).numpy(),
             offset=float(settings["offset"]),
             temperature=float(settings["temperature"]),
@@ -160,3 +169,8 @@ def load_router(directory: Path) -> RouterModel:
             f"{directory}: weight {list(model.weight.shape)} is not {expected[0]} names by {expected[1]} features"
         )
     return model
+
+
+def _by_columns(weight: torch.Tensor) -> torch.Tensor:
+    """A matrix in Fortran order; what is not a matrix is left to the check of shapes."""
+    return weight.T.contiguous().T if weight.dim() == 2 else weight

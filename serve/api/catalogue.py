@@ -60,8 +60,8 @@ class Catalogue:
     max_model_len: int
 
     def __post_init__(self) -> None:
-        for name in self.experts:
-            if name in (*self.routing, BACKBONE):
+        for name in (*self.routing, BACKBONE):
+            if name in self.experts:
                 raise ValueError(
                     f"{name!r} names an expert and also the served model; choose another --served-model-name"
                     if name not in (AUTO, BACKBONE)
@@ -112,13 +112,17 @@ class Catalogue:
         """Everything that `model` may say."""
         return (*self.routing, BACKBONE, *self.experts)
 
+    def knows(self, model: str) -> bool:
+        """Whether `model` may say this name."""
+        return model == BACKBONE or model in self.experts or model in self.routing
+
     def resolve(self, model: str, experts: Mapping[str, float] | None = None) -> Target | None:
         """What a request asks for; None leaves it to the router.
 
         Raises:
             ApiError: 404 for a name that does not exist, 400 where `model` and `experts` disagree.
         """
-        if model not in self.names:
+        if not self.knows(model):
             raise model_not_found(model, self.names)
         if experts is None:
             return None if model in self.routing else Target(() if model == BACKBONE else ((model, 1.0),))
@@ -136,6 +140,18 @@ class Catalogue:
         """OpenAI's `system_fingerprint`: equal where the same backbone and (content digest, gate)s answered."""
         parts = {self.backbone_digest, *(f"{digest}:{gate!r}" for digest, gate in weights)}
         return "fp_" + hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
+
+    def card(self, model: str) -> dict[str, object]:
+        """OpenAI's model object of one name.
+
+        Raises:
+            ApiError: 404.
+        """
+        if not self.knows(model):
+            raise model_not_found(model, self.names)
+        if (entry := self.experts.get(model)) is not None:
+            return self._card(model, entry.root, BACKBONE)
+        return self._card(model, self.backbone_root, None)
 
     def cards(self) -> list[dict[str, object]]:
         """OpenAI's model objects: the names that route, the backbone, each expert with the backbone as its parent."""

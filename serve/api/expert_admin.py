@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Set
 from typing import Any
 
 from merge.bundle import BundleError, load_router
@@ -32,7 +33,8 @@ class ExpertAdmin:
     def cards(self) -> list[dict[str, Any]]:
         """All experts."""
         runtime = self._service.ready()
-        return [_card(info, runtime.router) for info in runtime.engine.experts()]
+        routed = _routed(runtime.router)
+        return [_card(info, routed) for info in runtime.engine.experts()]
 
     def card(self, name: str) -> dict[str, Any]:
         """One expert.
@@ -40,7 +42,8 @@ class ExpertAdmin:
         Raises:
             ApiError: 404.
         """
-        return _card(_info(self._service.ready(), name), self._service.ready().router)
+        runtime = self._service.ready()
+        return _card(_info(runtime, name), _routed(runtime.router))
 
     async def load(self, body: LoadExpertRequest) -> dict[str, Any]:
         """Load an expert, or replace one.
@@ -84,6 +87,7 @@ class ExpertAdmin:
         async with self._lock:
             runtime = self._service.ready()
             _info(runtime, body.name)
+            router = runtime.router and await asyncio.to_thread(runtime.router.without, body.name)
             try:
                 version = await runtime.engine.unload_expert(body.name, body.expected_generation)
             except UnknownExpert as error:
@@ -93,7 +97,7 @@ class ExpertAdmin:
             self._service.runtime = dataclasses.replace(
                 self._service.ready(),
                 catalogue=runtime.catalogue.without_expert(body.name),
-                router=runtime.router and runtime.router.without(body.name),
+                router=router,
             )
             return {"object": "expert.unloaded", "id": body.name, "generation": version.generation, "unloaded": True}
 
@@ -108,10 +112,11 @@ class ExpertAdmin:
         try:
             if body.router is not None:
                 directory = path_within("router", body.router, self._settings.expert_dirs)
-                return router.with_head_of(await asyncio.to_thread(load_router, directory), body.name)
+                source = await asyncio.to_thread(load_router, directory)
+                return await asyncio.to_thread(router.with_head_of, source, body.name)
             if self._service.teach is None:
                 raise invalid("prompts", "prompts: this server cannot train its router; give a trained one as router")
-            rest = router.without(body.name).model
+            rest = (await asyncio.to_thread(router.without, body.name)).model
             return router.of_model(await asyncio.to_thread(self._service.teach, rest, body.name, body.prompts or ()))
         except (BundleError, ValueError) as error:
             raise invalid(field, f"{field}: {error}") from error
@@ -121,7 +126,7 @@ class ExpertAdmin:
         runtime, version = self._service.ready(), info.version
         catalogue = runtime.catalogue.with_expert(version.name, Entry(version.digest, str(version.path)))
         self._service.runtime = dataclasses.replace(runtime, catalogue=catalogue, router=router)
-        return _card(info, router)
+        return _card(info, _routed(router))
 
 
 async def _load(runtime: Runtime, name: str, path: Any, expected_generation: int | None) -> ExpertInfo:
@@ -144,9 +149,14 @@ def _info(runtime: Runtime, name: str) -> ExpertInfo:
     raise model_not_found(name, tuple(runtime.catalogue.experts), "name")
 
 
-def _card(info: ExpertInfo, router: Router | None) -> dict[str, Any]:
+def _routed(router: Router | None) -> Set[str]:
+    """The experts that a router may choose."""
+    return frozenset(() if router is None else router.names)
+
+
+def _card(info: ExpertInfo, routable: Set[str]) -> dict[str, Any]:
     version = info.version
-    routed = router is not None and version.name in router.names
+    routed = version.name in routable
     return {
         "object": "expert",
         "id": version.name,

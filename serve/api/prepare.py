@@ -20,6 +20,9 @@ from serve.engine import Request, SamplingParams
 _INLINE_CHARACTERS = 16_384
 """Longer prompts are tokenised and routed off the event loop; up to here that takes a few milliseconds at most."""
 
+_INLINE_SCORES = 8192
+"""Prompts times the router's experts: more are routed off the event loop. So many take two milliseconds."""
+
 _SEEDS = 2**64
 
 
@@ -90,7 +93,8 @@ async def prepare(service: Service, runtime: Runtime, body: GenerationRequest, m
     forced = runtime.catalogue.resolve(body.model, body.experts)
     _check_tokens(body, runtime.vocab_size)
     work = (service, runtime, body, forced, arrival)
-    if prompt_characters(body) > _INLINE_CHARACTERS or asked_structure(body) is not None:
+    scores = 0 if forced is not None or runtime.router is None else prompts * len(runtime.router.names)
+    if prompt_characters(body) > _INLINE_CHARACTERS or scores > _INLINE_SCORES or asked_structure(body) is not None:
         return await asyncio.to_thread(_job, *work)
     return _job(*work)
 

@@ -1,6 +1,7 @@
 """POST /v1/route: what the router would do, without doing it."""
 
 import asyncio
+from heapq import nsmallest
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -36,7 +37,9 @@ def _decisions(service: Service, runtime: Runtime, body: RouteRequest) -> list[d
     decisions = []
     for index, prompt in enumerate(body.prompt):
         decision = service.route(runtime, prompt)
-        ranked = sorted(decision.scores.items(), key=lambda score: (-score[1], score[0]))
+        ranked = nsmallest(
+            body.top or len(decision.scores), decision.scores.items(), key=lambda score: (-score[1], score[0])
+        )
         decisions.append(
             {
                 "object": "route.decision",
@@ -44,7 +47,7 @@ def _decisions(service: Service, runtime: Runtime, body: RouteRequest) -> list[d
                 "expert": decision.expert,
                 "model": decision.expert or BACKBONE,
                 "confidence": decision.confidence,
-                "scores": dict(ranked[: body.top]),
+                "scores": dict(ranked),
             }
         )
     return decisions

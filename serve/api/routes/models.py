@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from serve.api.catalogue import Catalogue
-from serve.api.errors import model_not_found, unavailable
+from serve.api.errors import unavailable
 from serve.api.routes import READ
 from serve.api.service import Service
 
@@ -26,9 +26,6 @@ def router(service: Service) -> APIRouter:
 
     @routes.api_route("/v1/models/{name:path}", methods=READ)
     async def model(name: str) -> dict[str, object]:
-        for card in catalogue().cards():
-            if card["id"] == name:
-                return card
-        raise model_not_found(name, catalogue().names)
+        return catalogue().card(name)
 
     return routes

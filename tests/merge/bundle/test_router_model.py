@@ -93,3 +93,22 @@ def test_unreadable_routers_are_named(tmp_path: Path) -> None:
     (tmp_path / "router.json").write_text(json.dumps(settings | {"format_version": 7}))
     with pytest.raises(BundleError, match="router format 7"):
         load_router(tmp_path)
+
+
+def test_scores_are_those_of_all_features() -> None:
+    """Only the features that a text has are read; the others are 0."""
+    model, text = make_router(), "sort the letters"
+    buckets, values = model.featurizer.nonzero(text)
+    assert 0 < len(buckets) < 100
+    np.testing.assert_array_equal(model.features(text)[buckets], values)
+    logits = (model.weight @ model.features(text) + model.bias - model.offset) / model.temperature
+    expected = np.exp(logits) / (1 + np.exp(logits).sum())
+    np.testing.assert_allclose(model.probabilities(text), expected, rtol=1e-5)
+    assert model.probabilities("").shape == (3,)
+
+
+def test_the_columns_of_a_feature_lie_together(tmp_path: Path) -> None:
+    """A prompt reads some 200 columns of 16,384: they must not be spread over all rows."""
+    save_router(tmp_path / "router", make_router())
+    assert load_router(tmp_path / "router").weight.flags.f_contiguous
+    assert make_router().weight.flags.f_contiguous

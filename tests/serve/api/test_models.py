@@ -40,6 +40,16 @@ def test_a_name_means_one_thing(routing, experts, message):
         catalogue(routing, experts)
 
 
+def test_a_card_is_that_of_the_list_without_listing_all(monkeypatch: pytest.MonkeyPatch):
+    names = catalogue()
+    cards = names.cards()
+    monkeypatch.delattr(Catalogue, "cards")
+    monkeypatch.delattr(Catalogue, "names")
+    assert [names.card(str(card["id"])) for card in cards] == cards
+    assert names.resolve("b") == Target((("b", 1.0),))
+    assert names.resolve("tiny") is None
+
+
 def test_labels():
     assert Target().label == "backbone"
     assert Target((("a", 1.0),)).label == "a"

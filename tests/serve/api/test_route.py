@@ -1,8 +1,12 @@
 import dataclasses
+import threading
 
 import httpx
 import pytest
 
+from serve.api.prepare import prepare
+from serve.api.schemas import CompletionRequest
+from serve.router import Decision
 from tests.serve.api.fakes import MAX_MODEL_LEN, FakeEngine, fake_service, live
 
 
@@ -67,3 +71,25 @@ def test_a_bundle_without_a_router():
             assert (reply.status_code, reply.json()["error"]["param"]) == (400, "model")
             assert "no router" in reply.json()["error"]["message"]
         assert client.post("/v1/completions", json={"model": "sql", "prompt": "a"}).status_code == 200
+
+
+class ThreadRouter:
+    """Has many experts, and notes on which thread it is asked."""
+
+    def __init__(self, experts: int):
+        self.names = tuple(f"e{number}" for number in range(experts))
+        self.threads: set[threading.Thread] = set()
+
+    def decide(self, prompt: str) -> Decision:
+        self.threads.add(threading.current_thread())
+        return Decision(None, 1.0, {})
+
+
+@pytest.mark.parametrize(("experts", "prompts", "inline"), [(2, 200, True), (5000, 1, True), (5000, 3, False)])
+async def test_much_routing_leaves_the_event_loop(experts: int, prompts: int, inline: bool):
+    service, router = fake_service(FakeEngine()), ThreadRouter(experts)
+    runtime = dataclasses.replace(service.ready(), router=router)
+    body = CompletionRequest.model_validate({"model": "auto", "prompt": ["sql"] * prompts, "max_tokens": 1})
+    job = await prepare(service, runtime, body, 256)
+    assert len(job.choices) == prompts
+    assert (router.threads == {threading.current_thread()}) == inline
