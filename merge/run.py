@@ -34,6 +34,7 @@ from merge.progress import Progress
 from merge.ray_pool import RayPool
 from merge.router import train_router
 from merge.staging import Staging
+from merge.wording import counted
 
 LIBRARIES = ("overtone", "torch", "transformers", "safetensors", "tokenizers")
 
@@ -131,7 +132,7 @@ def _merge_backbone(
     merged = inputs.merged()
     frank_wolfe = recipe.frank_wolfe()
     method = recipe.method() if frank_wolfe is None else _searched(inputs, merged, frank_wolfe, shown)
-    stage = f"backbone by {recipe.merge_method} of {len(inputs.fine_tunes)} models"
+    stage = f"backbone by {recipe.merge_method} of {counted(len(inputs.fine_tunes), 'model')}"
     directory = staging.path / "backbone"
     with shown.stage(stage, len(inputs.base.tensors) + len(inputs.base.buffers)) as advance:
         write_backbone(

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from merge.wording import counted
+
 
 @dataclass(frozen=True)
 class TaskScores:
@@ -74,7 +76,7 @@ class Evaluation:
         return "\n".join(
             [
                 *lines,
-                f"exact match on {self.prompts_per_task} unseen prompts a task; "
+                f"exact match on {counted(self.prompts_per_task, 'unseen prompt')} a task; "
                 f"router accuracy {self.router_accuracy:.3f}",
                 f"an expert holds {self.expert_density:.2%} of the backbone's entries in "
                 f"{self.expert_bytes_fraction:.2%} of its bytes",

@@ -6,6 +6,7 @@ from typing import Any
 
 from merge.check.finding import Finding, errors, warnings
 from merge.checkpoint import Checkpoint, CheckpointError, read_json
+from merge.wording import counted
 
 SHOWN = 3
 """Tokens named in a message."""
@@ -43,10 +44,8 @@ def compare_tokenizers(base: Checkpoint, fine_tune: Checkpoint, subject: str) ->
         )
     more, fewer = other.keys() - one.keys(), one.keys() - other.keys()
     if (more or fewer) and not (moved or taken):
-        found += warnings(
-            subject,
-            [f"{file} has {len(more)} tokens more and {len(fewer)} fewer than the base's, which the backbone gets"],
-        )
+        text = f"{file} has {counted(len(more), 'token')} more and {len(fewer)} fewer than the base's"
+        found += warnings(subject, [f"{text}, which the backbone gets"])
     for key, wrong in (("merges", True), ("pre_tokenizer", True), ("normalizer", True), ("post_processor", False)):
         if _part(ours, key) != _part(theirs, key):
             text = f"{file}: {key} differs from the base's: the same text becomes other tokens"

@@ -7,6 +7,7 @@ import numpy as np
 
 from merge.router import RouterConfig, train_router
 from merge.router.phrasings import assign_folds
+from merge.wording import counted
 
 NONE = "none"
 
@@ -44,7 +45,9 @@ def cross_validated(prompts: Mapping[str, Sequence[str]], config: RouterConfig, 
     unique = {task: list(dict.fromkeys(prompts[task])) for task in tasks}
     for task in tasks:
         if len(unique[task]) < 2 * folds:
-            raise ValueError(f"task {task!r} has {len(unique[task])} prompts; {folds} folds need {2 * folds}")
+            raise ValueError(
+                f"task {task!r} has {counted(len(unique[task]), 'prompt')}; {folds} folds need {2 * folds}"
+            )
     fold_of = {task: assign_folds(unique[task], folds) for task in tasks}
     counts = [[0] * (len(tasks) + 1) for _ in tasks]
     for fold in range(folds):

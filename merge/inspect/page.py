@@ -75,7 +75,7 @@ def _tiles(found: Inspection, pictures: Pictures) -> Iterable[str]:
     count = max(1, len(found.experts))
     yield _tile(f"{found.backbone['parameters']:,}", "parameters of the backbone")
     yield _tile(_bytes(found.backbone["bytes"]), "bytes of the backbone")
-    yield _tile(str(len(found.experts)), "experts")
+    yield _tile(str(len(found.experts)), "expert" if len(found.experts) == 1 else "experts")
     yield _tile(f"{sum(item.density for item in found.experts) / count:.2%}", "of a weight's entries in an expert")
     yield _tile(f"{total / count / max(1, found.backbone['bytes']):.2%}", "of the backbone's bytes in an expert")
     if pictures.confusion is not None:

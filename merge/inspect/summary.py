@@ -12,6 +12,7 @@ from merge.bundle import Bundle, Expert, ExpertLayout, read_layout
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.export.dense import check_fits
 from merge.inspect.similarity import PairTable, compare_experts
+from merge.wording import counted
 
 _NUMBERED = re.compile(r"^(.*?\.)(\d+)\.(.+)$")
 
@@ -105,7 +106,7 @@ class Inspection:
         backbone, width = self.backbone, max([len("expert"), *(len(item.name) for item in self.experts)])
         lines = [
             f"{self.name}: backbone of {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes, digest "
-            f"{backbone['digest'][:12]}; {len(self.experts)} experts, {'a' if self.router else 'no'} router",
+            f"{backbone['digest'][:12]}; {counted(len(self.experts), 'expert')}, {'a' if self.router else 'no'} router",
             "",
             f"{'expert':<{width}}  values    entries  density      bytes  of backbone  cut by",
         ]

@@ -22,6 +22,7 @@ def command(
 ) -> None:
     """Find everything that is wrong with a recipe and its inputs; exit with 1 where something forbids the merge."""
     from merge.check import check_recipe  # torch takes a second to import; --help should not
+    from merge.wording import counted
 
     report = check_recipe(recipe, out, overwrite, quick, progress)
     warned = len(report.findings) - report.errors
@@ -40,6 +41,6 @@ def command(
         for name, lineage in report.lineages.items():
             nearest = f", nearest to {lineage.nearest} ({lineage.nearest_cosine:.3f})" if lineage.nearest else ""
             typer.echo(f"models.{name}: {lineage.relative_norm:.4f} of the base's norm away from it{nearest}")
-        typer.echo(f"{recipe}: {report.errors} errors, {warned} warnings")
+        typer.echo(f"{recipe}: {counted(report.errors, 'error')}, {counted(warned, 'warning')}")
     if report.errors:
         raise typer.Exit(1)

@@ -31,6 +31,7 @@ def command(
     """Merge the fine-tunes of a recipe into a bundle: backbone, experts and router."""
     from merge.check import CheckError  # torch takes a second to import; --help should not
     from merge.run import merge_recipe
+    from merge.wording import counted
 
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -45,9 +46,9 @@ def command(
         typer.echo(json.dumps(asdict(report), default=str))
         return
     router = "a router" if report.router else "no router"
+    experts = counted(len(report.experts), "expert")
     typer.echo(
-        f"{report.bundle}: backbone {report.backbone_bytes:,} bytes, {len(report.experts)} experts, {router}, "
-        f"in {report.seconds:.1f} s"
+        f"{report.bundle}: backbone {report.backbone_bytes:,} bytes, {experts}, {router}, in {report.seconds:.1f} s"
     )
     for expert in report.experts:
         typer.echo(f"  {expert.name}: {expert.bytes:,} bytes ({expert.share:.1%} of the backbone's)")

@@ -42,7 +42,7 @@ def test_a_merge_says_what_it_wrote(calls: list[tuple], capsys: pytest.CaptureFi
         )
     ]
     assert capsys.readouterr().out.splitlines() == [
-        "out: backbone 1,000,000 bytes, 1 experts, a router, in 12.3 s",
+        "out: backbone 1,000,000 bytes, 1 expert, a router, in 12.3 s",
         "  sql: 20,000 bytes (2.0% of the backbone's)",
         "  note: a note",
     ]
