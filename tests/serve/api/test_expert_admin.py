@@ -11,13 +11,15 @@ import pytest
 
 from merge.bundle import backbone_digest, save_router, write_expert
 from merge.router import add_expert
+from serve.api.expert_admin import ExpertAdmin
 from serve.api.loading import load_runtime
 from serve.api.service import Service
 from serve.config import ApiSettings, ServerSettings
 from serve.engine import EngineConfig
+from serve.experts import ExpertInfo, ExpertVersion
 from serve.metrics import Metrics
 from tests.serve.api.bundles import topic_router, write_speaking_bundle
-from tests.serve.api.fakes import FakeEngine, fake_service, live
+from tests.serve.api.fakes import FakeEngine, WordRouter, fake_service, live
 from tests.serve.conftest import TinyBundle, random_expert
 
 USER, ADMIN = {"Authorization": "Bearer user"}, {"Authorization": "Bearer root"}
@@ -243,3 +245,24 @@ def test_the_access_log_says_which_expert_was_changed_and_with_which_key(client:
     ]
     assert "expert=maths user=- key=4813494d" in caplog.messages[0]
     assert "root" not in caplog.text
+
+
+class UnsearchedNames(tuple[str, ...]):
+    """Names that may be gone through once, but not be searched for each expert."""
+
+    def __contains__(self, name: object) -> bool:
+        raise AssertionError(f"{name} is searched for among {len(self)} names")
+
+
+class ListingEngine(FakeEngine):
+    def experts(self):
+        return [ExpertInfo(ExpertVersion(f"e{n}", Path(f"/e{n}"), f"d{n}", 1), None, False, None) for n in range(3)]
+
+
+def test_listing_does_not_search_the_routers_names_for_each_expert():
+    service = fake_service(FakeEngine())
+    router = WordRouter(UnsearchedNames(("e0", "e2")))
+    service.runtime = dataclasses.replace(service.ready(), engine=ListingEngine(), router=router)
+    admin = ExpertAdmin(service, ApiSettings())
+    assert [(card["id"], card["routed"]) for card in admin.cards()] == [("e0", True), ("e1", False), ("e2", True)]
+    assert admin.card("e1")["routed"] is False
