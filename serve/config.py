@@ -9,6 +9,7 @@ from serve.version import overtone_version
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+OnEngineDeath = Literal["exit", "stay"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ApiSettings:
         max_body_bytes: longest request body.
         max_choices: prompts × candidates in one request.
         request_timeout: seconds that a request may take, None for no limit.
-        engine_timeout: seconds that a step may take before the server calls itself unhealthy, None for no limit.
+        engine_timeout: seconds that a step may take before the engine counts as dead, None for no limit.
         log_prompts: put the text of prompts into the access log.
         ui: whether there is a page at /.
         examples: prompts that it offers.
@@ -41,7 +42,7 @@ class ApiSettings:
     max_body_bytes: int = 16 * 2**20
     max_choices: int = 256
     request_timeout: float | None = None
-    engine_timeout: float | None = None
+    engine_timeout: float | None = 600.0
     log_prompts: bool = False
     ui: bool = True
     examples: tuple[str, ...] = ()
@@ -89,6 +90,8 @@ class ServerSettings:
         served_model_names: names of the routed model, instead of the bundle's own.
         router_threshold: the router's confidence below which the backbone answers alone, instead of the trained one.
         chat_template: a Jinja file to take instead of the model's own chat template.
+        on_engine_death: "exit": end the process with a non-zero status, for a supervisor to restart it; "stay": go on
+            to answer probes, with 503.
         shutdown_timeout: seconds that running requests get after SIGTERM before they are aborted.
         log_level: of the server's log on stderr.
         log_format: "text", or "json": one JSON object a line.
@@ -103,6 +106,7 @@ class ServerSettings:
     served_model_names: tuple[str, ...] = ()
     router_threshold: float | None = None
     chat_template: Path | None = None
+    on_engine_death: OnEngineDeath = "exit"
     shutdown_timeout: float = 30.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
@@ -117,7 +121,11 @@ class ServerSettings:
             raise ValueError(f"shutdown_timeout is {self.shutdown_timeout}; it must be at least 0 seconds")
         if self.router_threshold is not None and not 0 <= self.router_threshold <= 1:
             raise ValueError(f"router_threshold is {self.router_threshold}; it must be a probability from 0 to 1")
-        for name, words in (("log_level", get_args(LogLevel)), ("log_format", get_args(LogFormat))):
+        for name, words in (
+            ("log_level", get_args(LogLevel)),
+            ("log_format", get_args(LogFormat)),
+            ("on_engine_death", get_args(OnEngineDeath)),
+        ):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(words)}")
         if not all(self.served_model_names):

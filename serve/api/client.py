@@ -62,8 +62,15 @@ class EngineClient(Protocol):
     def step_seconds(self) -> float:
         """How long the step that is being computed has taken by now; 0 between steps."""
 
+    def fail(self, reason: str) -> None:
+        """Give the engine up: end all requests with `EngineDead`, and admit no others."""
+
     async def shutdown(self, timeout: float) -> None:
-        """Admit nothing more, let what runs finish for up to `timeout` seconds, abort the rest, and stop."""
+        """Admit nothing more, let what runs finish for up to `timeout` seconds, abort the rest, and stop.
+
+        Raises:
+            EngineDead: a thread of the engine does not end.
+        """
 
     def experts(self) -> tuple[ExpertInfo, ...]:
         """All registered experts."""

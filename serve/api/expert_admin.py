@@ -8,7 +8,7 @@ from typing import Any
 from merge.bundle import BundleError, load_router
 from serve.api.catalogue import AUTO, BACKBONE, Entry
 from serve.api.errors import ApiError, invalid, model_not_found
-from serve.api.expert_paths import path_within
+from serve.api.expert_paths import path_within, still_within
 from serve.api.schemas import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest
 from serve.api.service import Runtime, Service
 from serve.config import ApiSettings
@@ -74,7 +74,7 @@ class ExpertAdmin:
         """
         async with self._lock:
             runtime = self._service.ready()
-            path = _info(runtime, body.name).version.path
+            path = still_within(_info(runtime, body.name).version.path, self._settings.expert_dirs)
             info = await _load(runtime, body.name, path, body.expected_generation)
             return self._settle(info, runtime.router)
 
@@ -95,7 +95,7 @@ class ExpertAdmin:
             except GenerationMismatch as error:
                 raise _conflict(error) from error
             self._service.runtime = dataclasses.replace(
-                self._service.ready(),
+                runtime,
                 catalogue=runtime.catalogue.without_expert(body.name),
                 router=router,
             )
@@ -122,8 +122,9 @@ class ExpertAdmin:
             raise invalid(field, f"{field}: {error}") from error
 
     def _settle(self, info: ExpertInfo, router: Router | None) -> dict[str, Any]:
-        """Let requests see a loaded expert."""
-        runtime, version = self._service.ready(), info.version
+        """Let requests see a loaded expert, also where the server began to drain while it was loaded."""
+        runtime, version = self._service.runtime, info.version
+        assert runtime is not None
         catalogue = runtime.catalogue.with_expert(version.name, Entry(version.digest, str(version.path)))
         self._service.runtime = dataclasses.replace(runtime, catalogue=catalogue, router=router)
         return _card(info, _routed(router))

@@ -39,3 +39,21 @@ def path_within(field: str, path: str, directories: Sequence[Path]) -> Path:
     if not inside:
         raise invalid(field, f"{shortened(path)!r} is not in one of the configured directories", "path_not_allowed")
     raise invalid(field, f"there is no {shortened(path)!r} in the configured directories", "not_found")
+
+
+def still_within(path: Path, directories: Sequence[Path]) -> Path:
+    """The real path of a file that was loaded from one of the directories; other paths, a bundle's own, are unchanged.
+
+    Raises:
+        ApiError: 400 where the file was replaced by a link that leads elsewhere.
+    """
+    try:
+        roots = [directory.resolve(strict=True) for directory in directories]
+        real = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise invalid("name", "the expert's file cannot be found any more", "not_found") from error
+    if not any(path.is_relative_to(root) for root in roots):
+        return path
+    if not any(real.is_relative_to(root) for root in roots):
+        raise invalid("name", "the expert's file now leads out of the configured directories", "path_not_allowed")
+    return real

@@ -10,7 +10,15 @@ from serve.api.errors import ApiError, context_overflow, invalid, overloaded, ti
 from serve.api.prepare import Job
 from serve.api.schemas import ChatRequest, CompletionRequest
 from serve.api.service import Runtime
-from serve.engine import Draining, EngineError, InvalidRequest, PromptTooLong, QueueFull, UnknownExpert
+from serve.engine import (
+    Draining,
+    EngineError,
+    ExpertUnavailable,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+    UnknownExpert,
+)
 from serve.metrics import HttpMetrics
 
 _Item = tuple[int, Piece] | Exception
@@ -152,4 +160,5 @@ def _refusal(error: EngineError, routed: bool = False) -> ApiError:
             field = message.split(maxsplit=1)[0]  # the engine begins its message with it
             known = field in CompletionRequest.model_fields or field in ChatRequest.model_fields
             return invalid(field if known else None, message, code="invalid_value")
-    return unavailable(f"the engine has stopped: {message}", "engine_dead")
+    dead = unavailable(f"the engine has stopped: {message}", "engine_dead")
+    return unavailable(message, "expert_unavailable") if isinstance(error, ExpertUnavailable) else dead

@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import uvicorn
 from prometheus_client import disable_created_metrics
@@ -23,6 +23,7 @@ from serve.api.logs import configure_logging
 from serve.api.service import Runtime, Service, Teach
 from serve.api.warm_up import warm_up
 from serve.config import ServerSettings, TlsSettings
+from serve.engine import EngineDead
 from serve.metrics import Metrics
 from serve.tracing import tracing_from_environment
 
@@ -30,6 +31,9 @@ _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75
 """Longer than clients and balancers keep an idle connection, 5 to 60 seconds, so that it is they who close it: one that
 is closed here while a request is on its way loses the request."""
+
+_WATCH_SECONDS = 0.25
+"""How often the engine is asked whether it lives."""
 
 _FLUSH_SECONDS = 5
 """How long clients get to read the ends of their replies once the engine has stopped."""
@@ -48,7 +52,7 @@ def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None,
 
     The port is taken first, and probes are answered while the model loads. The first signal drains: nothing more is
     admitted (503), and what runs gets `settings.shutdown_timeout` seconds before it is aborted. A second signal aborts
-    at once.
+    at once. Where a step hangs even then, the process is ended by `os._exit`.
 
     Args:
         settings: the settings.
@@ -56,7 +60,7 @@ def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None,
         teach: trains the router on a new expert's prompts, None where that is not offered.
 
     Raises:
-        ServerError: the address cannot be listened on, or TLS cannot be set up.
+        ServerError: the address cannot be listened on, TLS cannot be set up, or the engine died.
         ValueError: the bundle cannot be served.
     """
     # Each series would have a second line, with the time of its birth, that no dashboard reads.
@@ -110,6 +114,8 @@ class _Run:
         self._service = Service(metrics, engine_timeout=settings.api.engine_timeout, teach=teach, tracing=tracing)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._death: str | None = None
+        self._stuck = False
 
     async def serve(self, on_ready: Callable[[str], None] | None) -> None:
         self._warn_if_open()
@@ -124,11 +130,27 @@ class _Run:
                     _log.info("serving %s on %s", self._settings.bundle, url)
                     if on_ready is not None:
                         on_ready(url)
+                    watching = asyncio.create_task(self._watch(runtime))
                     await self._unless_stopped(serving)
+                    watching.cancel()
                     await self._drain(runtime)
             finally:
                 server.should_exit = True
                 await serving
+        if self._stuck:
+            end_process(1)
+        if self._death is not None:
+            raise ServerError(f"the engine has stopped: {self._death}")
+
+    async def _watch(self, runtime: Runtime) -> None:
+        """Notice that the engine died, or hangs: tell its requests, and stop unless the settings say otherwise."""
+        while (reason := self._service.death()) is None:
+            await asyncio.sleep(_WATCH_SECONDS)
+        runtime.engine.fail(reason)
+        if self._settings.on_engine_death == "exit":
+            _log.error("the server ends, for its supervisor to restart it (see --on-engine-death)")
+            self._death = reason
+            self._stop.set()
 
     def _warn_if_open(self) -> None:
         warning = open_to_others(self._listener.getsockname()[0], self._keys, os.environ)
@@ -155,7 +177,10 @@ class _Run:
     async def _load(self) -> Runtime:
         runtime = await _in_thread(lambda: load_runtime(self._settings, self._service.metrics, self._service.tracing))
         runtime.engine.start()
-        await warm_up(runtime)
+        try:
+            await warm_up(runtime)
+        except EngineDead as error:
+            raise ServerError(f"the engine has stopped: {error}") from error
         return runtime
 
     async def _drain(self, runtime: Runtime) -> None:
@@ -168,8 +193,14 @@ class _Run:
         hurry.cancel()
         if not draining.done():
             draining.cancel()
-            await runtime.engine.shutdown(0)
-        _log.info("stopped")
+            draining = asyncio.create_task(runtime.engine.shutdown(0))
+        try:
+            await draining
+        except EngineDead as error:
+            _log.error("the process is ended at once: %s", error)
+            self._stuck = True
+        else:
+            _log.info("stopped")
 
     async def _unless_stopped(self, work: asyncio.Future[_Result]) -> _Result | None:
         """The result of `work`, or None where a signal comes first."""
@@ -209,6 +240,12 @@ class _Run:
         host, port = self._listener.getsockname()[:2]
         scheme = "http" if self._settings.tls is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process without waiting for its threads, one of which hangs."""
+    logging.shutdown()
+    os._exit(status)
 
 
 def _tls_options(tls: TlsSettings) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def command(
     max_body_bytes: options.MaxBodyBytes = 16 * 2**20,
     max_choices: options.MaxChoices = 256,
     request_timeout: options.RequestTimeout = None,
-    engine_timeout: options.EngineTimeout = None,
+    engine_timeout: options.EngineTimeout = 600.0,
     chat_template: options.ChatTemplate = None,
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,

@@ -44,9 +44,14 @@ RequestTimeout = Annotated[
     float | None, option("--request-timeout", help="Seconds that a request may take; no limit if not given.")
 ]
 EngineTimeout = Annotated[
-    float | None,
+    float,
+    option("--engine-timeout", help="Seconds that a step may take before its engine counts as dead; 0: no limit."),
+]
+OnEngineDeath = Annotated[
+    str,
     option(
-        "--engine-timeout", help="Seconds that a step may take before its engine counts as dead; no limit if not given."
+        "--on-engine-death",
+        help="exit: end the process with status 1, for a supervisor to restart it; stay: answer with 503.",
     ),
 ]
 ChatTemplate = Annotated[
@@ -75,7 +80,7 @@ MaxExpertHostBytes = Annotated[
     int | None,
     option(
         "--max-expert-host-bytes",
-        help="Memory for experts kept ready on the host; no limit if not given.",
+        help="Memory for experts kept ready on the host, 0 for none; 30 % of what is free if not given.",
         parser=byte_size,
         metavar=SIZE,
     ),
@@ -129,6 +134,8 @@ def server_settings(options: Mapping[str, Any]) -> "ServerSettings":
     from serve.engine import EngineConfig
 
     given = {_FIELDS.get(name, name): value for name, value in options.items()}
+    if given.get("engine_timeout") == 0:
+        given["engine_timeout"] = None
     for name in ("served_model_names", "api_keys", "admin_api_keys", "expert_dirs", "allowed_origins"):
         given[name] = tuple(given.get(name) or ())
 

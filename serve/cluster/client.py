@@ -113,13 +113,17 @@ class ReplicaClient:
         """0: each replica's step is watched by its own health check."""
         return 0.0
 
+    def fail(self, reason: str) -> None:  # noqa: ARG002
+        """Abort all requests. The replicas stay: each watches its own engine."""
+        for outputs in list(self._running.values()):
+            outputs.leave()
+
     async def shutdown(self, timeout: float) -> None:
         """Let what runs finish for up to `timeout` seconds, and abort the rest. The replicas stay."""
         deadline = time.monotonic() + timeout
         while self._running and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        for outputs in list(self._running.values()):
-            outputs.leave()
+        self.fail("the server stops")
         self.board.stop()
 
     def experts(self) -> tuple[ExpertInfo, ...]:

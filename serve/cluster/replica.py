@@ -19,8 +19,8 @@ from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.cluster.messages import Admitted, Answer, Call, Held, OtherBundle, Refused, ReplicaState, Report, Step
 from serve.config import ServerSettings
-from serve.engine import AsyncEngine, EngineDead, EngineError, InvalidRequest, Request, SamplingParams, build_engine
-from serve.experts import ExpertInfo, ExpertLoadError, ExpertVersion
+from serve.engine import AsyncEngine, EngineDead, EngineError, ExpertUnavailable, Request, SamplingParams, build_engine
+from serve.experts import ExpertInfo, ExpertLoadError, ExpertVersion, FailureLog
 from serve.metrics import Metrics
 from serve.model import read_config
 
@@ -60,6 +60,7 @@ class EngineReplica:
         self._hold = _holder(slots)
         self._fitting = bundle.expert_names if len(bundle.expert_names) <= slots else ()
         self._warm = False
+        self._failures = FailureLog()
         self._engine.start()
         _log.info("replica %s of %s is process %d", self._name, settings.bundle, os.getpid())
 
@@ -127,10 +128,6 @@ class EngineReplica:
         if bundle == self._bundle and self._engine.engine.experts.get(name) is not None:
             await self._engine.unload_expert(name)
 
-    async def shutdown(self) -> None:
-        """Stop the engine's thread."""
-        await self._engine.shutdown(0)
-
     def _refused(self, error: EngineError) -> None:
         """End this process where the engine's loop has ended.
 
@@ -151,9 +148,14 @@ class EngineReplica:
         try:
             info = await self._engine.load_expert(version.name, version.path)
         except ExpertLoadError as error:
-            raise InvalidRequest(f"expert {version.name!r} cannot be loaded by this replica: {error}") from error
+            self._failures.report(error)
+            if self._engine.engine.experts.get(version.name) is None:  # the store counts those that it knows
+                self._metrics.engine.on_expert_failure(version.name, error.reason)
+            raise ExpertUnavailable(error.public) from error
         if info.version.digest != version.digest:
-            raise InvalidRequest(f"expert {version.name!r}: {version.path} has changed since it was loaded")
+            raise ExpertUnavailable(
+                f"expert {version.name!r} cannot be served: its file has changed since it was loaded"
+            )
 
     async def _warm_up(self) -> None:
         """Two tokens before the first client's, and word of the experts that it has."""

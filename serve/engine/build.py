@@ -5,7 +5,7 @@ import threading
 
 import torch
 
-from merge.bundle import Bundle, BundleError
+from merge.bundle import Bundle, BundleError, available_host_bytes
 from serve.engine.config import EngineConfig
 from serve.engine.engine import Engine
 from serve.engine.errors import EngineError
@@ -27,6 +27,9 @@ from serve.model import (
 )
 
 MAX_DEFAULT_SLOTS = 64
+
+HOST_SHARE = 0.3
+"""Largest part of the host's free memory, once everything else is in place, that experts are kept in by default."""
 
 _log = logging.getLogger("overtone")
 
@@ -52,13 +55,19 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len)
     names = bundle.expert_names
     slots = min(len(names), MAX_DEFAULT_SLOTS) if config.max_expert_slots is None else config.max_expert_slots
-    banks = ResidualBanks(decoder, ResidualShape.of([bundle.expert_path(name) for name in names]), slots)
+    shape, unreadable = ResidualShape.of_readable([bundle.expert_path(name) for name in names])
+    if unreadable:
+        _log.error(
+            "%d of %d experts cannot be served, and a slot may be too small for them later; the first: %s",
+            *(len(unreadable), len(names), unreadable[0]),
+        )
+    banks = ResidualBanks(decoder, shape, slots)
     costs = _patch_costs(bundle, decoder, banks, config) if config.patching == "auto" else None
     blocks = num_blocks(decoder, config, max_model_len, spare)
     cache = KvCache.allocate(decoder.config, blocks, config.block_size, decoder.dtype, device, spare)
     host_bytes = config.max_expert_host_bytes
-    if host_bytes is None and device.type == "cpu":
-        host_bytes = 0  # the slots are host memory already
+    if host_bytes is None:
+        host_bytes = int(available_host_bytes() * HOST_SHARE)
     wake = threading.Event()
     experts = ExpertStore(banks, bundle.manifest.backbone_digest, observer, host_bytes, on_change=wake.set)
     for name in names:

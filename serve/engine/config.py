@@ -21,7 +21,8 @@ class EngineConfig:
             memory that is free once weights and experts are in place and, on a CPU, than twice the weights or 1 GiB,
             whichever is larger, or one sequence.
         max_expert_slots: experts resident on the device at once; None: all of the bundle, up to 64.
-        max_expert_host_bytes: memory for experts kept ready on the host; None: no limit.
+        max_expert_host_bytes: memory for experts kept ready on the host; None: as much as all of them take, up to a
+            share of what is free once everything else is in place. 0: none are kept.
         max_num_queued_reqs: requests that may wait beyond the `max_num_seqs` that run.
         max_num_queued_tokens: prompt tokens that may wait; None: no limit.
         enable_prefix_caching: reuse KV blocks of equal prefixes under equal experts.

@@ -17,6 +17,10 @@ class UnknownExpert(EngineError):  # noqa: N818
     """The request names an expert that is not registered."""
 
 
+class ExpertUnavailable(EngineError):  # noqa: N818
+    """An expert of the request cannot be loaded. The message is for clients: it holds no path."""
+
+
 class QueueFull(EngineError):  # noqa: N818
     """The queue is at its limit of requests or tokens."""
 

@@ -1,10 +1,13 @@
 """The engine's thread, and the bridge between it and asyncio."""
 
 import asyncio
+import logging
+import sys
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serve.engine.config import EngineConfig
@@ -17,6 +20,11 @@ from serve.experts import ExpertInfo, ExpertVersion
 
 _IDLE_SECONDS = 1.0
 """Longest sleep of an idle loop; whatever gives it work wakes it at once."""
+
+_LAST_STEP_SECONDS = 2.0
+"""How long a shutdown waits for the step that is being computed, before it takes it for one that hangs."""
+
+_log = logging.getLogger("overtone")
 
 
 class AsyncEngine:
@@ -88,17 +96,45 @@ class AsyncEngine:
         began = self._step_began
         return 0.0 if began is None else time.monotonic() - began
 
+    def fail(self, reason: str) -> None:
+        """Give the engine up: end all requests with `EngineDead`, and admit no others.
+
+        Unlike `shutdown`, this does not need the loop, which may hang in a step. A step that ends later is discarded.
+        """
+        if self._dead is not None:
+            return
+        self._dead, self._stopping = reason, True
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        stack = "" if frame is None else "".join(traceback.format_stack(frame))
+        _log.error("the engine is given up: %s\n%s", reason, stack)
+        self._wake.set()
+        self._end_all(EngineDead(reason))
+
     async def shutdown(self, timeout: float) -> None:
-        """Admit nothing more, let what runs finish for up to `timeout` seconds, abort the rest, and stop."""
+        """Admit nothing more, let what runs finish for up to `timeout` seconds, abort the rest, and stop.
+
+        Raises:
+            EngineDead: a step, or the reading of an expert, does not end. All requests have ended, but a thread runs
+                on, and a process with it can only be ended by `os._exit`.
+        """
         self._draining = True
-        deadline = time.monotonic() + timeout
-        while self._mailboxes and self._thread.is_alive() and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        await self._until(lambda: not self._mailboxes, timeout)
         self._stopping = True
         self._wake.set()
-        if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self.engine.experts.close)
+        if not await self._until(lambda: False, _LAST_STEP_SECONDS):
+            self.fail("the server stops, and a step does not end")
+        loaded = await asyncio.to_thread(self.engine.experts.close, _LAST_STEP_SECONDS)
+        if self._thread.is_alive() or not loaded:
+            raise EngineDead(f"{'a step' if self._thread.is_alive() else 'the loading of an expert'} does not end")
+
+    async def _until(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Whether something is so, or the loop has ended, within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while not done() and self._thread.is_alive():
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(0.01)
+        return True
 
     def experts(self) -> tuple[ExpertInfo, ...]:
         """All registered experts."""
@@ -167,16 +203,24 @@ class AsyncEngine:
             self._obey()
             self._deliver([self.engine.abort(name) for name in list(self._mailboxes)])
         except BaseException as error:
-            self._dead = f"the engine's loop ended: {type(error).__name__}: {error}"
-            deliver([(mailbox, EngineDead(self._dead)) for mailbox in list(self._mailboxes.values())])
-            self._mailboxes.clear()
+            self._step_began = None
+            if self._dead is None:
+                self._dead = f"the engine's loop ended: {type(error).__name__}: {error}"
+                _log.error("the engine's loop ended", exc_info=error)
+                self._end_all(EngineDead(self._dead))
+
+    def _end_all(self, error: EngineDead) -> None:
+        deliver([(mailbox, error) for mailbox in list(self._mailboxes.values())])
+        self._mailboxes.clear()
 
     def _obey(self) -> None:
         """Take in new requests and aborts, in the order they came."""
         while self._commands:
             command = self._commands[0]
             if isinstance(command, Request):
-                self.engine.admit(command, self._mailboxes[command.request_id].experts)
+                mailbox = self._mailboxes.get(command.request_id)
+                if mailbox is not None:
+                    self.engine.admit(command, mailbox.experts)
             else:
                 self._deliver([self.engine.abort(command)])
             self._commands.popleft()
@@ -184,8 +228,9 @@ class AsyncEngine:
     def _deliver(self, outputs: Sequence[Output | None]) -> None:
         letters = []
         for output in outputs:
-            if output is not None:
-                letters.append((self._mailboxes[output.request_id], output))
+            # There is no mailbox once the engine has been given up.
+            if output is not None and (mailbox := self._mailboxes.get(output.request_id)) is not None:
+                letters.append((mailbox, output))
                 if output.finish_reason is not None:
-                    del self._mailboxes[output.request_id]
+                    self._mailboxes.pop(output.request_id, None)
         deliver(letters)

@@ -4,6 +4,7 @@
 its own thread, `failures` logs what cannot be loaded.
 """
 
+from serve.experts.failures import FailureLog
 from serve.experts.slots import Lease
 from serve.experts.store import ExpertStore
 from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch, LoadFailure
@@ -13,6 +14,7 @@ __all__ = [
     "ExpertLoadError",
     "ExpertStore",
     "ExpertVersion",
+    "FailureLog",
     "GenerationMismatch",
     "Lease",
     "LoadFailure",

@@ -4,7 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol
@@ -71,6 +71,7 @@ class ExpertStore:
         self._nbytes: dict[str, int] = {}
         self._failures = FailureLog()
         self._table = SlotTable.of(banks.slots)
+        self._loads: set[Future[None]] = set()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="expert-loader")
 
     @property
@@ -178,7 +179,9 @@ class ExpertStore:
             return None
         lease, awaiting, evicted = found
         for slot in awaiting:
-            self._loader.submit(self._fill, slot)
+            load = self._loader.submit(self._fill, slot)
+            self._loads.add(load)
+            load.add_done_callback(self._loads.discard)
         self._tell_evicted([(version.name, "device") for version in evicted])
         return lease
 
@@ -192,9 +195,17 @@ class ExpertStore:
                 slot.empty()
         self._tell_evicted(evicted)
 
-    def close(self) -> None:
-        """Stop loading."""
-        self._loader.shutdown(wait=True, cancel_futures=True)
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop loading.
+
+        Args:
+            timeout: seconds to wait for the load that is under way; None: until it ends.
+
+        Returns:
+            Whether it has ended.
+        """
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        return not wait(tuple(self._loads), timeout).not_done
 
     def _fill(self, slot: Slot) -> None:
         version = slot.version

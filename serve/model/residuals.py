@@ -91,19 +91,26 @@ class ResidualShape:
     @classmethod
     def of(cls, experts: Sequence[Path]) -> "ResidualShape":
         """Read the headers of expert files. A file that cannot be read asks for nothing: loading it will say why."""
+        return cls.of_readable(experts)[0]
+
+    @classmethod
+    def of_readable(cls, experts: Sequence[Path]) -> tuple["ResidualShape", list[BundleError]]:
+        """As `of`, and why files could not be read."""
         entries: dict[str, int] = {}
         dense: set[str] = set()
         wide: set[str] = set()
+        errors: list[BundleError] = []
         for path in experts:
             try:
                 layout = read_layout(path)
-            except BundleError:
+            except BundleError as error:
+                errors.append(error)
                 continue
             for name, count in layout.entries.items():
                 entries[name] = max(entries.get(name, 0), count)
             dense |= layout.dense
             wide |= layout.entries.keys() - layout.quantised
-        return cls(entries, frozenset(dense), frozenset(entries.keys() - wide))
+        return cls(entries, frozenset(dense), frozenset(entries.keys() - wide)), errors
 
 
 class ResidualBanks:

@@ -7,7 +7,15 @@ from openai import OpenAI
 
 from serve.api.errors import did_you_mean, model_not_found, shortened
 from serve.config import ApiSettings
-from serve.engine import Draining, EngineDead, InvalidRequest, PromptTooLong, QueueFull, UnknownExpert
+from serve.engine import (
+    Draining,
+    EngineDead,
+    ExpertUnavailable,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+    UnknownExpert,
+)
 from serve.experts import ExpertLoadError, LoadFailure
 from tests.serve.api.fakes import MAX_MODEL_LEN, FakeEngine, fake_service, live
 
@@ -63,6 +71,7 @@ def test_context_overflow(openai: OpenAI, engine: FakeEngine):
         (QueueFull("12 requests wait"), 429, "queue_full"),
         (Draining("shutting down"), 503, "draining"),
         (EngineDead("boom"), 503, "engine_dead"),
+        (ExpertUnavailable("expert 'sql' cannot be served: its file is damaged"), 503, "expert_unavailable"),
         (UnknownExpert("no expert 'sql'"), 404, "model_not_found"),
         (PromptTooLong("too long"), 400, "context_length_exceeded"),
         (InvalidRequest("experts mixes 5; at most 2"), 400, "invalid_value"),

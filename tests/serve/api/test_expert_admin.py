@@ -13,7 +13,8 @@ from merge.bundle import backbone_digest, save_router, write_expert
 from merge.router import add_expert
 from serve.api.expert_admin import ExpertAdmin
 from serve.api.loading import load_runtime
-from serve.api.service import Service
+from serve.api.schemas import LoadExpertRequest, UnloadExpertRequest
+from serve.api.service import Phase, Service
 from serve.config import ApiSettings, ServerSettings
 from serve.engine import EngineConfig
 from serve.experts import ExpertInfo, ExpertVersion
@@ -21,6 +22,7 @@ from serve.metrics import Metrics
 from tests.serve.api.bundles import topic_router, write_speaking_bundle
 from tests.serve.api.fakes import FakeEngine, WordRouter, fake_service, live
 from tests.serve.conftest import TinyBundle, random_expert
+from tests.serve.metrics.test_metrics import STATS
 
 USER, ADMIN = {"Authorization": "Bearer user"}, {"Authorization": "Bearer root"}
 SQL = "SELECT city FROM table WHERE age = 1"
@@ -177,6 +179,46 @@ def test_what_leads_out_of_the_directory_is_refused(client: httpx.Client, direct
         assert reply.json()["error"]["code"] in {"path_not_allowed", "not_found"}, path
     assert names(client) == ["poetry", "sql"]
     assert load(client, path=str(directory / "maths.safetensors")).status_code == 200
+
+
+def test_a_file_that_became_a_link_out_of_the_directory_is_not_read_again(
+    client: httpx.Client, directory: Path, speaker: TinyBundle
+):
+    outside, inside = write(speaker, directory.parent / "outside.safetensors", 9), directory / "maths.safetensors"
+    before = load(client).json()
+    inside.unlink()
+    inside.symlink_to(outside)
+    refused(client.post("/v1/experts/reload", json={"name": "maths"}), 400, "path_not_allowed", "name")
+    assert client.get("/v1/experts/maths").json()["digest"] == before["digest"]
+    assert client.post("/v1/experts/reload", json={"name": "sql"}).status_code == 200  # the bundle's own
+
+
+async def test_a_change_is_whole_where_the_server_begins_to_drain_meanwhile(directory: Path):
+    engine = FakeEngine()
+    service = fake_service(engine)
+    assert service.runtime is not None
+    service.runtime = dataclasses.replace(service.runtime, router=None)
+    admin = ExpertAdmin(service, ApiSettings(expert_dirs=(directory,)))
+    version = ExpertVersion("maths", directory / "maths.safetensors", "digest of maths", 3)
+
+    async def load_expert(*_: object) -> ExpertInfo:
+        service.drain()
+        return ExpertInfo(version, None, True, 10)
+
+    async def unload_expert(*_: object) -> ExpertVersion:
+        service.drain()
+        return version
+
+    engine.stats = lambda: dataclasses.replace(STATS, expert_slots=3)
+    engine.load_expert, engine.unload_expert = load_expert, unload_expert
+    engine.experts = lambda: (ExpertInfo(version, None, True, 10),)
+    card = await admin.load(LoadExpertRequest(name="maths", path="maths.safetensors"))
+    assert (card["id"], card["generation"]) == ("maths", 3)
+    assert service.runtime is not None
+    assert service.runtime.catalogue.experts["maths"].digest == "digest of maths"
+    service.phase = Phase.READY
+    await admin.unload(UnloadExpertRequest(name="maths"))
+    assert "maths" not in service.runtime.catalogue.experts
 
 
 def test_what_is_not_an_expert_leaves_everything_as_it_was(client: httpx.Client, directory: Path):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -21,9 +21,9 @@ import pytest
 from prometheus_client import enable_created_metrics
 
 from serve.api.server import ServerError, _in_thread, _Run, listen
-from serve.api.service import Service
 from serve.cli import main
-from serve.config import ServerSettings
+from serve.config import ApiSettings, ServerSettings
+from serve.engine import Engine, Output
 from tests.serve.api.bundles import write_speaking_bundle
 from tests.serve.certificates import self_signed
 
@@ -32,10 +32,17 @@ KEY = {"Authorization": "Bearer two"}
 
 
 class Process:
-    """A running `overtone serve` on a port of its own; its log is collected while it runs."""
+    """A running `overtone serve` on a port of its own; its log is collected while it runs.
 
-    def __init__(self, *arguments: str, **environment: str):
-        command = [sys.executable, "-W", "error", "-c", "from serve.cli import main; main()", "serve", *arguments]
+    Args:
+        arguments: the command's.
+        first: Python code to run before it.
+        environment: further variables.
+    """
+
+    def __init__(self, *arguments: str, first: str = "", **environment: str):
+        program = f"{first}\nfrom serve.cli import main; main()"
+        command = [sys.executable, "-W", "error", "-c", program, "serve", *arguments]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
         )
@@ -73,8 +80,8 @@ class Process:
 
 
 @contextlib.contextmanager
-def started(*arguments: str, **environment: str) -> Iterator[Process]:
-    process = Process(*arguments, **environment)
+def started(*arguments: str, first: str = "", **environment: str) -> Iterator[Process]:
+    process = Process(*arguments, first=first, **environment)
     try:
         yield process
     finally:
@@ -213,23 +220,126 @@ def test_a_bundle_that_cannot_be_served_is_one_line(tmp_path: Path, one_line: Ca
     assert message in one_line(str(path), "--port", "0", *arguments)
 
 
-async def test_a_second_signal_aborts_at_once(bundle: Path, service: Service):
-    waits: list[float] = []
+HANG = """
+import os, time
+from pathlib import Path
+from serve.engine import Engine
+step = Engine.step
 
-    async def shutdown(timeout: float) -> None:
-        waits.append(timeout)
-        await asyncio.sleep(timeout)
+def hanging_step(self):
+    while Path(os.environ["HANG"]).exists():
+        time.sleep(0.01)
+    return step(self)
 
-    service.runtime.engine.shutdown = shutdown
+Engine.step = hanging_step
+"""
+
+
+def test_a_second_signal_ends_a_server_whose_step_hangs(bundle: Path, tmp_path: Path):
+    hang = tmp_path / "hang"
+    with started(str(bundle), "--port", "0", "--shutdown-timeout", "1000", first=HANG, HANG=str(hang)) as server:
+        with reading(server.url()) as events:
+            hang.touch()
+            server.signal()
+            while "draining" not in server.log:
+                time.sleep(0.01)
+            server.signal()
+        assert server.code() == 1
+    assert events[-1] == "data: [DONE]"
+    assert '"code":"engine_dead"' in events[-2]
+    assert "the process is ended at once: a step does not end" in server.log
+    assert "in hanging_step" in server.log
+
+
+@pytest.fixture
+def log() -> Iterator[list[logging.LogRecord]]:
+    records: list[logging.LogRecord] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    collector, logger = Collector(), logging.getLogger("overtone")
+    logger.addHandler(collector)
+    yield records
+    logger.removeHandler(collector)
+
+
+@contextlib.asynccontextmanager
+async def living(settings: ServerSettings) -> AsyncIterator[tuple[_Run, "asyncio.Task[None]", httpx.AsyncClient]]:
+    """A server in this process: its life, the task that runs it, and a client."""
     with contextlib.closing(listen("127.0.0.1", 0)) as listener:
-        life = _Run(ServerSettings(bundle, shutdown_timeout=1000), listener)
-        draining = asyncio.create_task(life._drain(service.runtime))
+        life, urls = _Run(settings, listener), asyncio.Queue()
+        serving = asyncio.create_task(life.serve(urls.put_nowait))
+        async with httpx.AsyncClient(base_url=await urls.get(), timeout=60) as client:
+            yield life, serving, client
+
+
+async def read_until(client: httpx.AsyncClient, begun: Callable[[], None]) -> list[str]:
+    """All events of a long stream; `begun` is called after the first."""
+    events: list[str] = []
+    async with client.stream("POST", "/v1/completions", json={**LONG, "model": "backbone", "stream": True}) as reply:
+        async for line in reply.aiter_lines():
+            if line:
+                events.append(line)
+            if len(events) == 1:
+                begun()
+    return events
+
+
+async def test_a_dead_engine_is_logged_and_ends_the_server(
+    bundle: Path, log: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+):
+    def breaks(_: Engine) -> list[Output]:
+        raise AssertionError("unforeseen")
+
+    async with living(ServerSettings(bundle)) as (_, serving, client):
+        events = await read_until(client, lambda: monkeypatch.setattr(Engine, "step", breaks))
+        with pytest.raises(ServerError, match="the engine has stopped: .* AssertionError: unforeseen"):
+            await serving
+    assert '"code":"engine_dead"' in events[-2]
+    assert events[-1] == "data: [DONE]"
+    (told,) = [record for record in log if record.exc_info is not None]
+    assert (told.levelname, str(told.exc_info[1])) == ("ERROR", "unforeseen")
+
+
+async def test_a_hanging_step_ends_the_streams_and_the_server_may_stay(
+    bundle: Path, log: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+):
+    step, go_on = Engine.step, threading.Event()
+
+    def hangs(engine: Engine) -> list[Output]:
+        assert go_on.wait(60)
+        return step(engine)
+
+    settings = ServerSettings(bundle, on_engine_death="stay", api=ApiSettings(engine_timeout=0.2))
+    async with living(settings) as (life, serving, client):
+        events = await read_until(client, lambda: monkeypatch.setattr(Engine, "step", hangs))
+        assert '"code":"engine_dead"' in events[-2]
+        assert events[-1] == "data: [DONE]"
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["error"]["code"]) == (503, "engine_dead")
+        assert not serving.done()
+        go_on.set()
+        refused = await client.post("/v1/completions", json={**LONG, "model": "backbone"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_dead")
         life._signalled()
-        await asyncio.sleep(0.01)
-        assert not draining.done()
-        life._signalled()
-        await draining
-    assert waits == [1000, 0]
+        await serving
+    (told,) = [record for record in log if record.levelname == "ERROR"]
+    assert "longer than the --engine-timeout of 0.2" in told.getMessage()
+    assert "in hangs" in told.getMessage()
+
+
+async def test_a_second_signal_cuts_the_wait_for_requests_short(bundle: Path):
+    async with living(ServerSettings(bundle, shutdown_timeout=1000)) as (life, serving, client):
+
+        def signalled_twice() -> None:
+            life._signalled()
+            asyncio.get_running_loop().call_later(0.05, life._signalled)
+
+        events = await read_until(client, signalled_twice)
+        await serving
+    assert events[-1] == "data: [DONE]"
 
 
 async def test_a_signal_while_loading_ends_the_wait(bundle: Path):

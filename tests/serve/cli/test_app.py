@@ -131,6 +131,11 @@ def test_serves_defaults(run: Run, settings: list[ServerSettings]):
     assert settings == [ServerSettings(Path("somewhere"))]
 
 
+def test_an_engine_timeout_of_0_is_no_limit(run: Run, settings: list[ServerSettings]):
+    assert run("serve", "somewhere", "--engine-timeout", "0")[0] == 0
+    assert settings[0].api.engine_timeout is None
+
+
 OPTIONS = (
     "--host 0.0.0.0 --port 9 --served-model-name one --served-model-name two "
     "--api-key k1 --api-key k2 "
@@ -142,12 +147,14 @@ OPTIONS = (
     "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --log-format json "
     "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager"
 )
+ON_ENGINE_DEATH = "--on-engine-death stay"
 TLS = "--ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password pw --ssl-ca-certs ca"
 
 
 def test_serves_options(run: Run, settings: list[ServerSettings]):
-    assert run("serve", "somewhere", *OPTIONS.split(), *TLS.split())[0] == 0
+    assert run("serve", "somewhere", *OPTIONS.split(), *ON_ENGINE_DEATH.split(), *TLS.split())[0] == 0
     (found,) = settings
+    assert found.on_engine_death == "stay"
     assert (found.host, found.port, found.served_model_names) == ("0.0.0.0", 9, ("one", "two"))
     assert (found.api.api_keys, found.router_threshold) == (("k1", "k2"), 0.25)
     assert (found.shutdown_timeout, found.log_level) == (1.5, "debug")

@@ -33,6 +33,7 @@ from serve.cluster.replicas import Replicas
 from serve.cluster.run import local_ray, told_to_stop
 from serve.config import ApiSettings
 from serve.engine import EngineError, EngineStats, Output, Request
+from serve.experts import FailureLog
 from serve.metrics import Metrics
 from tests.serve.api.fakes import EOS, FakeEngine, FakeStream, byte_codec, fake_service
 from tests.serve.cluster.deployed import running
@@ -102,6 +103,7 @@ class FakeReplica(EngineReplica):
         self._metrics.watch(self._engine.stats)
         self._structures = Structures(byte_codec(), (EOS,))
         self._engine_timeout = None
+        self._failures = FailureLog()
         self._hold, self._fitting, self._warm = _holder(len(EXPERTS)), (), True
 
     async def check_health(self) -> None:

@@ -1,10 +1,12 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from serve.engine import EngineError, Request
+from merge.bundle import Bundle
+from serve.engine import EngineError, Request, build
 from serve.engine import memory as memory_module
 from serve.engine.memory import free_bytes
 from serve.model import Decoder, load_model
@@ -55,6 +57,36 @@ def test_weight_bytes_are_those_of_the_checkpoint(tiny: TinyBundle) -> None:
 
 def test_free_memory_is_within_what_is_installed() -> None:
     assert 0 < free_bytes(torch.device("cpu")) < 1 << 50
+
+
+def test_experts_on_the_host_take_a_share_of_free_memory(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Request("x", (5, 6, 7), greedy(1), (("a", 1.0),))
+    size = 3 * (80 + 48 + 160 + 48) * 3 * 4 + 7 * 48 * 4
+    for free, on_host in ((4 * size, ("a",)), (3 * size, ()), (0, ())):
+        monkeypatch.setattr(build, "available_host_bytes", lambda free=free: free)
+        engine = engine_of(tiny.bundle).engine
+        engine.add(run)
+        drain(engine)
+        assert engine.stats().experts_on_host == on_host
+    monkeypatch.setattr(build, "available_host_bytes", lambda: 0)
+    engine = engine_of(tiny.bundle, max_expert_host_bytes=size).engine
+    engine.add(run)
+    drain(engine)
+    assert engine.stats().experts_on_host == ("a",)
+
+
+def test_experts_that_cannot_be_read_are_named_at_start(
+    tiny: TinyBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny.bundle.path, tmp_path / "bundle")
+    bundle = Bundle(tmp_path / "bundle", tiny.bundle.manifest)
+    bundle.expert_path("b").write_bytes(b"damaged")
+    said: list[str] = []
+    monkeypatch.setattr(build._log, "error", lambda text, *values: said.append(text % values))
+    engine_of(bundle)
+    (line,) = said
+    assert line.startswith("1 of 4 experts cannot be served")
+    assert str(bundle.expert_path("b")) in line
 
 
 def test_slots_default_to_the_number_of_experts(tiny: TinyBundle) -> None:

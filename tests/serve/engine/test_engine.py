@@ -189,6 +189,7 @@ def test_stats_count_bytes_exactly(tiny: TinyBundle, engine: Engine) -> None:
     assert stats.kv_cache_bytes == stats.kv_blocks_total * 4 * 3 * 2 * 2 * 8 * 4
     assert stats.experts_resident == ("a",)
     assert stats.expert_slots == 4
-    assert (stats.experts_on_host, stats.expert_host_bytes) == ((), 0)
     rows = 3 * (80 + 48 + 160 + 48)  # qkv, output, gate and up, down: multiples of 16, so that no slot is padded
     assert stats.expert_device_bytes == 4 * (rows * 3 * 4 + 7 * 48 * 4)
+    assert (stats.experts_on_host, stats.expert_host_bytes) == (("a",), rows * 3 * 4 + 7 * 48 * 4)
+    assert (stats.contents_resident, stats.contents_on_host) == (1, 1)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from merge.bundle import write_expert
-from serve.engine import AsyncEngine, Engine, EngineDead, InvalidRequest, Output, Request, UnknownExpert
-from serve.experts import ExpertLoadError, GenerationMismatch
+from serve.engine import AsyncEngine, Engine, EngineDead, InvalidRequest, Output, Request, UnknownExpert, loop
+from serve.experts import ExpertLoadError, ExpertStore, GenerationMismatch
 from tests.serve.conftest import TinyBundle, engine_of, greedy, random_expert, tokens_of
 
 PROMPT = (11, 22, 33, 44, 55)
@@ -56,6 +56,49 @@ async def test_a_step_that_hangs_is_seen_from_outside(tiny: TinyBundle, monkeypa
     go_on.set()
     await engine.shutdown(1)
     assert engine.step_seconds() == 0.0
+
+
+async def test_an_engine_that_is_given_up_ends_its_streams_without_its_loop(
+    tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, entered, go_on = engine_of(tiny.bundle), threading.Event(), threading.Event()
+    step = Engine.step
+
+    def hangs(self: Engine) -> list[Output]:
+        entered.set()
+        assert go_on.wait(60)
+        return step(self)
+
+    engine.start()
+    stream = engine.generate(Request("x", PROMPT, greedy(200)))
+    await anext(stream)
+    monkeypatch.setattr(Engine, "step", hangs)
+    await asyncio.to_thread(entered.wait)
+    unheard = engine.generate(Request("y", PROMPT, greedy(200)))
+    monkeypatch.setattr(loop, "_LAST_STEP_SECONDS", 0.02)
+    with pytest.raises(EngineDead, match="a step does not end"):
+        await engine.shutdown(0)
+    for given_up in (stream, unheard):
+        with pytest.raises(EngineDead, match="the server stops, and a step does not end"):
+            async for _ in given_up:
+                pass
+    go_on.set()
+    monkeypatch.setattr(loop, "_LAST_STEP_SECONDS", 20)
+    await engine.shutdown(0)  # what the step returned in the end is discarded
+    with pytest.raises(EngineDead, match="a step does not end"):
+        engine.health()
+
+
+async def test_shutdown_does_not_wait_for_an_expert_that_is_read_for_ever(
+    tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, go_on = engine_of(tiny.bundle), threading.Event()
+    monkeypatch.setattr(ExpertStore, "_read", lambda *_: go_on.wait(60))
+    monkeypatch.setattr(loop, "_LAST_STEP_SECONDS", 0.02)
+    engine.start()
+    with pytest.raises(EngineDead, match="the loading of an expert does not end"):
+        await engine.shutdown(0)
+    go_on.set()
 
 
 async def test_an_abort_from_elsewhere_ends_the_stream(tiny: TinyBundle) -> None:
