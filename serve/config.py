@@ -23,7 +23,8 @@ class ApiSettings:
         admin_api_key_file: a file of more of those.
         expert_dirs: directories that experts may be loaded from.
         allowed_origins: web origins whose pages may call the API; none: CORS is off.
-        max_body_bytes: longest request body.
+        max_body_bytes: longest request body; it may hold one JSON value per 32 bytes. The default has
+            room for 256 prompts of 8,192 tokens, each of four bytes.
         max_choices: prompts × candidates in one request.
         request_timeout: seconds that a request may take, None for no limit.
         engine_timeout: seconds that a step may take before the engine counts as dead, None for no limit.
@@ -39,7 +40,7 @@ class ApiSettings:
     admin_api_key_file: Path | None = None
     expert_dirs: tuple[Path, ...] = ()
     allowed_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 16 * 2**20
+    max_body_bytes: int = 8 * 2**20
     max_choices: int = 256
     request_timeout: float | None = None
     engine_timeout: float | None = 600.0

@@ -15,7 +15,7 @@ from serve.api.event_stream import EventStream
 from serve.api.generation import Generation
 from serve.api.prepare import prepare
 from serve.api.reply import Reply
-from serve.api.schemas import GenerationRequest, StreamOptions, parse_body
+from serve.api.schemas import BodyParser, GenerationRequest, StreamOptions
 from serve.api.service import Service
 from serve.config import ApiSettings
 from serve.engine import Draining, EngineDead, InvalidRequest, PromptTooLong, UnknownExpert
@@ -31,7 +31,12 @@ _REASONS = {
 
 
 async def answer(
-    request: Request, service: Service, settings: ApiSettings, schema: type[GenerationRequest], reply_type: type[Reply]
+    request: Request,
+    service: Service,
+    settings: ApiSettings,
+    bodies: BodyParser,
+    schema: type[GenerationRequest],
+    reply_type: type[Reply],
 ) -> Response:
     """Read, prepare, admit, generate, and reply in one piece or as a stream.
 
@@ -41,7 +46,7 @@ async def answer(
     context = context_of(request)
     try:
         runtime = service.ready()
-        body = await parse_body(request, schema, settings.max_body_bytes)
+        body = await bodies.read(request, schema)
         context.user = body.end_user
         context.request_id = body.request_id or context.request_id
         job = await prepare(service, runtime, body, settings.max_choices)
@@ -82,10 +87,8 @@ async def _documents(
     async with contextlib.aclosing(generation.pieces()) as pieces:
         async for number, piece in pieces:
             chunk = reply.chunk(number, piece)
-            if options.continuous_usage_stats:
-                chunk["usage"] = reply.usage()
-            elif options.include_usage:
-                chunk["usage"] = None
+            if options.include_usage:
+                chunk["usage"] = reply.usage() if options.continuous_usage_stats else None
             yield chunk
     if options.include_usage:
         yield reply.last_chunk()

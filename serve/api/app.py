@@ -14,6 +14,7 @@ from serve.api.errors import ApiError, did_you_mean
 from serve.api.keys import KeyRing
 from serve.api.openapi import OPERATIONS
 from serve.api.routes import chat, completions, decisions, document, experts, models, probes, tokens
+from serve.api.schemas import BodyParser
 from serve.api.service import Service
 from serve.config import ApiSettings
 
@@ -52,15 +53,16 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
 
 def routers(service: Service, settings: ApiSettings) -> tuple[APIRouter, ...]:
     """The API's routes."""
+    bodies = BodyParser(settings.max_body_bytes)
     return (
-        chat.router(service, settings),
-        completions.router(service, settings),
-        decisions.router(service, settings),
+        chat.router(service, settings, bodies),
+        completions.router(service, settings, bodies),
+        decisions.router(service, settings, bodies),
         document.router(settings.version),
-        experts.router(service, settings),
+        experts.router(service, settings, bodies),
         models.router(service),
         probes.router(service, settings.version),
-        tokens.router(service, settings),
+        tokens.router(service, bodies),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from merge.bundle import Bundle
-from serve.api.errors import invalid, model_not_found
+from serve.api.errors import invalid, model_not_found, no_router
 
 AUTO = "auto"
 BACKBONE = "backbone"
@@ -44,12 +44,14 @@ class Catalogue:
     """Names and digests of a bundle.
 
     Attributes:
-        routing: names that let the router decide; the first is the bundle's.
+        routing: names that let the router decide; the first is the bundle's. Without a router they mix experts, and
+            all but "auto" are the backbone.
         experts: name → entry.
         backbone_digest: digest of the backbone's weights.
         backbone_root: its directory.
         created: seconds since 1970.
         max_model_len: longest sequence in tokens.
+        routed: whether there is a router.
     """
 
     routing: tuple[str, ...]
@@ -58,6 +60,7 @@ class Catalogue:
     backbone_root: str
     created: int
     max_model_len: int
+    routed: bool = True
 
     def __post_init__(self) -> None:
         for name in (*self.routing, BACKBONE):
@@ -93,6 +96,7 @@ class Catalogue:
             backbone_root=str(bundle.backbone_dir),
             created=int(datetime.fromisoformat(manifest.created).timestamp()),
             max_model_len=max_model_len,
+            routed=bundle.router_dir is not None,
         )
 
     def with_expert(self, name: str, entry: Entry) -> "Catalogue":
@@ -109,8 +113,8 @@ class Catalogue:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything that `model` may say."""
-        return (*self.routing, BACKBONE, *self.experts)
+        """Everything that `model` may say and that answers."""
+        return (*self._answering, BACKBONE, *self.experts)
 
     def knows(self, model: str) -> bool:
         """Whether `model` may say this name."""
@@ -120,12 +124,17 @@ class Catalogue:
         """What a request asks for; None leaves it to the router.
 
         Raises:
-            ApiError: 404 for a name that does not exist, 400 where `model` and `experts` disagree.
+            ApiError: 404 for a name that does not exist, 400 where `model` and `experts` disagree
+                or there is no router.
         """
         if not self.knows(model):
             raise model_not_found(model, self.names)
         if experts is None:
-            return None if model in self.routing else Target(() if model == BACKBONE else ((model, 1.0),))
+            if model in self.experts:
+                return Target(((model, 1.0),))
+            if model == AUTO and not self.routed:
+                raise no_router()
+            return None if model in self.routing and self.routed else Target()
         if model not in self.routing:
             raise invalid(
                 "experts",
@@ -154,10 +163,15 @@ class Catalogue:
         return self._card(model, self.backbone_root, None)
 
     def cards(self) -> list[dict[str, object]]:
-        """OpenAI's model objects: the names that route, the backbone, each expert with the backbone as its parent."""
-        routed = [self._card(name, self.backbone_root, None) for name in self.routing]
+        """OpenAI's model objects: the served names, the backbone, each expert with the backbone as its parent."""
+        routed = [self._card(name, self.backbone_root, None) for name in self._answering]
         experts = [self._card(name, entry.root, BACKBONE) for name, entry in self.experts.items()]
         return [*routed, self._card(BACKBONE, self.backbone_root, None), *experts]
+
+    @property
+    def _answering(self) -> tuple[str, ...]:
+        """The names of `routing` that answer without `experts`: clients take the first model that is listed."""
+        return tuple(name for name in self.routing if self.routed or name != AUTO)
 
     def _card(self, name: str, root: str, parent: str | None) -> dict[str, object]:
         return {

@@ -1,6 +1,7 @@
 """The text of one choice: tokens in, pieces of text out."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from serve.api.detokenizer import Detokenizer
@@ -53,6 +54,11 @@ class TextOptions:
     echo: bool = False
     logprobs: bool = False
 
+    @cached_property
+    def search(self) -> StopSearch:
+        """The search for the stop strings, which all choices of a request share."""
+        return StopSearch(self.stops, self.include_stop)
+
 
 class ChoiceText:
     """Turns the engine's outputs for one choice into pieces.
@@ -70,7 +76,7 @@ class ChoiceText:
         self._echo = (codec.decode(prompt) if prompt_text is None else prompt_text) if options.echo else ""
         self._options = options
         self._detokenizer = Detokenizer(codec, prompt)
-        self._search = StopSearch(options.stops, options.include_stop)
+        self._search = options.search
         self._text = ""
         self._sent = 0
         self._search_from = 0

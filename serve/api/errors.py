@@ -1,6 +1,7 @@
 """The errors of the API: OpenAI's JSON body, its status and headers, in one exception."""
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,9 @@ from serve.experts import ExpertLoadError
 
 RETRY_AFTER_SECONDS = 1
 _LISTED = 20
+_LONGEST_WORD = 64
+_MOST_WORDS = 1000
+"""The time of a comparison grows with both lengths, and there is one for each known word."""
 
 
 @dataclass(eq=False)  # not frozen: Python itself assigns to a raised exception
@@ -49,15 +53,37 @@ def invalid(param: str | None, message: str, code: str = "invalid_value") -> Api
     return ApiError(400, message, param=param, code=code)
 
 
+def no_router() -> ApiError:
+    """400: the router is asked, and the bundle has none."""
+    return invalid("model", "this bundle has no router; name an expert (see GET /v1/models) or 'backbone'")
+
+
 def model_not_found(name: str, known: Sequence[str], param: str = "model") -> ApiError:
     """404: no such model or expert, with what there is."""
-    listed = ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
+    listed = ", ".join(map(shortened, known[:_LISTED])) + (
+        f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    )
     message = f"the model {shortened(name)!r} does not exist{did_you_mean(name, known)}; there are: {listed}"
     return ApiError(404, message, param=param, code="model_not_found")
 
 
-def context_overflow(param: str, message: str) -> ApiError:
-    """400: prompt and completion do not fit into the model's context."""
+def context_overflow(param: str, max_model_len: int, requested: str) -> ApiError:
+    """400: prompt and completion do not fit into the model's context. In OpenAI's words, by which clients know it.
+
+    Args:
+        param: the request's field.
+        max_model_len: tokens of the context.
+        requested: what does not fit, to come after "However, ".
+    """
+    message = (
+        f"This model's maximum context length is {max_model_len} tokens. However, {requested}. "
+        f"Please reduce the length of the {param} or of the completion."
+    )
+    return invalid(param, message, code="context_length_exceeded")
+
+
+def prompt_too_long(param: str, message: str) -> ApiError:
+    """400: the same for what the engine, or a route without a completion, refuses in words of its own."""
     return invalid(param, message, code="context_length_exceeded")
 
 
@@ -99,8 +125,14 @@ def internal(message: str) -> ApiError:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' (did you mean x?)' where some known word is close, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    """' (did you mean x?)' where some known word is close, else nothing.
+
+    Long words and the end of long lists are not compared.
+    """
+    if len(word) > _LONGEST_WORD:
+        return ""
+    compared = [other for other in itertools.islice(known, _MOST_WORDS) if len(other) <= 2 * _LONGEST_WORD]
+    close = difflib.get_close_matches(word, compared, n=1, cutoff=0.7)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 from serve.api.choice import Piece
 from serve.api.client import Outputs
-from serve.api.errors import ApiError, context_overflow, invalid, overloaded, timed_out, unavailable
+from serve.api.errors import ApiError, invalid, overloaded, prompt_too_long, timed_out, unavailable
 from serve.api.prepare import Job
 from serve.api.schemas import ChatRequest, CompletionRequest
 from serve.api.service import Runtime
@@ -152,7 +152,7 @@ def _refusal(error: EngineError, routed: bool = False) -> ApiError:
         case Draining():
             return unavailable("the server is shutting down and takes no new requests", "draining")
         case PromptTooLong():
-            return context_overflow("prompt", message)
+            return prompt_too_long("prompt", message)
         case UnknownExpert():
             gone = unavailable(f"{message}: it has just been unloaded; try again", "expert_unloaded")
             return gone if routed else ApiError(404, message, param="model", code="model_not_found")

@@ -1,5 +1,6 @@
 """From a bundle's directory to something that answers."""
 
+import logging
 from collections.abc import Callable
 
 from merge.bundle import Bundle, open_bundle
@@ -16,6 +17,8 @@ from serve.model import read_config
 from serve.router import Router
 from serve.tracing import SilentTracing, Tracing
 from serve.tracing.observer import TracedObserver
+
+_log = logging.getLogger("overtone")
 
 Connect = Callable[[Bundle], EngineClient]
 
@@ -42,6 +45,12 @@ def load_runtime(
     engine = _engine(settings, bundle, metrics, tracing) if connect is None else connect(bundle)
     config = read_config(bundle.backbone_dir)
     max_model_len = settings.engine.max_model_len or config.max_positions
+    if router is None:
+        names = ", ".join(settings.served_model_names or (bundle.manifest.name,))
+        _log.warning(
+            "the bundle has no router: %s answers with the backbone alone and 'auto' is refused; name an expert",
+            names,
+        )
     return Runtime(
         engine=engine,
         codec=codec,

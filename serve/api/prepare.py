@@ -157,16 +157,13 @@ def _room(body: GenerationRequest, prompt_tokens: int, number: int, max_model_le
     default = room if body.default_tokens is None else min(body.default_tokens, room)
     wanted = max(default, 1) if body.wanted_tokens is None else body.wanted_tokens
     if wanted > room:
-        raise context_overflow(
-            field,
-            f"the model's context is {max_model_len} tokens; {which} has {prompt_tokens} and max_tokens asks for "
-            f"{wanted} more",
+        requested = (
+            f"you requested {prompt_tokens + wanted} tokens: {which} has {prompt_tokens}, the completion {wanted}"
         )
+        raise context_overflow(field, max_model_len, requested)
     if body.min_tokens > wanted:
-        raise context_overflow(
-            field,
-            f"min_tokens asks for {body.min_tokens} tokens; {which} leaves room for {wanted} of {max_model_len}",
-        )
+        requested = f"{which} leaves room for {wanted} tokens, and min_tokens is {body.min_tokens}"
+        raise context_overflow(field, max_model_len, requested)
     return wanted
 
 

@@ -106,4 +106,4 @@ def _tokens(runtime: Runtime, field: str, text: str, special: bool) -> tuple[int
 
 
 def _too_long(field: str, text: str, most: int) -> ApiError:
-    return context_overflow(field, f"the model's context is {most} tokens; a prompt of {len(text)} characters has more")
+    return context_overflow(field, most, f"your prompt of {len(text)} characters has more tokens than that")

@@ -9,7 +9,7 @@ from merge.bundle import RouterModel
 from serve.api.catalogue import Catalogue, Target
 from serve.api.chat_template import ChatTemplate
 from serve.api.client import EngineClient
-from serve.api.errors import invalid, unavailable
+from serve.api.errors import no_router, unavailable
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.engine import EngineError
@@ -129,7 +129,7 @@ class Service:
             ApiError: 400 where the bundle has no router.
         """
         if runtime.router is None:
-            raise invalid("model", "this bundle has no router; name an expert (see GET /v1/models) or 'backbone'")
+            raise no_router()
         began = time.perf_counter()
         router = runtime.router
         decision = self.tracing.route(lambda: router.decide(text))

@@ -13,7 +13,7 @@ class Match:
 
 
 class StopSearch:
-    """Finds the first of several stop strings to be complete, although each may span pieces.
+    """Finds the first of several stop strings to be complete, although each may span pieces. It keeps no state.
 
     Args:
         stops: the strings, none empty.
@@ -24,6 +24,8 @@ class StopSearch:
         self._stops = tuple(stops)
         self._include = include
         self._longest = max(map(len, self._stops), default=0)
+        # With a set, the cost of a token depends on the longest string and not on how many there are.
+        self._beginnings = frozenset(stop[:end] for stop in self._stops for end in range(1, len(stop)))
 
     def find(self, text: str, new: int, start: int = 0) -> Match | None:
         """The first match that ends within the last `new` characters of `text`.
@@ -45,6 +47,6 @@ class StopSearch:
     def safe_length(self, text: str, start: int = 0) -> int:
         """How much of `text` may be sent: all but the longest end that could still become a stop string."""
         for begin in range(max(len(text) - self._longest + 1, start, 0), len(text)):
-            if any(stop.startswith(text[begin:]) for stop in self._stops):
+            if text[begin:] in self._beginnings:
                 return begin
         return len(text)

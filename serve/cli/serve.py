@@ -20,7 +20,7 @@ def command(
     admin_api_key_file: options.AdminApiKeyFile = None,
     expert_dir: options.ExpertDir = None,
     allowed_origins: options.AllowedOrigins = None,
-    max_body_bytes: options.MaxBodyBytes = 16 * 2**20,
+    max_body_bytes: options.MaxBodyBytes = 8 * 2**20,
     max_choices: options.MaxChoices = 256,
     request_timeout: options.RequestTimeout = None,
     engine_timeout: options.EngineTimeout = 600.0,

@@ -37,7 +37,13 @@ AllowedOrigins = Annotated[
     list[str] | None, option("--allowed-origins", help="Web origin whose pages may call the API; repeatable.")
 ]
 MaxBodyBytes = Annotated[
-    int, option("--max-body-bytes", help="Longest request body, as in 16MiB.", parser=byte_size, metavar=SIZE)
+    int,
+    option(
+        "--max-body-bytes",
+        help="Longest request body, as in 16MiB; it may hold one JSON value per 32 bytes.",
+        parser=byte_size,
+        metavar=SIZE,
+    ),
 ]
 MaxChoices = Annotated[int, option("--max-choices", help="Prompts × candidates in one request.")]
 RequestTimeout = Annotated[

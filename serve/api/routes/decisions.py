@@ -9,19 +9,19 @@ from fastapi import APIRouter, Request
 from serve.api.catalogue import AUTO, BACKBONE
 from serve.api.errors import invalid
 from serve.api.prompts import check_length
-from serve.api.schemas import RouteRequest, parse_body
+from serve.api.schemas import BodyParser, RouteRequest
 from serve.api.service import Runtime, Service
 from serve.config import ApiSettings
 
 
-def router(service: Service, settings: ApiSettings) -> APIRouter:
+def router(service: Service, settings: ApiSettings, bodies: BodyParser) -> APIRouter:
     """The route over a service."""
     routes = APIRouter()
 
     @routes.post("/v1/route")
     async def route(request: Request) -> dict[str, Any]:
         runtime = service.ready()
-        body = await parse_body(request, RouteRequest, settings.max_body_bytes)
+        body = await bodies.read(request, RouteRequest)
         if body.model is not None and runtime.catalogue.resolve(body.model) is not None:
             raise invalid("model", f"{body.model!r} is not routed; leave model out, or name {AUTO!r}")
         if len(body.prompt) > settings.max_choices:

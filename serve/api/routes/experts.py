@@ -8,12 +8,12 @@ from serve.api.auth import require_admin
 from serve.api.context import context_of
 from serve.api.expert_admin import ExpertAdmin
 from serve.api.routes import READ
-from serve.api.schemas import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest, parse_body
+from serve.api.schemas import BodyParser, LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest
 from serve.api.service import Service
 from serve.config import ApiSettings
 
 
-def router(service: Service, settings: ApiSettings) -> APIRouter:
+def router(service: Service, settings: ApiSettings, bodies: BodyParser) -> APIRouter:
     """The routes over a service."""
     routes = APIRouter()
     admin = ExpertAdmin(service, settings)
@@ -29,21 +29,21 @@ def router(service: Service, settings: ApiSettings) -> APIRouter:
     @routes.post("/v1/experts/load")
     async def load(request: Request) -> dict[str, Any]:
         require_admin(request)
-        body = await parse_body(request, LoadExpertRequest, settings.max_body_bytes)
+        body = await bodies.read(request, LoadExpertRequest)
         context_of(request).expert = body.name
         return await admin.load(body)
 
     @routes.post("/v1/experts/reload")
     async def reload(request: Request) -> dict[str, Any]:
         require_admin(request)
-        body = await parse_body(request, ReloadExpertRequest, settings.max_body_bytes)
+        body = await bodies.read(request, ReloadExpertRequest)
         context_of(request).expert = body.name
         return await admin.reload(body)
 
     @routes.post("/v1/experts/unload")
     async def unload(request: Request) -> dict[str, Any]:
         require_admin(request)
-        body = await parse_body(request, UnloadExpertRequest, settings.max_body_bytes)
+        body = await bodies.read(request, UnloadExpertRequest)
         context_of(request).expert = body.name
         return await admin.unload(body)
 

@@ -5,35 +5,34 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from serve.api.errors import context_overflow, invalid
+from serve.api.errors import invalid, prompt_too_long
 from serve.api.prompts import chat_text
-from serve.api.schemas import DetokenizeRequest, TokenizeRequest, parse_body
+from serve.api.schemas import BodyParser, DetokenizeRequest, TokenizeRequest
 from serve.api.service import Runtime, Service
 from serve.api.text import TextTooLong
-from serve.config import ApiSettings
 
 _MOST_TOKENS = 65_536
 """Longer texts are counted, and longer lists read, only where the context is longer, too."""
 
 
-def router(service: Service, settings: ApiSettings) -> APIRouter:
+def router(service: Service, bodies: BodyParser) -> APIRouter:
     """The routes over a service."""
     routes = APIRouter()
 
     @routes.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:
         runtime = service.ready()
-        body = await parse_body(request, TokenizeRequest, settings.max_body_bytes)
+        body = await bodies.read(request, TokenizeRequest)
         _check_model(runtime, body.model)
         return await asyncio.to_thread(_tokenized, runtime, body)
 
     @routes.post("/detokenize")
     async def detokenize(request: Request) -> dict[str, Any]:
         runtime = service.ready()
-        body = await parse_body(request, DetokenizeRequest, settings.max_body_bytes)
+        body = await bodies.read(request, DetokenizeRequest)
         _check_model(runtime, body.model)
         if len(body.tokens) > (most := _most_tokens(runtime)):
-            raise context_overflow("tokens", f"tokens: {len(body.tokens)} tokens; at most {most} are read here")
+            raise prompt_too_long("tokens", f"tokens: {len(body.tokens)} tokens; at most {most} are read here")
         if body.tokens and (largest := max(body.tokens)) >= runtime.vocab_size:
             raise invalid("tokens", f"tokens: no token {largest}; the model's vocabulary has {runtime.vocab_size}")
         return {"prompt": await asyncio.to_thread(runtime.codec.decode_exactly, body.tokens)}
@@ -59,7 +58,7 @@ def _tokenized(runtime: Runtime, body: TokenizeRequest) -> dict[str, Any]:
     try:
         tokens = runtime.codec.encode(text, special, _most_tokens(runtime))
     except TextTooLong as error:
-        raise context_overflow(field, f"{field}: {error}, the most that are counted here") from error
+        raise prompt_too_long(field, f"{field}: {error}, the most that are counted here") from error
     return {
         "count": len(tokens),
         "max_model_len": runtime.catalogue.max_model_len,

@@ -1,7 +1,7 @@
 """What the bodies of requests may say: every field is here and is honoured, anything else is refused by name.
 
-`body` is what all have in common and `parse` reads them; `generation` holds the fields that `completion` and `chat`
-share, `foreign` those that are refused.
+`body` is what all have in common, and `parse` reads them within `bounds`; `generation` holds the fields that
+`completion` and `chat` share, `foreign` those that are refused.
 """
 
 from serve.api.schemas.body import Body
@@ -9,12 +9,13 @@ from serve.api.schemas.chat import ChatRequest
 from serve.api.schemas.completion import CompletionRequest
 from serve.api.schemas.expert import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest
 from serve.api.schemas.generation import GenerationRequest, StreamOptions
-from serve.api.schemas.parse import parse_body
+from serve.api.schemas.parse import BodyParser
 from serve.api.schemas.route import RouteRequest
 from serve.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
 __all__ = [
     "Body",
+    "BodyParser",
     "ChatRequest",
     "CompletionRequest",
     "DetokenizeRequest",
@@ -25,5 +26,4 @@ __all__ = [
     "StreamOptions",
     "TokenizeRequest",
     "UnloadExpertRequest",
-    "parse_body",
 ]

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+MAX_NAME = 1024
+"""Characters of the name of a model or an expert."""
+
+_MAX_UNKNOWN = 64
 
 
 def _tuple(value: Any) -> Any:
@@ -13,7 +19,7 @@ def _tuple(value: Any) -> Any:
 ListField = BeforeValidator(_tuple)
 """Marks a tuple that comes as a JSON list."""
 
-ModelName = Annotated[str, Field(examples=["auto"])]
+ModelName = Annotated[str, Field(max_length=MAX_NAME, examples=["auto"])]
 """What `model` says."""
 
 
@@ -27,3 +33,12 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     foreign: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        """Refuse at once what has far too many fields: pydantic would make an error of each unknown one."""
+        most = len(cls.model_fields) + _MAX_UNKNOWN
+        if isinstance(value, dict) and len(value) > most:
+            raise PydanticCustomError("fields", "may hold at most {most} fields", {"most": most})
+        return value

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from serve.api.errors import invalid
+from serve.api.errors import invalid, shortened
 from serve.api.schemas import foreign
 from serve.api.schemas.body import ListField
 from serve.api.schemas.generation import GenerationRequest
@@ -13,16 +14,37 @@ from serve.api.schemas.message import Message
 from serve.engine.request import MAX_LOGPROBS
 
 MAX_MESSAGES = 4096
+MAX_TEMPLATE_VARIABLES = 64
+
+_RESERVED = {
+    *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message"),
+    *("conversations", "conversation", "chat_template", "return_assistant_tokens_mask"),
+}
 
 Messages = Annotated[
     tuple[Message, ...],
     Field(
+        fail_fast=True,
         min_length=1,
         max_length=MAX_MESSAGES,
         examples=[[{"role": "user", "content": "Write 1994 as a Roman numeral."}]],
     ),
     ListField,
 ]
+
+
+def _variables(value: Any) -> Any:
+    if isinstance(value, dict):
+        if len(value) > MAX_TEMPLATE_VARIABLES:
+            raise PydanticCustomError("variables", f"may hold at most {MAX_TEMPLATE_VARIABLES} items")
+        for name in value:
+            if name in _RESERVED or name.endswith("_token"):
+                raise PydanticCustomError("variables", "may not set {name}", {"name": shortened(name)})
+    return value
+
+
+VariablesField = BeforeValidator(_variables)
+"""Marks the variables of the chat template: some, and none of those that the server sets."""
 
 
 class ChatRequest(GenerationRequest):
@@ -42,7 +64,7 @@ class ChatRequest(GenerationRequest):
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: Mapping[str, Any] = {}
+    chat_template_kwargs: Annotated[Mapping[str, Any], Field(max_length=MAX_TEMPLATE_VARIABLES), VariablesField] = {}
 
     @property
     def end_user(self) -> str | None:
@@ -64,16 +86,6 @@ class ChatRequest(GenerationRequest):
         """What the router reads: the last message of the user."""
         return next((message.content for message in reversed(self.messages) if message.role == "user"), None)
 
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _free_names(cls, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        reserved = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
-        reserved |= {"conversations", "conversation", "chat_template", "return_assistant_tokens_mask"}
-        for name in kwargs:
-            if name in reserved or name.endswith("_token"):
-                raise ValueError(f"may not set {name}")
-        return kwargs
-
     @model_validator(mode="after")
     def _agree(self) -> "ChatRequest":
         if self.max_tokens == 0:
@@ -83,13 +95,12 @@ class ChatRequest(GenerationRequest):
         if self.wanted_tokens is not None and self.min_tokens > self.wanted_tokens:
             message = f"min_tokens must not be greater than max_completion_tokens ({self.wanted_tokens})"
             raise invalid("min_tokens", message)
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", 'top_logprobs needs "logprobs": true')
         if self.continue_final_message:
             if self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
-                raise invalid(
-                    "continue_final_message", "continue_final_message and add_generation_prompt exclude another"
-                )
+                message = "continue_final_message and add_generation_prompt exclude each other"
+                raise invalid("continue_final_message", message)
             if self.messages[-1].role != "assistant":
                 raise invalid("continue_final_message", "continue_final_message needs a last message of the assistant")
         return self

@@ -35,7 +35,7 @@ class LoadExpertRequest(UnloadExpertRequest):
     prompts: (
         Annotated[
             tuple[Annotated[str, Field(min_length=1, max_length=65_536)], ...],
-            Field(min_length=2, max_length=1024),
+            Field(fail_fast=True, min_length=2, max_length=1024),
             ListField,
         ]
         | None

@@ -3,20 +3,23 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from serve.api.errors import invalid
-from serve.api.schemas.body import Body, ListField, ModelName
+from serve.api.errors import invalid, shortened
+from serve.api.schemas.body import MAX_NAME, Body, ListField, ModelName
 from serve.api.schemas.structure import ResponseFormat, StructuredOutputs
 
-MAX_STOPS = 4
+MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
 """After every token, each end of the text that a stop string may begin with is looked at."""
 
-MAX_TOKEN_IDS = 1024
+MAX_MIXED = 64
+MAX_BIASES = 262_144
+MAX_BAD_WORDS = 1024
 _INT64 = 2**63
 _MOST_DIGITS = 18  # of a token id
+_MOST_BIAS = 100
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -30,29 +33,53 @@ def _stops(value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _token_keys(value: Any) -> Any:
-    """JSON's keys are strings: "50256" is the token 50256."""
+def _biases(value: Any) -> dict[int, float]:
+    """JSON's keys are strings: "50256" is the token 50256. Stops at the first mistake, of which there may be many."""
     if not isinstance(value, dict):
-        return value
-    if not all(key.isascii() and key.isdecimal() and len(key) <= _MOST_DIGITS for key in value):
-        raise PydanticCustomError("logit_bias", 'keys must be token ids, as in {"42": -100}')
-    return {int(key): bias for key, bias in value.items()}
+        raise PydanticCustomError("logit_bias", "must be an object")
+    if len(value) > MAX_BIASES:
+        raise PydanticCustomError("logit_bias", f"may hold at most {MAX_BIASES} items")
+    biases = {}
+    for key, bias in value.items():
+        if not (key.isascii() and key.isdecimal() and len(key) <= _MOST_DIGITS):
+            message = (
+                f'logit_bias: the key {shortened(key)!r} is not a token id; keys are token ids, as in {{"42": -100}}'
+            )
+            raise invalid("logit_bias", message)
+        if isinstance(bias, bool) or not isinstance(bias, int | float):
+            raise invalid(f"logit_bias.{key}", f"logit_bias.{key}: must be a number")
+        if not -_MOST_BIAS <= bias <= _MOST_BIAS:
+            raise invalid(f"logit_bias.{key}", f"logit_bias.{key}: must be between -{_MOST_BIAS} and {_MOST_BIAS}")
+        biases[int(key)] = float(bias)
+    return biases
+
+
+def _mixed(value: Any) -> Any:
+    if isinstance(value, dict):
+        if not value:
+            raise PydanticCustomError("experts", 'must name at least one expert; "model": "backbone" asks for none')
+        if len(value) > MAX_MIXED:
+            raise PydanticCustomError("experts", f"may hold at most {MAX_MIXED} items")
+        if max(map(len, value)) > MAX_NAME:
+            raise PydanticCustomError("experts", f"holds a name of more than {MAX_NAME} characters")
+    return value
 
 
 _STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
 _STOP_SCHEMA = {"anyOf": [_STOP, {"type": "array", "maxItems": MAX_STOPS, "items": _STOP}]}
 _BIAS_SCHEMA = {
     "type": "object",
+    "maxProperties": MAX_BIASES,
     "propertyNames": {"pattern": f"^[0-9]{{1,{_MOST_DIGITS}}}$"},
-    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    "additionalProperties": {"type": "number", "minimum": -_MOST_BIAS, "maximum": _MOST_BIAS},
 }
 
 Int64 = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
 TokenId = Annotated[int, Field(ge=0)]
 TokenIds = tuple[TokenId, ...]
-Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Gate = Annotated[float, Field(gt=0, le=100)]
+Experts = Annotated[Mapping[str, Gate], BeforeValidator(_mixed), Field(min_length=1, max_length=MAX_MIXED)]
 Word = Annotated[str, Field(min_length=1, max_length=256)]
 RequestId = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 
@@ -79,7 +106,7 @@ class GenerationRequest(Body):
     """
 
     model: ModelName
-    experts: Mapping[str, Gate] | None = None
+    experts: Experts | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] = 0
@@ -90,13 +117,13 @@ class GenerationRequest(Body):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
-    logit_bias: Annotated[Mapping[TokenId, Bias], BeforeValidator(_token_keys), WithJsonSchema(_BIAS_SCHEMA)] = {}
-    allowed_token_ids: Annotated[TokenIds, Field(min_length=1), ListField] | None = None
-    bad_words: Annotated[tuple[Word, ...], Field(max_length=MAX_TOKEN_IDS), ListField] = ()
+    logit_bias: Annotated[Mapping[int, float], PlainValidator(_biases), WithJsonSchema(_BIAS_SCHEMA)] = {}
+    allowed_token_ids: Annotated[TokenIds, Field(fail_fast=True, min_length=1), ListField] | None = None
+    bad_words: Annotated[tuple[Word, ...], Field(fail_fast=True, max_length=MAX_BAD_WORDS), ListField] = ()
     seed: Int64 | None = None
     stop: Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)] = ()
     include_stop_str_in_output: bool = False
-    stop_token_ids: Annotated[TokenIds, Field(max_length=128), ListField] = ()
+    stop_token_ids: Annotated[TokenIds, Field(fail_fast=True, max_length=128), ListField] = ()
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -136,13 +163,6 @@ class GenerationRequest(Body):
     def top_tokens(self) -> int | None:
         """How many alternatives of each token are reported, None where tokens are not."""
         return None
-
-    @field_validator("experts")
-    @classmethod
-    def _some_expert(cls, experts: Mapping[str, float] | None) -> Mapping[str, float] | None:
-        if experts is not None and not experts:
-            raise ValueError('must name at least one expert; "model": "backbone" asks for none')
-        return experts
 
     @model_validator(mode="after")
     def _streams(self) -> "GenerationRequest":

@@ -7,6 +7,9 @@ from pydantic_core import PydanticCustomError
 
 _SHAPES = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
 
+MAX_PROMPTS = 16_384
+"""Lists that a body may hold; `--max-choices` bounds how many prompts are answered."""
+
 Prompts = tuple[str | tuple[int, ...], ...]
 
 
@@ -14,13 +17,19 @@ def _prompts(value: Any) -> Prompts:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and value:
-        if all(isinstance(item, str) for item in value):
-            return tuple(value)
         if _is_ids(value):
             return (tuple(value),)
+        _check_count(value)
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
         if all(isinstance(item, list) and item and _is_ids(item) for item in value):
             return tuple(tuple(item) for item in value)
     raise PydanticCustomError("prompt", f"must be {_SHAPES}, and not empty")
+
+
+def _check_count(prompts: list[Any]) -> None:
+    if len(prompts) > MAX_PROMPTS:
+        raise PydanticCustomError("prompt", f"holds {len(prompts)} items; at most {MAX_PROMPTS} prompts are read")
 
 
 def _is_ids(value: list[Any]) -> bool:
@@ -30,8 +39,8 @@ def _is_ids(value: list[Any]) -> bool:
 
 _EXAMPLES = ["Write 1994 as a Roman numeral."]
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
-_TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
-_LISTS_OF_IDS = {"type": "array", "minItems": 1, "items": _IDS}
+_TEXTS = {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": {"type": "string"}}
+_LISTS_OF_IDS = {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": _IDS}
 _PROMPTS = {"anyOf": [{"type": "string"}, _TEXTS, _IDS, _LISTS_OF_IDS], "examples": _EXAMPLES}
 
 PromptField = Annotated[Prompts, PlainValidator(_prompts), WithJsonSchema(_PROMPTS)]
@@ -41,8 +50,10 @@ PromptField = Annotated[Prompts, PlainValidator(_prompts), WithJsonSchema(_PROMP
 def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return tuple(value)
+    if isinstance(value, list) and value:
+        _check_count(value)
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
     raise PydanticCustomError("prompt", "must be a string or a list of strings, and not empty")
 
 

@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 from serve.api.errors import invalid
 from serve.api.schemas.body import Body, ListField
 
-Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=1024), ListField]
+Strings = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], Field(fail_fast=True, min_length=1, max_length=1024), ListField
+]
 
 
 class NamedSchema(Body):

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from serve.api.errors import invalid
 from serve.api.schemas.body import Body, ListField, ModelName
-from serve.api.schemas.chat import Messages
+from serve.api.schemas.chat import MAX_TEMPLATE_VARIABLES, Messages, VariablesField
 from serve.api.schemas.generation import TokenIds
 
 
@@ -24,7 +24,7 @@ class TokenizeRequest(Body):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: Mapping[str, Any] = {}
+    chat_template_kwargs: Annotated[Mapping[str, Any], Field(max_length=MAX_TEMPLATE_VARIABLES), VariablesField] = {}
     return_token_strs: bool = False
 
     @model_validator(mode="after")
@@ -34,7 +34,7 @@ class TokenizeRequest(Body):
         if self.messages is None:
             for name in ("add_generation_prompt", "continue_final_message", "chat_template_kwargs"):
                 if name in self.model_fields_set:
-                    raise invalid(name, f"{name} goes with messages")
+                    raise invalid(name, f"{name} is only valid with messages")
         elif self.continue_final_message and self.messages[-1].role != "assistant":
             raise invalid("continue_final_message", "continue_final_message needs a last message of the assistant")
         return self
@@ -44,4 +44,4 @@ class DetokenizeRequest(Body):
     """Token ids to be read as text."""
 
     model: ModelName | None = None
-    tokens: Annotated[TokenIds, Field(examples=[[76, 73, 80, 80, 83]]), ListField]
+    tokens: Annotated[TokenIds, Field(fail_fast=True, examples=[[76, 73, 80, 80, 83]]), ListField]

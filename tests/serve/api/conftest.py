@@ -17,6 +17,7 @@ ONE_PROCESS = {
     "test_the_end_user_goes_to_the_log": "reads this process' log",
     "test_user_goes_to_the_access_log": "reads this process' log",
     "test_no_limit_on_steps_unless_asked": "replicas watch their steps themselves",
+    "test_long_bodies_are_parsed_off_the_event_loop": "looks into this process",
     "test_without_the_extra_it_is_named": "hides a package in this process",
 }
 """Tests that two replicas cannot pass, and why."""

@@ -43,9 +43,12 @@ def test_usage_in_streams(openai: OpenAI):
     assert all(chunk.usage is None for chunk in chunks)
     assert last.choices == []
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (2, 6)
-    options = {"continuous_usage_stats": True}
-    chunks = list(openai.completions.create(model="sql", prompt="hi", stream=True, stream_options=options))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, _ = list(openai.completions.create(model="sql", prompt="hi", stream=True, stream_options=options))
     assert [chunk.usage.completion_tokens for chunk in chunks] == [1, 2, 3, 4, 5, 6]
+    options = {"continuous_usage_stats": True}  # of the usage, which nobody asked for
+    chunks = list(openai.completions.create(model="sql", prompt="hi", stream=True, stream_options=options))
+    assert all(chunk.usage is None for chunk in chunks)
 
 
 def test_cached_tokens_are_reported(openai: OpenAI, engine: FakeEngine):

@@ -212,7 +212,7 @@ def test_an_unknown_field_like_no_other(http: httpx.Client):
         ("bad_words", "a", "bad_words"),
         ("seed", 2**63, "seed"),
         ("seed", 1.5, "seed"),
-        ("stop", ["a"] * 5, "stop"),
+        ("stop", ["a"] * 65, "stop"),
         ("stop", "", "stop"),
         ("stop", ["a", ""], "stop"),
         ("stop", 1, "stop"),

@@ -1,9 +1,18 @@
+import dataclasses
+from pathlib import Path
+
 import httpx
 import openai as openai_package
 import pytest
 from openai import OpenAI
 
 from serve.api.catalogue import Catalogue, Entry, Target
+from serve.api.errors import ApiError
+from serve.api.loading import load_runtime
+from serve.config import ServerSettings
+from serve.metrics import Metrics
+from tests.serve.api.bundles import write_speaking_bundle
+from tests.serve.api.fakes import FakeEngine
 
 
 def catalogue(routing=("tiny", "auto"), experts=("a", "b")) -> Catalogue:
@@ -61,3 +70,24 @@ def test_the_fingerprint_depends_on_contents_and_gates_not_on_order():
     one = names.fingerprint([("aa", 0.5), ("bb", 0.25)])
     assert one == names.fingerprint([("bb", 0.25), ("aa", 0.5)])
     assert len({one, names.fingerprint([("aa", 0.25), ("bb", 0.5)]), names.fingerprint([("other", 0.5)])}) == 3
+
+
+def test_without_a_router_no_listed_name_fails():
+    names = dataclasses.replace(catalogue(), routed=False)
+    assert [card["id"] for card in names.cards()] == ["tiny", "backbone", "a", "b"]
+    assert names.resolve("tiny") == Target()
+    assert names.resolve("auto", {"a": 0.5}) == names.resolve("tiny", {"a": 0.5}) == Target((("a", 0.5),))
+    with pytest.raises(ApiError, match="no router") as error:
+        names.resolve("auto")
+    assert (error.value.status, error.value.param) == (400, "model")
+    with pytest.raises(ApiError, match="there are: tiny, backbone, a, b") as error:
+        names.resolve("c")
+    assert error.value.status == 404
+
+
+def test_a_bundle_without_a_router_says_so_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    bundle = write_speaking_bundle(tmp_path / "bundle", router=False).bundle
+    runtime = load_runtime(ServerSettings(bundle.path), Metrics(), connect=lambda _: FakeEngine())
+    assert runtime.catalogue.cards()[0]["id"] == "speaker"
+    assert not runtime.catalogue.routed
+    assert "the bundle has no router: speaker answers with the backbone alone" in caplog.text

@@ -59,7 +59,8 @@ def test_a_prompt_longer_than_the_context_is_refused_before_it_is_routed(http: h
     assert fits.status_code == 200
     error = http.post("/v1/route", json={"prompt": ["sql", prompt]}).json()["error"]
     assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
-    assert f"the model's context is {MAX_MODEL_LEN} tokens; a prompt of {len(prompt)} characters" in error["message"]
+    assert f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, your" in error["message"]
+    assert f"prompt of {len(prompt)} characters has more tokens than that" in error["message"]
 
 
 def test_a_bundle_without_a_router():

@@ -49,3 +49,12 @@ def test_the_longest_possible_beginning_is_held_back():
 
 def test_nothing_before_the_start_is_held_back():
     assert StopSearch(["END"]).safe_length("EN", start=2) == 2
+
+
+def test_many_stop_strings_are_found_as_few_are():
+    stops = [f"{'a' * length}b" for length in range(1, 64)] + ["zz"]
+    search = StopSearch(stops)
+    text = "x" + "a" * 100
+    assert search.safe_length(text) == 101 - 63
+    assert search.safe_length(text + "z") == 101
+    assert search.find(text + "b", 1) == Match("a" * 63 + "b", 101 - 63)
