@@ -73,7 +73,9 @@ class ChoiceText:
     def __init__(self, codec: TextCodec, prompt: tuple[int, ...], prompt_text: str | None, options: TextOptions):
         self._codec = codec
         self._prompt = prompt
-        self._echo = (codec.decode(prompt) if prompt_text is None else prompt_text) if options.echo else ""
+        self._echo = ""
+        if options.echo:
+            self._echo = codec.readable(prompt, special=True) if prompt_text is None else prompt_text
         self._options = options
         self._detokenizer = Detokenizer(codec, prompt)
         self._search = options.search
@@ -121,10 +123,13 @@ class ChoiceText:
         self._begun = True
         self.cached_tokens = output.cached_tokens
         if self._options.echo and output.prompt_logprobs is not None:
-            reader, offset = Detokenizer(self._codec), 0
+            reader, offset = Detokenizer(self._codec, special=True), 0
             for token, scored in zip(self._prompt, output.prompt_logprobs, strict=True):
                 self._held.append(TokenRecord.of(scored or TokenOutput(token), min(offset, len(self._echo))))
-                offset += len(reader.push(token))
+                text = reader.push(token)
+                # A special token that the text does not say here is one that the tokenizer put around it.
+                if token not in self._codec.special_tokens or self._echo.startswith(text, offset):
+                    offset += len(text)
         return self._echo
 
     def _append(self, token: TokenOutput, text: str) -> str | None:

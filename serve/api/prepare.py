@@ -1,7 +1,6 @@
 """From a checked body to engine requests: tokens, routing, limits."""
 
 import asyncio
-import dataclasses
 import time
 import uuid
 from collections.abc import Iterator
@@ -117,7 +116,7 @@ def _job(service: Service, runtime: Runtime, body: GenerationRequest, forced: Ta
             request = Request(
                 request_id=f"{unique}-{number}-{copy}",  # never the client's own, which two clients may share
                 prompt=tokens,
-                params=dataclasses.replace(params, seed=seed),
+                params=params.with_seed(seed),
                 experts=target.experts,
                 priority=body.priority,
                 arrival=arrival,

@@ -1,5 +1,6 @@
 """Text to tokens and back: the only place of serving that holds a tokenizer."""
 
+import codecs
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -66,13 +67,29 @@ class TextCodec:
         written = {self.encode(word, special=False), self.encode(f" {word.lstrip()}", special=False)}
         return tuple(sorted(tokens for tokens in written if tokens))
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of whole token lists, without special tokens."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+    def decode(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Text of whole token lists; `special`: with special tokens written out."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=not special)
 
-    def decode_exactly(self, tokens: Sequence[int]) -> str:
-        """The same with special tokens written out."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+    def unfinished(self, tokens: Sequence[int], text: str) -> int:
+        """How many replacement characters at the end of the tokens' text stand for the beginning of a character.
+
+        Bytes that nothing can complete, and U+FFFD where it is what a token says, are not counted.
+        """
+        if not text.endswith(_UNFINISHED):
+            return 0
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        known = decoder.decode(b"".join(map(self.token_bytes, tokens)))
+        if not decoder.getstate()[0]:
+            return 0
+        # A byte-level decoder writes one for the whole beginning, byte fallback one for each byte.
+        return max(_count_at_end(text) - _count_at_end(known), 0)
+
+    def readable(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Text of tokens that may end inside a character, without that character."""
+        text = self.decode(tokens, special)
+        shown = tokens if special else [token for token in tokens if token not in self.special_tokens]
+        return text[: len(text) - self.unfinished(shown, text)]
 
     def token_text(self, token: int) -> str:
         r"""One token as OpenAI's logprobs show it: its text, or `bytes:\xe2\x82` where it is part of a character."""
@@ -83,10 +100,15 @@ class TextCodec:
         if _UNFINISHED not in text or piece == text:
             return text or piece
         data = self._piece_bytes(piece)
-        return piece if data is None else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        if data is None:
+            return piece
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes of one token, which may be part of a character; none for a token that there is not."""
+        """The UTF-8 bytes of one token, which may be part of a character; none for a token that does not exist."""
         piece = self.tokenizer.id_to_token(token)
         if piece is None:
             return b""
@@ -124,3 +146,7 @@ class TextCodec:
         own = {character: ord(character) for character in alphabet if ord(character) < 0x100}
         others = (byte for byte in range(0x100) if byte not in own.values())
         return own | dict(zip(sorted(set(alphabet) - set(own)), others, strict=True))
+
+
+def _count_at_end(text: str) -> int:
+    return len(text) - len(text.rstrip(_UNFINISHED))

@@ -4,8 +4,6 @@ import logging
 import time
 from itertools import count
 
-import torch
-
 from serve.engine.config import EngineConfig
 from serve.engine.errors import InvalidRequest, PromptTooLong, UnknownExpert
 from serve.engine.kv_blocks import BlockPool
@@ -13,7 +11,8 @@ from serve.engine.patching import Patching
 from serve.engine.records import EngineObserver, EngineStats, RequestRecord, StepMode, StepRecord
 from serve.engine.request import FinishReason, Output, Request, TokenOutput
 from serve.engine.runner import Runner
-from serve.engine.sampler import mix64, sample, token_outputs
+from serve.engine.sampler import sample, token_outputs
+from serve.engine.sampling_state import mix64
 from serve.engine.scheduler import Chunk, Plan, Scheduler
 from serve.engine.sequence import Sequence
 from serve.experts import ExpertStore, ExpertVersion
@@ -80,13 +79,8 @@ class Engine:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens; with a generated one it must fit {self.max_model_len}"
             )
-        for name, tokens in (
-            ("prompt", prompt),
-            ("logit_bias", params.logit_bias),
-            ("stop_token_ids", params.stop_token_ids),
-            ("allowed_token_ids", params.allowed_token_ids),
-            ("bad_words", [token for word in params.bad_words for token in word]),
-        ):
+        ranges = {} if params.rules is None else params.rules.ranges
+        for name, tokens in (("prompt", prompt), ("stop_token_ids", params.stop_token_ids), *ranges.items()):
             if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab:
                 raise InvalidRequest(f"{name} has a token outside the vocabulary, 0 to {self._vocab - 1}")
         names = [name for name, _ in request.experts]
@@ -181,7 +175,7 @@ class Engine:
         logits, mode = self._runner.run(chunks, rows)
         if scored:
             asked = [sequence.request.params.prompt_logprobs for _, sequence, _ in scored]
-            picked = logits[[row for row, _, _ in scored]].to(torch.float32)
+            picked = logits[[row for row, _, _ in scored]]
             found = token_outputs(picked, [token for _, _, token in scored], asked)
             for (_, sequence, _), output in zip(scored, found, strict=True):
                 sequence.prompt_logprobs.append(output)

@@ -1,5 +1,6 @@
 """What goes into the engine and what comes out: token ids, never text."""
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serve.engine.token_mask import TokenMask
+from serve.engine.token_rules import TokenRules
 from serve.experts.version import ExpertLoadError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -38,6 +40,7 @@ class SamplingParams:
         min_tokens: end and stop tokens cannot be drawn before this many tokens.
         logprobs: report the drawn token's log-probability and those of this many most likely tokens.
         prompt_logprobs: the same for every prompt token but the first.
+        rules: `logit_bias`, `allowed_token_ids` and `bad_words`, prepared for the draws; None where none is set.
 
     Log-probabilities are the model's own: before penalties, bias, temperature and filters.
     """
@@ -59,6 +62,7 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    rules: TokenRules | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check("max_tokens", self.max_tokens >= 0, "at least 0")
@@ -76,6 +80,13 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             self._check(name, value is None or 0 <= value <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}")
+        object.__setattr__(self, "rules", TokenRules.of(self.logit_bias, self.allowed_token_ids, self.bad_words))
+
+    def with_seed(self, seed: int | None) -> "SamplingParams":
+        """The same with another seed, for another continuation of one prompt: the prepared rules are shared."""
+        other = copy.copy(self)
+        object.__setattr__(other, "seed", seed)
+        return other
 
     def _check(self, name: str, ok: bool, expected: str) -> None:
         if not ok:

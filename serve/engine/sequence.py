@@ -2,7 +2,7 @@
 
 from serve.engine.kv_blocks import cache_root, chain_digest
 from serve.engine.request import FinishReason, Request, TokenOutput
-from serve.engine.sampler import SamplingState
+from serve.engine.sampling_state import SamplingState
 from serve.experts import ExpertVersion, Lease
 from serve.experts.version import ExpertLoadError
 

@@ -35,7 +35,7 @@ def router(service: Service, bodies: BodyParser) -> APIRouter:
             raise prompt_too_long("tokens", f"tokens: {len(body.tokens)} tokens; at most {most} are read here")
         if body.tokens and (largest := max(body.tokens)) >= runtime.vocab_size:
             raise invalid("tokens", f"tokens: no token {largest}; the model's vocabulary has {runtime.vocab_size}")
-        return {"prompt": await asyncio.to_thread(runtime.codec.decode_exactly, body.tokens)}
+        return {"prompt": await asyncio.to_thread(runtime.codec.decode, body.tokens, True)}
 
     return routes
 

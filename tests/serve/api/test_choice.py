@@ -3,10 +3,18 @@ import pytest
 from serve.api.choice import ChoiceText, Piece, TextOptions
 from serve.api.errors import ApiError
 from serve.api.logprobs import logprobs_object
+from serve.api.text import TextCodec
 from serve.engine import Output, TokenOutput
 from tests.serve.api.fakes import EOS, byte_codec
 
 CODEC = byte_codec()
+
+
+def special_codec() -> TextCodec:
+    """`byte_codec` with <bos>, token 257, beside <eos>."""
+    tokenizer = byte_codec().tokenizer
+    tokenizer.add_special_tokens(["<bos>"])
+    return TextCodec(tokenizer)
 
 
 def outputs(data: bytes | list[int], finish: str = "length", size: int = 1) -> list[Output]:
@@ -109,6 +117,43 @@ def test_logprobs_of_an_echoed_prompt_come_first():
         "top_logprobs": [None, {"x": -0.5, "b": -2.0}, {"c": -3.0}],
         "text_offset": [0, 1, 2],
     }
+
+
+SPECIAL = special_codec()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "written", "text", "offsets"),
+    [
+        ([256, 65, 256, 66], "<eos>A<eos>B", "<eos>A<eos>B", [0, 5, 6, 11]),
+        ([256, 65, 256, 66], None, "<eos>A<eos>B", [0, 5, 6, 11]),
+        ([257, 65, 256, 66], "A<eos>B", "A<eos>B", [0, 0, 1, 6]),  # <bos> is the tokenizer's own
+        ([257, 257, 65], "<bos>A", "<bos>A", [0, 5, 5]),
+        ([65, 256], "A", "A", [0, 1]),
+        ([*"é".encode(), 256, 66], None, "é<eos>B", [0, 0, 1, 6]),
+        ([256, 256], None, "<eos><eos>", [0, 5]),
+    ],
+)
+def test_offsets_in_a_prompt_with_special_tokens(prompt, written, text, offsets):
+    scored = (None, *(TokenOutput(token, -2.0, ()) for token in prompt[1:]))
+    step = Output("r", (TokenOutput(ord("c"), -3.0, ()),), "length", prompt_logprobs=scored)
+    choice = ChoiceText(SPECIAL, tuple(prompt), written, TextOptions(echo=True, logprobs=True))
+    piece = choice.push(step)
+    assert piece.text == f"{text}c"
+    assert [record.offset for record in piece.records] == [*offsets, len(text)]
+
+
+def test_a_prompt_that_ends_inside_a_character_is_finished_by_the_completion():
+    before, after = "wörld 🌍"[:-1].encode() + "🌍".encode()[:2], "🌍".encode()[2:]
+    steps = outputs(after + b"!")
+    assert joined(run(steps, prompt=before, prompt_text=None)) == "🌍!"
+    assert joined(run(steps, prompt=before, prompt_text=None, echo=True)) == "wörld 🌍!"
+    assert joined(run(outputs(b"!"), prompt=before, prompt_text=None, echo=True)) == "wörld �!"
+
+
+def test_a_replacement_character_that_the_model_wrote_is_kept():
+    assert joined(run(outputs("a��".encode(), finish="length"))) == "a��"
+    assert [piece.text for piece in run(outputs("�".encode()))] == ["", "", "�"]
 
 
 def test_tokens_that_a_stop_string_cut_have_no_logprobs():

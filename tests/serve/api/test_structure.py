@@ -13,7 +13,8 @@ from serve.api.schemas import CompletionRequest
 from serve.api.structure import GrammarMask, Structures, asked_structure
 from serve.api.text import TextCodec
 from serve.engine import SamplingParams
-from serve.engine.sampler import SamplingState, sample
+from serve.engine.sampler import sample
+from serve.engine.sampling_state import SamplingState
 from tests.serve.api.fakes import EOS, FakeEngine, byte_codec
 from tests.serve.api.test_text import byte_fallback_codec
 

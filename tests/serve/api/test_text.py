@@ -1,3 +1,4 @@
+import codecs
 import random
 
 import pytest
@@ -88,7 +89,106 @@ def test_pieces_are_the_whole_text_for_byte_level_tokens(seed):
     tokens = [rng.randrange(EOS) for _ in range(80)]
     detokenizer = Detokenizer(codec)
     out = "".join(map(detokenizer.push, tokens)) + detokenizer.finish()
-    assert out == codec.decode(tokens).rstrip("\N{REPLACEMENT CHARACTER}")
+    assert out == codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(tokens))
+
+
+LOST = "\N{REPLACEMENT CHARACTER}"
+
+
+def pieces_codec(*pieces: str) -> TextCodec:
+    """`byte_codec` with more tokens, from 257 on: each a piece of bytes in GPT-2's alphabet."""
+    tokenizer = byte_codec().tokenizer
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False) | {
+        piece: EOS + 1 + number for number, piece in enumerate(pieces)
+    }
+    larger = Tokenizer(models.BPE(vocab=vocabulary | {"<eos>": EOS}, merges=[]))
+    larger.decoder = decoders.ByteLevel()
+    larger.add_special_tokens(["<eos>"])
+    return TextCodec(larger)
+
+
+def alphabet(data: bytes) -> str:
+    """Bytes in GPT-2's alphabet."""
+    codec = byte_codec()
+    return "".join(codec.tokenizer.id_to_token(byte) for byte in data)
+
+
+def fallback_with_lost() -> TextCodec:
+    """`byte_fallback_codec`, of which U+FFFD is a token."""
+    tokenizer = byte_fallback_codec().tokenizer
+    tokenizer.add_tokens([LOST])
+    return TextCodec(tokenizer)
+
+
+def test_a_replacement_character_that_a_token_says_is_text():
+    codec = pieces_codec(alphabet(LOST.encode()))
+    token = EOS + 1
+    detokenizer = Detokenizer(codec)
+    assert [detokenizer.push(one) for one in (ord("a"), token, token)] == ["a", LOST, LOST]
+    assert detokenizer.finish() == ""
+    assert (codec.token_text(token), codec.token_bytes(token)) == (LOST, LOST.encode())
+    fallback = fallback_with_lost()
+    assert Detokenizer(fallback).push(fallback.tokenizer.token_to_id(LOST)) == LOST
+
+
+@pytest.mark.parametrize(("make", "first"), [(byte_codec, 0), (byte_fallback_codec, 3)])
+def test_a_replacement_character_of_three_bytes_is_text_with_the_last(make, first):
+    detokenizer = Detokenizer(make())
+    data = f"{LOST}{LOST}".encode()
+    assert [detokenizer.push(first + byte) for byte in data] == ["", "", LOST, "", "", LOST]
+    assert detokenizer.push(first + 0xE2) == ""
+    assert detokenizer.finish() == ""
+
+
+@pytest.mark.parametrize(("make", "first"), [(byte_codec, 0), (byte_fallback_codec, 3)])
+def test_a_byte_that_nothing_can_complete_is_not_waited_for(make, first):
+    codec = make()
+    detokenizer = Detokenizer(codec)
+    tokens = first + 0xFF, codec.tokenizer.token_to_id("a"), first + 0x80
+    assert [detokenizer.push(token) for token in tokens] == [LOST, "a", LOST]
+    assert detokenizer.finish() == ""
+
+
+def test_a_token_with_a_whole_character_and_the_beginning_of_another():
+    codec = pieces_codec(alphabet(b" \xf0\x9f"), alphabet(b"\x8c\x8d"), alphabet(LOST.encode() + b"\xf0\x9f"))
+    first, second, lost = EOS + 1, EOS + 2, EOS + 3
+    detokenizer = Detokenizer(codec)
+    assert [detokenizer.push(token) for token in (first, second)] == ["", " 🌍"]
+    for token, text in ((first, " "), (lost, LOST)):
+        detokenizer = Detokenizer(codec)
+        assert detokenizer.push(token) == ""
+        assert detokenizer.finish() == text
+    assert (codec.token_text(lost), codec.token_bytes(lost)) == (
+        r"bytes:\xef\xbf\xbd\xf0\x9f",
+        LOST.encode() + b"\xf0\x9f",
+    )
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+@pytest.mark.parametrize(("make", "first"), [(byte_codec, 0), (byte_fallback_codec, 3)])
+def test_a_context_that_ends_inside_a_character(make, first, cut):
+    codec, data = make(), "世界🌍🌈".encode()
+    tokens = [first + byte for byte in data]
+    prompt, rest = tokens[: -4 - cut], tokens[-4 - cut :]
+    said = codec.readable(prompt)
+    detokenizer = Detokenizer(codec, prompt)
+    assert said + "".join(map(detokenizer.push, rest)) + detokenizer.finish() == "世界🌍🌈"
+
+
+@pytest.mark.parametrize(("make", "first"), [(byte_codec, 0), (byte_fallback_codec, 3)])
+def test_a_long_text_of_characters_of_several_bytes(make, first):
+    codec, text = make(), TEXT.replace(" ", "") * 20
+    detokenizer = Detokenizer(codec)
+    pieces = [detokenizer.push(first + byte) for byte in text.encode()]
+    assert [piece for piece in pieces if piece] == list(text)
+
+
+def test_special_tokens_within_a_character_change_nothing():
+    detokenizer = Detokenizer(byte_codec())
+    euro = "€".encode()
+    tokens = [euro[0], *[EOS] * 100, euro[1], EOS, euro[2]]
+    assert "".join(map(detokenizer.push, tokens)) == "€"
+    assert Detokenizer(byte_codec(), special=True).push(EOS) == "<eos>"
 
 
 def test_bytes_that_change_how_earlier_ones_read_do_not_stop_the_stream():

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from serve.engine.draw import NARROW
 from serve.engine.request import SamplingParams
-from serve.engine.sampler import NARROW, SamplingState, mix64, sample
+from serve.engine.sampler import sample
+from serve.engine.sampling_state import SamplingState, mix64
 
 VOCAB = 600
 
