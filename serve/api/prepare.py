@@ -93,7 +93,7 @@ async def prepare(service: Service, runtime: Runtime, body: GenerationRequest, m
     _check_tokens(body, runtime.vocab_size)
     work = (service, runtime, body, forced, arrival)
     scores = 0 if forced is not None or runtime.router is None else prompts * len(runtime.router.names)
-    if prompt_characters(body) > _INLINE_CHARACTERS or scores > _INLINE_SCORES or asked_structure(body) is not None:
+    if _characters(body) > _INLINE_CHARACTERS or scores > _INLINE_SCORES or asked_structure(body) is not None:
         return await asyncio.to_thread(_job, *work)
     return _job(*work)
 
@@ -103,7 +103,7 @@ def _job(service: Service, runtime: Runtime, body: GenerationRequest, forced: Ta
     options = _text_options(body)
     asked = asked_structure(body)
     grammar = None if asked is None else runtime.structures.mask(*asked)
-    words = tuple(tokens for word in body.bad_words for tokens in runtime.codec.word_tokens(word))
+    words = runtime.codec.word_tokens(body.bad_words)
     for number, prompt in enumerate(read_prompts(runtime, body)):
         tokens = prompt.tokens
         params = _params(body, _room(body, len(tokens), number, runtime.catalogue.max_model_len), words)
@@ -121,10 +121,17 @@ def _job(service: Service, runtime: Runtime, body: GenerationRequest, forced: Ta
                 priority=body.priority,
                 arrival=arrival,
                 mask=mask,
+                prompt_counts=copy == 0,
             )
             text = ChoiceText(runtime.codec, tokens, prompt.text, options)
             choices.append(Prepared(request, target, text, mask))
     return Job(tuple(choices), body.candidates, body.n, prompt_tokens, arrival)
+
+
+def _characters(body: GenerationRequest) -> int:
+    """Roughly how much work preparing a request is: its prompts and words, and what it says of single tokens."""
+    words = sum(map(len, body.bad_words))
+    return prompt_characters(body) + words + len(body.logit_bias) + len(body.allowed_token_ids or ())
 
 
 def _text_options(body: GenerationRequest) -> TextOptions:

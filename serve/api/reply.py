@@ -75,12 +75,13 @@ class Reply(ABC):
     def usage(self) -> dict[str, Any]:
         """Tokens so far, those of candidates that are not returned too; a prompt counts once."""
         generated = sum(choice.text.tokens for choice in self._job.choices)
-        cached = {choice.request.prompt: choice.text.cached_tokens for choice in self._job.choices}
+        # The first candidate of each prompt: the later ones may find what it computed in the cache.
+        cached = sum(choice.text.cached_tokens for choice in self._job.choices[:: self._job.candidates])
         return {
             "prompt_tokens": self._job.prompt_tokens,
             "completion_tokens": generated,
             "total_tokens": self._job.prompt_tokens + generated,
-            "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
+            "prompt_tokens_details": {"cached_tokens": cached},
         }
 
     def _choice(self, index: int, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:

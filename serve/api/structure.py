@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from serve.api.errors import invalid, shortened
@@ -19,7 +20,7 @@ from serve.api.schemas import GenerationRequest
 from serve.api.text import TextCodec
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 _WHITE_SPACE = r"[\x20\x0A]{0,8}"
 """Between JSON's tokens; with no limit, a model that is unsure may write blanks to the end of its context."""
@@ -52,19 +53,43 @@ class GrammarMask:
         error: why the grammar cannot be followed any further; the choice is then to be given up.
     """
 
-    def __init__(self, matcher: "LLMatcher", end_tokens: Sequence[int], asked: tuple[str, str, Any]):
+    def __init__(
+        self,
+        matcher: "LLMatcher",
+        end_tokens: Sequence[int],
+        asked: tuple[str, str, Any],
+        vocab: int,
+        threads: "LLExecutor",
+    ):
         self._matcher = matcher
         self._end_tokens = list(end_tokens)
+        self._vocab = vocab
+        self._threads = threads
+        self._next: NDArray[np.int32] | None = None
         self.asked = asked
         self.field = asked[0]
         self.error: str | None = None
 
+    @classmethod
+    def prepare(cls, masks: Sequence["GrammarMask"]) -> None:
+        """Find out together, on all threads, what the grammars allow next."""
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+
+        # All masks of a server are over one model's tokens.
+        bits = allocate_token_bitmask(len(masks), masks[0]._vocab)
+        fill_next_token_bitmask_par(masks[0]._threads, [(one._matcher, row) for row, one in enumerate(masks)], bits)
+        for mask, row in zip(masks, bits, strict=True):
+            mask._next = row
+
     def mask(self, logits: Tensor) -> None:
         """Forbid what the grammar does not allow next."""
-        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        if self._next is None:
+            self.prepare([self])
+        assert self._next is not None
+        bits, self._next = np.unpackbits(self._next.view(np.uint8), bitorder="little"), None
         allowed = torch.zeros(len(logits), dtype=torch.bool)
         count = min(len(bits), len(logits))
-        allowed[:count] = torch.from_numpy(bits[:count].astype(np.bool_))
+        allowed[:count] = torch.from_numpy(bits[:count].view(np.bool_))
         if self._matcher.is_error():
             self.error = self._matcher.get_error()
             allowed[self._end_tokens] = True
@@ -77,7 +102,7 @@ class GrammarMask:
 
     def copy(self) -> "GrammarMask":
         """Another one in the same state, for another choice."""
-        return GrammarMask(self._matcher.deep_copy(), self._end_tokens, self.asked)
+        return GrammarMask(self._matcher.deep_copy(), self._end_tokens, self.asked, self._vocab, self._threads)
 
 
 class Structures:
@@ -107,7 +132,13 @@ class Structures:
         if matcher.is_error():
             reason = shortened(" ".join(matcher.get_error().split()), 200)
             raise invalid(field, f"{field} cannot be kept to: {reason}", code="invalid_value")
-        return GrammarMask(matcher, self._end_tokens, (field, kind, value))
+        return GrammarMask(matcher, self._end_tokens, (field, kind, value), self._tokenizer.vocab_size, self._threads)
+
+    @cached_property
+    def _threads(self) -> "LLExecutor":
+        from llguidance import LLExecutor
+
+        return LLExecutor(torch.get_num_threads())
 
     @cached_property
     def _tokenizer(self) -> "LLTokenizer":

@@ -62,10 +62,11 @@ class TextCodec:
             raise TextTooLong(f"the text has more than {most} tokens")
         return tuple(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
-    def word_tokens(self, word: str) -> tuple[tuple[int, ...], ...]:
-        """The ways a word may be written: at the start of a text, and after a blank."""
-        written = {self.encode(word, special=False), self.encode(f" {word.lstrip()}", special=False)}
-        return tuple(sorted(tokens for tokens in written if tokens))
+    def word_tokens(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The ways words may be written, at the start of a text and after a blank, each way once."""
+        texts = dict.fromkeys(text for word in words for text in (word, f" {word.lstrip()}"))
+        written = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return tuple(dict.fromkeys(tuple(encoding.ids) for encoding in written if encoding.ids))
 
     def decode(self, tokens: Sequence[int], special: bool = False) -> str:
         """Text of whole token lists; `special`: with special tokens written out."""

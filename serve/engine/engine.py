@@ -233,6 +233,7 @@ class Engine:
             request_id=request.request_id,
             experts=tuple(name for name, _ in request.experts),
             prompt_tokens=len(request.prompt),
+            prompt_counts=request.prompt_counts,
             cached_tokens=sequence.cached,
             generated_tokens=sequence.generated,
             finish_reason=reason,

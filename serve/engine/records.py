@@ -43,7 +43,10 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One finished request. Times are `time.monotonic()` seconds, None where that point was not reached."""
+    """One finished request. Times are `time.monotonic()` seconds, None where that point was not reached.
+
+    `prompt_counts` is False for further continuations of a prompt that another record counts.
+    """
 
     request_id: str
     experts: tuple[str, ...]
@@ -55,6 +58,7 @@ class RequestRecord:
     scheduled: float | None
     first_token: float | None
     finished: float
+    prompt_counts: bool = True
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,8 @@ class Request:
         priority: lower is served earlier.
         arrival: `time.monotonic()` when the request came in.
         mask: says before each draw what may be drawn; this request's alone, as it remembers what was drawn.
+        prompt_counts: whether the prompt's tokens are counted with this request. Of several continuations of one prompt
+            only the first counts it.
         warm_up: the server makes this request itself, before any client: the observer is not told of it.
     """
 
@@ -120,6 +122,7 @@ class Request:
     priority: int = 0
     arrival: float = field(default_factory=time.monotonic)
     mask: TokenMask | None = None
+    prompt_counts: bool = True
     warm_up: bool = False
 
 

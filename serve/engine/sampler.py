@@ -9,6 +9,7 @@ from serve.engine.adjust import adjust
 from serve.engine.draw import draw
 from serve.engine.request import TokenOutput
 from serve.engine.sampling_state import SamplingState
+from serve.engine.token_mask import TokenMask
 
 BLOCK = 1 << 18
 """Logits that are worked on together on a CPU.
@@ -30,6 +31,7 @@ def sample(logits: Tensor, states: Sequence[SamplingState], end_tokens: Sequence
     Returns:
         One output a row, with log-probabilities where the row asks for them.
     """
+    _prepare_masks(states)
     outputs: list[TokenOutput] = []
     for rows in _blocks(logits):
         outputs += _sample(logits[rows].to(torch.float32), states[rows], end_tokens)
@@ -42,6 +44,15 @@ def token_outputs(logits: Tensor, tokens: Sequence[int], asked: Sequence[int | N
     for rows in _blocks(logits):
         outputs += _outputs(logits[rows].to(torch.float32), tokens[rows], asked[rows])
     return outputs
+
+
+def _prepare_masks(states: Sequence[SamplingState]) -> None:
+    by_kind: dict[type[TokenMask], list[TokenMask]] = {}
+    for state in states:
+        if state.mask is not None:
+            by_kind.setdefault(type(state.mask), []).append(state.mask)
+    for kind, masks in by_kind.items():
+        kind.prepare(masks)
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:

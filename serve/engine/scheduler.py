@@ -11,7 +11,7 @@ from serve.engine.waiting import WaitingQueue
 from serve.experts import ExpertStore
 
 PROMPT_LOGPROBS_CHUNK = 128
-"""Most prompt tokens in a chunk whose log-probabilities are wanted: each takes a row as long as the vocabulary."""
+"""Most prompt tokens in a step whose log-probabilities are wanted: each takes a row as long as the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,22 @@ class Chunk:
 
 @dataclass
 class Plan:
-    """One step: its chunks, and what happened while it was planned."""
+    """One step: its chunks, and what happened while it was planned.
+
+    Attributes:
+        scorable: prompt tokens whose log-probabilities the step can still compute.
+    """
 
     chunks: list[Chunk] = field(default_factory=list)
     failed: list[Sequence] = field(default_factory=list)
     preemptions: int = 0
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
+    scorable: int = PROMPT_LOGPROBS_CHUNK
+
+    def largest_chunk(self, sequence: Sequence) -> int:
+        """A sequence's tokens that the step may compute, by how many log-probabilities it has room for."""
+        return min(sequence.remaining, self.scorable) if sequence.scores else sequence.remaining
 
 
 class Scheduler:
@@ -94,7 +103,7 @@ class Scheduler:
             if position >= len(self.running):
                 break  # preempted, as is everyone behind it
             decoding -= sequence.remaining == 1
-            count = min(self._largest_chunk(sequence), budget - decoding)
+            count = min(plan.largest_chunk(sequence), budget - decoding)
             if count > 0 and self._make_room(sequence, plan):
                 self._take(plan, sequence, count)
                 budget -= count
@@ -133,9 +142,10 @@ class Scheduler:
             sequence = line.head
             if not self._seat(sequence, plan):
                 return
-            count = min(self._largest_chunk(sequence), budget)
-            self._take(plan, sequence, count)
-            budget -= count
+            count = min(plan.largest_chunk(sequence), budget)
+            if count > 0:
+                self._take(plan, sequence, count)
+                budget -= count
 
     def _seat(self, sequence: Sequence, plan: Plan) -> bool:
         """Move a sequence from the queue to the running ones, with blocks for all its tokens, if there are enough."""
@@ -167,11 +177,8 @@ class Scheduler:
     def _take(self, plan: Plan, sequence: Sequence, count: int) -> None:
         self.waiting.charge(sequence.group, count)
         decoding = sequence.remaining == 1 and sequence.generated > 0
+        plan.scorable -= count * sequence.scores
         plan.chunks.append(Chunk(sequence, count, count == sequence.remaining, not decoding))
-
-    def _largest_chunk(self, sequence: Sequence) -> int:
-        prompt_logprobs = sequence.request.params.prompt_logprobs is not None
-        return min(sequence.remaining, PROMPT_LOGPROBS_CHUNK) if prompt_logprobs else sequence.remaining
 
     def _blocks_of(self, tokens: int) -> int:
         return -(-tokens // self._config.block_size)

@@ -64,6 +64,12 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def scores(self) -> bool:
+        """Whether log-probabilities of prompt tokens that have yet to be computed are wanted."""
+        scored = self.request.params.prompt_logprobs is not None
+        return scored and self.computed < len(self.request.prompt) - 1
+
+    @property
     def order(self) -> tuple[int, float]:
         """Sorts sequences by who is served first."""
         return self.request.priority, self.request.arrival

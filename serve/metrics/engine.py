@@ -96,9 +96,10 @@ class EngineMetrics:
 
     def on_finish(self, record: RequestRecord) -> None:
         """Count one finished request; intervals whose ends were not both reached are left out."""
-        self._prompt_tokens.inc(record.prompt_tokens)
-        self._cached_tokens.inc(record.cached_tokens)
-        self._prompt_length.observe(record.prompt_tokens)
+        if record.prompt_counts:
+            self._prompt_tokens.inc(record.prompt_tokens)
+            self._cached_tokens.inc(record.cached_tokens)
+            self._prompt_length.observe(record.prompt_tokens)
         self._generated_length.observe(record.generated_tokens)
         if record.scheduled is None:  # it left the queue, or its expert could not be loaded
             return

@@ -51,6 +51,15 @@ def test_usage_in_streams(openai: OpenAI):
     assert all(chunk.usage is None for chunk in chunks)
 
 
+def test_continuations_of_a_prompt_count_it_once_and_words_are_distinct(openai: OpenAI, engine: FakeEngine):
+    words = {"bad_words": ["no", "no", "never"]}
+    openai.completions.create(model="sql", prompt=["hi", "ho"], n=3, seed=5, extra_body=words)
+    requests = sorted(engine.requests[-6:], key=lambda request: request.request_id)
+    assert [request.prompt_counts for request in requests] == [True, False, False] * 2
+    assert [request.params.seed for request in requests] == [5, 6, 7] * 2
+    assert {len(request.params.bad_words) for request in requests} == {4}
+
+
 def test_cached_tokens_are_reported(openai: OpenAI, engine: FakeEngine):
     engine.cached_tokens = 2
     reply = openai.completions.create(model="sql", prompt=["hi", "ho"], n=2)

@@ -49,6 +49,24 @@ def test_a_schema_is_kept_to(seed: int):
     assert len(person["name"]) <= 5
 
 
+def test_masks_that_are_prepared_together_allow_what_each_does_alone():
+    structures = Structures(byte_codec(), (EOS,))
+    first = structures.mask("response_format", "schema", SCHEMA)
+    second, third = first.copy(), structures.mask("structured_outputs", "regex", "[ab]c")
+    for token in b'{"':
+        second.accept(token)
+    masks = [first, second, third]
+    alone = [torch.zeros(EOS + 4) for _ in masks]
+    for mask, logits in zip(masks, alone, strict=True):
+        mask.mask(logits)
+    together = [torch.zeros(EOS + 4) for _ in masks]
+    GrammarMask.prepare(masks)
+    for mask, logits in zip(masks, together, strict=True):
+        mask.mask(logits)
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert not torch.equal(alone[0], alone[1])
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "pattern"),
     [("regex", "[ab]{2,5}c", "[ab]{2,5}c"), ("choice", ("yes", 'a "quoted" é'), 'yes|a "quoted" é')],

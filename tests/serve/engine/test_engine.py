@@ -1,8 +1,19 @@
 import pytest
 import torch
 
-from serve.engine import Engine, InvalidRequest, Request, RequestRecord, SamplingParams, SilentObserver, StepRecord
+from serve.engine import (
+    Engine,
+    InvalidRequest,
+    Request,
+    RequestRecord,
+    SamplingParams,
+    SilentObserver,
+    StepRecord,
+    TokenOutput,
+)
+from serve.engine import engine as engine_module
 from serve.engine.runner import Runner
+from serve.engine.sampler import token_outputs
 from serve.engine.scheduler import PROMPT_LOGPROBS_CHUNK
 from tests.serve.conftest import TinyBundle, drain, engine_of, greedy, run_alone, tokens_of
 
@@ -97,6 +108,29 @@ def test_prompt_logprobs_are_those_of_transformers(tiny: TinyBundle, max_tokens:
         assert token.logprob == pytest.approx(float(expected[position - 1, prompt[position]]), abs=1e-3)
         assert token.top_logprobs is not None
         assert token.top_logprobs[0][0] == int(expected[position - 1].argmax())
+
+
+def test_scored_prompt_tokens_are_bounded_over_all_sequences(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    def recorded(logits: torch.Tensor, tokens: list[int], asked: list[int | None]) -> list[TokenOutput]:
+        rows.append(len(tokens))
+        return token_outputs(logits, tokens, asked)
+
+    monkeypatch.setattr(engine_module, "token_outputs", recorded)
+    engine = engine_of(tiny.bundle, max_num_batched_tokens=2048).engine
+    for number in range(6):
+        engine.add(Request(f"x{number}", tuple(range(3, 63)), greedy(3, prompt_logprobs=2)))
+    engine.add(Request("plain", (3, 4, 5), greedy(3)))
+    outputs = drain(engine)
+    assert sum(rows) == 6 * 59
+    assert max(rows) <= PROMPT_LOGPROBS_CHUNK
+    for number in range(6):
+        scored = outputs[f"x{number}"][0].prompt_logprobs
+        assert scored is not None
+        assert len(scored) == 60
+        assert len(tokens_of(outputs[f"x{number}"])) == 3
+    assert len(tokens_of(outputs["plain"])) == 3
 
 
 def test_prompt_logprobs_survive_preemption(tiny: TinyBundle, engine: Engine) -> None:

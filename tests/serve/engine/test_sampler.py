@@ -1,5 +1,6 @@
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -130,8 +131,14 @@ def test_a_bad_word_is_never_completed() -> None:
 class Alternate:
     """A mask that asks for tokens 10 and 11 in turn."""
 
+    prepared: ClassVar[list[int]] = []
+
     def __init__(self) -> None:
         self.accepted: list[int] = []
+
+    @classmethod
+    def prepare(cls, masks: Sequence["Alternate"]) -> None:
+        cls.prepared.append(len(masks))
 
     def mask(self, logits: Tensor) -> None:
         keep = 10 + len(self.accepted) % 2
@@ -153,6 +160,15 @@ def test_a_mask_follows_what_is_drawn() -> None:
         assert torch.isfinite(logits).all()
         masked.append(found[-1])
     assert found == mask.accepted == [10, 11, 10, 11]
+
+
+def test_masks_are_prepared_together() -> None:
+    Alternate.prepared.clear()
+    masked = [state(), state(), state()]
+    for one in masked[1:]:
+        one.mask = Alternate()
+    sample(random_logits(3), masked, ())
+    assert Alternate.prepared == [2]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

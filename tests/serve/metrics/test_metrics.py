@@ -79,6 +79,18 @@ def test_the_engine_metrics_observe_the_engine():
     observer.on_step(STEP)
 
 
+def test_a_prompt_counts_once_however_many_continuations_it_has():
+    metrics = Metrics()
+    metrics.engine.on_finish(record())
+    for _ in range(2):
+        metrics.engine.on_finish(record(prompt_counts=False, cached_tokens=30))
+    found = samples(metrics)
+    assert found["overtone_prompt_tokens_total",] == 30
+    assert found["overtone_prompt_tokens_cached_total",] == 16
+    assert found["overtone_request_prompt_tokens_count",] == 1
+    assert found["overtone_request_generation_tokens_count",] == 3
+
+
 def test_a_step():
     metrics = Metrics()
     metrics.engine.on_step(STEP)
