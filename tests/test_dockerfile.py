@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
-from serve.cli.app import COMMANDS
+from serve.cli.app import COMMANDS, _program
+from serve.cli.variables import check_variables
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -63,6 +65,12 @@ def test_nobody_is_root_and_health_is_asked():
     assert check == ["overtone", "health"]  # which asks /health, over TLS too: see its own test
     assert check[1] in COMMANDS
     assert of("STOPSIGNAL") == ["SIGTERM"]
+
+
+def test_its_variables_are_read():
+    names = [word.partition("=")[0] for line in of("ENV") for word in line.replace("\\", " ").split() if "=" in word]
+    assert {"OVERTONE_CACHE_DIR", "OVERTONE_HOST", "OVERTONE_PORT"} <= set(names)
+    check_variables(typer.main.get_command(_program()), dict.fromkeys(names, "x"))
 
 
 def test_torch_comes_before_the_code():

@@ -3,8 +3,11 @@
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from serve.cli import app
+from serve.cli.variables import check_variables
 from tests.deploy.conftest import DEPLOY
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -36,6 +39,12 @@ def test_the_pieces_know_each_other():
     assert source["url"] == "http://prometheus:9090"
     (provider,) = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/overtone.yaml").read_text())["providers"]
     assert f"./grafana/dashboards:{provider['options']['path']}:ro" in COMPOSE["services"]["grafana"]["volumes"]
+
+
+def test_its_variables_are_read():
+    names = COMPOSE["services"]["overtone"]["environment"]
+    check_variables(typer.main.get_command(app._program()), dict.fromkeys(names, "x"))
+    assert names["OVERTONE_API_KEY"] is None  # passed on as it is, and unset where it is unset: an empty one is no key
 
 
 def test_the_container_is_given_longer_than_the_server_takes_to_drain():
