@@ -5,10 +5,10 @@ import logging
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from serve.engine.config import EngineConfig
 from serve.engine.engine import Engine
@@ -104,9 +104,10 @@ class AsyncEngine:
         if self._dead is not None:
             return
         self._dead, self._stopping = reason, True
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        stack = "" if frame is None else "".join(traceback.format_stack(frame))
-        _log.error("the engine is given up: %s\n%s", reason, stack)
+        _log.error(
+            "the engine is given up; the traceback is that of its thread now",
+            exc_info=(EngineDead, EngineDead(reason), self._where()),
+        )
         self._wake.set()
         self._end_all(EngineDead(reason))
 
@@ -126,6 +127,13 @@ class AsyncEngine:
         loaded = await asyncio.to_thread(self.engine.experts.close, _LAST_STEP_SECONDS)
         if self._thread.is_alive() or not loaded:
             raise EngineDead(f"{'a step' if self._thread.is_alive() else 'the loading of an expert'} does not end")
+
+    def _where(self) -> TracebackType | None:
+        """What the thread is at, as a traceback."""
+        found, frame = None, sys._current_frames().get(self._thread.ident or 0)
+        while frame is not None:
+            found, frame = TracebackType(found, frame, frame.f_lasti, frame.f_lineno), frame.f_back
+        return found
 
     async def _until(self, done: Callable[[], bool], timeout: float) -> bool:
         """Whether something is so, or the loop has ended, within `timeout` seconds."""
