@@ -1,5 +1,6 @@
 """One request for text, from its checked body to its reply. Completions and chats share all of it."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -28,6 +29,10 @@ _REASONS = {
     "model_not_found": UnknownExpert.__name__,
 }
 """Code of a refusal that is made before the engine is asked → how it is counted; all others are `InvalidRequest`."""
+
+
+_INLINE_RECORDS = 512
+"""A reply with the log-probabilities of more tokens is put together off the event loop."""
 
 
 async def answer(
@@ -70,6 +75,12 @@ async def answer(
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     finally:
         generation.close()
+    if sum(len(piece.records) for choice in pieces for piece in choice) > _INLINE_RECORDS:
+        return await asyncio.to_thread(_whole, reply, pieces)
+    return _whole(reply, pieces)
+
+
+def _whole(reply: Reply, pieces: list[list[Piece]]) -> JSONResponse:
     return JSONResponse(reply.whole(pieces), headers=reply.headers())
 
 

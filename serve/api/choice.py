@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Literal
 
 from serve.api.detokenizer import Detokenizer
+from serve.api.echo import Echo
 from serve.api.errors import expert_unavailable, internal, unavailable
 from serve.api.logprobs import TokenRecord
 from serve.api.stops import StopSearch
@@ -43,7 +44,6 @@ class TextOptions:
         include_stop: keep the string, or the text of the stop token, in the output.
         min_tokens: a stop string counts once that many tokens are there.
         stop_token_ids: tokens that end the text without being part of it.
-        echo: begin with the prompt.
         logprobs: keep a record of each token.
     """
 
@@ -51,7 +51,6 @@ class TextOptions:
     include_stop: bool = False
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
-    echo: bool = False
     logprobs: bool = False
 
     @cached_property
@@ -66,16 +65,14 @@ class ChoiceText:
     Args:
         codec: the tokenizer.
         prompt: the prompt's tokens.
-        prompt_text: the prompt as the client wrote it, None where it sent tokens.
-        options: stop strings and echo.
+        echo: what the text begins with, None where that is the completion.
+        options: stop strings.
     """
 
-    def __init__(self, codec: TextCodec, prompt: tuple[int, ...], prompt_text: str | None, options: TextOptions):
+    def __init__(self, codec: TextCodec, prompt: tuple[int, ...], echo: Echo | None, options: TextOptions):
         self._codec = codec
         self._prompt = prompt
-        self._echo = ""
-        if options.echo:
-            self._echo = codec.readable(prompt, special=True) if prompt_text is None else prompt_text
+        self._echo, self._offsets = ("", ()) if echo is None else (echo.text, echo.offsets)
         self._options = options
         self._detokenizer = Detokenizer(codec, prompt)
         self._search = options.search
@@ -122,14 +119,9 @@ class ChoiceText:
     def _begin(self, output: Output) -> str:
         self._begun = True
         self.cached_tokens = output.cached_tokens
-        if self._options.echo and output.prompt_logprobs is not None:
-            reader, offset = Detokenizer(self._codec, special=True), 0
-            for token, scored in zip(self._prompt, output.prompt_logprobs, strict=True):
-                self._held.append(TokenRecord.of(scored or TokenOutput(token), min(offset, len(self._echo))))
-                text = reader.push(token)
-                # A special token that the text does not say here is one that the tokenizer put around it.
-                if token not in self._codec.special_tokens or self._echo.startswith(text, offset):
-                    offset += len(text)
+        if self._offsets and output.prompt_logprobs is not None:
+            scored = zip(self._prompt, self._offsets, output.prompt_logprobs, strict=True)
+            self._held += [TokenRecord.of(found or TokenOutput(token), offset) for token, offset, found in scored]
         return self._echo
 
     def _append(self, token: TokenOutput, text: str) -> str | None:

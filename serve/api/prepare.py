@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from serve.api.catalogue import Target
 from serve.api.choice import ChoiceText, TextOptions
+from serve.api.echo import Echo
 from serve.api.errors import context_overflow, invalid
 from serve.api.prompts import Prompt, prompt_characters, prompt_count, read_prompts
 from serve.api.schemas import CompletionRequest, GenerationRequest
@@ -109,6 +110,7 @@ def _job(service: Service, runtime: Runtime, body: GenerationRequest, forced: Ta
         params = _params(body, _room(body, len(tokens), number, runtime.catalogue.max_model_len), words)
         target = forced or service.target(runtime, _routed_text(runtime, prompt))
         prompt_tokens += len(tokens)
+        echo = Echo.of(runtime.codec, tokens, prompt.text) if body.echoes else None
         for copy in range(body.candidates):
             # With one seed for all, the copies would be equal.
             seed = None if body.seed is None else (body.seed + copy) % _SEEDS
@@ -123,7 +125,7 @@ def _job(service: Service, runtime: Runtime, body: GenerationRequest, forced: Ta
                 mask=mask,
                 prompt_counts=copy == 0,
             )
-            text = ChoiceText(runtime.codec, tokens, prompt.text, options)
+            text = ChoiceText(runtime.codec, tokens, echo, options)
             choices.append(Prepared(request, target, text, mask))
     return Job(tuple(choices), body.candidates, body.n, prompt_tokens, arrival)
 
@@ -140,7 +142,6 @@ def _text_options(body: GenerationRequest) -> TextOptions:
         include_stop=body.include_stop_str_in_output,
         min_tokens=body.min_tokens,
         stop_token_ids=frozenset(body.stop_token_ids),
-        echo=body.echoes,
         logprobs=body.top_tokens is not None,
     )
 

@@ -28,6 +28,8 @@ class TextCodec:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
+        # Echoed prompts with 20 alternatives a token ask for the same texts over and over; a vocabulary bounds them.
+        self._token_texts: dict[int, str] = {}
 
     @classmethod
     def from_directory(cls, directory: Path) -> "TextCodec":
@@ -94,19 +96,9 @@ class TextCodec:
 
     def token_text(self, token: int) -> str:
         r"""One token as OpenAI's logprobs show it: its text, or `bytes:\xe2\x82` where it is part of a character."""
-        text = self.tokenizer.decode([token], skip_special_tokens=False)
-        piece = self.tokenizer.id_to_token(token)
-        if piece is None:
-            return f"token_id:{token}"
-        if _UNFINISHED not in text or piece == text:
-            return text or piece
-        data = self._piece_bytes(piece)
-        if data is None:
-            return piece
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        if (known := self._token_texts.get(token)) is None:
+            known = self._token_texts[token] = self._token_text(token)
+        return known
 
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes of one token, which may be part of a character; none for a token that does not exist."""
@@ -123,6 +115,21 @@ class TextCodec:
         """Tokens that are not text."""
         added = self.tokenizer.get_added_tokens_decoder()
         return frozenset(token for token, content in added.items() if content.special)
+
+    def _token_text(self, token: int) -> str:
+        text = self.tokenizer.decode([token], skip_special_tokens=False)
+        piece = self.tokenizer.id_to_token(token)
+        if piece is None:
+            return f"token_id:{token}"
+        if _UNFINISHED not in text or piece == text:
+            return text or piece
+        data = self._piece_bytes(piece)
+        if data is None:
+            return piece
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
     def _exceeds(self, text: str, most: int) -> bool:
         count = 0

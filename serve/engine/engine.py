@@ -48,6 +48,7 @@ class Engine:
         self._runner = Runner(decoder, cache, config.block_size, patching)
         self._observer, self._seed = observer, config.seed
         self._numbers = count()
+        self._checked: tuple[int, ...] = ()
         self._sequences: dict[str, Sequence] = {}
         self.idle = True
 
@@ -80,9 +81,12 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens; with a generated one it must fit {self.max_model_len}"
             )
         ranges = {} if params.rules is None else params.rules.ranges
-        for name, tokens in (("prompt", prompt), ("stop_token_ids", params.stop_token_ids), *ranges.items()):
+        # The continuations of a prompt come one after another and share its tuple, which may be long.
+        new = () if prompt is self._checked else prompt
+        for name, tokens in (("prompt", new), ("stop_token_ids", params.stop_token_ids), *ranges.items()):
             if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab:
                 raise InvalidRequest(f"{name} has a token outside the vocabulary, 0 to {self._vocab - 1}")
+        self._checked = prompt
         names = [name for name, _ in request.experts]
         if len(set(names)) < len(names):
             raise InvalidRequest(f"experts names one of {', '.join(names)} twice")

@@ -1,6 +1,7 @@
 import pytest
 
 from serve.api.choice import ChoiceText, Piece, TextOptions
+from serve.api.echo import Echo
 from serve.api.errors import ApiError
 from serve.api.logprobs import logprobs_object
 from serve.api.text import TextCodec
@@ -24,7 +25,8 @@ def outputs(data: bytes | list[int], finish: str = "length", size: int = 1) -> l
 
 
 def run(steps: list[Output], prompt: bytes = b"p", prompt_text: str | None = "p", **options) -> list[Piece]:
-    text, pieces = ChoiceText(CODEC, tuple(prompt), prompt_text, TextOptions(**options)), []
+    echo = Echo.of(CODEC, prompt, prompt_text) if options.pop("echo", False) else None
+    text, pieces = ChoiceText(CODEC, tuple(prompt), echo, TextOptions(**options)), []
     for step in steps:
         pieces.append(text.push(step))
         if pieces[-1].finish_reason:
@@ -137,7 +139,7 @@ SPECIAL = special_codec()
 def test_offsets_in_a_prompt_with_special_tokens(prompt, written, text, offsets):
     scored = (None, *(TokenOutput(token, -2.0, ()) for token in prompt[1:]))
     step = Output("r", (TokenOutput(ord("c"), -3.0, ()),), "length", prompt_logprobs=scored)
-    choice = ChoiceText(SPECIAL, tuple(prompt), written, TextOptions(echo=True, logprobs=True))
+    choice = ChoiceText(SPECIAL, tuple(prompt), Echo.of(SPECIAL, prompt, written), TextOptions(logprobs=True))
     piece = choice.push(step)
     assert piece.text == f"{text}c"
     assert [record.offset for record in piece.records] == [*offsets, len(text)]
