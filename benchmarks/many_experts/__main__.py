@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from benchmarks.demo import zoo_bundle
 from benchmarks.many_experts.bundle import first_experts, write_many
 from benchmarks.many_experts.load import Counts, Users, measure
-from benchmarks.many_experts.report import row, table
+from benchmarks.many_experts.report import HEADER, line, row
 from benchmarks.zoo.tasks import TASKS
 from merge.bundle import Bundle, open_bundle
 from serve.engine import EngineConfig, build_engine
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--popularity", nargs="+", choices=POPULARITIES, default=list(POPULARITIES))
     parser.add_argument("--slots", type=int, default=64, help="experts resident at once, at most (default 64)")
     parser.add_argument("--tokens", type=int, default=16, help="to generate for each request (default 16)")
-    parser.add_argument("--requests", type=int, default=2000, help="measured in each run (default 2000)")
+    parser.add_argument("--requests", type=int, default=1000, help="measured in each run (default 1000)")
     parser.add_argument("--host-bytes", type=int, default=2**30, help="for experts in host memory (default 1 GiB)")
     parser.add_argument("--quick", action="store_true", help="8 and 100 experts, 16 and 100 users, 200 requests a run")
     options = parser.parse_args()
@@ -47,11 +47,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overtone-many-") as folder:
         _say(f"writing {max(options.experts)} experts")
         bundle = write_many(Path(folder) / "bundle", source, max(options.experts))
-        rows = list(run(bundle, options))
+        rows = []
+        if not options.json:
+            print(HEADER)
+        for one in run(bundle, options):
+            rows.append(one)
+            if not options.json:
+                print(line(one), flush=True)
     if options.json:
         print(json.dumps({"slots": options.slots, "tokens": options.tokens, "rows": rows}))
-    else:
-        print(table(rows))
 
 
 def run(bundle: Bundle, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

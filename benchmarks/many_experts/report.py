@@ -1,4 +1,4 @@
-"""A run's figures, and the table of all runs."""
+"""A run's figures, and its line in the table of all runs."""
 
 from collections.abc import Sequence
 from statistics import mean, quantiles
@@ -29,19 +29,19 @@ def row(experts: int, users: int, popularity: str, found: Measured) -> dict[str,
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The runs, a line each."""
-    lines = [
-        f"{'experts':>7} {'users':>5} {'drawn':>7} {'req/s':>7} {'ms/step':>8} {'planning':>9} {'seqs':>5}"
-        f" {'loads/s':>8}  {'popular p50, p99':>18}  {'rare p50, p99':>18} s"
-    ]
-    for one in rows:
-        lines.append(
-            f"{one['experts']:>7} {one['users']:>5} {one['popularity']:>7} {one['requests_per_s']:>7}"
-            f" {one['engine_cpu_ms_per_step']:>8} {one['planning_cpu_ms_per_step']:>9} {one['sequences_per_step']:>5}"
-            f" {one['loads_per_s']:>8}  {_both(one['answer_popular_s']):>18}  {_both(one['answer_rare_s']):>18}"
-        )
-    return "\n".join(lines)
+HEADER = (
+    f"{'experts':>7} {'users':>5} {'drawn':>7} {'req/s':>7} {'ms/step':>8} {'planning':>9} {'seqs':>5}"
+    f" {'loads/s':>8}  {'popular p50, p99':>18}  {'rare p50, p99':>18} s"
+)
+
+
+def line(one: dict[str, Any]) -> str:
+    """A run's figures under `HEADER`."""
+    return (
+        f"{one['experts']:>7} {one['users']:>5} {one['popularity']:>7} {one['requests_per_s']:>7}"
+        f" {one['engine_cpu_ms_per_step']:>8} {one['planning_cpu_ms_per_step']:>9} {one['sequences_per_step']:>5}"
+        f" {one['loads_per_s']:>8}  {_both(one['answer_popular_s']):>18}  {_both(one['answer_rare_s']):>18}"
+    )
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float] | None:

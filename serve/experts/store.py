@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import count
@@ -17,6 +16,7 @@ from merge.bundle import (
     read_expert_content,
 )
 from serve.experts.failures import FailureLog
+from serve.experts.host_tier import HostTier
 from serve.experts.slots import Lease, Slot, SlotTable
 from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch, LoadFailure
 from serve.model import ModelError, PackedExpert, ResidualBanks
@@ -63,11 +63,11 @@ class ExpertStore:
             on_change: called when a lease became ready or failed.
         """
         self._banks, self._backbone, self._listener = banks, backbone_digest, listener
-        self._max_host_bytes, self._on_change = max_host_bytes, on_change
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._versions: dict[str, ExpertVersion] = {}
         self._generations = count(1)
-        self._host: OrderedDict[str, tuple[str, PackedExpert]] = OrderedDict()
+        self._host = HostTier(max_host_bytes)
         self._nbytes: dict[str, int] = {}
         self._failures = FailureLog()
         self._table = SlotTable.of(banks.slots)
@@ -88,7 +88,7 @@ class ExpertStore:
     def host_bytes(self) -> int:
         """Bytes of the host tier."""
         with self._lock:
-            return sum(packed.nbytes for _, packed in self._host.values())
+            return self._host.nbytes
 
     @property
     def contents(self) -> dict[Tier, int]:
@@ -236,9 +236,8 @@ class ExpertStore:
 
     def _fetch(self, version: ExpertVersion) -> PackedExpert:
         with self._lock:
-            if version.digest in self._host:
-                self._host.move_to_end(version.digest)
-                return self._host[version.digest][1]
+            if (kept := self._host.get(version.digest)) is not None:
+                return kept
         started = time.monotonic()
         digest, packed = self._read(version.name, version.path)
         if digest != version.digest:
@@ -260,22 +259,16 @@ class ExpertStore:
 
     def _keep(self, version: ExpertVersion, packed: PackedExpert, seconds: float) -> None:
         """Put what took `seconds` to read into the host tier, where it fits and some name still stands for it."""
-        evicted: list[tuple[str, Tier]] = []
+        nbytes = packed.nbytes
         with self._lock:
             if not self._is_known(version):
                 return
-            self._nbytes[version.digest] = packed.nbytes
-            if self._max_host_bytes is not None and packed.nbytes > self._max_host_bytes:
+            self._nbytes[version.digest] = nbytes
+            if not self._host.fits(nbytes):
                 return
-            self._host[version.digest] = (version.name, packed)
-            self._host.move_to_end(version.digest)
-            total = sum(kept.nbytes for _, kept in self._host.values())
-            while self._max_host_bytes is not None and total > self._max_host_bytes:
-                _, (name, oldest) = self._host.popitem(last=False)
-                total -= oldest.nbytes
-                evicted.append((name, "host"))
-        self._listener.on_expert_load(version.name, seconds, packed.nbytes, "host")
-        self._tell_evicted(evicted)
+            evicted = self._host.put(version.digest, version.name, packed, nbytes)
+        self._listener.on_expert_load(version.name, seconds, nbytes, "host")
+        self._tell_evicted([(name, "host") for name in evicted])
 
     def _drop(self, version: ExpertVersion) -> None:
         """Remove a content that no name stands for from the tiers; a pinned slot follows when it is released."""
@@ -284,7 +277,7 @@ class ExpertStore:
             if self._is_known(version):
                 return
             self._nbytes.pop(version.digest, None)
-            if self._host.pop(version.digest, None) is not None:
+            if self._host.remove(version.digest):
                 evicted.append((version.name, "host"))
             slot = self._table.find(version.digest)
             if slot is not None and slot.evictable:
