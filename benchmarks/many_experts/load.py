@@ -1,6 +1,7 @@
 """A closed loop of users on an engine, and what it cost."""
 
 import random
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ from serve.engine.scheduler import Plan, Scheduler
 
 Popularity = Literal["uniform", "zipf"]
 
-IDLE_SECONDS = 0.0002
-"""How long to let the loader's thread work when all requests wait for experts."""
+IDLE_SECONDS = 0.002
+"""Longest pause where all requests wait for experts; one that arrives ends it."""
 
 
 @dataclass
@@ -25,11 +26,13 @@ class Counts(SilentObserver):
         steps: steps that computed something.
         sequences: of all steps together.
         loads: experts that came to a slot.
+        arrived: set by each of them.
     """
 
     steps: int = 0
     sequences: int = 0
     loads: int = 0
+    arrived: threading.Event = field(default_factory=threading.Event)
 
     def on_step(self, record: StepRecord) -> None:
         """Count a step."""
@@ -38,7 +41,9 @@ class Counts(SilentObserver):
 
     def on_expert_load(self, name: str, seconds: float, nbytes: int, tier: str) -> None:  # noqa: ARG002
         """Count a load."""
-        self.loads += tier == "device"
+        if tier == "device":
+            self.loads += 1
+            self.arrived.set()
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ def measure(engine: Engine, counts: Counts, users: Users, number: int, warm_up: 
             if ended >= warm_up and began is None:
                 found, began = Measured(), time.perf_counter()
                 before = (counts.steps, counts.sequences, counts.loads, planning[0])
+            counts.arrived.clear()
             started = time.thread_time()
             outputs = engine.step()
             found.cpu_seconds += time.thread_time() - started
@@ -145,7 +151,7 @@ def measure(engine: Engine, counts: Counts, users: Users, number: int, warm_up: 
                 ended += 1
                 ask()
             if engine.idle:
-                time.sleep(IDLE_SECONDS)
+                counts.arrived.wait(IDLE_SECONDS)
         assert began is not None
         assert before is not None
         found.seconds, found.finished = time.perf_counter() - began, len(found.answers)
