@@ -23,9 +23,14 @@ class ApiSettings:
         admin_api_key_file: a file of more of those.
         expert_dirs: directories that experts may be loaded from.
         allowed_origins: web origins whose pages may call the API; none: CORS is off.
+        max_header_bytes: size of a request's headers.
         max_body_bytes: longest request body; it may hold one JSON value per 32 bytes. The default has
             room for 256 prompts of 8,192 tokens, each of four bytes.
+        body_timeout: seconds in which a request's body must arrive.
+        root_path: prefix of all paths that a proxy in front of the server may leave in, as in /llm.
+        allow_priority: whether every client may be served before others by a negative priority, not admin keys alone.
         max_choices: prompts × candidates in one request.
+        max_choices_per_key: unfinished choices of one key's requests, None for no limit.
         request_timeout: seconds that a request may take, None for no limit.
         engine_timeout: seconds that a step may take before the engine counts as dead, None for no limit.
         log_prompts: put the text of prompts into the access log.
@@ -40,8 +45,13 @@ class ApiSettings:
     admin_api_key_file: Path | None = None
     expert_dirs: tuple[Path, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    max_header_bytes: int = 64 * 2**10
     max_body_bytes: int = 8 * 2**20
+    body_timeout: float = 60.0
+    root_path: str = ""
+    allow_priority: bool = False
     max_choices: int = 256
+    max_choices_per_key: int | None = None
     request_timeout: float | None = None
     engine_timeout: float | None = 600.0
     log_prompts: bool = False
@@ -52,15 +62,50 @@ class ApiSettings:
     def __post_init__(self) -> None:
         if any(not key or key != key.strip() or not key.isprintable() for key in self.api_keys + self.admin_api_keys):
             raise ValueError("an API key is empty, or holds blanks at an end or control characters")
-        for name in ("max_body_bytes", "max_choices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("max_header_bytes", 1024), ("max_body_bytes", 1), ("max_choices", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name in ("request_timeout", "engine_timeout"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; it must be more than 0 seconds, or unset")
+        if self.max_choices_per_key is not None and self.max_choices_per_key < 1:
+            raise ValueError(f"max_choices_per_key is {self.max_choices_per_key}; it must be at least 1, or unset")
+        _check_seconds("body_timeout", self.body_timeout)
+        if self.root_path and (self.root_path[0] != "/" or self.root_path[-1] == "/" or "%" in self.root_path):
+            raise ValueError(f"root_path is {self.root_path!r}; it must begin with / and not end with it, as in /llm")
         for origin in self.allowed_origins:
             if origin != "*" and ("://" not in origin or origin.endswith("/")):
                 raise ValueError(f"allowed_origins has {origin!r}; an origin is like https://example.org, or *")
+
+
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """Bounds on connections. Under Ray Serve they are its proxy's.
+
+    Attributes:
+        max_connections: at once; further ones get 503.
+        header_timeout: seconds in which a request's headers must arrive, from their first byte on.
+        write_timeout: seconds after which a connection is closed whose client takes nothing of its reply.
+        keep_alive_timeout: seconds that a connection may stay open without a request.
+    """
+
+    max_connections: int = 4096
+    header_timeout: float = 30.0
+    write_timeout: float = 60.0
+    keep_alive_timeout: float = 75.0
+    """Longer than clients and balancers usually keep an idle connection, so that it is they who close it: a connection
+    that the server closes while a request is on its way loses the request."""
+
+    def __post_init__(self) -> None:
+        if self.max_connections < 1:
+            raise ValueError(f"max_connections is {self.max_connections}; it must be at least 1")
+        for name in ("header_timeout", "write_timeout", "keep_alive_timeout"):
+            _check_seconds(name, getattr(self, name))
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {value}; it must be more than 0 seconds")
 
 
 @dataclass(frozen=True)
@@ -99,6 +144,7 @@ class ServerSettings:
         tls: None: plain HTTP.
         engine: the engine's part.
         api: the HTTP layer's part.
+        connections: bounds on connections.
     """
 
     bundle: Path
@@ -114,6 +160,7 @@ class ServerSettings:
     tls: TlsSettings | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
     api: ApiSettings = field(default_factory=ApiSettings)
+    connections: ConnectionSettings = field(default_factory=ConnectionSettings)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.responses import JSONResponse
 
+from serve.api.auth import check_priority
 from serve.api.choice import Piece
 from serve.api.context import context_of
 from serve.api.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, unless_gone
@@ -54,6 +55,7 @@ async def answer(
         body = await bodies.read(request, schema)
         context.user = body.end_user
         context.request_id = body.request_id or context.request_id
+        check_priority(request, body.priority, settings.allow_priority)
         job = await prepare(service, runtime, body, settings.max_choices)
     except ApiError as error:
         # The engine counts those that it refuses itself.
@@ -62,19 +64,20 @@ async def answer(
     context.expert = job.label
     if settings.log_prompts:
         context.prompts = tuple(job.prompt_texts(runtime.codec))
-    generation = Generation(runtime, job, service.metrics.http, settings.request_timeout)
-    await generation.admit()
-    fingerprint = runtime.catalogue.fingerprint(generation.weights())
-    reply = reply_type(job, runtime.codec, context.request_id, fingerprint, body.top_tokens is not None)
-    if body.stream:
-        options = body.stream_options or StreamOptions()
-        return EventStream(_documents(generation, reply, options), reply.headers(), generation.close)
-    try:
-        pieces = await unless_gone(request.receive, _collect(generation, len(job.choices)))
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    finally:
-        generation.close()
+    with contextlib.ExitStack() as held:
+        held.enter_context(service.key_loads.taken(context.key, len(job.choices), settings.max_choices_per_key))
+        generation = Generation(runtime, job, service.metrics.http, settings.request_timeout)
+        held.callback(generation.close)
+        await generation.admit()
+        fingerprint = runtime.catalogue.fingerprint(generation.weights())
+        reply = reply_type(job, runtime.codec, context.request_id, fingerprint, body.top_tokens is not None)
+        if body.stream:
+            options = body.stream_options or StreamOptions()
+            return EventStream(_documents(generation, reply, options), reply.headers(), held.pop_all().close)
+        try:
+            pieces = await unless_gone(request.receive, _collect(generation, len(job.choices)))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
     if sum(len(piece.records) for choice in pieces for piece in choice) > _INLINE_RECORDS:
         return await asyncio.to_thread(_whole, reply, pieces)
     return _whole(reply, pieces)

@@ -13,6 +13,7 @@ from serve.api.disconnect import CLIENT_CLOSED_REQUEST
 from serve.api.errors import ApiError, did_you_mean
 from serve.api.keys import KeyRing
 from serve.api.openapi import OPERATIONS
+from serve.api.request_limits import RequestLimitsMiddleware
 from serve.api.routes import chat, completions, decisions, document, experts, models, probes, tokens
 from serve.api.schemas import BodyParser
 from serve.api.service import Service
@@ -30,6 +31,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
         keys: those of the settings, where the caller wants to read them again.
     """
     app = FastAPI(title="Overtone", openapi_url=None, redirect_slashes=False)
+    app.root_path = settings.root_path
     for router in routers(service, settings):
         app.include_router(router)
     if settings.ui:
@@ -46,6 +48,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
             allow_headers=["*"],  # clients send headers of their own, such as OpenAI's x-stainless-*
             expose_headers=["retry-after", "x-overtone-confidence", "x-overtone-expert", "x-request-id"],
         )
+    app.add_middleware(RequestLimitsMiddleware, settings=settings)
     app.add_middleware(ContextMiddleware, metrics=service.metrics.http, quiet_paths=probes.PROBES)
     app.add_middleware(service.tracing.wrap)
     return app

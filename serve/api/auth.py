@@ -33,8 +33,9 @@ class ApiKeyMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         access, context_of(scope).key = self._keys.identify(_bearer(Headers(scope=scope)))
-        if access is Access.NONE and scope["path"] not in self._open:
+        if access is Access.NONE and path not in self._open:
             await unauthorized().response()(scope, receive, send)
             return
         scope[_ACCESS], scope[_KEYS] = access, self._keys
@@ -53,6 +54,22 @@ def require_admin(request: Request) -> None:
     if not keys.administrable:
         raise forbidden("experts cannot be changed here: the server was started without --admin-api-key", "admin_off")
     raise forbidden("this needs an admin key; send it as `Authorization: Bearer KEY`", "admin_key_required")
+
+
+def check_priority(request: Request, priority: int, allowed: bool) -> None:
+    """Return if the request may have its priority: who asks for a later turn than others may always do so.
+
+    Args:
+        request: the request.
+        priority: lower is served earlier; 0 is everybody's.
+        allowed: whether every client may ask for an earlier turn.
+
+    Raises:
+        ApiError: 403.
+    """
+    if priority < 0 and not allowed and request.scope[_ACCESS] is not Access.ADMINISTER:
+        message = "a negative priority needs an admin key, or a server started with --allow-priority; it is 0 otherwise"
+        raise forbidden(message, "priority_not_allowed", "priority")
 
 
 def _bearer(headers: Headers) -> bytes | None:

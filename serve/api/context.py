@@ -91,7 +91,7 @@ class ContextMiddleware:
             code = status or CLIENT_CLOSED_REQUEST
             handler = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.request(handler, scope["method"], code, seconds)
-            quiet = code < 400 and scope["path"] in self._quiet
+            quiet = code < 400 and scope["path"].removeprefix(scope.get("root_path", "")) in self._quiet
             _log_access(logging.DEBUG if quiet else logging.INFO, context, scope, code, seconds)
 
 

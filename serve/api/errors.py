@@ -14,6 +14,7 @@ _LISTED = 20
 _LONGEST_WORD = 64
 _MOST_WORDS = 1000
 """The time of a comparison grows with both lengths, and there is one for each known word."""
+_CLOSE = {"connection": "close"}
 
 
 @dataclass(eq=False)  # not frozen: Python itself assigns to a raised exception
@@ -92,6 +93,15 @@ def overloaded(message: str) -> ApiError:
     return ApiError(429, message, "server_overloaded", None, "queue_full", _retry_after())
 
 
+def key_limit(running: int, choices: int, limit: int) -> ApiError:
+    """429: the API key has taken its part of the server."""
+    message = (
+        f"this API key has {running} unfinished choices and asks for {choices} more; it may have {limit} at once "
+        "(--max-choices-per-key)"
+    )
+    return ApiError(429, message, "rate_limit_error", None, "key_limit", _retry_after())
+
+
 def unavailable(message: str, code: str) -> ApiError:
     """503: loading, draining or dead."""
     return ApiError(503, message, "service_unavailable", None, code, _retry_after())
@@ -108,9 +118,32 @@ def timed_out(seconds: float) -> ApiError:
     return ApiError(504, f"the request was not answered within {seconds:g} seconds", "timeout_error", None, "timeout")
 
 
-def forbidden(message: str, code: str) -> ApiError:
+def body_too_large(max_bytes: int) -> ApiError:
+    """413: the body is too long."""
+    return ApiError(413, f"the body is longer than {max_bytes} bytes", code="body_too_large")
+
+
+def request_timeout(part: str, seconds: float, option: str) -> ApiError:
+    """408: the client sends too slowly."""
+    message = f"the request's {part} did not arrive within {seconds:g} seconds, the server's {option}"
+    return ApiError(408, message, code="request_timeout", headers=_CLOSE)
+
+
+def not_http(reason: str, status: int) -> ApiError:
+    """400, 431 or 501: what came is not an HTTP request that can be read."""
+    return ApiError(status, f"the request is not valid HTTP: {reason}", code="invalid_http")
+
+
+def too_many_connections() -> ApiError:
+    """503: there are as many connections as the server takes."""
+    message = "the server has too many connections; try again, or reuse connections"
+    headers = {**_retry_after(), **_CLOSE}
+    return ApiError(503, message, "service_unavailable", None, "too_many_connections", headers)
+
+
+def forbidden(message: str, code: str, param: str | None = None) -> ApiError:
     """403: the key is known, and not good for this."""
-    return ApiError(403, message, "permission_error", None, code)
+    return ApiError(403, message, "permission_error", param, code)
 
 
 def unauthorized() -> ApiError:

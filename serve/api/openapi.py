@@ -16,15 +16,23 @@ _ERRORS: Mapping[int, str] = {
     403: "The key is not good for this.",
     404: "There is no such model or expert.",
     409: "The expert is of another generation.",
+    408: "The body did not arrive in time.",
     413: "The body is too long.",
+    415: "The body is compressed, or its Content-Type is not application/json.",
+    431: "The headers are too large.",
     429: "The queue is full; `Retry-After` says when to try again.",
     500: "A fault of the server.",
     503: "Loading, draining or dead.",
     504: "The request took longer than the server allows.",
 }
-_MODEL = (400, 401, 404, 413, 429, 500, 503, 504)
-_READS = (400, 401, 404, 413, 500, 503)
-_CHANGES = (400, 401, 403, 404, 409, 413, 500, 503)
+_BODY = (400, 401, 404, 408, 413, 415, 500, 503)
+_MODEL = (*_BODY, 403, 429, 504)
+_READS = _BODY
+_CHANGES = (*_BODY, 403, 409)
+
+
+_ANY = 431
+"""What every operation may fail with."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,10 @@ def _operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
     document: dict[str, Any] = {
         "operationId": f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
         "summary": operation.summary,
-        "responses": {"200": _success(operation), **{str(status): _error(status) for status in operation.errors}},
+        "responses": {
+            "200": _success(operation),
+            **{str(status): _error(status) for status in sorted((*operation.errors, _ANY))},
+        },
     }
     if operation.body is not None:
         schema = reference(operation.body.__name__)

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
@@ -15,22 +15,23 @@ import uvicorn
 from prometheus_client import disable_created_metrics
 
 from serve.api.app import create_app
+from serve.api.connection import HttpConfig
 from serve.api.expert_paths import check_directories
 from serve.api.exposure import open_to_others
 from serve.api.keys import KeyRing
 from serve.api.loading import load_runtime
 from serve.api.logs import configure_logging
+from serve.api.open_files import AcceptErrors, connections_that_fit
 from serve.api.service import Runtime, Service, Teach
+from serve.api.tls import Certificates
 from serve.api.warm_up import warm_up
-from serve.config import ServerSettings, TlsSettings
+from serve.config import ServerSettings
 from serve.engine import EngineDead
 from serve.metrics import Metrics
 from serve.tracing import tracing_from_environment
 
 _BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 75
-"""Longer than clients and balancers keep an idle connection, 5 to 60 seconds, so that it is they who close it: one that
-is closed here while a request is on its way loses the request."""
+"""Connections that the kernel keeps until they are accepted."""
 
 _WATCH_SECONDS = 0.25
 """How often the engine is asked whether it lives."""
@@ -60,8 +61,8 @@ def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None,
         teach: trains the router on a new expert's prompts, None where that is not offered.
 
     Raises:
-        ServerError: the address cannot be listened on, TLS cannot be set up, or the engine died.
-        ValueError: the bundle cannot be served.
+        ServerError: the address cannot be listened on, or the engine died.
+        ValueError: TLS cannot be set up, or the bundle cannot be served.
     """
     # Each series would have a second line, with the time of its birth, that no dashboard reads.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -100,6 +101,12 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen with the kernel's queue as long as it was: asyncio has one number for it and for accepts in a row."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
+
 
 class _Run:
     """One life of the server."""
@@ -108,6 +115,7 @@ class _Run:
         self._settings = settings
         self._listener = listener
         self._keys = KeyRing(settings.api)
+        self._certificates = None if settings.tls is None else Certificates(settings.tls)
         check_directories(settings.api.expert_dirs)
         metrics = Metrics(version=settings.api.version)
         tracing = tracing_from_environment()
@@ -120,6 +128,7 @@ class _Run:
     async def serve(self, on_ready: Callable[[str], None] | None) -> None:
         self._warn_if_open()
         server = _Uvicorn(self._config())
+        asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         with self._signals():
             serving = asyncio.create_task(server.serve(sockets=[self._listener]))
             try:
@@ -158,20 +167,17 @@ class _Run:
             _log.warning(warning)
 
     def _config(self) -> uvicorn.Config:
-        tls = self._settings.tls
-        config = uvicorn.Config(
-            create_app(self._service, self._settings.api, self._keys),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        settings = self._settings
+        fitting = connections_that_fit(settings.connections.max_connections)
+        config = HttpConfig(
+            create_app(self._service, settings.api, self._keys),
+            settings.api,
+            dataclasses.replace(settings.connections, max_connections=fitting),
             timeout_graceful_shutdown=_FLUSH_SECONDS,
-            **({} if tls is None else _tls_options(tls)),
         )
-        try:
-            config.load()
-        except OSError as error:  # which SSLError is
-            raise ServerError(f"TLS cannot be set up: {error}; see --ssl-certfile and --ssl-keyfile") from error
+        config.load()
+        if self._certificates is not None:
+            config.ssl = self._certificates.context
         return config
 
     async def _load(self) -> Runtime:
@@ -219,7 +225,7 @@ class _Run:
         handlers = {
             signal.SIGTERM: self._signalled,
             signal.SIGINT: self._signalled,
-            signal.SIGHUP: self._keys.reload,
+            signal.SIGHUP: self._reload,
         }
         before = {number: signal.getsignal(number) for number in handlers}
         for number, handler in handlers.items():
@@ -230,6 +236,11 @@ class _Run:
             for number, previous in before.items():
                 loop.remove_signal_handler(number)  # which would leave the default action
                 signal.signal(number, previous)
+
+    def _reload(self) -> None:
+        self._keys.reload()
+        if self._certificates is not None:
+            self._certificates.reload()
 
     def _signalled(self) -> None:
         if self._stop.is_set():
@@ -246,16 +257,6 @@ def end_process(status: int) -> NoReturn:
     """End this process without waiting for its threads, one of which hangs."""
     logging.shutdown()
     os._exit(status)
-
-
-def _tls_options(tls: TlsSettings) -> dict[str, Any]:
-    """Uvicorn's names for them."""
-    options: dict[str, Any] = {"ssl_certfile": str(tls.certfile), "ssl_keyfile": tls.keyfile and str(tls.keyfile)}
-    if tls.keyfile_password is not None:
-        options["ssl_keyfile_password"] = tls.keyfile_password
-    if tls.ca_certs is not None:
-        options |= {"ssl_ca_certs": str(tls.ca_certs), "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    return options
 
 
 def _in_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:

@@ -10,6 +10,7 @@ from serve.api.catalogue import Catalogue, Target
 from serve.api.chat_template import ChatTemplate
 from serve.api.client import EngineClient
 from serve.api.errors import no_router, unavailable
+from serve.api.key_loads import KeyLoads
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.engine import EngineError
@@ -77,6 +78,7 @@ class Service:
         self.metrics = metrics
         self.teach = teach
         self.tracing = tracing or SilentTracing()
+        self.key_loads = KeyLoads()
         self._engine_timeout = engine_timeout
         self.runtime = runtime
         self.phase = Phase.READY if runtime else Phase.LOADING

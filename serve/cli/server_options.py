@@ -36,6 +36,28 @@ ExpertDir = Annotated[
 AllowedOrigins = Annotated[
     list[str] | None, option("--allowed-origins", help="Web origin whose pages may call the API; repeatable.")
 ]
+MaxConnections = Annotated[int, option("--max-connections", help="Connections at once; further ones get 503.")]
+HeaderTimeout = Annotated[float, option("--header-timeout", help="Seconds in which a request's headers must arrive.")]
+BodyTimeout = Annotated[float, option("--body-timeout", help="Seconds in which a request's body must arrive.")]
+WriteTimeout = Annotated[
+    float, option("--write-timeout", help="Seconds after which a client that reads nothing of its reply is cut off.")
+]
+KeepAliveTimeout = Annotated[
+    float, option("--keep-alive-timeout", help="Seconds that a connection may stay open without a request.")
+]
+MaxHeaderBytes = Annotated[
+    int, option("--max-header-bytes", help="Size of a request's headers, as in 64KiB.", parser=byte_size, metavar=SIZE)
+]
+RootPath = Annotated[
+    str, option("--root-path", help="Prefix that a proxy in front leaves in paths, as in /llm.", show_default=False)
+]
+AllowPriority = Annotated[
+    bool,
+    option(
+        "--allow-priority/--no-allow-priority",
+        help="Let every client, not admin keys alone, be served before others by a negative priority.",
+    ),
+]
 MaxBodyBytes = Annotated[
     int,
     option(
@@ -46,6 +68,10 @@ MaxBodyBytes = Annotated[
     ),
 ]
 MaxChoices = Annotated[int, option("--max-choices", help="Prompts × candidates in one request.")]
+MaxChoicesPerKey = Annotated[
+    int | None,
+    option("--max-choices-per-key", help="Unfinished choices of one API key at once; no limit if not given."),
+]
 RequestTimeout = Annotated[
     float | None, option("--request-timeout", help="Seconds that a request may take; no limit if not given.")
 ]
@@ -136,7 +162,11 @@ def server_settings(options: Mapping[str, Any]) -> "ServerSettings":
     Raises:
         ValueError: one of them is wrong.
     """
-    from serve.config import ApiSettings, ServerSettings  # torch takes a second to import; --help should not
+    from serve.config import (
+        ApiSettings,
+        ConnectionSettings,
+        ServerSettings,
+    )  # torch takes a second to import; --help should not
     from serve.engine import EngineConfig
 
     given = {_FIELDS.get(name, name): value for name, value in options.items()}
@@ -149,7 +179,10 @@ def server_settings(options: Mapping[str, Any]) -> "ServerSettings":
         return {field.name: given[field.name] for field in dataclasses.fields(of) if field.name in given}
 
     return ServerSettings(
-        **part(ServerSettings), engine=EngineConfig(**part(EngineConfig)), api=ApiSettings(**part(ApiSettings))
+        **part(ServerSettings),
+        engine=EngineConfig(**part(EngineConfig)),
+        api=ApiSettings(**part(ApiSettings)),
+        connections=ConnectionSettings(**part(ConnectionSettings)),
     )
 
 

@@ -1,6 +1,7 @@
 """Deploying: on a Ray cluster that runs, or on one of this machine's own for as long as the command runs."""
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -21,12 +22,13 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 
 
 @contextlib.contextmanager
-def local_ray(host: str, port: int) -> Iterator[str]:
+def local_ray(host: str, port: int, keep_alive_timeout: float = 75.0) -> Iterator[str]:
     """A Ray instance of this process' own, without dashboard, with Serve's HTTP proxy; ended at the end.
 
     Args:
         host: what the proxy listens on.
         port: its port; 0 takes a free one.
+        keep_alive_timeout: seconds that a connection may stay open without a request, rounded up to whole ones.
 
     Yields:
         The proxy's URL.
@@ -47,7 +49,7 @@ def local_ray(host: str, port: int) -> Iterator[str]:
     try:
         ray_serve.start(
             proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=75),
+            http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=math.ceil(keep_alive_timeout)),
         )
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         ray_serve.shutdown()  # type: ignore[no-untyped-call]
@@ -106,7 +108,8 @@ def serve_here(
         on_ready: called with the server's URL and Ray's address once requests are answered.
         teach: trains the router on a new expert's prompts.
     """
-    with local_ray(host, port) as url, told_to_stop() as stop:
+    keep_alive = deployment.settings.connections.keep_alive_timeout
+    with local_ray(host, port, keep_alive) as url, told_to_stop() as stop:
         deploy(deployment, teach)
         on_ready(url, ray.get_runtime_context().gcs_address)
         stop.wait()

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.config import ApiSettings, ServerSettings
+from serve.config import ApiSettings, ConnectionSettings, ServerSettings
 
 BUNDLE = Path("bundle")
 
@@ -45,13 +45,31 @@ def test_timeouts_are_seconds_or_unset(field: str, value: float):
         ApiSettings(**{field: value})
 
 
+@pytest.mark.parametrize("field", ["header_timeout", "write_timeout", "keep_alive_timeout"])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_bounds_on_connections_are_seconds(field: str, value: float):
+    with pytest.raises(ValueError, match=field):
+        ConnectionSettings(**{field: value})
+
+
+def test_there_is_at_least_one_connection():
+    with pytest.raises(ValueError, match="max_connections"):
+        ConnectionSettings(max_connections=0)
+
+
 @pytest.mark.parametrize("origin", ["example.org", "https://example.org/", ""])
 def test_origins_are_origins(origin: str):
     with pytest.raises(ValueError, match="origin"):
         ApiSettings(allowed_origins=(origin,))
 
 
-@pytest.mark.parametrize("field", ["max_body_bytes", "max_choices"])
+@pytest.mark.parametrize("field", ["max_body_bytes", "max_choices", "max_header_bytes", "body_timeout"])
 def test_limits_are_positive(field):
     with pytest.raises(ValueError, match=field):
         ApiSettings(**{field: 0})
+
+
+@pytest.mark.parametrize("path", ["llm", "/llm/", "/", "/a%20b"])
+def test_a_root_path_is_a_prefix(path: str):
+    with pytest.raises(ValueError, match="root_path"):
+        ApiSettings(root_path=path)

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
-from serve.api.errors import ApiError, did_you_mean, invalid, shortened
+from serve.api.body_headers import check_body_headers
+from serve.api.errors import ApiError, body_too_large, did_you_mean, invalid, shortened
 from serve.api.schemas.body import Body
 from serve.api.schemas.bounds import MAX_DEPTH, MAX_DIGITS, holds_more_values, most_values
 from serve.api.schemas.foreign import asks_for_nothing
@@ -49,9 +50,10 @@ class BodyParser:
         """The body of a request.
 
         Raises:
-            ApiError: 413 where the body is too long or holds too many values; 400 where it is not JSON, or a field is
-                unknown, unsupported, missing, of a wrong type or out of range.
+            ApiError: 413 where the body is too long or holds too many values; 415 where it is not sent as JSON; 400
+                where it is not JSON, or a field is unknown, unsupported, missing, of a wrong type or out of range.
         """
+        check_body_headers(request.headers, self._max_bytes)
         parts = await self._parts(request)
         if sum(map(len, parts)) <= _INLINE_BYTES:
             return self._parse(parts, schema)
@@ -62,7 +64,7 @@ class BodyParser:
         async for part in request.stream():
             size += len(part)
             if size > self._max_bytes:
-                raise ApiError(413, f"the body is longer than {self._max_bytes} bytes", code="body_too_large")
+                raise body_too_large(self._max_bytes)
             parts.append(part)
         return parts
 

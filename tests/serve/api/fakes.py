@@ -12,10 +12,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from serve.api.app import create_app
 from serve.api.catalogue import Catalogue, Entry
 from serve.api.chat_template import ChatTemplate
+from serve.api.connection import HttpConfig
 from serve.api.service import Runtime, Service
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
-from serve.config import ApiSettings
+from serve.config import ApiSettings, ConnectionSettings
 from serve.engine import EngineDead, EngineError, Output, Request, TokenOutput
 from serve.experts import ExpertLoadError, ExpertVersion
 from serve.metrics import Metrics
@@ -184,15 +185,19 @@ def fake_service(engine: FakeEngine, experts: tuple[str, ...] = ("sql", "poetry"
 
 
 @contextmanager
-def live(service: Service, settings: ApiSettings | None = None) -> Iterator[str]:
-    """A uvicorn server in a thread; yields its URL."""
-    config = uvicorn.Config(
-        create_app(service, settings or ApiSettings(version="1.2.3")),
+def live(
+    service: Service, settings: ApiSettings | None = None, connections: ConnectionSettings | None = None
+) -> Iterator[str]:
+    """A server in a thread; yields its URL."""
+    settings = settings or ApiSettings(version="1.2.3")
+    app = create_app(service, settings)
+    config = HttpConfig(
+        app,
+        settings,
+        connections or ConnectionSettings(),
         host="127.0.0.1",
         port=0,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
+        loop="asyncio",
         timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)

@@ -10,6 +10,8 @@ import pytest
 
 from tests.serve.api.fakes import FakeEngine, says
 
+HEAD = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
 
 def wait_for(condition) -> None:
     deadline = time.monotonic() + 10
@@ -24,8 +26,7 @@ def sent(url: str, **fields):
     body = json.dumps({"model": "sql", "prompt": "hi", "max_tokens": 400, **fields})
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall((head + body).encode())
+        connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         yield connection
 
 
@@ -68,9 +69,6 @@ def test_others_go_on(url: str, engine: FakeEngine, http):
     assert reply.json()["choices"][0]["text"] == "x" * 30
 
 
-HEAD = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: gone\r\nContent-Type: application/json\r\n"
-
-
 @pytest.mark.parametrize(
     ("rest", "answers"),
     [
@@ -86,7 +84,7 @@ def test_leaving_during_the_body_is_499_without_a_traceback(url: str, http, capl
     address = urlsplit(url)
     with caplog.at_level("INFO"):
         with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
-            connection.sendall((HEAD + rest).encode())
+            connection.sendall(f"{HEAD}X-Request-Id: gone\r\n{rest}".encode())
             if answers:
                 assert connection.recv(100).decode().startswith(answers)
         wait_for(lambda: "gone POST /v1/completions 499" in caplog.text)

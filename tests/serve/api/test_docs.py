@@ -21,7 +21,8 @@ def test_a_command_works(http: httpx.Client, engine: FakeEngine, command: str):
     body = re.search(r"-d '(.+)'", command)
     if path == "/v1/experts":
         pytest.skip("the fake engine has no store; test_expert_admin asks a real one")
-    reply = http.post(path, content=body[1]) if body else http.get(path)
+    headers = dict(header.split(": ") for header in re.findall(r"-H '(.+?)'", command))
+    reply = http.post(path, content=body[1], headers=headers) if body else http.get(path)
     assert reply.status_code == 200, reply.text
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +245,6 @@ def test_models(client: OpenAI, speaker):
 
 def test_a_decision(served):
     with httpx.Client(base_url=served[1]) as http:
-        decision = http.post("/v1/route", content=json.dumps({"prompt": POEM})).json()["data"][0]
+        decision = http.post("/v1/route", json={"prompt": POEM}).json()["data"][0]
     assert decision["expert"] == "poetry"
     assert decision["confidence"] == decision["scores"]["poetry"] > 0.5

@@ -109,11 +109,11 @@ def test_sampling_fields_reach_the_engine(http: httpx.Client, engine: FakeEngine
 
 
 def test_the_other_fields_of_the_engine(http: httpx.Client, engine: FakeEngine):
-    assert post(http, logit_bias={"42": -100, "7": 1.5}, stop_token_ids=[5, 6], priority=-3).status_code == 200
+    assert post(http, logit_bias={"42": -100, "7": 1.5}, stop_token_ids=[5, 6], priority=3).status_code == 200
     (request,) = engine.requests
     assert dict(request.params.logit_bias) == {42: -100.0, 7: 1.5}
     assert request.params.stop_token_ids == (5, 6)
-    assert request.priority == -3
+    assert request.priority == 3
 
 
 def test_allowed_tokens_and_bad_words_reach_the_engine(http: httpx.Client, engine: FakeEngine):
@@ -238,7 +238,9 @@ def test_an_unknown_field_like_no_other(http: httpx.Client):
 )
 def test_wrong_types_and_ranges_name_the_field(http: httpx.Client, engine: FakeEngine, field, value, param):
     content = json.dumps({"model": "sql", "prompt": "hi", field: value}).replace("Infinity", "1e400")
-    message = refused(http.post("/v1/completions", content=content), param)
+    message = refused(
+        http.post("/v1/completions", content=content, headers={"content-type": "application/json"}), param
+    )
     assert "\n" not in message
     assert len(message) < 300
     assert engine.requests == []
@@ -292,13 +294,15 @@ def test_required_fields(http: httpx.Client, field: str):
     ],
 )
 def test_a_body_that_is_not_a_json_object(http: httpx.Client, content: bytes):
-    message = refused(http.post("/v1/completions", content=content), None)
+    message = refused(http.post("/v1/completions", content=content, headers={"content-type": "application/json"}), None)
     assert "JSON" in message
 
 
 def test_a_pair_of_surrogates_is_a_character(http: httpx.Client, engine: FakeEngine):
     content = b'{"model": "sql", "prompt": "\\ud83d\\ude00"}'
-    assert http.post("/v1/completions", content=content).status_code == 200
+    assert (
+        http.post("/v1/completions", content=content, headers={"content-type": "application/json"}).status_code == 200
+    )
     assert bytes(engine.requests[0].prompt).decode() == "😀"
 
 

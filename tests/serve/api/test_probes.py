@@ -81,7 +81,11 @@ def test_metrics_count_what_happened(service: Service):
 
 def test_refusals_are_counted_by_their_reason(service: Service):
     def post(client: httpx.Client, content: str = "", **fields) -> None:
-        reply = client.post("/v1/completions", content=content or json.dumps({**BODY, **fields}))
+        reply = client.post(
+            "/v1/completions",
+            content=content or json.dumps({**BODY, **fields}),
+            headers={"content-type": "application/json"},
+        )
         assert reply.status_code >= 400
 
     runtime, service = service.runtime, Service(Metrics())

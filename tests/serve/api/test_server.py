@@ -159,6 +159,16 @@ def test_tls_and_keys_that_change(bundle: Path, tmp_path: Path):
             while status("new") != 200:
                 time.sleep(0.01)
             assert status("old") == 401
+        renewed = tmp_path / "renewed"
+        renewed.mkdir()
+        for before, after in zip((certificate, key), self_signed(renewed), strict=True):
+            after.replace(before)
+        server.signal(signal.SIGHUP)
+        while server.log.count("TLS certificate: ") < 2:
+            time.sleep(0.01)
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            httpx.get(f"{url}/health", verify=context)
+        assert httpx.get(f"{url}/health", verify=ssl.create_default_context(cafile=certificate)).status_code == 200
         server.signal()
         assert server.code() == 0
     assert all(json.loads(line)["level"] for line in server.log.splitlines())
@@ -166,7 +176,8 @@ def test_tls_and_keys_that_change(bundle: Path, tmp_path: Path):
 
 def test_a_certificate_that_is_none_is_one_line(bundle: Path, tmp_path: Path, one_line: Callable[..., str]):
     (tmp_path / "cert.pem").write_text("no certificate")
-    assert "TLS cannot be set up" in one_line(str(bundle), "--port", "0", "--ssl-certfile", str(tmp_path / "cert.pem"))
+    line = one_line(str(bundle), "--port", "0", "--ssl-certfile", str(tmp_path / "cert.pem"))
+    assert f"{tmp_path / 'cert.pem'} (--ssl-certfile) holds no certificate" in line
 
 
 def test_what_does_not_finish_in_time_is_aborted(bundle: Path):

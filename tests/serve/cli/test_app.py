@@ -11,7 +11,7 @@ import typer
 
 from serve.api import server
 from serve.cli import app, main
-from serve.config import ServerSettings, TlsSettings
+from serve.config import ConnectionSettings, ServerSettings, TlsSettings
 from tests.serve.api.bundles import write_speaking_bundle
 
 Run = Callable[..., tuple[int, str, str]]
@@ -145,14 +145,18 @@ OPTIONS = (
     "--api-key-file keys --admin-api-key a1 --admin-api-key a2 --admin-api-key-file admins --expert-dir e1 "
     "--expert-dir e2 --allowed-origins https://a.example --max-body-bytes 1MiB --max-choices 9 --log-prompts "
     "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --log-format json "
-    "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager"
+    "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager "
+    "--max-choices-per-key 50 --root-path /llm --allow-priority "
+    "--body-timeout 5 --keep-alive-timeout 90 --max-header-bytes 8KiB"
 )
 ON_ENGINE_DEATH = "--on-engine-death stay"
+HERE = "--max-connections 9 --header-timeout 2 --write-timeout 4"  # and not under Ray, whose proxy has the connections
 TLS = "--ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password pw --ssl-ca-certs ca"
 
 
 def test_serves_options(run: Run, settings: list[ServerSettings]):
-    assert run("serve", "somewhere", *OPTIONS.split(), *ON_ENGINE_DEATH.split(), *TLS.split())[0] == 0
+    given = (*OPTIONS.split(), *ON_ENGINE_DEATH.split(), *TLS.split(), *HERE.split())
+    assert run("serve", "somewhere", *given)[0] == 0
     (found,) = settings
     assert found.on_engine_death == "stay"
     assert (found.host, found.port, found.served_model_names) == ("0.0.0.0", 9, ("one", "two"))
@@ -168,6 +172,9 @@ def test_serves_options(run: Run, settings: list[ServerSettings]):
     assert (api.max_body_bytes, api.max_choices, api.log_prompts) == (2**20, 9, True)
     assert (api.request_timeout, api.engine_timeout) == (60, 30)
     assert (found.chat_template, found.log_format) == (Path("c.jinja"), "json")
+    assert (api.root_path, api.allow_priority, api.max_choices_per_key) == ("/llm", True, 50)
+    assert (api.body_timeout, api.max_header_bytes) == (5, 8192)
+    assert found.connections == ConnectionSettings(9, 2, 4, 90)
     assert found.tls == TlsSettings(Path("cert"), Path("key"), "pw", Path("ca"))
     engine = found.engine
     assert (engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens) == (128, 8, 256)
