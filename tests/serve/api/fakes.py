@@ -1,8 +1,9 @@
 """An engine that says what it is told to, a byte-level tokenizer, and a server to ask."""
 
 import asyncio
+import codecs
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def byte_codec() -> TextCodec:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<eos>"])
     return TextCodec(tokenizer)
+
+
+def byte_text(tokens: Iterable[int]) -> str:
+    """What tokens of `byte_codec` say, without the special ones and without a character that they only begin."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(token for token in tokens if token < EOS))
 
 
 def says(text: str) -> Callable[[Request], list[int]]:

@@ -18,11 +18,10 @@ from serve.config import ServerSettings
 from serve.engine import EngineConfig, EngineStats
 from serve.metrics import Metrics
 from tests.serve.api.bundles import MAX_MODEL_LEN
-from tests.serve.api.fakes import byte_codec, live
+from tests.serve.api.fakes import byte_text, live
 from tests.serve.cluster.deployed import samples, scraped_service
 from tests.serve.conftest import TinyBundle
 
-CODEC = byte_codec()
 SQL = "SELECT city FROM table WHERE age = 1"
 POEM = "O sweet sea, softer than moonlight"
 GREEDY = {"temperature": 0, "extra_body": {"ignore_eos": True}}
@@ -66,7 +65,7 @@ def client(served) -> Iterator[OpenAI]:
 
 def expected(speaker: TinyBundle, prompt: str, tokens: int, *experts: tuple[str, float]) -> str:
     """What transformers says with the experts added into its weights."""
-    return CODEC.decode(speaker.greedy(prompt.encode(), tokens, *experts)).rstrip("\N{REPLACEMENT CHARACTER}")
+    return byte_text(speaker.greedy(prompt.encode(), tokens, *experts))
 
 
 def idle(service: Service) -> EngineStats:
