@@ -187,7 +187,7 @@ def test_a_repeated_prompt_comes_from_the_cache(client: OpenAI, replicas: int):
 def test_errors(client: OpenAI):
     with pytest.raises(openai_package.NotFoundError):
         client.completions.create(model="prose", prompt="x")
-    with pytest.raises(openai_package.BadRequestError, match=f"context is {MAX_MODEL_LEN} tokens"):
+    with pytest.raises(openai_package.BadRequestError, match=f"maximum context length is {MAX_MODEL_LEN} tokens"):
         client.completions.create(model="sql", prompt="x" * MAX_MODEL_LEN)
     with pytest.raises(openai_package.BadRequestError, match="no token 257"):
         client.completions.create(model="sql", prompt=[257])
