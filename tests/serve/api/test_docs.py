@@ -53,3 +53,15 @@ def test_every_code_of_an_error_is_named():
 def test_bodies_in_the_page_are_json():
     for body in re.findall(r"-d '(.+)'", PAGE):
         assert isinstance(json.loads(body), dict)
+
+
+def test_every_command_that_sends_a_body_says_that_it_is_json():
+    """curl's default type is a form's, which is refused."""
+    root = Path(__file__).parents[3]
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    commands = [line for page in pages for line in page.read_text().replace("\\\n", "").splitlines() if "curl " in line]
+    sending = [line for line in commands if re.search(r" (-d|--data\S*) ", line)]
+    assert len(sending) > 10
+    assert [
+        line for line in sending if not re.search(r"content-type: application/json|\$json", line, re.IGNORECASE)
+    ] == []
