@@ -3,10 +3,13 @@
 `expert` is the file format of one expert (`expert_header` its header, `residual` its parts, `quantise` and `gaps` its
 8-bit form), `tensor_file` reads files that may change meanwhile, `manifest` is the table of contents, `writer` makes a
 bundle appear whole or not at all, `reader` opens one, `router_model` holds the part of the router that both sides must
-compute alike, and `host_memory` says how much memory either side may take.
+compute alike, `end_tokens`, `tokenizer` and `architectures` what both sides must understand alike about a model
+directory, and `host_memory` says how much memory either side may take.
 """
 
+from merge.bundle.architectures import SERVED_ARCHITECTURES
 from merge.bundle.digest import backbone_digest, expert_digest
+from merge.bundle.end_tokens import end_tokens
 from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.expert import Expert, read_expert, read_expert_content, write_expert
 from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_layout
@@ -17,9 +20,11 @@ from merge.bundle.reader import Bundle, open_bundle
 from merge.bundle.residual import SparseDelta, index_dtype
 from merge.bundle.router_model import Featurizer, RouterModel, load_router, save_router
 from merge.bundle.tensor_file import read_failure
+from merge.bundle.tokenizer import read_tokenizer
 from merge.bundle.writer import BundleWriter
 
 __all__ = [
+    "SERVED_ARCHITECTURES",
     "BackboneMismatchError",
     "Bundle",
     "BundleError",
@@ -38,6 +43,7 @@ __all__ = [
     "available_host_bytes",
     "backbone_digest",
     "dequantise_rows",
+    "end_tokens",
     "expert_bytes",
     "expert_digest",
     "index_dtype",
@@ -48,6 +54,7 @@ __all__ = [
     "read_expert_content",
     "read_failure",
     "read_layout",
+    "read_tokenizer",
     "save_router",
     "write_expert",
 ]

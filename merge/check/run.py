@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from merge.check.finding import CheckError, Finding, errors, warnings
+from merge.check.generation import check_end_tokens, compare_generation
 from merge.check.inputs import Inputs, open_base, open_fine_tunes, open_prompts
 from merge.check.place import check_memory, check_room, check_target
 from merge.check.settings import compare_settings
@@ -87,7 +88,7 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
     findings += [*more, *worse, *target]
     if base is None:
         return None, findings
-    findings += _selection(recipe, base)
+    findings += [*_selection(recipe, base), *check_end_tokens(base, "base")]
     fitting = True
     for name, fine_tune in fine_tunes.items():
         compared = _compared(recipe, base, fine_tune, f"models.{name}")
@@ -122,13 +123,21 @@ def _compared(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, subject: 
         return [
             *adapted,
             *compare_tensors(recipe, base, fine_tune, subject),
-            *(compare_settings(base, fine_tune.model, subject) if adapted else []),
+            *(_compared_settings(base, fine_tune.model, subject) if adapted else []),
             *compare_tokenizers(base, fine_tune, subject),
         ]
     return [
-        *compare_settings(base, fine_tune, subject),
+        *_compared_settings(base, fine_tune, subject),
         *compare_tensors(recipe, base, fine_tune, subject),
         *compare_tokenizers(base, fine_tune, subject),
+    ]
+
+
+def _compared_settings(base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
+    return [
+        *compare_settings(base, fine_tune, subject),
+        *check_end_tokens(fine_tune, subject),
+        *compare_generation(base, fine_tune, subject),
     ]
 
 

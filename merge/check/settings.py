@@ -1,15 +1,16 @@
 """Does a fine-tune's config.json compute the same as the base's?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from merge.check.finding import Finding, errors, warnings
+from merge.check.normal_form import normal_forms
 from merge.checkpoint import Checkpoint
 
 COMPUTING = frozenset({
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "vocab_size", "tie_word_embeddings", "hidden_act", "hidden_activation", "activation_function",
-    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_scaling", "sliding_window",
+    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "sliding_window",
     "use_sliding_window", "layer_types", "partial_rotary_factor", "attention_bias", "mlp_bias", "num_experts",
     "num_local_experts", "num_experts_per_tok", "n_embd", "n_head", "n_layer", "n_inner", "d_model", "d_kv", "d_ff",
     "num_layers", "num_heads", "num_decoder_layers", "relative_attention_num_buckets", "feed_forward_proj",
@@ -22,42 +23,36 @@ COMPUTING = frozenset({
 SILENT = frozenset({
     "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype", "use_cache",
     "architectures", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "_attn_implementation",
-    "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "pretraining_tp",
+    "gradient_checkpointing", "unsloth_version", "unsloth_fixed", "pretraining_tp", "output_attentions",
+    "output_hidden_states", "return_dict", "chunk_size_feed_forward", "initializer_range", "attention_dropout",
+    "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop",
+    "router_aux_loss_coef", "output_router_logits", "pad_token_id",
 })  # fmt: skip
-"""Fields that change nothing about the merged tensors: records, and what belongs to a head."""
+"""Fields that change nothing about the merged tensors or about serving: records, training, and what belongs to a
+head."""
+
+ELSEWHERE = frozenset({"eos_token_id"})
+"""Fields that are compared together with generation_config.json."""
 
 
 def compare_settings(base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
-    """Compare the two config.json field by field.
+    """Compare what the two config.json files mean, whichever version of transformers wrote them.
 
     What changes the computation is an error, everything else a warning: the backbone gets the base's config.
     """
-    ours, theirs = dict(_fields(base.config)), dict(_fields(fine_tune.config))
+    ours, theirs = normal_forms(base.config, fine_tune.config)
     wrong, odd = [], []
     for key in sorted(ours | theirs):
-        last = key.rpartition(".")[2]
-        one, other = ours.get(key), theirs.get(key)
-        if one == other or SILENT & set(key.split(".")):
+        parts = key.split(".")
+        if ours.get(key) == theirs.get(key) or (SILENT | ELSEWHERE) & set(parts):
             continue
         text = f"{fine_tune.path}: config.json: {key} is {_said(theirs, key)}, the base's is {_said(ours, key)}"
-        if last in COMPUTING and key in ours and key in theirs:
+        scaled = "rope_parameters" in parts and parts[-1] != "rope_theta"  # absent is a value here, too
+        if scaled or (parts[-1] in COMPUTING and key in ours and key in theirs):
             wrong.append(f"{text}: the same weights compute something else")
         else:
             odd.append(f"{text}; the backbone gets the base's")
     return errors(subject, wrong) + warnings(subject, odd)
-
-
-def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields by dotted name, in the terms of older versions of transformers."""
-    for key, value in config.items():
-        if key == "rope_parameters" and isinstance(value, dict):
-            yield f"{prefix}rope_theta", value.get("rope_theta")
-            scaling = {name: item for name, item in value.items() if name != "rope_theta"}
-            yield f"{prefix}rope_scaling", None if scaling == {"rope_type": "default"} else scaling or None
-        elif isinstance(value, dict) and key != "rope_scaling":
-            yield from _fields(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _said(fields: Mapping[str, Any], key: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from merge.bundle import BundleError, read_tokenizer
 from merge.check.finding import Finding, errors, warnings
 from merge.checkpoint import Checkpoint, CheckpointError, read_json
 from merge.wording import counted
@@ -19,7 +20,7 @@ def compare_tokenizers(base: Checkpoint, fine_tune: Checkpoint, subject: str) ->
     """Compare vocabularies, how text is split, added tokens and chat templates.
 
     Another id for a token, or another way to split text, is an error: the same row of the embedding would mean two
-    things. Ids in config.json are compared with its other fields.
+    things. Tokens that only tokenizer_config.json names count as they do in transformers.
     """
     try:
         ours, theirs = (_tokenizer(checkpoint.path) for checkpoint in (base, fine_tune))
@@ -28,8 +29,11 @@ def compare_tokenizers(base: Checkpoint, fine_tune: Checkpoint, subject: str) ->
     file = fine_tune.path / "tokenizer.json"
     if ours is None or theirs is None:
         return errors(subject, _other_files(base.path, fine_tune.path))
+    try:
+        one, other = _vocabulary(base.path, ours), _vocabulary(fine_tune.path, theirs)
+    except BundleError as error:
+        return errors(subject, [str(error)])
     found = []
-    one, other = _vocabulary(ours), _vocabulary(theirs)
     moved = sorted(token for token in one.keys() & other.keys() if one[token] != other[token])
     taken = sorted(set(one.values()) & {other[token] for token in other.keys() - one.keys()})
     if moved or taken:
@@ -61,13 +65,14 @@ def _tokenizer(path: Path) -> dict[str, Any] | None:
     return read_json(file) if file.is_file() else None
 
 
-def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Token → id, of both the model and the tokens added to it."""
-    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
-    if isinstance(vocabulary, list):  # unigram models list [token, score]
-        vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
-    added = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens") or []}
-    return {**vocabulary, **added}
+def _vocabulary(path: Path, tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Token → id. Where a file gives an added token another id than the library does, the file's counts."""
+    found = read_tokenizer(path).get_vocab(with_added_tokens=True)
+    config = path / "tokenizer_config.json"
+    decoder = read_json(config).get("added_tokens_decoder") if config.is_file() else None
+    found.update({entry["content"]: int(number) for number, entry in (decoder or {}).items()})
+    found.update({entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens") or []})
+    return found
 
 
 def _part(tokenizer: Mapping[str, Any], key: str) -> Any:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, pre_tokenizers
 
+from merge.bundle import read_tokenizer
+
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 PIECE = 4_096
@@ -33,18 +35,14 @@ class TextCodec:
 
     @classmethod
     def from_directory(cls, directory: Path) -> "TextCodec":
-        """Load `directory`/tokenizer.json.
+        """Load a model directory's tokenizer, with the tokens that only tokenizer_config.json names.
 
         Raises:
-            ValueError: the file is missing or not a tokenizer.
+            ValueError: tokenizer.json is missing, or cannot be read.
         """
-        path = directory / "tokenizer.json"
-        if not path.is_file():
+        if not (directory / "tokenizer.json").is_file():
             raise ValueError(f"{directory} has no tokenizer.json, which serving needs to read and write text")
-        try:
-            return cls(Tokenizer.from_file(str(path)))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
+        return cls(read_tokenizer(directory))
 
     def encode(self, text: str, special: bool = True, most: int | None = None) -> tuple[int, ...]:
         """Token ids.

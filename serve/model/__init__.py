@@ -5,14 +5,13 @@ Hugging Face directory, `huge_pages` asks for large pages to hold it in, and `re
 residuals beside the weights.
 """
 
-from serve.model.config import ARCHITECTURES, ModelConfig, read_config
+from serve.model.config import ModelConfig, read_config
 from serve.model.decoder import Decoder, ForwardBatch, KvCache
 from serve.model.errors import ModelError
 from serve.model.residuals import PackedExpert, ResidualBanks, ResidualShape
 from serve.model.weights import load_model
 
 __all__ = [
-    "ARCHITECTURES",
     "Decoder",
     "ForwardBatch",
     "KvCache",

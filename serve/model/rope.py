@@ -44,17 +44,20 @@ class RopeConfig:
         """Read `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before) from config.json.
 
         Raises:
-            ModelError: a kind that is not one of `ROPE_KINDS`, or a kind without its settings.
+            ModelError: a kind that is not one of `ROPE_KINDS`, a kind without its settings, settings by kind of layer,
+                or a null where a number is needed.
         """
-        given: dict[str, Any] = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+        given = {**_settings(raw, "rope_scaling"), **_settings(raw, "rope_parameters")}
         kind = given.get("rope_type") or given.get("type") or "default"
         if kind not in ROPE_KINDS:
             raise ModelError(f"rope type {kind!r} is not implemented; these are: {', '.join(ROPE_KINDS)}")
         if float(given.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0) != 1.0:
             raise ModelError("partial_rotary_factor other than 1 is not implemented")
-        theta = float(given.get("rope_theta") or raw.get("rope_theta") or 10_000.0)
+        theta = _theta(raw, given)
         if kind == "default":
             return cls(theta=theta)
+        if raw["max_position_embeddings"] is None:
+            raise ModelError("config.json: max_position_embeddings is null; it must be a number")
         positions = int(raw["max_position_embeddings"])
         original = int(
             raw.get("original_max_position_embeddings") or given.get("original_max_position_embeddings") or positions
@@ -108,6 +111,28 @@ class RopeConfig:
         span = (high - low) or 0.001
         stretched = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / span).clamp(0, 1)
         return torch.lerp(plain, plain / self.factor, stretched)
+
+
+def _settings(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    given = raw.get(key)
+    if given is not None and not isinstance(given, dict):
+        raise ModelError(f"config.json: {key} is {given!r}; it must be an object of rope settings or null")
+    kinds = [name for name, value in (given or {}).items() if isinstance(value, dict)]
+    if kinds:
+        raise ModelError(
+            f"config.json: {key} has settings by kind of layer ({', '.join(kinds)}), which is not implemented: "
+            "all layers must share one rope"
+        )
+    return given or {}
+
+
+def _theta(raw: Mapping[str, Any], given: Mapping[str, Any]) -> float:
+    for fields in (given, raw):
+        if fields.get("rope_theta") is not None:
+            return float(fields["rope_theta"])
+    if "rope_theta" in given or "rope_theta" in raw:
+        raise ModelError("config.json: rope_theta is null; it must be a number (transformers' default is 10000)")
+    return 10_000.0
 
 
 def _yarn_attention(given: Mapping[str, Any], factor: float) -> float:

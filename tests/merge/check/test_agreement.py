@@ -56,6 +56,7 @@ def test_config_fields_by_what_they_do(models: Path) -> None:
         num_attention_heads=2, rms_norm_eps=1e-3, max_position_embeddings=128, eos_token_id=1, use_cache=False,
         id2label={"0": "a"},
     )  # fmt: skip
+    (models / "two" / "generation_config.json").unlink()
     wrong = errors(models)
     assert len(wrong) == 2
     assert any("num_attention_heads is 2, the base's is 4" in message for message in wrong)
@@ -63,7 +64,7 @@ def test_config_fields_by_what_they_do(models: Path) -> None:
     odd = warnings(models)
     assert len(odd) == 2
     assert any("max_position_embeddings is 128, the base's is 64; the backbone gets the base's" in item for item in odd)
-    assert any("eos_token_id is 1" in message for message in odd)
+    assert any("its texts end with token 1, the backbone's with token 2" in message for message in odd)
 
 
 def test_nested_configs_and_older_names(models: Path) -> None:
@@ -78,6 +79,37 @@ def test_nested_configs_and_older_names(models: Path) -> None:
     assert errors(models) == warnings(models) == []
     edit_json(models / "one" / "config.json", vision_config={"patch_size": 14})
     assert "vision_config.patch_size is 14, the base's is 16" in errors(models)[0]
+
+
+def test_end_tokens_of_a_fine_tune_that_the_base_does_not_have(models: Path) -> None:
+    edit_json(models / "two" / "generation_config.json", eos_token_id=[2, 7])
+    (warned,) = warnings(models, quick=True)
+    assert warned.startswith("models.two: ")
+    assert "its texts end with tokens 2, 7, the backbone's with token 2: this expert's replies may never stop" in warned
+    edit_json(models / "base" / "generation_config.json", eos_token_id=[2, 7])
+    (warned,) = warnings(models, quick=True)
+    assert warned.startswith("models.one: ")
+    assert "its texts end with token 2, the backbone's with tokens 2, 7: this expert's replies may stop early" in warned
+
+
+def test_an_empty_list_of_end_tokens_names_none(models: Path) -> None:
+    edit_json(models / "two" / "generation_config.json", eos_token_id=[])
+    assert warnings(models, quick=True) == errors(models, quick=True) == []
+
+
+@pytest.mark.parametrize("model", ["base", "two"])
+@pytest.mark.parametrize("ends", [[[1, 2]], 2.0, 33])
+def test_end_tokens_that_are_no_tokens_are_errors(models: Path, model: str, ends: object) -> None:
+    edit_json(models / model / "generation_config.json", eos_token_id=ends)
+    (wrong,) = errors(models, quick=True)
+    assert wrong.startswith("base: " if model == "base" else "models.two: ")
+    assert "generation_config.json: eos_token_id" in wrong
+
+
+def test_other_sampling_defaults_are_reported(models: Path) -> None:
+    edit_json(models / "two" / "generation_config.json", temperature=0.6, top_p=0.95)
+    (warned,) = warnings(models, quick=True)
+    assert "generation_config.json differs: temperature 0.6 (the backbone's: None), top_p 0.95" in warned
 
 
 def tokenizer(models: Path, name: str = "two") -> dict:
@@ -97,16 +129,37 @@ def test_moved_tokens_are_named(models: Path) -> None:
     assert "the vocabulary differs from the base's: 'a' is 5, in the base 4; 'b' is 4, in the base 5; 2 in all" in wrong
 
 
+ADDED = {"content": "<|im_start|>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+
 def test_a_token_in_anothers_place_is_an_error_and_a_new_one_is_not(models: Path) -> None:
     document = tokenizer(models)
-    extra = {"content": "<|im_start|>", "single_word": False, "lstrip": False, "rstrip": False, "special": True}
+    extra = {**ADDED, "special": True}
     document["added_tokens"].append({**extra, "id": 33})
     write_tokenizer(models, document)
     assert errors(models, quick=True) == []
-    assert "has 1 tokens more and 0 fewer" in warnings(models, quick=True)[0]
+    assert "has 1 token more and 0 fewer" in warnings(models, quick=True)[0]
     document["added_tokens"][-1]["id"] = 7
     write_tokenizer(models, document)
     assert "id 7 is '<|im_start|>', in the base another token; 1 in all" in errors(models, quick=True)[0]
+
+
+def test_tokens_that_only_the_tokenizers_config_names_count(models: Path) -> None:
+    """They get the next free id, as in transformers."""
+    for name in ("base", "one"):
+        edit_json(models / name / "tokenizer_config.json", added_tokens_decoder={"33": {**ADDED, "special": True}})
+    (warned,) = warnings(models, quick=True)
+    assert warned.startswith("models.two: ")
+    assert "has 0 tokens more and 1 fewer" in warned
+    document = tokenizer(models)
+    document["added_tokens"].append({**ADDED, "content": "<|im_end|>", "special": True, "id": 33})
+    write_tokenizer(models, document)
+    assert "id 33 is '<|im_end|>', in the base another token" in errors(models, quick=True)[0]
+
+
+def test_a_tokenizer_that_cannot_be_read_is_an_error(models: Path) -> None:
+    (models / "two" / "tokenizer.json").write_text('{"model": 5}')
+    assert "has no readable tokenizer (tokenizer.json)" in errors(models, quick=True)[0]
 
 
 def test_another_way_to_split_text_is_an_error(models: Path) -> None:

@@ -1,0 +1,4 @@
+"""What a bundle's backbone must be, so that `overtone serve` can run it."""
+
+SERVED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Values of config.json's `architectures` that the decoder in `serve` implements."""

@@ -1,0 +1,52 @@
+"""Tokens that end a text, as a model directory names them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from merge.bundle.errors import BundleError
+
+
+def end_tokens(directory: Path) -> tuple[int, ...]:
+    """The ids that generation_config.json names or, where it names none, config.json.
+
+    Returns:
+        The ids in the file's order; empty where neither file names any.
+
+    Raises:
+        BundleError: a file is not a JSON object, or `eos_token_id` is not a token id below `vocab_size` or a list of
+            such ids.
+    """
+    config = _json(directory / "config.json")
+    for file, document in (
+        ("generation_config.json", _json(directory / "generation_config.json")),
+        ("config.json", config),
+    ):
+        given = document.get("eos_token_id")
+        if given is not None and given != []:
+            return _ids(given, config.get("vocab_size"), directory / file)
+    return ()
+
+
+def _ids(given: Any, vocab_size: Any, file: Path) -> tuple[int, ...]:
+    found = given if isinstance(given, list) else [given]
+    if not all(type(token) is int and token >= 0 for token in found):
+        raise BundleError(f"{file}: eos_token_id is {given!r}; it must be a token id or a list of token ids")
+    beyond = [token for token in found if isinstance(vocab_size, int) and token >= vocab_size]
+    if beyond:
+        raise BundleError(
+            f"{file}: eos_token_id names {beyond[0]}, but the model has {vocab_size} tokens and can never produce it"
+        )
+    return tuple(found)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"{path} must hold a JSON object, not a {type(document).__name__}")
+    return document
