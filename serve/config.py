@@ -10,6 +10,7 @@ from serve.version import overtone_version
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 OnEngineDeath = Literal["exit", "stay"]
+GenerationConfig = Literal["auto", "none"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ class ServerSettings:
         chat_template: a Jinja file to take instead of the model's own chat template.
         on_engine_death: "exit": end the process with a non-zero status, for a supervisor to restart it; "stay": go on
             to answer probes, with 503.
+        generation_config: "auto": requests that leave sampling fields out get what the model's generation_config.json
+            recommends; "none": the API's defaults.
         shutdown_timeout: seconds that running requests get after SIGTERM before they are aborted.
         log_level: of the server's log on stderr.
         log_format: "text", or "json": one JSON object a line.
@@ -154,6 +157,7 @@ class ServerSettings:
     router_threshold: float | None = None
     chat_template: Path | None = None
     on_engine_death: OnEngineDeath = "exit"
+    generation_config: GenerationConfig = "auto"
     shutdown_timeout: float = 30.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
@@ -173,6 +177,7 @@ class ServerSettings:
             ("log_level", get_args(LogLevel)),
             ("log_format", get_args(LogFormat)),
             ("on_engine_death", get_args(OnEngineDeath)),
+            ("generation_config", get_args(GenerationConfig)),
         ):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(words)}")

@@ -19,6 +19,7 @@ from serve.api.prepare import prepare
 from serve.api.reply import Reply
 from serve.api.schemas import BodyParser, GenerationRequest, StreamOptions
 from serve.api.service import Service
+from serve.api.structure import asked_structure
 from serve.config import ApiSettings
 from serve.engine import Draining, EngineDead, InvalidRequest, PromptTooLong, UnknownExpert
 
@@ -56,7 +57,11 @@ async def answer(
         context.user = body.end_user
         context.request_id = body.request_id or context.request_id
         check_priority(request, body.priority, settings.allow_priority)
-        job = await prepare(service, runtime, body, settings.max_choices)
+        preparing = prepare(service, runtime, body, settings.max_choices)
+        # A grammar may have to wait for others.
+        job = await (preparing if asked_structure(body) is None else unless_gone(request.receive, preparing))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
     except ApiError as error:
         # The engine counts those that it refuses itself.
         service.metrics.engine.on_reject(_REASONS.get(error.code or "", InvalidRequest.__name__))

@@ -109,7 +109,7 @@ class Generation:
                     before = now
                 piece = text.push(output)
                 if mask is not None and mask.error is not None:
-                    raise invalid(mask.field, f"{mask.field} cannot be kept to: {mask.error}", code="invalid_value")
+                    raise invalid(mask.field, f"{mask.field} cannot be enforced: {mask.error}", code="invalid_value")
                 if piece.finish_reason:
                     self._end(index, piece.finish_reason)
                 if piece:

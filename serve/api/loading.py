@@ -7,6 +7,7 @@ from merge.bundle import Bundle, open_bundle
 from serve.api.catalogue import Catalogue
 from serve.api.chat_template import ChatTemplate
 from serve.api.client import EngineClient
+from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.service import Runtime
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
@@ -42,6 +43,9 @@ def load_runtime(
     codec = TextCodec.from_directory(bundle.backbone_dir)
     router = Router.from_bundle(bundle, settings.router_threshold) if bundle.router_dir else None
     chat_template = ChatTemplate.from_directory(bundle.backbone_dir, settings.chat_template)
+    defaults = SamplingDefaults()
+    if settings.generation_config == "auto":
+        defaults = SamplingDefaults.from_directory(bundle.backbone_dir)
     engine = _engine(settings, bundle, metrics, tracing) if connect is None else connect(bundle)
     config = read_config(bundle.backbone_dir)
     max_model_len = settings.engine.max_model_len or config.max_positions
@@ -51,6 +55,9 @@ def load_runtime(
             "the bundle has no router: %s answers with the backbone alone and 'auto' is refused; name an expert",
             names,
         )
+    if defaults.given:
+        recommended = ", ".join(f"{name} {value:g}" for name, value in defaults.given.items())
+        _log.info("the model's generation_config.json sets defaults of requests: %s", recommended)
     return Runtime(
         engine=engine,
         codec=codec,
@@ -60,6 +67,7 @@ def load_runtime(
         vocab_size=config.vocab_size,
         structures=Structures(codec, config.eos_token_ids),
         chat_template=chat_template,
+        defaults=defaults,
     )
 
 

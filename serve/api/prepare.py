@@ -11,6 +11,7 @@ from serve.api.choice import ChoiceText, TextOptions
 from serve.api.echo import Echo
 from serve.api.errors import context_overflow, invalid
 from serve.api.prompts import Prompt, prompt_characters, prompt_count, read_prompts
+from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.schemas import CompletionRequest, GenerationRequest
 from serve.api.service import Runtime, Service
 from serve.api.structure import GrammarMask, asked_structure
@@ -91,23 +92,32 @@ async def prepare(service: Service, runtime: Runtime, body: GenerationRequest, m
             f"{prompts} prompts × n {body.candidates} are {wanted} choices; at most {max_choices} fit in one request",
         )
     forced = runtime.catalogue.resolve(body.model, body.experts)
-    _check_tokens(body, runtime.vocab_size)
-    work = (service, runtime, body, forced, arrival)
+    asked = asked_structure(body)
+    grammar = None if asked is None else await runtime.structures.compiled(*asked)
+    work = (service, runtime, body, forced, grammar, arrival)
     scores = 0 if forced is not None or runtime.router is None else prompts * len(runtime.router.names)
-    if _characters(body) > _INLINE_CHARACTERS or scores > _INLINE_SCORES or asked_structure(body) is not None:
+    if _characters(body) > _INLINE_CHARACTERS or scores > _INLINE_SCORES:
         return await asyncio.to_thread(_job, *work)
     return _job(*work)
 
 
-def _job(service: Service, runtime: Runtime, body: GenerationRequest, forced: Target | None, arrival: float) -> Job:
+def _job(
+    service: Service,
+    runtime: Runtime,
+    body: GenerationRequest,
+    forced: Target | None,
+    grammar: GrammarMask | None,
+    arrival: float,
+) -> Job:
+    _check_tokens(body, runtime.vocab_size)
     unique, choices, prompt_tokens = uuid.uuid4().hex, [], 0
     options = _text_options(body)
-    asked = asked_structure(body)
-    grammar = None if asked is None else runtime.structures.mask(*asked)
     words = runtime.codec.word_tokens(body.bad_words)
     for number, prompt in enumerate(read_prompts(runtime, body)):
         tokens = prompt.tokens
-        params = _params(body, _room(body, len(tokens), number, runtime.catalogue.max_model_len), words)
+        params = _params(
+            body, runtime.defaults, _room(body, len(tokens), number, runtime.catalogue.max_model_len), words
+        )
         target = forced or service.target(runtime, _routed_text(runtime, prompt))
         prompt_tokens += len(tokens)
         echo = Echo.of(runtime.codec, tokens, prompt.text) if body.echoes else None
@@ -187,19 +197,21 @@ def _check_tokens(body: GenerationRequest, vocab_size: int) -> None:
             raise invalid(name, f"{name}: no token {largest}; the model's vocabulary has {vocab_size}")
 
 
-def _params(body: GenerationRequest, max_tokens: int, bad_words: tuple[tuple[int, ...], ...]) -> SamplingParams:
+def _params(
+    body: GenerationRequest, defaults: SamplingDefaults, max_tokens: int, bad_words: tuple[tuple[int, ...], ...]
+) -> SamplingParams:
     top_tokens = body.top_tokens
     if top_tokens is None and body.candidates > body.n:
         top_tokens = 0  # to know the best
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=max(body.top_k, 0),  # vLLM's -1 and 0 both keep all tokens
-        min_p=body.min_p,
+        temperature=defaults.value(body, "temperature"),
+        top_p=defaults.value(body, "top_p"),
+        top_k=max(defaults.value(body, "top_k"), 0),  # vLLM's -1 and 0 both keep all tokens
+        min_p=defaults.value(body, "min_p"),
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-        repetition_penalty=body.repetition_penalty,
+        repetition_penalty=defaults.value(body, "repetition_penalty"),
         logit_bias=body.logit_bias,
         # One named a million times would be looked at as often, at every draw.
         allowed_token_ids=body.allowed_token_ids and tuple(dict.fromkeys(body.allowed_token_ids)),

@@ -11,6 +11,7 @@ from serve.api.chat_template import ChatTemplate
 from serve.api.client import EngineClient
 from serve.api.errors import no_router, unavailable
 from serve.api.key_loads import KeyLoads
+from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.engine import EngineError
@@ -43,6 +44,7 @@ class Runtime:
         structures: what keeps text to a grammar, over the model's tokens.
         chat_template: None where the model has none.
         tracing: told of its requests.
+        defaults: what requests get for the sampling fields that they leave out.
     """
 
     engine: EngineClient
@@ -53,6 +55,7 @@ class Runtime:
     structures: Structures
     chat_template: ChatTemplate | None = None
     tracing: Tracing = field(default_factory=SilentTracing)
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
 
 
 class Service:

@@ -4,10 +4,15 @@ The grammar engine is llguidance, in the extra `structured`. It sees this model'
 draw which of them may come next.
 """
 
+import asyncio
 import importlib.util
 import json
+import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve.api import json_schema
 from serve.api.errors import invalid, shortened
 from serve.api.schemas import GenerationRequest
 from serve.api.text import TextCodec
@@ -25,11 +31,14 @@ if TYPE_CHECKING:
 _WHITE_SPACE = r"[\x20\x0A]{0,8}"
 """Between JSON's tokens; with no limit, a model that is unsure may write blanks to the end of its context."""
 
+_KEPT = 32
+"""Compiled grammars: clients mostly ask for the same few."""
+
 INSTALLED = importlib.util.find_spec("llguidance") is not None
 
 
 def asked_structure(body: GenerationRequest) -> tuple[str, str, Any] | None:
-    """(field, kind, value) of the structure that a body asks for, kind one of "schema", "regex", "choice"."""
+    """(field, kind, value) of the structure that a body asks for, kind one of "schema", "strict", "regex", "choice"."""
     structured, response = body.structured_outputs, body.response_format
     if structured is not None:
         if structured.regex is not None:
@@ -41,7 +50,7 @@ def asked_structure(body: GenerationRequest) -> tuple[str, str, Any] | None:
         return None
     if response.type == "json_object":
         return "response_format", "schema", {"type": "object"}
-    return "response_format", "schema", response.json_schema.schema_
+    return "response_format", "strict" if response.json_schema.strict else "schema", response.json_schema.schema_
 
 
 class GrammarMask:
@@ -91,14 +100,14 @@ class GrammarMask:
         count = min(len(bits), len(logits))
         allowed[:count] = torch.from_numpy(bits[:count].view(np.bool_))
         if self._matcher.is_error():
-            self.error = self._matcher.get_error()
+            self.error = _reason(self._matcher)
             allowed[self._end_tokens] = True
         logits.masked_fill_(~allowed.to(logits.device), -torch.inf)
 
     def accept(self, token: int) -> None:
         """Go on in the grammar."""
         if self.error is None and not self._matcher.consume_token(token):
-            self.error = self._matcher.get_error()
+            self.error = _reason(self._matcher)
 
     def copy(self) -> "GrammarMask":
         """Another one in the same state, for another choice."""
@@ -106,17 +115,27 @@ class GrammarMask:
 
 
 class Structures:
-    """Compiles what requests ask for, over one model's tokens."""
+    """Compiles what requests ask for, over one model's tokens.
+
+    It has threads of its own, so that nothing else has to wait for a grammar, and keeps the grammars asked for last.
+    """
 
     def __init__(self, codec: TextCodec, end_tokens: Sequence[int]):
         self._codec = codec
         self._end_tokens = tuple(end_tokens)
+        self._compilers = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4), thread_name_prefix="overtone-grammar")
+        self._lock = Lock()
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+
+    async def compiled(self, field: str, kind: str, value: Any) -> GrammarMask:
+        """`mask`, off the event loop. Where the caller is cancelled before its turn comes, nothing is compiled."""
+        return await asyncio.get_running_loop().run_in_executor(self._compilers, self.mask, field, kind, value)
 
     def mask(self, field: str, kind: str, value: Any) -> GrammarMask:
         """A mask at the grammar's beginning. Takes milliseconds, the first time more.
 
         Raises:
-            ApiError: 400 where the extra is not installed, or the structure is none.
+            ApiError: 400 where the extra is not installed, or the structure cannot be compiled or satisfied.
         """
         if not INSTALLED:
             raise invalid(
@@ -124,14 +143,12 @@ class Structures:
                 f"{field} needs the server's extra `structured`: pip install 'overtone[structured]'",
                 code="structured_not_installed",
             )
-        from llguidance import LLMatcher  # an extra: not there in every installation
-
         if not self._end_tokens:
             raise invalid(field, f"{field}: the model has no end token, so that a structure could not end")
-        matcher = LLMatcher(self._tokenizer, _grammar(kind, value))
-        if matcher.is_error():
-            reason = shortened(" ".join(matcher.get_error().split()), 200)
-            raise invalid(field, f"{field} cannot be kept to: {reason}", code="invalid_value")
+        try:
+            matcher = self._matcher(_grammar(kind, value))
+        except Exception as error:  # it is the client's grammar that the engine fails on, in whatever way
+            raise invalid(field, f"{field} cannot be enforced: {_one_line(str(error))}") from error
         return GrammarMask(matcher, self._end_tokens, (field, kind, value), self._tokenizer.vocab_size, self._threads)
 
     @cached_property
@@ -139,6 +156,30 @@ class Structures:
         from llguidance import LLExecutor
 
         return LLExecutor(torch.get_num_threads())
+
+    def _matcher(self, grammar: str) -> "LLMatcher":
+        """A matcher that has not gone anywhere yet.
+
+        Raises:
+            ValueError: the grammar is wrong, too large, or no text satisfies it.
+        """
+        from llguidance import LLMatcher, LLParserLimits  # an extra: not there in every installation
+
+        with self._lock:
+            found = self._compiled.get(grammar)
+            if found is not None:
+                self._compiled.move_to_end(grammar)
+                return found.deep_copy()
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # tells whether any text begins as the grammar asks
+        if matcher.is_error():
+            raise ValueError(_reason(matcher))
+        with self._lock:
+            self._compiled[grammar] = matcher
+            if len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        return matcher.deep_copy()
 
     @cached_property
     def _tokenizer(self) -> "LLTokenizer":
@@ -172,12 +213,33 @@ class _TokenTable:
 
 
 def _grammar(kind: str, value: Any) -> str:
-    from llguidance import LLMatcher
+    """What the grammar engine compiles.
+
+    Raises:
+        ValueError: the structure is too large, too deep or malformed.
+    """
+    from llguidance import LLMatcher, regex_to_lark
 
     match kind:
         case "regex":
-            return LLMatcher.grammar_from_regex(value)
+            # As in a JSON schema's pattern, \d and \w are ASCII's.
+            return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(value, use_ascii='dw')}/")
         case "choice":
+            if (characters := sum(map(len, value))) > json_schema.MAX_CHARACTERS:
+                raise ValueError(f"the choices have {characters} characters; {json_schema.MAX_CHARACTERS} are allowed")
             return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(text) for text in value))
     schema: Mapping[str, Any] = value
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": _WHITE_SPACE})
+    text = json_schema.compilable(schema, strict=kind == "strict")
+    return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITE_SPACE})
+
+
+def _reason(matcher: "LLMatcher") -> str:
+    """Why a matcher cannot go on, in a line."""
+    error = matcher.get_error()
+    return "no text satisfies it" if error.startswith("NoExtension") else _one_line(error)
+
+
+def _one_line(text: str) -> str:
+    if text.startswith("recursion limit exceeded"):
+        return "it is nested too deeply"
+    return shortened(" ".join(text.replace("<non-verbose/>", "").split()), 200)

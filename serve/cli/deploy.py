@@ -47,6 +47,7 @@ def command(
     request_timeout: options.RequestTimeout = None,
     engine_timeout: options.EngineTimeout = 600.0,
     chat_template: options.ChatTemplate = None,
+    generation_config: options.GenerationConfig = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 2048,

@@ -89,6 +89,13 @@ OnEngineDeath = Annotated[
 ChatTemplate = Annotated[
     Path | None, option("--chat-template", help="Jinja file to take instead of the model's own chat template.")
 ]
+GenerationConfig = Annotated[
+    str,
+    option(
+        "--generation-config",
+        help="auto: requests that leave sampling fields out get those of the model's generation_config.json; none.",
+    ),
+]
 MaxModelLen = Annotated[int | None, option("--max-model-len", help="Longest sequence in tokens.")]
 MaxNumSeqs = Annotated[int, option("--max-num-seqs", help="Sequences in one batch.")]
 MaxNumBatchedTokens = Annotated[int, option("--max-num-batched-tokens", help="Tokens in one step.")]

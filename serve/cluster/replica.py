@@ -1,6 +1,5 @@
 """One engine as a Ray Serve replica."""
 
-import asyncio
 import dataclasses
 import logging
 import os
@@ -82,7 +81,7 @@ class EngineReplica:
         if call.bundle != self._bundle:
             yield OtherBundle()
             return
-        mask = None if call.structure is None else await asyncio.to_thread(self._structures.mask, *call.structure)
+        mask = None if call.structure is None else await self._structures.compiled(*call.structure)
         request = dataclasses.replace(call.request, arrival=time.monotonic() - call.age, mask=mask)
         try:
             for version in call.versions:

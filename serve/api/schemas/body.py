@@ -37,8 +37,16 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _bounded(cls, value: Any) -> Any:
-        """Refuse at once what has far too many fields: pydantic would make an error of each unknown one."""
+        cls.check_field_count(value)
+        return value
+
+    @classmethod
+    def check_field_count(cls, value: Any) -> None:
+        """Refuse at once what has far too many fields: pydantic would make an error of each unknown one.
+
+        Raises:
+            PydanticCustomError: it has.
+        """
         most = len(cls.model_fields) + _MAX_UNKNOWN
         if isinstance(value, dict) and len(value) > most:
             raise PydanticCustomError("fields", "may hold at most {most} fields", {"most": most})
-        return value

@@ -181,5 +181,6 @@ class GenerationRequest(Body):
         for name in ("min_tokens", "ignore_eos", "allowed_token_ids", "bad_words"):
             if getattr(self, name):
                 asking = "structured_outputs" if plain else "response_format"
-                raise invalid(name, f"{name} does not go with {asking}, which decides what may come and where it ends")
+                message = f"{name} cannot be combined with {asking}, which decides what may come and where it ends"
+                raise invalid(name, message)
         return self

@@ -54,9 +54,10 @@ class Message(Body):
     @model_validator(mode="before")
     @classmethod
     def _only_text(cls, value: Any) -> Any:
+        cls.check_field_count(value)
         if not isinstance(value, dict):
             return value
-        unset = [name for name in value if name not in cls.model_fields and value[name] in (None, [])]
+        unset = {name for name in value if name not in cls.model_fields and value[name] in (None, [])}
         calls = value.get("tool_calls") or value.get("function_call")
         if calls or value.get("role") in ("tool", "function"):  # not a set: the role may be anything that JSON has
             raise PydanticCustomError("tools", "tools and functions are not supported by this server")

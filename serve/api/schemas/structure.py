@@ -14,7 +14,7 @@ Strings = Annotated[
 
 
 class NamedSchema(Body):
-    """A JSON schema as OpenAI sends it. It is always kept to, so `strict: false` asks for no less than `true`."""
+    """A JSON schema as OpenAI sends it. It is always enforced; `strict: true` also closes its objects."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: str | None = None

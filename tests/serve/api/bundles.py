@@ -1,6 +1,9 @@
 """A bundle that speaks: the byte-level tokenizer, a random model over its tokens, two experts, a router."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -29,12 +32,16 @@ def topic_router() -> RouterModel:
     return RouterModel(tuple(TOPICS), weight, bias, offset=0.3, temperature=0.05, threshold=0.5, featurizer=featurizer)
 
 
-def write_speaking_bundle(path: Path, router: bool = True, name: str = "speaker") -> TinyBundle:
-    """Write one."""
+def write_speaking_bundle(
+    path: Path, router: bool = True, name: str = "speaker", sampling: Mapping[str, float] = MappingProxyType({})
+) -> TinyBundle:
+    """Write one, whose generation_config.json recommends `sampling`."""
     model = random_model(vocab_size=EOS + 1, eos_token_id=EOS, max_position_embeddings=MAX_MODEL_LEN)
     with BundleWriter(path) as staging:
         backbone = staging.path / "backbone"
         model.save_pretrained(backbone)
+        generation = backbone / "generation_config.json"
+        generation.write_text(json.dumps({**json.loads(generation.read_text()), **sampling}))
         byte_codec().tokenizer.save(str(backbone / "tokenizer.json"))
         digest = backbone_digest(backbone)
         experts = [random_expert(model, digest, name, seed) for seed, name in enumerate(TOPICS)]

@@ -91,6 +91,11 @@ def test_a_body_of_too_many_values_is_413(http: httpx.Client, engine: FakeEngine
             "messages.0.content",
         ),
         ("/v1/chat/completions", {**CHAT, "messages": [1] * 50_000}, "messages.0"),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "messages": [{"role": "user", "content": "a", **dict.fromkeys(map(str, range(100_000)))}]},
+            "messages.0",
+        ),
         ("/v1/route", {"prompt": ["a"] * 20_000}, "prompt"),
         ("/detokenize", {"tokens": [-1] * 50_000}, "tokens.0"),
     ],

@@ -1,7 +1,11 @@
 """Text that is kept to a structure: by the real grammar engine, with a model that would rather write something else."""
 
+import asyncio
 import json
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -9,13 +13,14 @@ import torch
 from openai import OpenAI
 
 from serve.api import structure
+from serve.api.errors import ApiError
 from serve.api.schemas import CompletionRequest
 from serve.api.structure import GrammarMask, Structures, asked_structure
 from serve.api.text import TextCodec
 from serve.engine import SamplingParams
 from serve.engine.sampler import sample
 from serve.engine.sampling_state import SamplingState
-from tests.serve.api.fakes import EOS, FakeEngine, byte_codec
+from tests.serve.api.fakes import EOS, FakeEngine, byte_codec, fake_service, live
 from tests.serve.api.test_text import byte_fallback_codec
 
 SCHEMA = {
@@ -112,6 +117,8 @@ def test_what_is_asked_for():
     assert asked() is asked(response_format={"type": "text"}) is None
     assert asked(response_format={"type": "json_object"}) == ("response_format", "schema", {"type": "object"})
     assert asked(response_format=FORMAT) == ("response_format", "schema", SCHEMA)
+    strict = {"type": "json_schema", "json_schema": {**FORMAT["json_schema"], "strict": True}}
+    assert asked(response_format=strict) == ("response_format", "strict", SCHEMA)
     for fields, kind, value in (
         ({"json": SCHEMA}, "schema", SCHEMA),
         ({"json_object": True}, "schema", {"type": "object"}),
@@ -176,3 +183,120 @@ def test_a_grammar_that_breaks_underway_is_the_requests_error(http: httpx.Client
     reply = http.post("/v1/completions", json=body)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "structured_outputs")
     assert engine.running == set()
+
+
+def nested(depth: int) -> dict[str, object]:
+    schema: dict[str, object] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("structured", "message"),
+    [
+        ({"json": nested(64)}, "nested too deeply"),
+        ({"json": {"a": json.loads("[" * 127 + "]" * 127)}}, "nested too deeply"),
+        ({"json": {"$ref": "#"}}, "no text satisfies it"),
+        ({"json": {"allOf": [{"type": "string"}, {"type": "integer"}]}}, "Unsatisfiable schema: incompatible types"),
+        ({"regex": r"[^\s\S]"}, "no text satisfies it"),
+        ({"json": {"enum": ["x" * 1000] * 300}}, "characters in JSON; at most 262144"),
+        ({"json": {"type": "integer", "multipleOf": 999983}}, "multipleOf 999983 takes too long"),
+        (
+            {"json": {"allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}},
+            "multipleOf take too long to compile together",
+        ),
+        ({"json": {"anyOf": [{"multipleOf": 9000 + number} for number in range(3)]}}, "multipleOf take too long"),
+        ({"choice": ["x" * 1000] * 300}, "the choices have 300000 characters"),
+    ],
+    ids=range(10),
+)
+def test_what_cannot_be_compiled_is_400_in_plain_words(http: httpx.Client, engine: FakeEngine, structured, message):
+    reply = http.post("/v1/completions", json={"model": "sql", "prompt": "a", "structured_outputs": structured})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, "structured_outputs"), reply.text
+    assert error["message"].startswith("structured_outputs cannot be enforced: ")
+    assert message in error["message"]
+    assert len(error["message"]) < 250
+    assert "state" not in error["message"]
+    assert engine.requests == []
+
+
+def test_whatever_the_grammar_engine_fails_with_is_the_requests_error(monkeypatch: pytest.MonkeyPatch):
+    def fails(kind: str, value: object) -> str:
+        raise RuntimeError("out of fuel\nat state 3")
+
+    monkeypatch.setattr(structure, "_grammar", fails)
+    with pytest.raises(ApiError, match="response_format cannot be enforced: out of fuel at state 3") as error:
+        Structures(byte_codec(), (EOS,)).mask("response_format", "schema", {})
+    assert error.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("regex", "pattern"), [(r"\d{3}-\d", "[0-9]{3}-[0-9]"), (r"[\d/]\w{2}", "[0-9/][0-9A-Za-z_]{2}")]
+)
+def test_classes_of_a_regex_are_ascii(regex: str, pattern: str):
+    codec = byte_codec()
+    mask = Structures(codec, (EOS,)).mask("structured_outputs", "regex", regex)
+    for seed in range(5):
+        assert re.fullmatch(pattern, written(codec, mask.copy(), EOS, seed))
+
+
+def test_a_grammar_is_compiled_once(monkeypatch: pytest.MonkeyPatch):
+    structures = Structures(byte_codec(), (EOS,))
+    first = structures.mask("structured_outputs", "choice", ("ab", "cd"))
+    first.accept(ord("a"))
+    monkeypatch.setattr("llguidance.LLParserLimits", None)  # compiling would fail
+    again = structures.mask("response_format", "choice", ("ab", "cd"))
+    logits = torch.zeros(EOS + 1)
+    again.mask(logits)
+    assert set((logits == 0).nonzero().squeeze(1).tolist()) == {ord("a"), ord("c")}
+
+
+async def test_a_grammar_that_nobody_waits_for_any_more_is_not_compiled(monkeypatch: pytest.MonkeyPatch):
+    structures, begun, go_on = Structures(byte_codec(), (EOS,)), [], threading.Event()
+    structures._compilers = ThreadPoolExecutor(1)
+
+    def slow(field: str, kind: str, value: str) -> str:
+        begun.append(value)
+        go_on.wait(10)
+        return value
+
+    monkeypatch.setattr(structures, "mask", slow)
+    waiting = [asyncio.ensure_future(structures.compiled("structured_outputs", "regex", name)) for name in "abc"]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await waiting[2] == "c"
+    assert begun == ["a", "c"]
+
+
+def test_a_client_that_leaves_while_its_grammar_waits_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
+    service, begun, go_on = fake_service(FakeEngine()), [], threading.Event()
+    structures = service.runtime.structures
+    structures._compilers = ThreadPoolExecutor(1)
+    mask = structures.mask
+
+    def slow(field: str, kind: str, value: str) -> GrammarMask:
+        begun.append(value)
+        go_on.wait(20)
+        return mask(field, kind, value)
+
+    monkeypatch.setattr(structures, "mask", slow)
+    with live(service) as url, httpx.Client(base_url=url, timeout=20) as client, ThreadPoolExecutor(1) as first:
+
+        def ask(regex: str, timeout: float = 20) -> int:
+            body = {"model": "sql", "prompt": "a", "structured_outputs": {"regex": regex}}
+            return httpx.post(f"{url}/v1/completions", json=body, timeout=timeout).status_code
+
+        waiting = first.submit(ask, "a")
+        while not begun:
+            time.sleep(0.005)
+        with pytest.raises(httpx.ReadTimeout):
+            ask("b", timeout=0.05)
+        while 'status="499"' not in client.get("/metrics").text:
+            time.sleep(0.005)
+        assert client.post("/tokenize", json={"prompt": "a"}).status_code == 200
+        go_on.set()
+        assert (waiting.result(), ask("c"), begun) == (200, 200, ["a", "c"])

@@ -144,7 +144,7 @@ OPTIONS = (
     "--no-enable-prefix-caching --seed 7 --router-threshold 0.25 --shutdown-timeout 1.5 --log-level debug "
     "--api-key-file keys --admin-api-key a1 --admin-api-key a2 --admin-api-key-file admins --expert-dir e1 "
     "--expert-dir e2 --allowed-origins https://a.example --max-body-bytes 1MiB --max-choices 9 --log-prompts "
-    "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --log-format json "
+    "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --generation-config none --log-format json "
     "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager "
     "--max-choices-per-key 50 --root-path /llm --allow-priority "
     "--body-timeout 5 --keep-alive-timeout 90 --max-header-bytes 8KiB"
@@ -175,6 +175,7 @@ def test_serves_options(run: Run, settings: list[ServerSettings]):
     assert (api.root_path, api.allow_priority, api.max_choices_per_key) == ("/llm", True, 50)
     assert (api.body_timeout, api.max_header_bytes) == (5, 8192)
     assert found.connections == ConnectionSettings(9, 2, 4, 90)
+    assert found.generation_config == "none"
     assert found.tls == TlsSettings(Path("cert"), Path("key"), "pw", Path("ca"))
     engine = found.engine
     assert (engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens) == (128, 8, 256)
