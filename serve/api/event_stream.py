@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve.api.disconnect import ClientGone, unless_gone
-from serve.api.errors import ApiError
+from serve.api.errors import ApiError, internal
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -17,7 +17,8 @@ _DONE = b"data: [DONE]\n\n"
 class EventStream(Response):
     """Sends each document as a `data:` event, then `[DONE]`.
 
-    An `ApiError` of the source becomes a last event `{"error": …}`, as the status line has been sent by then.
+    An error of the source becomes a last event `{"error": …}`, as the status line has been sent by then. One that is
+    no `ApiError` is a fault of this program and is raised again after that.
 
     Args:
         documents: what to send.
@@ -46,13 +47,21 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        fault: Exception | None = None
         async with contextlib.aclosing(self._documents) as documents:
             try:
                 async for document in documents:
                     await _event(send, document)
             except ApiError as error:
                 await _event(send, error.body())
+            except OSError:
+                raise  # the client has gone
+            except Exception as error:
+                fault = error
+                await _event(send, internal("internal error; the server's log has it under the x-request-id").body())
         await send({"type": "http.response.body", "body": _DONE, "more_body": False})
+        if fault is not None:
+            raise fault
 
 
 async def _event(send: Send, document: dict[str, Any]) -> None:

@@ -53,12 +53,11 @@ class Generation:
             for index, outputs in self._outputs.items():
                 routed = self._job.choices[index].target.confidence is not None
                 await outputs.admitted()
-        except EngineError as error:
+        except BaseException as error:
             self.close()
-            raise _refusal(error, routed) from error
-        except asyncio.CancelledError:
-            self.close()
-            raise
+            if isinstance(error, EngineError):
+                raise _refusal(error, routed) from error
+            raise  # cancelled, or a fault of this program
 
     def weights(self) -> Iterator[tuple[str, float]]:
         """(content digest, gate) of every expert that answers, as the engine admitted them."""

@@ -10,6 +10,8 @@ import typer
 from serve.cli import server_options as options
 from serve.cli.options import option
 
+_LOOPBACK = ("127.", "localhost:", "[::1]")
+
 
 def command(
     bundle: options.Bundle,
@@ -73,6 +75,10 @@ def command(
     given = {name: _absolute(value) for name, value in locals().items()}
     if importlib.util.find_spec("ray") is None:
         raise ImportError("overtone deploy needs Ray: pip install 'overtone[ray]'")
+    if address is None or address.startswith(_LOOPBACK):
+        # Ray reads it when it is imported. All ports of a cluster that is started then listen on the loopback address
+        # only, and it can be connected to by that.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from merge.bundle import open_bundle  # Ray and torch take seconds to import; --help should not
     from serve.cluster.deployment import Deployment
     from serve.cluster.run import deploy_to, serve_here

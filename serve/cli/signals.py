@@ -23,7 +23,7 @@ def handled_from_the_start(arguments: Sequence[str]) -> Iterator[None]:
     if not SERVERS.intersection(arguments[:1]) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {signal.SIGTERM: leave, signal.SIGINT: leave, signal.SIGHUP: _nothing}
+    handlers = {signal.SIGTERM: _leave, signal.SIGINT: _leave, signal.SIGHUP: _nothing}
     before = {number: signal.getsignal(number) for number in handlers}
     for number, handler in handlers.items():
         if before[number] is not signal.SIG_IGN:
@@ -35,7 +35,7 @@ def handled_from_the_start(arguments: Sequence[str]) -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - what Python calls a handler with
+def _leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - what Python calls a handler with
     """End the process with status 0."""
     sys.exit(0)
 

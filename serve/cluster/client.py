@@ -22,6 +22,7 @@ from serve.cluster.registry import Registry
 from serve.cluster.replicas import Replicas
 from serve.engine import EngineStats, Request
 from serve.experts import ExpertInfo, ExpertLoadError, ExpertVersion
+from serve.tracing import SilentTracing, Tracing
 
 _UNLOAD_TIMEOUT = 5.0
 _PAUSE = 0.1
@@ -36,7 +37,13 @@ class ReplicaClient:
     """
 
     def __init__(
-        self, handle: DeploymentHandle[Any], replicas: Replicas, bundle: Bundle, identity: str, patience: float
+        self,
+        handle: DeploymentHandle[Any],
+        replicas: Replicas,
+        bundle: Bundle,
+        identity: str,
+        patience: float,
+        tracing: Tracing | None = None,
     ):
         """Begin with the bundle's experts.
 
@@ -46,11 +53,13 @@ class ReplicaClient:
             bundle: what requests are tokenised and routed for.
             identity: the bundle's, which a replica must agree with.
             patience: seconds to wait for a replica where there is none.
+            tracing: of this process; a replica's spans of a request go below the one that is open here.
         """
         self.board = Board(replicas.ask, identity, patience)
         self._handle, self._identity, self._patience = handle, identity, patience
         self._registry = Registry(bundle)
         self._running: dict[str, ReplicaOutputs] = {}
+        self._tracing = tracing or SilentTracing()
 
     def start(self) -> None:
         """Begin to watch the replicas."""
@@ -71,6 +80,7 @@ class ReplicaClient:
             bundle=self._identity,
             versions=versions,
             structure=None if mask is None else mask.asked,
+            trace=self._tracing.carry(),
         )
         heaviest = max(request.experts, key=lambda expert: abs(expert[1]), default=("", 0.0))[0]
         method = self._handle.options(method_name="generate", stream=True, multiplexed_model_id=heaviest)

@@ -1,5 +1,6 @@
 """The API's application as a Ray Serve deployment."""
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI
@@ -36,16 +37,23 @@ class Ingress:
 
         def connect(bundle: Bundle) -> ReplicaClient:
             engines = Replicas(ray_serve.get_replica_context().app_name, replicas.deployment_name)
-            return ReplicaClient(replicas, engines, bundle, bundle_identity(bundle.path), deployment.patience)
+            identity = bundle_identity(bundle.path)
+            return ReplicaClient(replicas, engines, bundle, identity, deployment.patience, tracing)
 
         metrics = ClusterMetrics(version=settings.api.version)
         tracing = tracing_from_environment()
-        runtime = load_runtime(settings, metrics, tracing, connect)
+        runtime = load_runtime(settings, metrics, connect=connect)  # the replicas make the spans of admitted requests
         assert isinstance(runtime.engine, ReplicaClient)
         self._client = runtime.engine
         metrics.join(self._client.families)
         self._settings = settings
         self._service = Service(metrics, runtime, teach=teach, tracing=tracing)
+
+    async def drain(self) -> None:
+        """Refuse new requests with 503, and return once those that run have ended, or the time for that is over."""
+        self._service.drain()
+        await self._client.shutdown(self._settings.shutdown_timeout)
+        await asyncio.to_thread(self._service.tracing.flush)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """The application, once there is a replica for it: until then Ray Serve lets its requests wait."""

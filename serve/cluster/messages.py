@@ -1,7 +1,7 @@
 """What goes between the ingress and a replica."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import Metric
@@ -20,6 +20,7 @@ class Call:
         bundle: digest of the bundle that it was tokenised and routed for.
         versions: of the request's experts, in its order.
         structure: what its mask is made of, (field, kind, value).
+        trace: the span that it is part of, as `Tracing.carry` names it.
     """
 
     request: Request
@@ -27,6 +28,7 @@ class Call:
     bundle: str
     versions: tuple[ExpertVersion, ...]
     structure: tuple[str, str, Any] | None = None
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

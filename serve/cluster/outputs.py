@@ -1,6 +1,7 @@
 """One request's outputs on their way from a replica."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 
 from ray.exceptions import RayError, RayTaskError
@@ -19,6 +20,8 @@ _WATCH = 0.5
 
 _LOST = (RayError, DeploymentUnavailableError, ReplicaUnavailableError)
 _GOING = (EngineDead, Draining)
+
+_log = logging.getLogger("overtone")
 
 Answers = DeploymentResponseGenerator[Answer]
 
@@ -101,9 +104,13 @@ class ReplicaOutputs(AsyncIterator[Output]):
             except BackPressureError as error:
                 self._end()
                 raise QueueFull("all replicas have as many requests as they take: try again later") from error
-            except (EngineDead, RayTaskError):  # nobody to wait for; a fault of ours in the replica
+            except EngineDead:  # nobody to wait for
                 self.leave()
                 raise
+            except RayTaskError as error:
+                self.leave()
+                _log.exception("a replica failed to run a request")
+                raise EngineDead("the replica failed to run the request; the server's log says why") from error
             except (*_LOST, StopAsyncIteration, asyncio.CancelledError) as error:
                 if self._over and not _cancelled():
                     return None

@@ -22,6 +22,8 @@ from serve.engine import AsyncEngine, EngineDead, EngineError, ExpertUnavailable
 from serve.experts import ExpertInfo, ExpertLoadError, ExpertVersion, FailureLog
 from serve.metrics import Metrics
 from serve.model import read_config
+from serve.tracing import tracing_from_environment
+from serve.tracing.observer import TracedObserver
 
 _log = logging.getLogger("overtone")
 
@@ -50,7 +52,9 @@ class EngineReplica:
         self._name = ray_serve.get_replica_context().replica_id.unique_id
         self._bundle = bundle_identity(settings.bundle)
         self._metrics = Metrics(version=settings.api.version)
-        self._engine: AsyncEngine = build_engine(bundle, settings.engine, observer=self._metrics.engine)
+        self._tracing = tracing_from_environment()
+        observer = TracedObserver(self._metrics.engine, self._tracing)
+        self._engine: AsyncEngine = build_engine(bundle, settings.engine, observer=observer)
         self._metrics.watch(self._engine.stats)
         config = read_config(bundle.backbone_dir)
         self._structures = Structures(TextCodec.from_directory(bundle.backbone_dir), config.eos_token_ids)
@@ -88,7 +92,8 @@ class EngineReplica:
                 await self._hold(version.name)
             while missing := [version for version in call.versions if not self._has(version)]:
                 await self._fetch(missing[0])
-            outputs = self._engine.generate(request)
+            with self._tracing.admission(request.request_id, call.trace):
+                outputs = self._engine.generate(request)
         except EngineError as error:
             self._refused(error)
             yield Refused(error)
@@ -126,6 +131,11 @@ class EngineReplica:
         """Forget an expert, where it is known here and the name means the same."""
         if bundle == self._bundle and self._engine.engine.experts.get(name) is not None:
             await self._engine.unload_expert(name)
+
+    def __del__(self) -> None:
+        """Ray Serve calls this once the requests have ended, and then kills the process."""
+        if (tracing := getattr(self, "_tracing", None)) is not None:
+            tracing.flush()
 
     def _refused(self, error: EngineError) -> None:
         """End this process where the engine's loop has ended.

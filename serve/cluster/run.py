@@ -1,24 +1,37 @@
 """Deploying: on a Ray cluster that runs, or on one of this machine's own for as long as the command runs."""
 
 import contextlib
+import logging
 import math
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
 
 import ray
 from ray import serve as ray_serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
+from serve.api.exposure import open_to_others
+from serve.api.keys import KeyRing
+from serve.api.logs import configure_logging
 from serve.api.server import listen
 from serve.api.service import Teach
 from serve.cluster.app import APPLICATION, cluster_application
 from serve.cluster.deployment import Deployment
 
+_DRAIN_MARGIN_SECONDS = 5.0
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Requests and tokens do not go through the object store; Ray's default is a third of the machine's memory."""
+
+_log = logging.getLogger("overtone")
 
 
 @contextlib.contextmanager
@@ -108,21 +121,56 @@ def serve_here(
         on_ready: called with the server's URL and Ray's address once requests are answered.
         teach: trains the router on a new expert's prompts.
     """
+    configure_logging(deployment.settings.log_level, deployment.settings.log_format)
+    keys = KeyRing(deployment.settings.api)  # a mistake in a file should be said before a cluster is started
     keep_alive = deployment.settings.connections.keep_alive_timeout
-    with local_ray(host, port, keep_alive) as url, told_to_stop() as stop:
-        deploy(deployment, teach)
-        on_ready(url, ray.get_runtime_context().gcs_address)
-        stop.wait()
-        ray_serve.delete(APPLICATION)
+    with local_ray(host, port, keep_alive) as url:
+        with signals_handled_by(_leave):  # Ray has taken SIGTERM for itself
+            warning = open_to_others(str(socket.getaddrinfo(host, port)[0][4][0]), keys, os.environ)
+            if warning is not None:
+                _log.warning(warning)
+            deploy(deployment, teach)
+        with told_to_stop() as stop:
+            on_ready(url, ray.get_runtime_context().gcs_address)
+            stop.wait()
+            drain(deployment.settings.shutdown_timeout)
+            ray_serve.delete(APPLICATION)
+
+
+def drain(timeout: float) -> None:
+    """Let the application refuse new requests, and return once those that run have ended.
+
+    Its replicas and its route stay meanwhile. Once they go, the proxy answers 503 by itself (`serve.cluster.proxy`).
+    """
+    with contextlib.suppress(RayError, RayServeException, TimeoutError):  # an ingress that is lost has nothing to drain
+        ray_serve.get_app_handle(APPLICATION).drain.remote().result(timeout_s=timeout + _DRAIN_MARGIN_SECONDS)
 
 
 @contextlib.contextmanager
 def told_to_stop() -> Iterator[threading.Event]:
-    """Set by SIGTERM and SIGINT. To be entered with Ray begun: it takes SIGTERM for itself, and dies of it."""
+    """Set by the first SIGTERM or SIGINT; a second one ends the process. To be entered with Ray begun."""
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            _leave(number, frame)
+        stop.set()
+
+    with signals_handled_by(handler):
         yield stop
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - what Python calls a handler with
+    """End the process with status 0; what is entered is left."""
+    sys.exit(0)
+
+
+@contextlib.contextmanager
+def signals_handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let a function handle SIGTERM and SIGINT in this block."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,7 +1,7 @@
 """Traces through OpenTelemetry, with the attributes of its conventions for HTTP and generative AI."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry import context as current
@@ -22,6 +22,7 @@ from serve.version import overtone_version
 
 _TRACED = "/v1/"
 _BACKBONE = "backbone"
+_FLUSH_MILLISECONDS = 2000
 
 
 def exporting_provider() -> TracerProvider:
@@ -40,6 +41,7 @@ class OtelTracing:
     """
 
     def __init__(self, provider: TracerProvider):
+        self._provider = provider
         self._tracer = provider.get_tracer("overtone", overtone_version())
         self._parents: dict[str, Context] = {}
 
@@ -89,13 +91,21 @@ class OtelTracing:
             span.set_attribute("overtone.confidence", decision.confidence)
             return decision
 
-    def admission(self, request_id: str) -> AbstractContextManager[None]:
-        """Remember this block's span for the engine's spans of a request, unless the engine refuses it."""
-        return self._admission(request_id)
+    def admission(self, request_id: str, caller: Mapping[str, str] | None = None) -> AbstractContextManager[None]:
+        """Remember this block's span, or the caller's, for the engine's spans of a request that it does not refuse."""
+        return self._admission(
+            request_id, current.get_current() if caller is None else TraceContextTextMapPropagator().extract(caller)
+        )
+
+    def carry(self) -> Mapping[str, str]:
+        """W3C's `traceparent` and `tracestate` of the span that is open here."""
+        headers: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(headers)
+        return headers
 
     @contextmanager
-    def _admission(self, request_id: str) -> Iterator[None]:
-        self._parents[request_id] = current.get_current()  # before the engine has it: it may finish at once
+    def _admission(self, request_id: str, parent: Context) -> Iterator[None]:
+        self._parents[request_id] = parent  # before the engine has it: it may finish at once
         try:
             yield
         except BaseException:
@@ -124,3 +134,7 @@ class OtelTracing:
         for name, began, ended, own in phases:
             span = self._tracer.start_span(name, parent, attributes=common | own, start_time=int((epoch + began) * 1e9))
             span.end(int((epoch + ended) * 1e9))
+
+    def flush(self) -> None:
+        """Send what waits to be sent; a collector that does not answer loses it."""
+        self._provider.force_flush(_FLUSH_MILLISECONDS)

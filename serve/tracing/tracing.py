@@ -1,6 +1,6 @@
 """What the server tells about its requests as they happen, and the tracing that listens to none of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -19,11 +19,21 @@ class Tracing(Protocol):
     def route(self, decide: Callable[[], Decision]) -> Decision:
         """Let the router decide, in a span."""
 
-    def admission(self, request_id: str) -> AbstractContextManager[None]:
-        """Hand a request to the engine in this block: its spans will be below the one that is open here."""
+    def admission(self, request_id: str, caller: Mapping[str, str] | None = None) -> AbstractContextManager[None]:
+        """Hand a request to this process' engine in this block.
+
+        Its spans will be below the one that is open here, or below the one that `caller` names, which `carry` gave in
+        another process.
+        """
+
+    def carry(self) -> Mapping[str, str]:
+        """The name of the span that is open here, as headers, for the process whose engine runs the request."""
 
     def on_finish(self, record: RequestRecord) -> None:
         """Make the spans of a request that the engine has finished. May be called from any thread."""
+
+    def flush(self) -> None:
+        """Send what was made, within two seconds. For a process that is killed next."""
 
 
 class SilentTracing:
@@ -37,9 +47,20 @@ class SilentTracing:
         """Decide."""
         return decide()
 
-    def admission(self, request_id: str) -> AbstractContextManager[None]:  # noqa: ARG002
+    def admission(
+        self,
+        request_id: str,  # noqa: ARG002
+        caller: Mapping[str, str] | None = None,  # noqa: ARG002
+    ) -> AbstractContextManager[None]:
         """Nothing."""
         return nullcontext()
 
+    def carry(self) -> Mapping[str, str]:
+        """No span is open."""
+        return {}
+
     def on_finish(self, record: RequestRecord) -> None:
         """Ignore."""
+
+    def flush(self) -> None:
+        """There is nothing to send."""

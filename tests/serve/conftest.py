@@ -175,11 +175,16 @@ def deployment(speaker: "TinyBundle") -> Iterator[Any]:
     """`overtone deploy` of the speaking bundle on two replicas; a `Deployed`, for all tests that ask for one."""
     pytest.importorskip("ray", reason="needs the extra ray")
     from tests.serve.cluster.deployed import deployed
+    from tests.serve.tracing.collector import collecting
 
     experts = speaker.bundle.path.parent / "more-experts"
     experts.mkdir()
     options = ["--replicas", "2", "--kv-cache-bytes", "16MiB", "--admin-api-key", "root", "--expert-dir", str(experts)]
-    with deployed(speaker.bundle.path, *options) as running:
+    with (
+        collecting() as collector,
+        deployed(speaker.bundle.path, *options, environment=collector.environment) as running,
+    ):
+        running.traces = collector
         yield running
 
 

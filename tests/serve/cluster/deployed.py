@@ -1,6 +1,7 @@
 """An `overtone deploy` in a process of its own."""
 
 import contextlib
+import ipaddress
 import os
 import re
 import secrets
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,13 +30,13 @@ ENVIRONMENT = {
 class Deployed:
     """What is deployed, and what its log says."""
 
-    def __init__(self, command: Sequence[str]):
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **(environment or {})},
         )
         self.log = ""
         self._reader = threading.Thread(target=self._read)
@@ -78,15 +79,15 @@ class Deployed:
 
 
 @contextlib.contextmanager
-def deployed(bundle: Path, *options: str) -> Iterator[Deployed]:
-    with running([*COMMAND, str(bundle), "--port", "0", *options]) as deployment:
+def deployed(bundle: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Deployed]:
+    with running([*COMMAND, str(bundle), "--port", "0", *options], environment) as deployment:
         yield deployment
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str]) -> Iterator[Deployed]:
+def running(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[Deployed]:
     """A command that says what it serves, and on which URL, until it is ended."""
-    deployment = Deployed(command)
+    deployment = Deployed(command, environment)
     try:
         assert deployment.url
         yield deployment
@@ -117,6 +118,36 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 def engines(url: str) -> set[str]:
     """Names of the replicas that are scraped."""
     return set(samples(url)["overtone_num_requests_running",]) - {"ingress"}
+
+
+def listening(process: int) -> set[tuple[str, int]]:
+    """(address, port) of the TCP sockets that a process and all below it listen on. Reads Linux's /proc."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    family = {process}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    sockets = set()
+    for member in family:
+        with contextlib.suppress(OSError):
+            for descriptor in Path(f"/proc/{member}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    sockets.add(str(descriptor.readlink()))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                address, _, port = fields[1].partition(":")
+                words = [
+                    int(address[start : start + 8], 16).to_bytes(4, sys.byteorder)
+                    for start in range(0, len(address), 8)
+                ]
+                number = ipaddress.ip_address(b"".join(words))
+                found.add((str(getattr(number, "ipv4_mapped", None) or number), int(port, 16)))
+    return found
 
 
 def scraped_service(url: str) -> SimpleNamespace:

@@ -35,6 +35,7 @@ from serve.config import ApiSettings
 from serve.engine import EngineError, EngineStats, Output, Request
 from serve.experts import FailureLog
 from serve.metrics import Metrics
+from serve.tracing import SilentTracing
 from tests.serve.api.fakes import EOS, FakeEngine, FakeStream, byte_codec, fake_service
 from tests.serve.cluster.deployed import running
 
@@ -104,6 +105,7 @@ class FakeReplica(EngineReplica):
         self._structures = Structures(byte_codec(), (EOS,))
         self._engine_timeout = None
         self._failures = FailureLog()
+        self._tracing = SilentTracing()
         self._hold, self._fitting, self._warm = _holder(len(EXPERTS)), (), True
 
     async def check_health(self) -> None:

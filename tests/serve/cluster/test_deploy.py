@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from merge.bundle import backbone_digest, write_expert
-from tests.serve.api.bundles import write_speaking_bundle
+from tests.serve.api.bundles import TOPICS, write_speaking_bundle
 from tests.serve.api.fakes import byte_text
 from tests.serve.conftest import TinyBundle, random_expert, with_expert
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
-from tests.serve.cluster.deployed import COMMAND, ENVIRONMENT, Deployed, engines, samples, wait_for
+from tests.serve.cluster.deployed import COMMAND, ENVIRONMENT, Deployed, engines, listening, samples, wait_for
 
 LONG = {"model": "sql", "prompt": "x", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
 
@@ -58,11 +58,31 @@ def test_each_replica_is_scraped_under_its_name(deployment: Deployed):
     assert {"ingress", *names} == set(found["process_resident_memory_bytes",])
 
 
+def test_nothing_listens_on_other_addresses_than_the_loopback(deployment: Deployed):
+    found = listening(deployment.process.pid)
+    assert len(found) > 5  # Ray's own
+    assert ("127.0.0.1", int(deployment.url.rpartition(":")[2])) in found
+    assert {address for address, _ in found} <= {"127.0.0.1", "::1"}
+
+
 def test_a_structure_is_kept_by_the_replicas(deployment: Deployed):
     pytest.importorskip("llguidance")
     body = {**LONG, "ignore_eos": False, "structured_outputs": {"choice": ["yes", "no"]}}
     reply = httpx.post(f"{deployment.url}/v1/completions", json=body, timeout=60).json()
     assert reply["choices"][0]["text"] in {"yes", "no"}
+
+
+def test_a_request_is_one_trace_from_the_ingress_to_its_engine(deployment: Deployed):
+    trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    body = {**LONG, "model": "auto", "prompt": TOPICS["sql"]}
+    headers = {"traceparent": f"00-{trace}-{caller}-01"}
+    assert httpx.post(f"{deployment.url}/v1/completions", json=body, headers=headers, timeout=60).status_code == 200
+    names = {"POST /v1/completions", "route", "queue", "prefill", "decode"}
+    wait_for(lambda: names <= set(deployment.traces.spans(trace)), "spans are missing")
+    found = deployment.traces.spans(trace)
+    root = found.pop("POST /v1/completions")
+    assert root.parent_span_id.hex() == caller
+    assert {span.parent_span_id for span in found.values()} == {root.span_id}
 
 
 def test_a_new_expert_reaches_all_replicas_and_leaves_them(deployment: Deployed, speaker: TinyBundle):
@@ -115,7 +135,7 @@ def test_engines_come_under_load_and_go_after_it(deployment: Deployed, speaker: 
         app = application(Deployment.model_validate({{"settings": settings, **size}}))
         serve.run(app, name="scaled", route_prefix="/scaled")
     """
-    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "token"}
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     subprocess.run([sys.executable, "-c", program], env=environment, timeout=100, check=True, capture_output=True)
     url, stop = f"{deployment.url}/scaled", threading.Event()
     assert len(engines(url)) == 1
@@ -165,7 +185,7 @@ def test_a_lost_replica_loses_no_request_silently_and_comes_back(deployment: Dep
 
 
 def test_a_new_bundle_takes_over_without_an_error(deployment: Deployed, tmp_path: Path):
-    """The last of this deployment's tests: from here on it serves another bundle."""
+    """The last of this deployment's tests but one: from here on it serves another bundle."""
     other = write_speaking_bundle(tmp_path / "other", name="successor").bundle.path
     url, stop = deployment.url, threading.Event()
     before = engines(url)
@@ -187,6 +207,29 @@ def test_a_new_bundle_takes_over_without_an_error(deployment: Deployed, tmp_path
     assert set(outcomes) == {"whole"}
     assert not before & engines(url)
     assert "successor" in [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+
+
+def test_sigterm_refuses_new_requests_until_nothing_listens(deployment: Deployed):
+    """The last of this deployment's tests."""
+    answered = threading.Semaphore(0)
+
+    def load(stream: bool) -> list[str]:
+        outcomes = []
+        while True:
+            try:
+                outcomes.append(ask(deployment.url, stream))
+            except httpx.TransportError:
+                return outcomes
+            answered.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(load, number % 2 == 0) for number in range(4)]
+        for _ in range(8):
+            answered.acquire()
+        deployment.process.send_signal(signal.SIGTERM)
+        outcomes = [outcome for future in running for outcome in future.result()]
+    assert set(outcomes) == {"whole", "refused"}
+    assert deployment.process.wait(100) == 0
 
 
 def test_one_process_imports_none_of_ray():

@@ -146,8 +146,9 @@ async def test_a_refusal_is_the_callers(answer, error):
 
 async def test_a_fault_in_a_replica_is_not_tried_again():
     replicas = Replicas([RayTaskError("generate", "a traceback", ValueError("ours"))])
-    with pytest.raises(RayTaskError):
+    with pytest.raises(EngineDead, match="the replica failed to run the request") as raised:
         await replicas.outputs().admitted()
+    assert isinstance(raised.value.__cause__, RayTaskError)
     assert (len(replicas.made), replicas.ended) == (1, 1)
 
 

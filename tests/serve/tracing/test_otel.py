@@ -1,14 +1,11 @@
 """Spans of requests on the real engine, in the in-memory exporter."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -16,12 +13,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from serve.api.loading import load_runtime
 from serve.api.service import Service
 from serve.config import ServerSettings
-from serve.engine import EngineConfig
+from serve.engine import EngineConfig, RequestRecord
 from serve.metrics import Metrics
 from serve.tracing import tracing_from_environment
 from serve.tracing.otel import OtelTracing, exporting_provider
 from tests.serve.api.bundles import MAX_MODEL_LEN, TOPICS, write_speaking_bundle
 from tests.serve.api.fakes import live
+from tests.serve.tracing.collector import collecting
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -113,6 +111,24 @@ def test_refused_requests_leave_nothing_behind(
     assert tracing._parents == {}
 
 
+def test_the_engines_spans_of_another_process_go_below_this_ones(exporter: InMemorySpanExporter):
+    """As under `overtone deploy`: the ingress opens the request's span, a replica's engine finishes the request."""
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    ingress, replica = OtelTracing(provider), OtelTracing(provider)
+    exporter.clear()
+    with provider.get_tracer("test").start_as_current_span("POST") as root:
+        carried = ingress.carry()
+    with replica.admission("r", carried):
+        pass
+    replica.on_finish(RequestRecord("r", ("sql",), 3, 0, 5, "length", 1.0, 2.0, 3.0, 4.0))
+    replica.flush()
+    found = {span.name: span for span in exporter.get_finished_spans()}
+    assert set(found) == {"POST", "queue", "prefill", "decode"}
+    assert {found[name].parent.span_id for name in ("queue", "prefill", "decode")} == {root.context.span_id}
+    assert ingress._parents == replica._parents == {}
+
+
 def test_probes_are_not_traced(http: httpx.Client, exporter: InMemorySpanExporter):
     http.get("/metrics")
     http.get("/health")
@@ -121,33 +137,14 @@ def test_probes_are_not_traced(http: httpx.Client, exporter: InMemorySpanExporte
 
 
 def test_a_collector_gets_them(monkeypatch: pytest.MonkeyPatch):
-    bodies: list[bytes] = []
-
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-            monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
-            monkeypatch.setenv("OTEL_SERVICE_NAME", "overtone-test")
-            assert isinstance(tracing_from_environment(), OtelTracing)
-            provider = exporting_provider()
-            provider.get_tracer("test").start_span("hello").end()
-            provider.shutdown()
-        finally:
-            server.shutdown()
-            thread.join()
-    (body,) = bodies
-    (spans_of_resource,) = ExportTraceServiceRequest.FromString(body).resource_spans
+    with collecting() as collector:
+        for name, value in {**collector.environment, "OTEL_SERVICE_NAME": "overtone-test"}.items():
+            monkeypatch.setenv(name, value)
+        assert isinstance(tracing_from_environment(), OtelTracing)
+        provider = exporting_provider()
+        provider.get_tracer("test").start_span("hello").end()
+        provider.shutdown()
+    (spans_of_resource,) = collector.resources()
     attributes = {pair.key: pair.value.string_value for pair in spans_of_resource.resource.attributes}
     assert attributes["service.name"] == "overtone-test"
     assert spans_of_resource.scope_spans[0].spans[0].name == "hello"
