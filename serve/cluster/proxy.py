@@ -20,7 +20,6 @@ RETRY_AFTER_SECONDS = 1
 _NO_ROUTE = b"Ping http://.../-/routes"
 """Ray Serve says it in its 404."""
 
-
 _LOST = "the server that handled the request was lost; try again"
 
 
@@ -48,7 +47,7 @@ class AlwaysAnswered:
 
     - A probe does not wait for an ingress: `/ready` is 503 and `/health` 200, as while one process loads.
     - A request whose ingress is lost before its reply began gets 503; a stream gets an error event and `[DONE]`.
-    - A path of the API is not 404 where no application is deployed, but 503.
+    - Where no application is deployed, the API's paths are not 404, but what they are while one process loads.
 
     What an application says itself is passed on as it is.
     """
@@ -61,7 +60,7 @@ class AlwaysAnswered:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        reply = _Reply(send, ours=scope["path"] in _PROBES or scope["path"].startswith("/v1/"))
+        reply = _Reply(send, scope["path"])
         if scope["path"] in _PROBES:
             answering = asyncio.ensure_future(self._app(scope, receive, reply.send))
             try:
@@ -70,7 +69,7 @@ class AlwaysAnswered:
                 begun.cancel()
                 if not reply.begun.is_set() and not answering.done():
                     reply.closed = True
-                    await _with_id(_loading(scope["path"]), scope)(scope, receive, send)
+                    await _with_id(_nobody(scope["path"]), scope)(scope, receive, send)
                     return
                 await answering
             finally:
@@ -93,10 +92,10 @@ class _Reply:
         unfinished_stream: whether it is an event stream whose end has not been sent.
     """
 
-    def __init__(self, send: Send, ours: bool):
+    def __init__(self, send: Send, path: str):
         self.begun = asyncio.Event()
         self.closed = self.unfinished_stream = False
-        self._send, self._ours = send, ours
+        self._send, self._path = send, path
         self._held: Message | None = None
 
     async def send(self, message: Message) -> None:
@@ -107,7 +106,8 @@ class _Reply:
             self.begun.set()
             content_type = Headers(raw=message["headers"]).get("content-type", "")
             self.unfinished_stream = content_type.startswith("text/event-stream")
-            if self._ours and message["status"] == 404 and content_type.startswith("text/plain"):
+            ours = self._path in _PROBES or self._path.startswith("/v1/")
+            if ours and message["status"] == 404 and content_type.startswith("text/plain"):
                 self._held = message
                 return
         elif message["type"] == "http.response.body":
@@ -123,19 +123,19 @@ class _Reply:
         await self._send(message)
 
     async def _instead(self, head: Message) -> None:
-        """503 for Ray Serve's 404, under its request id."""
-        response = _unavailable("no model is deployed here, or it is still loading or shutting down", "loading")
+        """What the API says without a model for Ray Serve's 404, under its request id."""
+        response = _nobody(self._path)
         ids = [header for header in head["headers"] if header[0].lower() == _NAME]
         headers = [*response.raw_headers, *ids]
         await self._send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
 
 
-def _loading(path: str) -> Response:
-    """A probe's answer where there is no ingress yet."""
+def _nobody(path: str) -> Response:
+    """The answer where there is no ingress."""
     if path == "/health":
         return JSONResponse({"status": "ok", "phase": "loading"})
-    return _unavailable("the model is still loading", "loading")
+    return _unavailable("no model is deployed here, or it is still loading or shutting down", "loading")
 
 
 def error_document(message: str, code: str) -> dict[str, Any]:

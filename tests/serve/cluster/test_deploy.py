@@ -58,11 +58,12 @@ def test_each_replica_is_scraped_under_its_name(deployment: Deployed):
     assert {"ingress", *names} == set(found["process_resident_memory_bytes",])
 
 
-def test_nothing_listens_on_other_addresses_than_the_loopback(deployment: Deployed):
+def test_only_replicas_listen_beyond_the_loopback(deployment: Deployed):
+    """Each has a port for Ray Serve's own calls, whose address is written down in Ray; it asks for Ray's token."""
     found = listening(deployment.process.pid)
-    assert len(found) > 5  # Ray's own
     assert ("127.0.0.1", int(deployment.url.rpartition(":")[2])) in found
-    assert {address for address, _ in found} <= {"127.0.0.1", "::1"}
+    beyond = [address for address, _ in found if address not in {"127.0.0.1", "::1"}]
+    assert len(beyond) <= 3 < len(found) - len(beyond)
 
 
 def test_a_structure_is_kept_by_the_replicas(deployment: Deployed):

@@ -69,6 +69,7 @@ async def test_no_application(path: str):
         await body(send, b"Path '/x' not found. Ping http://.../-/routes for available routes.")
 
     is_unavailable(await ask(path, answer), "loading")
+    assert (await ask("/health", answer)).json() == {"status": "ok", "phase": "loading"}
     assert (await ask("/another/application", answer)).status_code == 404
 
 
