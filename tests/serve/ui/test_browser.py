@@ -116,7 +116,7 @@ def test_an_error_is_shown_as_the_server_says_it(tab: Tab):
     tab.type("hello")
     tab.press("Enter", CTRL)
     tab.until("!document.querySelector('#error').hidden")
-    assert "the model's context is 256 tokens" in tab.text("#error")
+    assert "maximum context length is 256 tokens" in tab.text("#error")
 
 
 def test_the_charts_follow_the_server(tab: Tab, url: str):
