@@ -76,9 +76,10 @@ def context_overflow(param: str, max_model_len: int, requested: str) -> ApiError
         max_model_len: tokens of the context.
         requested: what does not fit, to come after "However, ".
     """
+    # LangChain looks for the code in the text of the exception, where newer versions of `openai` put the message alone.
     message = (
         f"This model's maximum context length is {max_model_len} tokens. However, {requested}. "
-        f"Please reduce the length of the {param} or of the completion."
+        f"Please reduce the length of the {param} or of the completion (context_length_exceeded)."
     )
     return invalid(param, message, code="context_length_exceeded")
 

@@ -66,7 +66,7 @@ def test_context_overflow(openai: OpenAI, engine: FakeEngine):
 
 
 def test_context_overflow_is_told_in_the_words_that_clients_know(http: httpx.Client):
-    """LiteLLM takes the first sentence for an overflow, and then asks a model of a longer context."""
+    """LiteLLM knows an overflow by the first sentence, and then asks a model of a longer context."""
     for fields, requested in (
         ({"prompt": "x" * 500, "max_tokens": 13}, "you requested 513 tokens: the prompt has 500, the completion 13"),
         ({"prompt": "x" * 90_000}, "your prompt of 90000 characters has more tokens than that"),
@@ -75,6 +75,7 @@ def test_context_overflow_is_told_in_the_words_that_clients_know(http: httpx.Cli
         assert error["message"].startswith(
             f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, {requested}. Please reduce"
         )
+        assert "context_length_exceeded" in error["message"]  # LangChain's sign
 
 
 @pytest.mark.parametrize(
