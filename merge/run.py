@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +21,9 @@ from merge.experts import (
     Job,
     Prompts,
     Sources,
-    code_factor,
-    load_tokenizer,
-    paper_factors,
+    concerns,
+    expert_factors,
     run_jobs,
-    task_magnitudes,
     usual_workers,
 )
 from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge_frank_wolfe
@@ -105,7 +103,7 @@ def merge_recipe(
         if inputs.prompts is not None:
             shown.say("router: training")
             save_router(staging.path / "router", train_router(inputs.prompts, inputs.recipe.router))
-        notes = _notes(inputs, warned)
+        notes = _notes(inputs, warned, experts)
         (staging.path / "recipe.yml").write_bytes(recipe.read_bytes())
         (staging.path / "README.md").write_text(model_card(inputs.recipe, [_row(item) for item in experts], notes))
         shown.say("bundle: writing the manifest")
@@ -186,7 +184,7 @@ def _cut_experts(
     for report in reports:
         shown.say(f"expert {report.name}: taken over from the interrupted merge")
     wanted = {name: item for name, item in inputs.fine_tunes.items() if name not in {item.name for item in reports}}
-    factors = _factors(inputs, sources) if wanted else {}
+    factors = expert_factors(sources, inputs.fine_tunes) if wanted else {}
     prompts = _prompts(inputs) if wanted else {}
     directory = staging.path / "experts"
     jobs = [
@@ -198,6 +196,8 @@ def _cut_experts(
         for report in run_jobs(jobs, width, pool):
             staging.record(f"experts/{report.name}", [directory / f"{report.name}.safetensors"], asdict(report))
             shown.say(f"expert {report.name}: {_summary(report)}")
+            for concern in concerns(report):
+                shown.say(f"warning: expert {report.name}: {concern}")
             reports.append(report)
             advance()
     return sorted(reports, key=lambda report: report.name)
@@ -209,34 +209,18 @@ def _restored(data: Mapping[str, Any]) -> ExpertReport:
     return ExpertReport(**{**data, "divergence": None if divergence is None else tuple(divergence)})
 
 
-def _factors(inputs: Inputs, sources: Sources) -> dict[str, float]:
-    rescale = inputs.experts.rescale
-    if inputs.experts.values != "rescaled":
-        return {}
-    if isinstance(rescale, float):
-        return dict.fromkeys(inputs.fine_tunes, rescale)
-    magnitudes = {name: task_magnitudes(sources, item) for name, item in inputs.fine_tunes.items()}
-    density = inputs.experts.density
-    if rescale == "paper":
-        return paper_factors(magnitudes, density)
-    return {name: code_factor(item, density) for name, item in magnitudes.items()}
-
-
 def _prompts(inputs: Inputs) -> dict[str, Prompts]:
-    settings, experts = inputs.recipe.calibration, inputs.experts
-    if settings is None or inputs.prompts is None or not experts.needs_prompts:
+    settings = inputs.recipe.calibration
+    if settings is None or not inputs.experts.needs_prompts:
         return {}
-    tokenizer = load_tokenizer(inputs.base.path)
-    return {
-        name: Prompts(
-            tuple(map(tuple, tokenizer(list(prompts[: settings.per_task]))["input_ids"])), settings.answer_tokens
-        )
-        for name, prompts in inputs.prompts.items()
-    }
+    tokens, _ = inputs.calibration_tokens()
+    return {name: Prompts(tuple(map(tuple, items)), settings.answer_tokens) for name, items in tokens.items()}
 
 
 def _summary(report: ExpertReport) -> str:
     text = f"{report.density:.2%} of the entries, {report.share:.2%} of the backbone's bytes"
+    if report.factor is not None:
+        text += f", μ {report.factor:.3g}"
     if report.divergence is None:
         return text
     before, after = report.divergence
@@ -250,15 +234,20 @@ def _row(report: ExpertReport) -> dict[str, str]:
         "bytes": f"{report.bytes:,}",
         "of the backbone's bytes": f"{report.share:.2%}",
     }
+    if report.factor is not None:
+        row["μ"] = f"{report.factor:.3g}"
     if report.divergence is not None:
         row["KL to the fine-tune, backbone alone"] = f"{report.divergence[0]:.3f}"
         row["with the expert"] = f"{report.divergence[1]:.4f}"
     return row
 
 
-def _notes(inputs: Inputs, warned: tuple[Finding, ...]) -> tuple[str, ...]:
-    told = tuple(f"{finding.subject}: {finding.message}" for finding in warned)
+def _notes(inputs: Inputs, warned: tuple[Finding, ...], experts: Sequence[ExpertReport]) -> tuple[str, ...]:
+    told = [f"{finding.subject}: {finding.message}" for finding in warned]
+    told += [f"expert {report.name}: {concern}" for report in experts for concern in concerns(report)]
     if inputs.prompts is None:
         return ("No calibration prompts: the experts are data-free and the bundle has no router.", *told)
+    if not inputs.experts.needs_prompts:
+        return ("The experts are data-free: the calibration prompts trained the router alone.", *told)
     note = "KL is the mean over calibration tokens, which the experts were fitted to: measure on other prompts."
     return (note, *told)

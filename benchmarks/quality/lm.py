@@ -102,7 +102,7 @@ class LanguageDomain:
 
     def objective(self, tasks: Sequence[str], seed: int) -> LanguageModelLoss:
         """Cross-entropy of the right answers, the mean of the tasks' logarithms."""
-        calibration = CalibrationConfig(file=self._calibration_file(seed), per_task=24)
+        calibration = CalibrationConfig(file=self._calibration_file(seed), per_task=24, chat_template="none")
         config = ObjectiveConfig(tasks=tuple(tasks), per_task=24, scale="log", batch_size=24)
         return language_model_loss(self.base(), {}, calibration, config)
 

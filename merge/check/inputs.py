@@ -10,8 +10,16 @@ from merge.bundle import backbone_digest
 from merge.bundle.digest import file_digest
 from merge.check.finding import Finding, errors
 from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint, setting_files
-from merge.experts import CalibrationError, ExpertConfig, read_prompts
-from merge.frank_wolfe.examples import read_examples
+from merge.experts import (
+    CalibrationError,
+    Example,
+    ExpertConfig,
+    encode_prompts,
+    prompt_encoder,
+    read_examples,
+    texts,
+)
+from merge.frank_wolfe.examples import read_target_examples
 from merge.lora import AdaptedCheckpoint, is_adapter, open_adapter
 from merge.recipe import ModelEntry, Recipe
 from merge.router import LEAST_PROMPTS, too_few_prompts
@@ -27,14 +35,34 @@ class Inputs:
         experts: its experts block, resolved.
         base: θ₀.
         fine_tunes: θ_k by name, sorted.
-        prompts: by task; None: no calibration.
+        examples: of the calibration file, by task; None: no calibration.
     """
 
     recipe: Recipe
     experts: ExpertConfig
     base: Checkpoint
     fine_tunes: Mapping[str, Checkpoint]
-    prompts: Mapping[str, Sequence[str]] | None
+    examples: Mapping[str, Sequence[Example]] | None
+
+    @property
+    def prompts(self) -> dict[str, list[str]] | None:
+        """What the router learns from: the examples' distinct texts by task; None: no calibration."""
+        return None if self.examples is None else {task: texts(items) for task, items in self.examples.items()}
+
+    def calibration_tokens(self) -> tuple[dict[str, list[list[int]]], list[str]]:
+        """Token ids of the prompts that experts are cut with, by task, and what the user should know of them.
+
+        Raises:
+            CalibrationError: a prompt cannot be encoded.
+            CheckpointError: the base has no tokenizer that can be read.
+        """
+        settings = self.recipe.calibration
+        if settings is None or self.examples is None:
+            return {}, []
+        encoder, told = prompt_encoder(self.base, self.fine_tunes.values(), settings)
+        context = self.base.config.get("max_position_embeddings")
+        found, more = encode_prompts(encoder, self.examples, settings, context if isinstance(context, int) else None)
+        return found, [*told, *more]
 
     def merged(self) -> Checkpoint:
         """The base, as far as it is merged: what else it has is copied."""
@@ -94,19 +122,19 @@ def open_fine_tunes(recipe: Recipe, base: Checkpoint | None) -> tuple[dict[str, 
     return opened, found
 
 
-def open_prompts(recipe: Recipe) -> tuple[dict[str, list[str]] | None, list[Finding]]:
-    """Read the calibration's prompts, and its answers where the method follows them."""
+def open_examples(recipe: Recipe) -> tuple[dict[str, list[Example]] | None, list[Finding]]:
+    """Read the calibration's examples, and its answers where the method follows them."""
     if recipe.calibration is None:
         return None, []
     config = recipe.frank_wolfe()
     try:
-        prompts = read_prompts(recipe.calibration.file, [entry.name for entry in recipe.models])
+        examples = read_examples(recipe.calibration.file, [entry.name for entry in recipe.models])
         if config is not None:
-            read_examples(recipe.calibration.file, config.objective.tasks, config.objective.replies == "answer")
+            read_target_examples(recipe.calibration.file, config.objective.tasks, config.objective.replies == "answer")
     except CalibrationError as error:
         return None, errors("calibration", [str(error)])
-    few = [task for task, items in prompts.items() if len(items) < LEAST_PROMPTS]
-    return prompts, errors("calibration", [too_few_prompts(task) for task in few])
+    few = [task for task, items in examples.items() if len(texts(items)) < LEAST_PROMPTS]
+    return examples, errors("calibration", [too_few_prompts(task) for task in few])
 
 
 def _open(entry: ModelEntry, base: Checkpoint | None) -> Checkpoint | None:

@@ -50,7 +50,7 @@ def check_memory(inputs: Inputs) -> list[Finding]:
     needed, free = job_bytes(inputs.base, runs_models), available_host_bytes()
     if free >= needed:
         return []
-    advice = "; experts without prompts (values: rescaled) need far less" if runs_models else ""
+    advice = "; experts without prompts (selection: residual) need far less" if runs_models else ""
     return warnings(
         "memory", [f"cutting an expert may take {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are available{advice}"]
     )

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from merge.check.finding import CheckError, Finding, errors, warnings
 from merge.check.generation import check_end_tokens, compare_generation
-from merge.check.inputs import Inputs, open_base, open_fine_tunes, open_prompts
+from merge.check.inputs import Inputs, open_base, open_examples, open_fine_tunes
 from merge.check.place import check_memory, check_room, check_target
 from merge.check.settings import compare_settings
 from merge.check.tensors import compare_adapted, compare_tensors
 from merge.check.tokenizers import compare_tokenizers
 from merge.check.weights import Lineage, check_weights
 from merge.checkpoint import Checkpoint, CheckpointError
-from merge.experts import check_runs
+from merge.experts import CalibrationError, check_runs, foreseen
 from merge.lora import AdaptedCheckpoint
 from merge.progress import Progress
 from merge.recipe import Recipe, RecipeError, load_recipe
@@ -84,7 +84,7 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
         return None, [*errors("recipe", [f"{path}: {fault}" for fault in error.faults]), *target]
     base, findings = open_base(recipe)
     fine_tunes, more = open_fine_tunes(recipe, base)
-    prompts, worse = open_prompts(recipe)
+    examples, worse = open_examples(recipe)
     findings += [*more, *worse, *target]
     if base is None:
         return None, findings
@@ -96,9 +96,10 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
         findings += compared
     if not fitting or len(fine_tunes) < len(recipe.models):
         return None, findings
-    inputs = Inputs(recipe, recipe.experts.resolved(recipe.calibration is not None), base, fine_tunes, prompts)
+    inputs = Inputs(recipe, recipe.experts.resolved(recipe.calibration is not None), base, fine_tunes, examples)
     findings += _runnable(inputs)
     findings += check_memory(inputs)
+    findings += warnings("recipe", foreseen(inputs.experts))
     if out is not None:
         findings += check_room(out, inputs)
     return inputs, findings
@@ -111,9 +112,13 @@ def _runnable(inputs: Inputs) -> list[Finding]:
     try:
         check_runs(inputs.base)
     except CheckpointError as error:
-        advice = "experts without prompts (values: rescaled) and methods other than frank_wolfe merge any model"
+        advice = "experts without prompts (selection: residual) and methods other than frank_wolfe merge any model"
         return errors("base", [f"{fault}; {advice}" for fault in error.faults])
-    return []
+    try:
+        _, told = inputs.calibration_tokens()
+    except CalibrationError as error:
+        return errors("calibration", [str(error)])
+    return warnings("calibration", told)
 
 
 def _compared(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:

@@ -1,15 +1,18 @@
 """Cutting experts: from a fine-tune and the stored backbone to a sparse residual.
 
 `magnitude` is the paper's data-free expert; `activation` chooses entries by what the layers compute on prompts of the
-task (`calibration`, `inputs`, `fit`); `distill` trains the kept values and `storage` rounds them; `extract` puts one
-task's expert together and `jobs` does that for many; `running` loads and runs the checkpoints.
+task (`examples`, `encoding`, `calibration`, `inputs`, `fit`); `distill` trains the kept values and `storage` rounds
+them; `extract` puts one task's expert together and `jobs` does that for many; `concerns` says what looks wrong with
+one; `running` loads and runs the checkpoints.
 """
 
-from merge.experts.calibration import CalibrationError, read_prompts
+from merge.experts.concerns import concerns, foreseen
 from merge.experts.config import CalibrationConfig, ExpertConfig
-from merge.experts.extract import Calibration, Cut, Sources, cut_expert, task_magnitudes
+from merge.experts.encoding import PromptEncoder, encode_prompts, prompt_encoder
+from merge.experts.examples import CalibrationError, Example, read_examples, read_prompts, texts
+from merge.experts.extract import Calibration, Cut, Sources, cut_expert, expert_factors, task_magnitudes
 from merge.experts.jobs import ExpertReport, Job, JobError, Prompts, job_bytes, run_jobs, usual_workers
-from merge.experts.magnitude import code_factor, paper_factors
+from merge.experts.magnitude import code_factor
 from merge.experts.running import build_model, check_runs, end_tokens, load_tokenizer
 
 __all__ = [
@@ -17,22 +20,30 @@ __all__ = [
     "CalibrationConfig",
     "CalibrationError",
     "Cut",
+    "Example",
     "ExpertConfig",
     "ExpertReport",
     "Job",
     "JobError",
+    "PromptEncoder",
     "Prompts",
     "Sources",
     "build_model",
     "check_runs",
     "code_factor",
+    "concerns",
     "cut_expert",
+    "encode_prompts",
     "end_tokens",
+    "expert_factors",
+    "foreseen",
     "job_bytes",
     "load_tokenizer",
-    "paper_factors",
+    "prompt_encoder",
+    "read_examples",
     "read_prompts",
     "run_jobs",
     "task_magnitudes",
+    "texts",
     "usual_workers",
 ]

@@ -1,24 +1,17 @@
-"""Calibration data: prompts of a task, each continued by the fine-tune itself, in padded batches.
+"""Calibration sequences: prompts of a task, each continued by the fine-tune itself, in padded batches.
 
 The fine-tune's own greedy continuation is used even where reference answers exist: it needs no labels, it carries the
 separators and end tokens that the fine-tune has learned, and it is what backbone + expert shall reproduce.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from merge.experts.running import cache_keyword
-
-
-class CalibrationError(ValueError):
-    """A calibration file is missing, malformed or lacks a task. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -37,50 +30,6 @@ class Batch:
     ids: Tensor
     real: Tensor
     predicts: Tensor
-
-
-def read_prompts(file: Path, tasks: Collection[str]) -> dict[str, list[str]]:
-    """Read a JSON-lines file of {"task", "prompt"} objects ("answer" may be there; see the module's first lines).
-
-    Returns:
-        Each task's distinct prompts in the file's order.
-
-    Raises:
-        CalibrationError: no such file, a line that is no such object, a task that the recipe does not have, or a task
-            of the recipe without a prompt.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"no readable calibration file at {file}: {error}") from error
-    prompts: dict[str, dict[str, None]] = {task: {} for task in tasks}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            task, prompt = _parse(line, f"{file} line {number}")
-            if task not in prompts:
-                close = get_close_matches(task, list(prompts), n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"the recipe has {', '.join(sorted(prompts))}"
-                raise CalibrationError(f"{file} line {number}: no model is called {task!r}; {hint}")
-            prompts[task][prompt] = None
-    for task, found in prompts.items():
-        if not found:
-            raise CalibrationError(f'{file} has no prompt of {task}: add lines like {{"task": "{task}", "prompt": …}}')
-    return {task: list(found) for task, found in prompts.items()}
-
-
-def _parse(line: str, place: str) -> tuple[str, str]:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CalibrationError(f"{place} is no JSON: {error}") from error
-    if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("task", "prompt")):
-        raise CalibrationError(f'{place} must be an object with the strings "task" and "prompt"')
-    unknown = sorted(set(item) - {"task", "prompt", "answer"})
-    if unknown:
-        raise CalibrationError(f"{place} has the unknown key {unknown[0]!r}; there are task, prompt and answer")
-    if not item["prompt"]:
-        raise CalibrationError(f"{place} has an empty prompt")
-    return item["task"], item["prompt"]
 
 
 @torch.inference_mode()

@@ -14,14 +14,23 @@ Values = Literal["rescaled", "exact", "least_squares"]
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)
 """What μ is chosen from by `rescale: calibrated`; the papers' own range from 1 to 10."""
 
+USUAL_MOST = 2.0
+"""The largest μ that passes without a warning.
+
+|μτ − τ| > |τ| beyond it: every entry that such an expert keeps is farther from the fine-tune's value than the base's
+entry is, so the expert is only right where what is left out makes up for that.
+"""
+
 
 class CalibrationConfig(BaseModel):
     """Where the prompts of the tasks are.
 
     Attributes:
-        file: JSON lines, each {"task": ..., "prompt": ...}.
+        file: JSON lines, each {"task": ..., "prompt": ...} or {"task": ..., "messages": [...]}.
         per_task: prompts of each task that the experts are cut with (the first ones; the router sees all).
         answer_tokens: tokens of its own greedy continuation that a fine-tune adds to each prompt, at most.
+        chat_template: `auto`: prompts are put through the base's chat template (or, where it has none, a fine-tune's),
+            as the server does with chat requests; `none`: they are taken as they stand, as in completion requests.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +38,7 @@ class CalibrationConfig(BaseModel):
     file: Path
     per_task: int = Field(default=48, ge=1)
     answer_tokens: int = Field(default=64, ge=1)
+    chat_template: Literal["auto", "none"] = "auto"
 
 
 class ExpertConfig(BaseModel):
@@ -38,15 +48,18 @@ class ExpertConfig(BaseModel):
         density: fraction of a weight's entries that an expert keeps, the same number in every row.
         selection: which entries: `magnitude`, the largest of the task vector θ_k − θ₀ in each row (the paper; needs no
             data); `residual`, the largest of θ_k − θ_m, what the backbone still lacks; or `activation`, those that
-            matter for what the layer computes. None: `activation` with a calibration, else `magnitude`.
+            matter for what the layer computes. None: `activation` with a calibration; without one `residual`, or
+            `magnitude` where `rescale` or `overlap` is given.
         values: `rescaled`, the vector that entries are selected from times μ (the paper); `exact`; or `least_squares`,
-            fitted to the layer's output. None: what suits the selection.
-        rescale: μ for `rescaled`: `code` or `paper` (closed forms), `calibrated` (of `FACTORS`, the one that comes
-            closest to the fine-tune on the calibration prompts), or a number. None: `code`.
+            fitted to the layer's output. None: `rescaled` where `rescale` is given, else `least_squares` for
+            `activation` and `exact` for the others.
+        rescale: μ for `rescaled`: `nearest` (the one that brings the weights nearest to the fine-tune's), `code` or
+            `paper` (their closed forms), `calibrated` (of `FACTORS`, the one that comes closest to the fine-tune on the
+            calibration prompts), or a number. None: `calibrated` for `activation`, else `nearest`.
         overlap: for `rescaled` and `exact` values of the task vector: `add` them to the backbone (the paper's formula)
             or `replace` the backbone's change of the entry by them (the released code). None: `add`, but `replace` for
             `exact`.
-        distill: steps of distillation of the values; None: 60 where there is a calibration.
+        distill: steps of distillation of the values; None: 60 where another of these settings needs prompts.
         storage: of the values: `bf16`, 4 bytes an entry with its column, or `int8`, about 2 and a scale for each row.
         dense_1d: keep the exact residual of norms and biases.
         include: shell-style patterns of the 2-D weights that get a residual.
@@ -59,7 +72,9 @@ class ExpertConfig(BaseModel):
     density: float = Field(default=0.02, gt=0, le=1)
     selection: Selection | None = None
     values: Values | None = None
-    rescale: Literal["paper", "code", "calibrated"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    rescale: (
+        Literal["nearest", "paper", "code", "calibrated"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    ) = None
     overlap: Literal["add", "replace"] | None = None
     distill: int | None = Field(default=None, ge=0)
     storage: Storage = "int8"
@@ -102,17 +117,20 @@ class ExpertConfig(BaseModel):
         Raises:
             ValueError: something needs prompts and there are none.
         """
-        selection = self.selection or ("activation" if calibrated else "magnitude")
-        values = self.values or (
-            "rescaled" if selection != "activation" or self.rescale is not None else "least_squares"
-        )
-        distill = self.distill if self.distill is not None else (60 if calibrated else 0)
-        filled: dict[str, object] = {"selection": selection, "values": values, "distill": distill}
+        given = self.rescale is not None
+        data_free: Selection = "magnitude" if given or self.overlap is not None else "residual"
+        selection = self.selection or ("activation" if calibrated else data_free)
+        values = self.values or ("rescaled" if given else "least_squares" if selection == "activation" else "exact")
+        filled: dict[str, object] = {"selection": selection, "values": values}
         if values != "least_squares" and selection != "residual":
             filled["overlap"] = self.overlap or ("replace" if values == "exact" else "add")
         if values == "rescaled":
-            filled["rescale"] = self.rescale or "code"
+            filled["rescale"] = self.rescale or ("calibrated" if selection == "activation" else "nearest")
+            if selection == "activation" and self.rescale == "nearest":
+                raise ValueError("rescale: nearest needs selection: magnitude or residual; use rescale: calibrated")
         found = self.model_copy(update=filled)
+        if self.distill is None:
+            found = found.model_copy(update={"distill": 60 if found.needs_prompts else 0})
         needs = found._needs()
         if needs and not calibrated:
             raise ValueError(f"{needs[0]} needs prompts: add a calibration block with a file")

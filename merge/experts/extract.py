@@ -15,7 +15,7 @@ from merge.experts.calibration import Batch, continue_greedily, make_batches
 from merge.experts.config import FACTORS, ExpertConfig
 from merge.experts.distill import Settings, Values, distill, divergence, placed, targets
 from merge.experts.fit import layer_moments
-from merge.experts.magnitude import Magnitudes, largest_entries, measure
+from merge.experts.magnitude import Magnitudes, code_factor, largest_entries, measure, paper_factors
 from merge.experts.running import assign
 from merge.experts.storage import as_stored, to_sparse
 
@@ -85,10 +85,14 @@ class Cut:
         expert: what to store.
         divergence: mean KL in nats a predicted token on the calibration prompts: of the backbone alone, and with the
             expert as stored; None without calibration.
+        factor: μ; None for values that are not `rescaled`.
+        empty: calibration prompts to which the fine-tune replied with an end token alone.
     """
 
     expert: Expert
     divergence: tuple[float, float] | None
+    factor: float | None = None
+    empty: int = 0
 
 
 def task_magnitudes(sources: Sources, fine_tune: Checkpoint) -> Magnitudes:
@@ -97,6 +101,43 @@ def task_magnitudes(sources: Sources, fine_tune: Checkpoint) -> Magnitudes:
     columns = {sources.base.tensors[name].shape[1] for name in names}
     vectors = (_vector(name, fine_tune, sources) for name in names)
     return measure(vectors, {width: sources.entries(width) for width in columns})
+
+
+def expert_factors(sources: Sources, fine_tunes: Mapping[str, Checkpoint]) -> dict[str, float]:
+    """μ of each task, where it is a number or a closed form.
+
+    Returns:
+        By name; empty for a configuration without `rescaled` values, or with `calibrated` ones.
+    """
+    rescale, density = sources.config.rescale, sources.config.density
+    if sources.config.values != "rescaled" or rescale == "calibrated":
+        return {}
+    if isinstance(rescale, float):
+        return dict.fromkeys(fine_tunes, rescale)
+    if rescale == "nearest":
+        return {name: nearest_factor(sources, item) for name, item in fine_tunes.items()}
+    magnitudes = {name: task_magnitudes(sources, item) for name, item in fine_tunes.items()}
+    if rescale == "paper":
+        return paper_factors(magnitudes, density)
+    return {name: code_factor(item, density) for name, item in magnitudes.items()}
+
+
+def nearest_factor(sources: Sources, fine_tune: Checkpoint) -> float:
+    """The μ with which backbone + expert comes nearest to the fine-tune: never farther from it than the backbone is.
+
+    Semantics: argmin_μ ‖θ_k − θ_m − μ S(τ)‖² = ⟨θ_k − θ_m, S(τ)⟩ / ‖S(τ)‖², S what keeps the selected entries, over all
+    weights. It is 1 where the kept entries replace the backbone's, or are selected from θ_k − θ_m itself.
+    """
+    if sources.config.selection == "residual" or sources.config.overlap == "replace":
+        return 1.0
+    product = size = 0.0
+    for name in sources.weights():
+        vector, lacking = _vector(name, fine_tune, sources), _difference(fine_tune, sources.backbone, name)
+        index = largest_entries(vector, sources.entries(vector.shape[1]))
+        kept = vector.gather(1, index).double()
+        product += float((kept * lacking.gather(1, index)).sum())
+        size += float(kept.square().sum())
+    return product / size if size else 1.0
 
 
 def cut_expert(
@@ -124,7 +165,7 @@ def cut_expert(
     }
     if calibration is None:
         sparse = {key: _data_free(key, fine_tune, sources, factor) for key in sources.weights()}
-        return Cut(_expert(name, sources, sparse, dense, factor), None)
+        return Cut(_expert(name, sources, sparse, dense, factor), None, _said(sources, factor))
 
     tuned, student = calibration.fine_tune, calibration.student
     assign(tuned, fine_tune)
@@ -148,7 +189,12 @@ def cut_expert(
         settings = Settings(steps, seed=sources.config.seed, storage=sources.config.storage)
         distill(student, values, batches, teacher, settings)
     expert = _expert(name, sources, {key: values[key] for key in sparse}, {key: values[key] for key in dense}, factor)
-    return Cut(expert, (before, divergence(student, values, batches, teacher)))
+    empty = sum(set(reply) <= calibration.ends for reply in replies)
+    return Cut(expert, (before, divergence(student, values, batches, teacher)), _said(sources, factor), empty)
+
+
+def _said(sources: Sources, factor: float) -> float | None:
+    return factor if sources.config.values == "rescaled" else None
 
 
 def _difference(minuend: Checkpoint, subtrahend: Checkpoint, name: str) -> Tensor:

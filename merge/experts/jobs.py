@@ -81,6 +81,9 @@ class ExpertReport:
         density: stored entries as a fraction of the weights that have a residual.
         share: its bytes as a fraction of the backbone's.
         divergence: mean KL to the fine-tune on the calibration prompts, in nats a token: (backbone alone, with expert).
+        factor: μ; None for values that are not `rescaled`.
+        prompts: calibration prompts that it was cut with.
+        empty: those to which the fine-tune replied with an end token alone.
     """
 
     name: str
@@ -89,6 +92,9 @@ class ExpertReport:
     density: float
     share: float
     divergence: tuple[float, float] | None
+    factor: float | None = None
+    prompts: int = 0
+    empty: int = 0
 
 
 def run_job(job: Job) -> ExpertReport:
@@ -100,7 +106,7 @@ def run_job(job: Job) -> ExpertReport:
         calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens)
     cut = cut_expert(job.name, job.fine_tune, job.sources, calibration, job.factor)
     write_expert(job.target, cut.expert)
-    return _report(cut, job.sources, expert_bytes(job.target))
+    return _report(cut, job, expert_bytes(job.target))
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, ray_pool: RayPool | None = None) -> Iterator[ExpertReport]:
@@ -177,8 +183,8 @@ def job_bytes(base: Checkpoint, runs_models: bool) -> int:
     return LIBRARIES_BYTES + BYTES_AN_ENTRY * max(sizes, default=0)
 
 
-def _report(cut: Cut, sources: Sources, size: int) -> ExpertReport:
-    expert = cut.expert
+def _report(cut: Cut, job: Job, size: int) -> ExpertReport:
+    expert, sources = cut.expert, job.sources
     elements = sum(delta.index.shape[0] * sources.base.tensors[key].shape[1] for key, delta in expert.sparse.items())
     stored = sum(delta.index.numel() for delta in expert.sparse.values())
     return ExpertReport(
@@ -188,4 +194,7 @@ def _report(cut: Cut, sources: Sources, size: int) -> ExpertReport:
         density=stored / elements if elements else 0.0,
         share=size / sources.backbone.nbytes,
         divergence=cut.divergence,
+        factor=cut.factor,
+        prompts=0 if job.prompts is None else len(job.prompts.tokens),
+        empty=cut.empty,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from statistics import NormalDist
 
 from torch import Tensor
 
@@ -54,6 +55,14 @@ def code_factor(magnitudes: Magnitudes, density: float) -> float:
     does not depend on the merge method.
     """
     return -math.log10(density) * magnitudes.kept / magnitudes.overall if magnitudes.overall else 1.0
+
+
+def usual_code_factor(density: float) -> float:
+    """`code_factor` of normally distributed entries, which those of real task vectors resemble: 5.68 at d = 0.02."""
+    normal = NormalDist()
+    least = normal.inv_cdf(1 - density / 2)
+    kept, overall = 2 * normal.pdf(least) / density, math.sqrt(2 / math.pi)
+    return -math.log10(density) * kept / overall
 
 
 def paper_factors(magnitudes: Mapping[str, Magnitudes], density: float) -> dict[str, float]:

@@ -69,7 +69,8 @@ class ObjectiveConfig(_Block):
         per_task: prompts of each task (the first ones).
         replies: `answer`: the file's answers; `fine_tune`: what the task's fine-tune itself replies, which needs no
             answers and carries the separators and end tokens that it has learned.
-        separator: text between a prompt and its answer, part of the reply; says nothing about `fine_tune`.
+        separator: text between a prompt and its answer, part of the reply; if left out, nothing where prompts are put
+            through a chat template. It says nothing about `fine_tune`.
         answer_tokens: most tokens of a reply of `fine_tune`.
         scale: `nats`: the mean of the tasks' losses, the paper's; or `log`: the mean of their logarithms, so that
             halving one task's loss is worth as much as halving another's. With `nats` a task that starts at many nats a

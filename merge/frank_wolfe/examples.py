@@ -1,26 +1,16 @@
-"""Calibration examples with their answers."""
+"""The examples of the tasks that Frank-Wolfe shall be good at."""
 
-import json
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
-from merge.experts.calibration import CalibrationError
+from merge.experts.examples import CalibrationError, Example, read_lines
 
 
-@dataclass(frozen=True)
-class Example:
-    """A prompt and, where the file gives one, its answer."""
-
-    prompt: str
-    answer: str | None
-
-
-def read_examples(file: Path, tasks: Collection[str] | None, answered: bool) -> dict[str, list[Example]]:
-    """Read a JSON-lines file of {"task", "prompt", "answer"} objects.
+def read_target_examples(file: Path, tasks: Collection[str] | None, answered: bool) -> dict[str, list[Example]]:
+    """Read the examples of some tasks, which need not be the recipe's.
 
     Args:
-        file: the file.
+        file: the calibration file.
         tasks: the tasks wanted; None: all that are there.
         answered: an answer is needed.
 
@@ -28,17 +18,17 @@ def read_examples(file: Path, tasks: Collection[str] | None, answered: bool) -> 
         The examples by task, in the order of the tasks' names, within a task in the file's order.
 
     Raises:
-        CalibrationError: no such file, a line that is no such object, or a task that has no example.
+        CalibrationError: no such file, a malformed line, an example without a needed answer, or a task without an
+            example.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"no readable calibration file at {file}: {error}") from error
     found: dict[str, list[Example]] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            task, example = _parse(line, f"{file} line {number}", answered)
-            found.setdefault(task, []).append(example)
+    for place, task, example in read_lines(file):
+        if answered and not example.answer:
+            raise CalibrationError(
+                f"{place} must be an object with the strings task, prompt, answer, none of them empty; "
+                "an assistant message that ends the messages is an answer, too"
+            )
+        found.setdefault(task, []).append(example)
     for task in found if tasks is None else tasks:
         if task not in found:
             raise CalibrationError(f"{file} has no prompt of the target task {task!r}; it has {', '.join(found)}")
@@ -46,14 +36,3 @@ def read_examples(file: Path, tasks: Collection[str] | None, answered: bool) -> 
     if not wanted:
         raise CalibrationError(f"{file} is empty: a loss needs prompts")
     return {task: found[task] for task in wanted}
-
-
-def _parse(line: str, place: str, answered: bool) -> tuple[str, Example]:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CalibrationError(f"{place} is no JSON: {error}") from error
-    keys = ("task", "prompt", "answer") if answered else ("task", "prompt")
-    if not isinstance(item, dict) or not all(isinstance(item.get(key), str) and item[key] for key in keys):
-        raise CalibrationError(f"{place} must be an object with the strings {', '.join(keys)}, none of them empty")
-    return item["task"], Example(item["prompt"], item.get("answer"))

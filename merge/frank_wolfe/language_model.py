@@ -10,11 +10,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from merge.checkpoint import Checkpoint
-from merge.experts.calibration import Batch, CalibrationError, continue_greedily, make_batches
+from merge.experts.calibration import Batch, continue_greedily, make_batches
 from merge.experts.config import CalibrationConfig
-from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
+from merge.experts.encoding import prompt_encoder
+from merge.experts.examples import CalibrationError
+from merge.experts.running import assign, build_model, end_tokens
 from merge.frank_wolfe.config import ObjectiveConfig
-from merge.frank_wolfe.examples import read_examples
+from merge.frank_wolfe.examples import read_target_examples
 
 FLOOR = 0.01
 """Nats a token below which a task counts as learned: what is added to a loss before its logarithm is taken."""
@@ -146,15 +148,18 @@ def language_model_loss(
         CheckpointError: a checkpoint cannot be run.
     """
     answered = config.replies == "answer"
-    examples = read_examples(calibration.file, config.tasks, answered)
-    tokenizer, model = load_tokenizer(base.path), build_model(base.path)
+    examples = read_target_examples(calibration.file, config.tasks, answered)
+    encoder, _ = prompt_encoder(base, fine_tunes.values(), calibration)
+    tokenizer, model = encoder.tokenizer, build_model(base.path)
+    # After a template's generation prompt the reply begins at once.
+    separator = config.separator if encoder.template is None or "separator" in config.model_fields_set else ""
     ends = end_tokens(model, tokenizer)
     batches = {}
     for task, found in examples.items():
         chosen = found[: config.per_task]
-        prompts: list[list[int]] = tokenizer([example.prompt for example in chosen])["input_ids"]
+        prompts = [encoder.encode(example) for example in chosen]
         if answered:
-            texts = [f"{config.separator}{example.answer}" for example in chosen]
+            texts = [f"{separator}{example.answer}" for example in chosen]
             end = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
             replies = [ids + end for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
         elif task in fine_tunes:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +121,47 @@ def test_without_prompts_there_are_data_free_experts_and_no_router(
         assert "No calibration prompts" in report.notes[0]
         assert report.experts[0].divergence is None
         assert bundle.read_expert("one").metadata["values"] == "rescaled"
+        factor = report.experts[0].factor
+        assert factor is not None
+        assert bundle.read_expert("one").metadata["factor"] == f"{factor:.4g}"
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert f"| {factor:.3g} |" in card
+        assert f"- expert one: μ is {factor:.3g}: above 2" in card
+        assert any(note.startswith("recipe: experts.rescale") for note in report.notes)
     assert capsys.readouterr() == ("", "")
+
+
+def test_prompts_are_chat_requests_where_there_is_a_template(inputs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "inputs"
+    shutil.copytree(inputs, root)
+    (root / "base" / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}. {{ m.content }} {% endfor %}"
+    )
+    lines = [json.loads(line) for line in (root / "prompts.jsonl").read_text().splitlines()]
+    chats = [{"task": x["task"], "messages": [{"role": "user", "content": x["prompt"]}], "id": 1} for x in lines]
+    (root / "chats.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in chats))
+    rendered = [{**line, "prompt": f"user. {line['prompt']} "} for line in lines]
+    (root / "rendered.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in rendered))
+    digests, routers = {}, {}
+    for name, form in (("prompts", "auto"), ("chats", "auto"), ("rendered", "none"), ("plain", "none")):
+        calibration = {"file": f"{'prompts' if name == 'plain' else name}.jsonl", "chat_template": form, "per_task": 6}
+        merge_recipe(
+            recipe(root, name, calibration={**calibration, "answer_tokens": 5}), tmp_path / name, progress=False
+        )
+        digests[name] = (tmp_path / name / "experts" / "one.safetensors").read_bytes()
+        routers[name] = next((tmp_path / name / "router").glob("*.safetensors")).read_bytes()
+    assert digests["prompts"] == digests["chats"] == digests["rendered"] != digests["plain"]
+    assert routers["prompts"] == routers["chats"] == routers["plain"] != routers["rendered"]
+
+
+def test_prompts_for_the_router_alone_leave_the_experts_data_free(inputs: Path, tmp_path: Path) -> None:
+    experts = {"density": 0.05, "selection": "magnitude", "values": "rescaled"}
+    report = merge_recipe(recipe(inputs, "routed", experts=experts), tmp_path / "out", progress=False)
+    assert report.router
+    assert report.notes == ("The experts are data-free: the calibration prompts trained the router alone.",)
+    assert report.experts[0].divergence is None
+    assert report.experts[0].factor is not None
+    assert report.experts[0].factor <= 1
 
 
 def test_a_fine_tune_equal_to_the_base_gets_an_expert_that_undoes_the_merge(inputs: Path, tmp_path: Path) -> None:

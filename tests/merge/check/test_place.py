@@ -71,7 +71,7 @@ def test_too_little_memory_is_a_warning(models: Path, monkeypatch: pytest.Monkey
     lines = "".join(f'{{"task": "{task}", "prompt": "a{n}"}}\n' for task in ("one", "two") for n in range(2))
     (models / "prompts.jsonl").write_text(lines)
     write_recipe(models, calibration={"file": "prompts.jsonl"})
-    assert "experts without prompts (values: rescaled) need far less" in " ".join(warnings(models, quick=True))
+    assert "experts without prompts (selection: residual) need far less" in " ".join(warnings(models, quick=True))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

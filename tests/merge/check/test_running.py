@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertForMaskedLM
 
-from tests.merge.check.conftest import edit_tensors, errors, write_recipe
+from tests.merge.check.conftest import edit_tensors, errors, warnings, write_recipe
 
 RUNNING = [
     {},
@@ -73,3 +73,46 @@ def test_prompts_need_a_tokenizer(models: Path) -> None:
 def test_a_decoder_with_prompts_is_fine(models: Path) -> None:
     write_recipe(models, calibration=write_prompts(models))
     assert errors(models, quick=True) == []
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "{{ m.content }}{% endfor %}"
+)
+
+
+def write_lines(folder: Path, *items: dict[str, object]) -> dict[str, str]:
+    write_prompts(folder)
+    with (folder / "prompts.jsonl").open("a") as file:
+        file.writelines(f"\n{json.dumps(item)}" for item in items)
+    return {"file": "prompts.jsonl"}
+
+
+def test_conversations_need_a_chat_template_that_takes_them(models: Path) -> None:
+    said = [{"role": "user", "content": "hi"}]
+    write_recipe(models, calibration=write_lines(models, {"task": "one", "messages": said}))
+    assert errors(models, quick=True) == [
+        "calibration: 'hi' is given as messages, but no chat template is used: write it as a prompt"
+    ]
+    (models / "base" / "chat_template.jinja").write_text(TEMPLATE)
+    assert errors(models, quick=True) == []
+    said.insert(0, {"role": "tool", "content": "x"})
+    write_recipe(models, calibration=write_lines(models, {"task": "one", "messages": said}))
+    assert errors(models, quick=True) == ["calibration: the chat template does not take 'hi': no tools"]
+    # Only the router reads them, and it reads the user's text.
+    write_recipe(models, calibration={"file": "prompts.jsonl"}, experts={"selection": "residual"})
+    assert errors(models, quick=True) == []
+
+
+def test_prompts_that_fill_the_context_are_told(models: Path) -> None:
+    write_recipe(models, calibration=write_lines(models, {"task": "two", "prompt": "a" * 64}))
+    assert "calibration: 1 of 5 prompts of two fill the context of 64 tokens: left out" in warnings(models, quick=True)
+
+
+def test_a_large_factor_is_told_before_the_merge(models: Path) -> None:
+    write_recipe(models, experts={"rescale": "code"})
+    assert any(
+        told.startswith("recipe: experts.rescale: code gives a μ of about 5.7") for told in warnings(models, quick=True)
+    )
+    write_recipe(models)
+    assert not any("μ" in told for told in warnings(models, quick=True))

@@ -4,7 +4,7 @@ from transformers import PreTrainedModel
 
 from merge.bundle import Expert
 from merge.checkpoint import CheckpointError
-from merge.experts import Calibration, cut_expert, task_magnitudes
+from merge.experts import Calibration, ExpertConfig, cut_expert, expert_factors, task_magnitudes
 from merge.experts.calibration import continue_greedily, make_batches
 from merge.experts.config import FACTORS
 from merge.experts.distill import Values, divergence, targets
@@ -222,3 +222,46 @@ def test_what_needs_prompts_says_so(world: World) -> None:
         with pytest.raises(ValueError, match="expert 'one' cannot be cut without calibration prompts"):
             cut_expert("one", world.fine_tunes["one"], sources)
     assert not world.sources(selection="magnitude", distill=0).config.needs_prompts
+
+
+@pytest.mark.parametrize("overlap", ["add", "replace"])
+def test_the_nearest_factor_is_the_best_one_and_no_worse_than_the_backbone(world: World, overlap: str) -> None:
+    settings = {"distill": 0, "selection": "magnitude", "values": "rescaled", "density": 0.1, "storage": "bf16"}
+    sources = world.sources(**settings, rescale="nearest", overlap=overlap)
+    tune = world.fine_tunes["one"]
+    best = expert_factors(sources, {"one": tune})["one"]
+
+    def distance(factor: float) -> float:
+        expert = cut_expert("one", tune, sources, factor=factor).expert
+        lost = [(effective(sources, expert, name) - tune.tensor(name, torch.float32)).norm() for name in expert.sparse]
+        return float(torch.stack(lost).norm())
+
+    backbone = [
+        (world.backbone.tensor(name, torch.float32) - tune.tensor(name, torch.float32)).norm()
+        for name in sources.weights()
+    ]
+    assert distance(best) < min(distance(best - 0.1), distance(best + 0.1), float(torch.stack(backbone).norm()))
+    assert best == 1.0 if overlap == "replace" else 0 < best < 1
+
+
+def test_the_usual_expert_without_prompts_is_nearer_to_the_fine_tune_in_every_weight(world: World) -> None:
+    resolved = ExpertConfig(density=0.1).resolved(calibrated=False)
+    sources = Sources(world.base, world.backbone, "digest", resolved)
+    assert expert_factors(sources, world.fine_tunes) == {}
+    for name, tune in world.fine_tunes.items():
+        expert = cut_expert(name, tune, sources).expert
+        for weight in sources.weights():
+            wanted = tune.tensor(weight, torch.float32)
+            before = (world.backbone.tensor(weight, torch.float32) - wanted).norm(dim=1)
+            assert bool(((effective(sources, expert, weight) - wanted).norm(dim=1) < before).all())
+
+
+def test_empty_replies_are_counted(world: World, calibration: Calibration) -> None:
+    cut = cut_expert("one", world.fine_tunes["one"], world.sources(distill=0), calibration)
+    assert cut.empty == 0
+    assert cut.factor is None
+    replies = continue_greedily(calibration.fine_tune, PROMPTS, 4, {2})
+    first = frozenset(reply[0] for reply in replies[:2])
+    ended = Calibration(calibration.fine_tune, calibration.student, PROMPTS, first, 4)
+    expected = sum(reply[0] in first for reply in replies)
+    assert cut_expert("one", world.fine_tunes["one"], world.sources(distill=0), ended).empty == expected > 0

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from merge.experts.magnitude import Magnitudes, code_factor, largest_entries, measure, paper_factors
+from merge.experts.magnitude import (
+    Magnitudes,
+    code_factor,
+    largest_entries,
+    measure,
+    paper_factors,
+    usual_code_factor,
+)
 
 
 def test_largest_entries_of_each_row_ascend() -> None:
@@ -15,6 +22,7 @@ def test_code_factor_of_gaussian_entries(density: float, factor: float) -> None:
     magnitudes = measure([vector], {5000: round(density * 5000)})
     # the closed form counts what lies above a threshold; per-row selection moves it by less than a percent
     assert code_factor(magnitudes, density) == pytest.approx(factor, rel=0.01)
+    assert usual_code_factor(density) == pytest.approx(factor, rel=0.002)
 
 
 def test_means_are_over_tensors_not_entries() -> None:

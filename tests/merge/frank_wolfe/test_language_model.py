@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from merge.backbone import write_backbone
 from merge.checkpoint import Checkpoint, open_checkpoint
-from merge.experts.calibration import CalibrationError
+from merge.experts import CalibrationError
 from merge.experts.config import CalibrationConfig
 from merge.frank_wolfe import FrankWolfeConfig, LanguageModelLoss, ObjectiveConfig, language_model_loss
 from merge.frank_wolfe import merge_frank_wolfe as search
@@ -155,7 +156,7 @@ def test_other_parameters_are_refused(
     ("text", "config", "message"),
     [
         ('{"task": "a", "prompt": "p"}', {}, "line 1 must be an object with the strings task, prompt, answer"),
-        ('{"task": "a", "prompt": ""}', {"replies": "fine_tune"}, "line 1 must be an object with the strings task, p"),
+        ('{"task": "a", "prompt": ""}', {"replies": "fine_tune"}, "line 1 has an empty prompt"),
         ("{", {}, "line 1 is no JSON"),
         ("", {}, "is empty: a loss needs prompts"),
         ('{"task": "a", "prompt": "p", "answer": "r"}', {"tasks": ["c"]}, "no prompt of the target task 'c'; it has a"),
@@ -194,3 +195,22 @@ def test_tasks_and_prompts_are_chosen(models: dict[str, Checkpoint], file: Path)
     lines = file.read_text().splitlines()
     file.write_text(lines[2])
     assert objective.loss({}) == build(models, file).loss({})
+
+
+def test_prompts_go_through_a_chat_template(models: dict[str, Checkpoint], file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(models["base"].path, folder)
+    template = (
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %} {% endif %}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    chat = {**models, "base": open_checkpoint(folder)}
+    # The blank after a prompt is the template's now, so the reply is the answer alone.
+    assert build(chat, file, separator="").loss({}) != build(models, file).loss({})
+    tunes = {name: model for name, model in chat.items() if name != "base"}
+    usual = language_model_loss(chat["base"], tunes, CalibrationConfig(file=file), ObjectiveConfig())
+    assert usual.loss({}) == build(chat, file, separator="").loss({})
+    bare = language_model_loss(
+        chat["base"], tunes, CalibrationConfig(file=file, chat_template="none"), ObjectiveConfig(separator=" ")
+    )
+    assert bare.loss({}) == build(models, file).loss({})

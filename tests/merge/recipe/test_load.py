@@ -55,7 +55,7 @@ def test_the_shortest_recipe_has_data_free_experts(tmp_path: Path) -> None:
     assert recipe.merge_method == "fr"
     experts = recipe.experts.resolved(calibrated=False)
     assert (experts.selection, experts.values, experts.rescale, experts.overlap, experts.distill) == (
-        "magnitude", "rescaled", "code", "add", 0,
+        "residual", "exact", None, None, 0,
     )  # fmt: skip
 
 
@@ -63,7 +63,8 @@ def test_the_shortest_recipe_has_data_free_experts(tmp_path: Path) -> None:
     ("block", "expected"),
     [
         ("{}", ("activation", "least_squares", None, None)),
-        ("{selection: magnitude}", ("magnitude", "rescaled", "code", "add")),
+        ("{selection: magnitude}", ("magnitude", "exact", None, "replace")),
+        ("{selection: magnitude, values: rescaled}", ("magnitude", "rescaled", "nearest", "add")),
         ("{rescale: paper}", ("activation", "rescaled", "paper", "add")),
         ("{values: exact}", ("activation", "exact", None, "replace")),
         ("{values: exact, overlap: add}", ("activation", "exact", None, "add")),
@@ -73,7 +74,8 @@ def test_the_shortest_recipe_has_data_free_experts(tmp_path: Path) -> None:
 def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected: tuple[object, ...]) -> None:
     experts = load(tmp_path, with_line(f"experts: {block}", "experts")).experts.resolved(calibrated=True)
     assert (experts.selection, experts.values, experts.rescale, experts.overlap) == expected
-    assert experts.distill
+    fitted = experts.selection == "activation" or experts.values == "least_squares"
+    assert experts.distill == (60 if fitted else 0)
 
 
 @pytest.mark.parametrize(

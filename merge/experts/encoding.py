@@ -1,0 +1,157 @@
+"""From calibration examples to token ids, as the server would make them of a request."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from merge.checkpoint import Checkpoint
+from merge.experts.config import CalibrationConfig
+from merge.experts.examples import CalibrationError, Example
+from merge.experts.running import load_tokenizer
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """How prompts become token ids.
+
+    Attributes:
+        tokenizer: the base's.
+        template: the chat template that prompts are put through; None: they are taken as they stand.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str | None
+
+    def encode(self, example: Example) -> list[int]:
+        """The ids of one prompt, with its begin-of-sequence token once.
+
+        With a template a plain prompt is one user message, and the generation prompt follows.
+
+        Raises:
+            CalibrationError: messages without a template, a prompt that was put through a template already, or messages
+                that the template does not take.
+        """
+        if self.template is None:
+            return self._plain(example)
+        if example.messages is None:
+            self._check_bare(example.text)
+        messages = example.messages and [asdict(message) for message in example.messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages or [{"role": "user", "content": example.text}],
+                chat_template=self.template,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except Exception as error:  # the template is a program of the model's author, and may fail in any way
+            reason = " ".join(str(error).split())
+            raise CalibrationError(f"the chat template does not take {_short(example.text)}: {reason}") from error
+        # The template writes the special tokens itself.
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _plain(self, example: Example) -> list[int]:
+        if example.messages is not None:
+            raise CalibrationError(
+                f"{_short(example.text)} is given as messages, but no chat template is used: write it as a prompt"
+            )
+        ids: list[int] = self.tokenizer(example.text)["input_ids"]
+        begin = self.tokenizer.bos_token_id
+        return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
+
+    def _check_bare(self, text: str) -> None:
+        special = next((token for token in self.tokenizer.all_special_tokens if token in text), None)
+        if special is not None:
+            raise CalibrationError(
+                f"{_short(text)} contains the special token {special!r}, as if a chat template was applied already: "
+                "write the bare text, or set calibration.chat_template: none"
+            )
+
+
+def prompt_encoder(
+    base: Checkpoint, fine_tunes: Iterable[Checkpoint], settings: CalibrationConfig
+) -> tuple[PromptEncoder, list[str]]:
+    """Find how a recipe's prompts are encoded.
+
+    Args:
+        base: its tokenizer and, where it has one, its chat template are taken, as in the bundle.
+        fine_tunes: the first with a chat template gives it, where the base has none.
+        settings: whether a template is wanted.
+
+    Returns:
+        The encoder, and what the user should know of it.
+
+    Raises:
+        CheckpointError: the base has no tokenizer that can be read.
+    """
+    tokenizer = load_tokenizer(base.path)
+    if settings.chat_template == "none":
+        return PromptEncoder(tokenizer, None), []
+    own = _default(tokenizer.chat_template)
+    if own is not None:
+        return PromptEncoder(tokenizer, own), []
+    for fine_tune in fine_tunes:
+        template = _template_of(fine_tune.path)
+        if template is not None:
+            return PromptEncoder(tokenizer, template), [
+                f"the base has no chat template: prompts are put through that of {fine_tune.path}; serve the bundle "
+                "with the same --chat-template, or set calibration.chat_template: none for plain prompts"
+            ]
+    return PromptEncoder(tokenizer, None), []
+
+
+def encode_prompts(
+    encoder: PromptEncoder, examples: Mapping[str, Sequence[Example]], settings: CalibrationConfig, context: int | None
+) -> tuple[dict[str, list[list[int]]], list[str]]:
+    """Encode the prompts that experts are cut with.
+
+    Args:
+        encoder: from `prompt_encoder`.
+        examples: by task; the first `settings.per_task` are taken.
+        settings: the recipe's.
+        context: tokens that the model has positions for; None where it does not say.
+
+    Returns:
+        Token ids by task without the prompts that fill the context, and a sentence for each task that has some.
+
+    Raises:
+        CalibrationError: a prompt that cannot be encoded, or a task of which none is left.
+    """
+    found: dict[str, list[list[int]]] = {}
+    told: list[str] = []
+    for task, items in examples.items():
+        encoded = [encoder.encode(item) for item in items[: settings.per_task]]
+        found[task] = [ids for ids in encoded if context is None or len(ids) < context]
+        long = len(encoded) - len(found[task])
+        if not found[task]:
+            raise CalibrationError(f"every prompt of {task} fills the context of {context} tokens: shorten them")
+        if long:
+            told.append(f"{long} of {len(encoded)} prompts of {task} fill the context of {context} tokens: left out")
+    return found, told
+
+
+def _template_of(directory: Path) -> str | None:
+    file, config = directory / "chat_template.jinja", directory / "tokenizer_config.json"
+    try:
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        return _default(json.loads(config.read_bytes()).get("chat_template")) if config.is_file() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _default(template: Any) -> str | None:
+    """A template, or of several named ones the default."""
+    if isinstance(template, list):
+        template = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template if isinstance(template, str) and template.strip() else None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
