@@ -82,22 +82,24 @@ def of_matrix(matrix: Tensor, noise: float) -> Singular:
     """Decompose a matrix that may be one of low rank plus rounding errors.
 
     Semantics: with e² the mean square of the rounding errors, no singular value of the errors alone is much larger than
-    e (√N + √K). The smaller ones are left out if two things hold: together they are no more than the errors are,
-    Σ s² ≤ `SLACK` N K e², and less than those that are kept. That is so for a LoRA that was added to its base and
-    stored. A full fine-tune fails one of the two, and keeps all its directions.
+    e (√N + √K). Let r values be larger. The others are left out if the errors alone explain them, Σ s² ≤ `SLACK` e²
+    (N − r)(K − r), and if they are the lesser part of the squares and at least half of the values. That is so for a
+    LoRA that was added to its base and stored. A full fine-tune, of which rounding hides a few directions at most,
+    keeps them all.
 
     Args:
         matrix: [N, K].
-        noise: e², as from `rounding`.
+        noise: e², as from `rounding`; errors of the decomposition itself are allowed for.
     """
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     height, width = matrix.shape
-    kept = int((s > smallest(s)).sum())
-    above = int((s > noise**0.5 * (height**0.5 + width**0.5)).sum())
+    least = float(smallest(s).sum())
+    kept = int((s > max(least, noise**0.5 * (height**0.5 + width**0.5))).sum())
     squares = s.square().double()
-    head, tail = float(squares[:above].sum()), float(squares[above:].sum())
-    if tail <= SLACK * noise * height * width and tail < head:
-        kept = min(kept, above)
+    head, tail = float(squares[:kept].sum()), float(squares[kept:].sum())
+    explained = SLACK * noise * (height - kept) * (width - kept) + len(s) * least**2
+    if tail > explained or tail >= head or 2 * kept > len(s):
+        kept = int((s > 0).sum())
     return Singular(u[:, :kept], s[:kept], vh[:kept])
 
 

@@ -118,13 +118,34 @@ def test_full_fine_tunes_keep_every_direction(dtype: torch.dtype, size: float) -
     assert torch.equal(found.vh, vh)
 
 
+@pytest.mark.parametrize("shape", [(96, 96), (96, 288)])
+def test_a_full_fine_tune_of_which_rounding_hides_some_directions_keeps_them(shape: tuple[int, int]) -> None:
+    """A spectrum that falls to nothing, so that its last values are smaller than what bfloat16 makes of them."""
+    base = random_vectors(shape, 1, seed=9, dtype=torch.float32)["task0"] * 0.05
+    u, _, vh = torch.linalg.svd(random_vectors(shape, 1, seed=4)["task0"], full_matrices=False)
+    falling = torch.linspace(1, 0, 96, dtype=torch.float64)
+    origin = base.to(torch.bfloat16)
+    stored = (origin.double() + (u * falling * 0.03) @ vh).to(torch.bfloat16)
+    noise = rounding(origin.float(), torch.bfloat16)
+    vector = stored.float() - origin.float()
+    edge = noise**0.5 * (shape[0] ** 0.5 + shape[1] ** 0.5)
+    assert 4 <= int((torch.linalg.svdvals(vector) < edge).sum()) < 48
+    assert len(of_matrix(vector, noise).s) == 96
+
+
+def test_a_full_fine_tune_with_a_tiny_singular_value_keeps_it() -> None:
+    u, s, vh = torch.linalg.svd(random_vectors((40, 40), 1)["task0"])
+    s[-1] = 1e-7 * s[0]
+    assert len(of_matrix(((u * s) @ vh).float(), 0.0).s) == 40
+
+
 def test_a_few_weights_that_move_by_one_step_of_bfloat16_are_no_rounding() -> None:
     """A fine-tune in bfloat16 with a tiny learning rate leaves most weights as they are."""
     origin = BASE.to(torch.bfloat16)
     moved = torch.rand(SHAPE, generator=torch.Generator().manual_seed(3)) < 0.02
     vector = torch.where(moved, origin.float() * 2**-7, 0.0)
-    kept = len(of_matrix(vector, rounding(origin.float(), torch.bfloat16)).s)
-    assert kept == int(torch.linalg.matrix_rank(vector)) > 0.9 * SHAPE[0]
+    found = of_matrix(vector, rounding(origin.float(), torch.bfloat16))
+    assert torch.equal(found.s, torch.linalg.svd(vector, full_matrices=False).S)
 
 
 def test_full_rank_factors_equal_the_dense_decomposition() -> None:
