@@ -88,6 +88,8 @@ def deploy_to(address: str, deployment: Deployment, teach: Teach | None = None) 
         ConnectionError: there is no cluster at that address.
         RuntimeError: it does not come up.
     """
+    configure_logging(deployment.settings.log_level, deployment.settings.log_format)
+    _warn_if_open(None, KeyRing(deployment.settings.api))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _show_token()
     ray.init(address=address, log_to_driver=False)
@@ -126,15 +128,18 @@ def serve_here(
     keep_alive = deployment.settings.connections.keep_alive_timeout
     with local_ray(host, port, keep_alive) as url:
         with signals_handled_by(_leave):  # Ray has taken SIGTERM for itself
-            warning = open_to_others(str(socket.getaddrinfo(host, port)[0][4][0]), keys, os.environ)
-            if warning is not None:
-                _log.warning(warning)
+            _warn_if_open(str(socket.getaddrinfo(host, port)[0][4][0]), keys)
             deploy(deployment, teach)
         with told_to_stop() as stop:
             on_ready(url, ray.get_runtime_context().gcs_address)
             stop.wait()
             drain(deployment.settings.shutdown_timeout)
             ray_serve.delete(APPLICATION)
+
+
+def _warn_if_open(address: str | None, keys: KeyRing) -> None:
+    if (warning := open_to_others(address, keys, os.environ)) is not None:
+        _log.warning(warning)
 
 
 def drain(timeout: float) -> None:
