@@ -1,6 +1,7 @@
 """Content digests: what a file is, whatever it is called."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from merge.bundle.errors import BundleError
@@ -26,7 +27,12 @@ def backbone_digest(directory: Path) -> str:
     shards = sorted(directory.glob("*.safetensors"))
     if not shards:
         raise BundleError(f"{directory} holds no .safetensors file: a backbone is a Hugging Face model directory")
+    return weights_digest(shards)
+
+
+def weights_digest(shards: Iterable[Path]) -> str:
+    """Digest of weights: SHA-256 over the names and digests of their files, in the order of the names."""
     digest = hashlib.sha256()
-    for shard in shards:
+    for shard in sorted(shards):
         digest.update(f"{shard.name}\0{file_digest(shard)}\n".encode())
     return digest.hexdigest()

@@ -35,6 +35,11 @@ def warnings(subject: str, messages: Sequence[str]) -> list[Finding]:
     return [Finding("warning", subject, message) for message in messages]
 
 
+def unreadable(subject: str, error: OSError) -> list[Finding]:
+    """An error for a file or directory that the operating system refuses to read."""
+    return errors(subject, [f"{error.filename} cannot be read: {error.strerror}"])
+
+
 class CheckError(ValueError):
     """A recipe cannot be merged. The message is one line.
 

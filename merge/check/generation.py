@@ -9,6 +9,11 @@ from merge.checkpoint import Checkpoint, read_json
 RECORDS = frozenset({"transformers_version", "_from_model_config", "eos_token_id", "pad_token_id", "bos_token_id"})
 """Fields that are compared otherwise, or that no reply depends on."""
 
+END_ADVICE = (
+    "name the token in eos_token_id of the base's generation_config.json (in a copy of the base's directory): the "
+    "bundle gets that file"
+)
+
 
 def check_end_tokens(model: Checkpoint, subject: str) -> list[Finding]:
     """Report end tokens that are not token ids of the model."""
@@ -34,7 +39,7 @@ def compare_generation(source: Checkpoint, fine_tune: Checkpoint, subject: str) 
     odd = []
     text = f"{fine_tune.path}: its texts end with {_listed(theirs)}, the backbone's with {_listed(ours)}"
     if theirs - ours:
-        odd.append(f"{text}: this expert's replies may never stop")
+        odd.append(f"{text}: this expert's replies may never stop; {END_ADVICE}")
     elif theirs and ours - theirs:
         odd.append(f"{text}: this expert's replies may stop early")
     one, other = _fields(source), _fields(fine_tune)

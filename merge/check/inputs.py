@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from merge.bundle import backbone_digest
-from merge.bundle.digest import file_digest
-from merge.check.finding import Finding, errors
-from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint, setting_files
+from merge.bundle.digest import file_digest, weights_digest
+from merge.check.finding import Finding, errors, unreadable
+from merge.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint, setting_files
 from merge.experts import (
     CalibrationError,
     Example,
@@ -73,7 +72,7 @@ class Inputs:
     def digests(self) -> dict[str, dict[str, str]]:
         """Where each input is and what its weights are."""
         checkpoints = {"base": self.base, **{f"models/{name}": item for name, item in self.fine_tunes.items()}}
-        weights = cache(backbone_digest)  # LoRAs share their base, which is read once
+        weights = cache(weights_digest)  # LoRAs share their base, which is read once
         return {name: _digest(item, weights) for name, item in checkpoints.items()}
 
     def key(self, recipe: Path, digests: Mapping[str, Mapping[str, str]], versions: Mapping[str, str]) -> str:
@@ -99,12 +98,14 @@ class Inputs:
 
 def open_base(recipe: Recipe) -> tuple[Checkpoint | None, list[Finding]]:
     """Open θ₀."""
-    if is_adapter(recipe.base_model):
-        return None, errors("base", [f"{recipe.base_model} is an adapter; a base is a full checkpoint"])
     try:
+        if is_adapter(recipe.base_model):
+            return None, errors("base", [f"{recipe.base_model} is an adapter; a base is a full checkpoint"])
         return open_checkpoint(recipe.base_model), []
     except CheckpointError as error:
         return None, errors("base", error.faults)
+    except OSError as error:
+        return None, unreadable("base", error)
 
 
 def open_fine_tunes(recipe: Recipe, base: Checkpoint | None) -> tuple[dict[str, Checkpoint], list[Finding]]:
@@ -116,6 +117,8 @@ def open_fine_tunes(recipe: Recipe, base: Checkpoint | None) -> tuple[dict[str, 
             model = _open(entry, base)
         except CheckpointError as error:
             found += errors(f"models.{entry.name}", error.faults)
+        except OSError as error:
+            found += unreadable(f"models.{entry.name}", error)
         else:
             if model is not None:
                 opened[entry.name] = model
@@ -145,12 +148,20 @@ def _open(entry: ModelEntry, base: Checkpoint | None) -> Checkpoint | None:
     return open_checkpoint(entry.model)
 
 
-def _digest(checkpoint: Checkpoint, weights: Callable[[Path], str]) -> dict[str, str]:
-    found = {"path": str(checkpoint.path), "sha256": weights(checkpoint.path)}
-    if isinstance(checkpoint, AdaptedCheckpoint):
-        found["adapts"] = str(checkpoint.model.path)
-        found["sha256"] = hashlib.sha256(
-            f"{found['sha256']}\n{file_digest(checkpoint.path / 'adapter_config.json')}\n"
-            f"{weights(checkpoint.model.path)}\n".encode()
-        ).hexdigest()
-    return found
+def _digest(checkpoint: Checkpoint, weights: Callable[[frozenset[Path]], str]) -> dict[str, str]:
+    if not isinstance(checkpoint, AdaptedCheckpoint):
+        return {"path": str(checkpoint.path), "sha256": weights(_files(checkpoint.tensors, checkpoint.buffers))}
+    text = (
+        f"{weights(_files(checkpoint.adapter.tensors))}\n{file_digest(checkpoint.path / 'adapter_config.json')}\n"
+        f"{weights(_files(checkpoint.model.tensors, checkpoint.model.buffers))}\n"
+    )
+    return {
+        "path": str(checkpoint.path),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "adapts": str(checkpoint.model.path),
+    }
+
+
+def _files(*headers: Mapping[str, TensorInfo]) -> frozenset[Path]:
+    """The files that tensors are read from; what else lies beside them is not an input."""
+    return frozenset(info.file for header in headers for info in header.values())

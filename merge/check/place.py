@@ -1,5 +1,6 @@
 """Whether there is a place for the bundle, room on disk, and memory."""
 
+import os
 import shutil
 import tempfile
 from math import prod
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 
 from merge.bundle import BundleError, BundleWriter, available_host_bytes
-from merge.check.finding import Finding, errors, warnings
+from merge.check.finding import Finding, errors, unreadable, warnings
 from merge.check.inputs import Inputs
 from merge.experts import job_bytes
 
@@ -20,11 +21,16 @@ SLACK = 64 << 20
 
 
 def check_target(out: Path, overwrite: bool) -> list[Finding]:
-    """Look at the output's directory."""
+    """Look at the output's directory, and at the one that it would be created in."""
     try:
         BundleWriter(out, overwrite).check_target()
+        folder = _existing(out.absolute().parent)
     except BundleError as error:
         return errors("output", [str(error)])
+    except OSError as error:
+        return unreadable("output", error)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return errors("output", [f"{folder} cannot be written to: name another place"])
     return []
 
 
@@ -74,9 +80,15 @@ def bundle_bytes(inputs: Inputs) -> int:
     return backbone + expert * len(inputs.fine_tunes)
 
 
-def _room(folder: Path, needed: int, what: str) -> list[Finding]:
+def _existing(folder: Path) -> Path:
+    """The nearest of a folder and its parents that exists."""
     while not folder.exists():
         folder = folder.parent
+    return folder
+
+
+def _room(folder: Path, needed: int, what: str) -> list[Finding]:
+    folder = _existing(folder)
     free = shutil.disk_usage(folder).free
     if free >= needed:
         return []

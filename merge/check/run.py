@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from merge.check.finding import CheckError, Finding, errors, warnings
+from merge.bundle import SERVED_ARCHITECTURES
+from merge.check.finding import CheckError, Finding, errors, unreadable, warnings
 from merge.check.generation import check_end_tokens, compare_generation
 from merge.check.inputs import Inputs, open_base, open_examples, open_fine_tunes
 from merge.check.place import check_memory, check_room, check_target
 from merge.check.settings import compare_settings
 from merge.check.tensors import compare_adapted, compare_tensors
 from merge.check.tokenizers import compare_tokenizers
-from merge.check.weights import Lineage, check_weights
+from merge.check.weights import Lineage, check_weights, sample_weights
 from merge.checkpoint import Checkpoint, CheckpointError
 from merge.experts import CalibrationError, check_runs, foreseen
 from merge.lora import AdaptedCheckpoint
@@ -61,7 +62,10 @@ def check_recipe(
 
 
 def checked_inputs(path: Path, out: Path, overwrite: bool = False) -> tuple[Inputs, tuple[Finding, ...]]:
-    """Open a recipe's inputs after every check that does not read the weights.
+    """Open a recipe's inputs after every check that does not read all weights.
+
+    Some matrices are read, for warnings about a base that is not the fine-tunes' own, and about changes that no expert
+    will hold.
 
     Returns:
         The inputs, and the warnings.
@@ -72,7 +76,7 @@ def checked_inputs(path: Path, out: Path, overwrite: bool = False) -> tuple[Inpu
     inputs, findings = _open(path, out, overwrite)
     if inputs is None or any(finding.severity == "error" for finding in findings):
         raise CheckError(_sorted(findings))
-    return inputs, tuple(findings)
+    return inputs, (*findings, *sample_weights(inputs))
 
 
 def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None, list[Finding]]:
@@ -83,15 +87,19 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
     except RecipeError as error:
         return None, [*errors("recipe", [f"{path}: {fault}" for fault in error.faults]), *target]
     base, findings = open_base(recipe)
+    findings = [*warnings("recipe", recipe.remarks), *findings]
     fine_tunes, more = open_fine_tunes(recipe, base)
     examples, worse = open_examples(recipe)
     findings += [*more, *worse, *target]
     if base is None:
         return None, findings
-    findings += [*_selection(recipe, base), *check_end_tokens(base, "base")]
+    findings += [*_selection(recipe, base), *_served(base), *check_end_tokens(base, "base")]
     fitting = True
     for name, fine_tune in fine_tunes.items():
-        compared = _compared(recipe, base, fine_tune, f"models.{name}")
+        try:
+            compared = _compared(recipe, base, fine_tune, f"models.{name}")
+        except OSError as error:
+            compared = unreadable(f"models.{name}", error)
         fitting &= not any(finding.severity == "error" for finding in compared)
         findings += compared
     if not fitting or len(fine_tunes) < len(recipe.models):
@@ -114,11 +122,27 @@ def _runnable(inputs: Inputs) -> list[Finding]:
     except CheckpointError as error:
         advice = "experts without prompts (selection: residual) and methods other than frank_wolfe merge any model"
         return errors("base", [f"{fault}; {advice}" for fault in error.faults])
+    misfits = [
+        finding
+        for task, fine_tune in inputs.fine_tunes.items()
+        for finding in errors(f"models.{task}", _misfits(inputs.base, fine_tune))
+    ]
     try:
         _, told = inputs.calibration_tokens()
     except CalibrationError as error:
-        return errors("calibration", [str(error)])
-    return warnings("calibration", told)
+        return [*misfits, *errors("calibration", [str(error)])]
+    return [*misfits, *warnings("calibration", told)]
+
+
+def _misfits(base: Checkpoint, fine_tune: Checkpoint) -> list[str]:
+    """Tensors that do not fit into the base's model, which runs the fine-tune on prompts; also those not merged."""
+    names = base.tensors.keys() & fine_tune.tensors.keys()
+    return [
+        f"{fine_tune.path} cannot be run on prompts: {name} is {list(fine_tune.tensors[name].shape)}, the base's is "
+        f"{list(base.tensors[name].shape)}; experts without prompts (selection: residual) need no run"
+        for name in sorted(names)
+        if fine_tune.tensors[name].shape != base.tensors[name].shape
+    ]
 
 
 def _compared(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
@@ -144,6 +168,20 @@ def _compared_settings(base: Checkpoint, fine_tune: Checkpoint, subject: str) ->
         *check_end_tokens(fine_tune, subject),
         *compare_generation(base, fine_tune, subject),
     ]
+
+
+def _served(base: Checkpoint) -> list[Finding]:
+    """Would `overtone serve` refuse the bundle for its architecture?"""
+    names = base.config.get("architectures") or []
+    if not isinstance(names, list) or not names or set(map(str, names)) & set(SERVED_ARCHITECTURES):
+        return []
+    return warnings(
+        "base",
+        [
+            f"{base.path}: config.json names {', '.join(map(str, names))}, which `overtone serve` does not serve (it "
+            f"serves {', '.join(SERVED_ARCHITECTURES)}): the bundle can be merged, inspected and exported only"
+        ],
+    )
 
 
 def _selection(recipe: Recipe, base: Checkpoint) -> list[Finding]:

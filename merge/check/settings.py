@@ -9,7 +9,7 @@ from merge.checkpoint import Checkpoint
 
 COMPUTING = frozenset({
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "vocab_size", "tie_word_embeddings", "hidden_act", "hidden_activation", "activation_function",
+    "head_dim", "tie_word_embeddings", "hidden_act", "hidden_activation", "activation_function",
     "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "sliding_window",
     "use_sliding_window", "layer_types", "partial_rotary_factor", "attention_bias", "mlp_bias", "num_experts",
     "num_local_experts", "num_experts_per_tok", "n_embd", "n_head", "n_layer", "n_inner", "d_model", "d_kv", "d_ff",
@@ -18,7 +18,7 @@ COMPUTING = frozenset({
     "attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "final_logit_softcapping",
     "attn_logit_softcapping", "query_pre_attn_scalar", "scale_embedding",
 })  # fmt: skip
-"""Fields that change what the same weights compute."""
+"""Fields that change what the same weights compute. Not `vocab_size`, which the shapes of the merged tensors tell."""
 
 SILENT = frozenset({
     "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype", "use_cache",

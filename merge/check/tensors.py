@@ -9,6 +9,11 @@ from merge.selection import is_selected
 
 HINT = "if it belongs to a head of the task's own, list it under exclude"
 
+RESIZED = (
+    "the vocabulary was resized: either resize the base (transformers' resize_token_embeddings) and every other "
+    "fine-tune to the same tokens, or list the tensor under exclude, and the added tokens are lost"
+)
+
 
 def compare_tensors(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
     """Compare names, shapes and dtypes of what is merged, every difference told.
@@ -32,7 +37,8 @@ def compare_tensors(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, sub
     for name in sorted(ours & theirs):
         one, other = base.tensors[name], fine_tune.tensors[name]
         if one.shape != other.shape:
-            wrong.append(f"{fine_tune.path}: {name} is {list(other.shape)}, the base's is {list(one.shape)}; {HINT}")
+            advice = RESIZED if _has_a_row_a_token(fine_tune, name) and other.shape[1:] == one.shape[1:] else HINT
+            wrong.append(f"{fine_tune.path}: {name} is {list(other.shape)}, the base's is {list(one.shape)}; {advice}")
         if one.dtype != other.dtype:
             kind = f"{_short(other.dtype)}, the base's is {_short(one.dtype)}"
             dtypes.setdefault(kind, []).append(name)
@@ -51,6 +57,11 @@ def compare_adapted(base: Checkpoint, model: Checkpoint, subject: str) -> list[F
     return warnings(
         subject, [f"it sits on {model.path}, not on the base: its task vector holds what sets the two apart"]
     )
+
+
+def _has_a_row_a_token(checkpoint: Checkpoint, name: str) -> bool:
+    shape, tokens = checkpoint.tensors[name].shape, checkpoint.config.get("vocab_size")
+    return len(shape) == 2 and shape[0] == tokens
 
 
 def _nothing_in_common(base: Checkpoint, fine_tune: Checkpoint, ours: Sequence[str], theirs: Sequence[str]) -> str:

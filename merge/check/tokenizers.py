@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from merge.bundle import BundleError, read_tokenizer
+from merge.bundle import BundleError, end_tokens, read_tokenizer
 from merge.check.finding import Finding, errors, warnings
+from merge.check.generation import END_ADVICE
 from merge.checkpoint import Checkpoint, CheckpointError, read_json
 from merge.wording import counted
 
@@ -37,7 +38,7 @@ def compare_tokenizers(base: Checkpoint, fine_tune: Checkpoint, subject: str) ->
     moved = sorted(token for token in one.keys() & other.keys() if one[token] != other[token])
     taken = sorted(set(one.values()) & {other[token] for token in other.keys() - one.keys()})
     if moved or taken:
-        by_id = {number: token for token, number in other.items()}
+        by_id = {other[token]: token for token in other.keys() - one.keys()}
         names = [f"{token!r} is {other[token]}, in the base {one[token]}" for token in moved[:SHOWN]]
         names += [
             f"id {number} is {by_id[number]!r}, in the base another token" for number in taken[: SHOWN - len(names)]
@@ -54,6 +55,7 @@ def compare_tokenizers(base: Checkpoint, fine_tune: Checkpoint, subject: str) ->
         if _part(ours, key) != _part(theirs, key):
             text = f"{file}: {key} differs from the base's: the same text becomes other tokens"
             found += errors(subject, [text]) if wrong else warnings(subject, [f"{text}; the backbone gets the base's"])
+    found += warnings(subject, _unheard_ends(base.path, fine_tune.path, other))
     if _template(base.path) != _template(fine_tune.path):
         text = f"{fine_tune.path}: the chat template differs from the base's, which the backbone gets"
         found += warnings(subject, [text])
@@ -73,6 +75,24 @@ def _vocabulary(path: Path, tokenizer: Mapping[str, Any]) -> dict[str, int]:
     found.update({entry["content"]: int(number) for number, entry in (decoder or {}).items()})
     found.update({entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens") or []})
     return found
+
+
+def _unheard_ends(base: Path, fine_tune: Path, vocabulary: Mapping[str, int]) -> list[str]:
+    """The token that ends a text by the fine-tune's tokenizer, where it ends none of the backbone's."""
+    config = fine_tune / "tokenizer_config.json"
+    token = read_json(config).get("eos_token") if config.is_file() else None
+    token = token.get("content") if isinstance(token, dict) else token
+    try:
+        if not isinstance(token, str) or token not in vocabulary or vocabulary[token] in end_tokens(base):
+            return []
+        if vocabulary[token] in end_tokens(fine_tune):
+            return []  # compare_generation tells it
+    except BundleError:
+        return []  # reported for the model that it belongs to
+    return [
+        f"{config}: its tokenizer ends texts with {token!r} ({vocabulary[token]}), the backbone does not: this "
+        f"expert's replies may never stop; {END_ADVICE}"
+    ]
 
 
 def _part(tokenizer: Mapping[str, Any], key: str) -> Any:

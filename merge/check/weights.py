@@ -1,8 +1,10 @@
 """Reading every weight once: for values that are not finite, and for figures that tell a wrong base."""
 
 import math
+import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from merge.check.finding import Finding, errors, warnings
 from merge.check.inputs import Inputs
 from merge.checkpoint import Checkpoint, CheckpointError
+from merge.selection import is_selected
 
 FAR, UNRELATED = 0.5, 0.9
 """Relative norms of a task vector from which on a base is doubted, and refused: two unrelated models of one size are
@@ -17,6 +20,12 @@ FAR, UNRELATED = 0.5, 0.9
 
 ALIKE = 0.9
 """Cosine of two task vectors from which on the fine-tunes seem to share a step that the base has not made."""
+
+LOST = 0.01
+"""Share of what a fine-tune changed that its expert may leave out without a warning."""
+
+SAMPLED = 16
+"""Matrices that a merge reads before it begins, for an estimate of the same figures."""
 
 SAMPLE = 1 << 16
 """Entries of a tensor that cosines are estimated from, evenly spaced."""
@@ -39,6 +48,16 @@ class Lineage:
     nearest_cosine: float | None
 
 
+@dataclass
+class _Sums:
+    """Sums over the matrices of one fine-tune, as far as they have been read."""
+
+    change: float = 0.0
+    lost: float = 0.0
+    own: float = 0.0
+    dot: float = 0.0
+
+
 def check_weights(
     inputs: Inputs, on_tensor: Callable[[], None] = lambda: None
 ) -> tuple[list[Finding], dict[str, Lineage]]:
@@ -50,42 +69,104 @@ def check_weights(
         inputs: opened, and of equal names and shapes.
         on_tensor: called after each tensor.
     """
+    names = sorted(inputs.merged().tensors)
+    found, lineages, lost = _measured(inputs, dict.fromkeys(names, 1.0), on_tensor)
+    if any(finding.severity == "error" for finding in found) or not lineages:
+        return found, {}
+    return found + _judged(lineages) + _left_out(inputs, lost, ""), lineages
+
+
+def sample_weights(inputs: Inputs) -> list[Finding]:
+    """Estimate from some matrices what `check_weights` tells from all, for a merge that is about to read them anyway.
+
+    What no expert will hold is read in full; of the other matrices some are drawn. All findings are warnings.
+    """
+    merged, left = inputs.merged().tensors, _without_expert(inputs)
+    others = sorted(name for name, info in merged.items() if len(info.shape) > 1 and name not in left)
+    drawn = sorted(random.Random(0).sample(others, min(SAMPLED, len(others))))
+    scale = sum(prod(merged[name].shape) for name in others) / max(1, sum(prod(merged[name].shape) for name in drawn))
+    found, lineages, lost = _measured(inputs, dict.fromkeys(sorted(left), 1.0) | dict.fromkeys(drawn, scale))
+    if found:
+        return []  # what cannot be read ends the merge, which names it
+    changed = {task: lineage for task, lineage in lineages.items() if lineage.relative_norm > 0}
+    note = "" if len(drawn) == len(others) else f" (estimated from {len(drawn)} of {len(others)} matrices)"
+    doubts = [replace(finding, severity="warning", message=f"{finding.message}{note}") for finding in _judged(changed)]
+    return doubts + _left_out(inputs, lost, note)
+
+
+def _measured(
+    inputs: Inputs, weights: Mapping[str, float], on_tensor: Callable[[], None] = lambda: None
+) -> tuple[list[Finding], dict[str, Lineage], dict[str, float]]:
+    """Read tensors, each sum of squares over them counting so many times.
+
+    Returns:
+        What cannot be read; the lineages; and the share of ‖τ‖² in matrices that no expert holds.
+    """
     found: list[Finding] = []
-    squares, tune_squares, dots = (dict.fromkeys(inputs.fine_tunes, 0.0) for _ in range(3))
+    left = _without_expert(inputs)
+    sums = {task: _Sums() for task in inputs.fine_tunes}
     origin_square = 0.0
     count = len(inputs.fine_tunes)
     gram = torch.zeros(count, count, dtype=torch.float64)
-    for name in sorted(inputs.merged().tensors):
+    for name, weight in weights.items():
         origin = _read(inputs.base, name, "base", found)
         matrix = origin is not None and origin.ndim > 1
         if matrix and origin is not None:
-            origin_square += _dot(origin, origin)
+            origin_square += weight * _dot(origin, origin)
         samples = []
         for task, fine_tune in inputs.fine_tunes.items():
             tensor = _read(fine_tune, name, f"models.{task}", found)
             if tensor is None or origin is None or not matrix:
                 continue
             vector = tensor - origin
-            squares[task] += _dot(vector, vector)
-            tune_squares[task] += _dot(tensor, tensor)
-            dots[task] += _dot(tensor, origin)
+            square = weight * _dot(vector, vector)
+            sums[task].change += square
+            sums[task].lost += square if name in left else 0.0
+            sums[task].own += weight * _dot(tensor, tensor)
+            sums[task].dot += weight * _dot(tensor, origin)
             samples.append(vector.reshape(-1)[:: max(1, vector.numel() // SAMPLE)].double())
         if len(samples) == count:
             stacked = torch.stack(samples)
             gram += stacked @ stacked.T
         on_tensor()
     if any(finding.severity == "error" for finding in found) or origin_square == 0:
-        return found, {}
+        return found, {}, {}
     cosines = _cosines(gram)
     lineages = {
         task: Lineage(
-            math.sqrt(squares[task] / origin_square),
-            dots[task] / math.sqrt(tune_squares[task] * origin_square) if tune_squares[task] else 0.0,
+            math.sqrt(total.change / origin_square),
+            total.dot / math.sqrt(total.own * origin_square) if total.own else 0.0,
             *_nearest(list(inputs.fine_tunes), cosines[number], number),
         )
-        for number, task in enumerate(inputs.fine_tunes)
+        for number, (task, total) in enumerate(sums.items())
     }
-    return found + _judged(lineages), lineages
+    return found, lineages, {task: total.lost / total.change for task, total in sums.items() if total.change}
+
+
+def _without_expert(inputs: Inputs) -> set[str]:
+    """Matrices that are merged, and that no expert holds: by default embeddings and output head."""
+    config = inputs.experts
+    return {
+        name
+        for name, info in inputs.merged().tensors.items()
+        if len(info.shape) == 2 and not is_selected(name, config.include, config.exclude)
+    }
+
+
+def _left_out(inputs: Inputs, lost: Mapping[str, float], note: str) -> list[Finding]:
+    names = ", ".join(sorted(_without_expert(inputs)))
+    return [
+        finding
+        for task, share in lost.items()
+        if share >= LOST
+        for finding in warnings(
+            f"models.{task}",
+            [
+                f"{share:.0%} of what it changed (of ‖τ‖²) is in {names}, which experts leave out: only the backbone "
+                f"holds a part of it; `exclude: []` in the experts block gives it to the expert{note}"
+            ],
+        )
+    ]
 
 
 def _read(checkpoint: Checkpoint, name: str, subject: str, found: list[Finding]) -> Tensor | None:

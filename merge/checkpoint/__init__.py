@@ -8,6 +8,9 @@ from merge.checkpoint.error import CheckpointError, Faults
 from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import FLOAT_DTYPES, TensorInfo, read_header
 from merge.checkpoint.reader import (
+    INDEX,
+    SINGLE,
+    TIED,
     Checkpoint,
     copy_settings,
     open_checkpoint,
@@ -19,7 +22,10 @@ from merge.checkpoint.writer import SHARD_BYTES, CheckpointWriter, TensorSpec
 
 __all__ = [
     "FLOAT_DTYPES",
+    "INDEX",
     "SHARD_BYTES",
+    "SINGLE",
+    "TIED",
     "Checkpoint",
     "CheckpointError",
     "CheckpointWriter",

@@ -64,20 +64,26 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         The tensors by name, in the file's order.
 
     Raises:
-        CheckpointError: truncated or overlong file, broken JSON, a name twice, unknown or quantised dtype, offsets that
-            overlap, leave holes or disagree with shape and dtype; of the tensors' faults all are told.
+        CheckpointError: unreadable, truncated or overlong file, broken JSON, a name twice, unknown or quantised dtype,
+            offsets that overlap, leave holes or disagree with shape and dtype; of the tensors' faults all are told.
     """
+    try:
+        return _read_header(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(HEADER_LIMIT, size - 8):
             raise CheckpointError(
-                f"{path}: no safetensors file: its header would take {length} of {size} bytes "
+                f"{path}: not a safetensors file: its header would take {length} of {size} bytes "
                 "(truncated, a Git LFS pointer, or another format)"
             )
         entries = _parse(file.read(length), path)
-    entries.pop("__metadata__", None)
     faults = Faults()
     spans = []
     for name, entry in entries.items():
@@ -112,9 +118,12 @@ def _parse(raw: bytes, path: Path) -> dict[str, dict[str, Any]]:
     try:
         entries = json.loads(raw.decode(), object_pairs_hook=once)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the header is no JSON: {error}") from error
+        raise CheckpointError(f"{path}: the header is not valid JSON: {error}") from error
+    if isinstance(entries, dict) and entries.get("__metadata__", {}) is None:
+        del entries["__metadata__"]  # some writers put null there, and safetensors reads it
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise CheckpointError(f"{path}: the header is no table of tensors")
+        raise CheckpointError(f"{path}: the header is not a table of tensors")
+    entries.pop("__metadata__", None)
     return entries
 
 

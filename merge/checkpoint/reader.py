@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from merge.checkpoint.error import CheckpointError, Faults
@@ -66,13 +66,16 @@ class Checkpoint:
             check: look for values that are not finite.
 
         Raises:
-            CheckpointError: no such tensor, or values that are not finite.
+            CheckpointError: no such tensor, a file that cannot be read, or values that are not finite.
         """
         info = self.tensors.get(name) or self.buffers.get(name)
         if info is None:
             raise CheckpointError(f"{self.path} has no tensor {name}")
-        with safe_open(info.file, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+        try:
+            with safe_open(info.file, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{info.file}: {name} cannot be read: {error}") from error
         bad = count_not_finite(tensor) if check else 0
         if bad:
             raise CheckpointError(f"{info.file}: {name} holds {bad} NaN or infinite values of {tensor.numel()}")
@@ -120,8 +123,10 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} has no {path.name}: a Hugging Face model directory is needed") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not a {type(value).__name__}")
     return value
@@ -163,18 +168,33 @@ def read_headers(path: Path, stem: str = SINGLE) -> dict[str, TensorInfo]:
         return read_header(single)
     if index.is_file():
         return _sharded(path, index)
+    raise CheckpointError(_other_weights(path, stem))
+
+
+def _other_weights(path: Path, stem: str) -> str:
+    """Say that the expected weights are missing, and what there is in their place."""
     if any(file for suffix in ("bin", "pt", "pth", "ckpt", "pkl") for file in path.glob(f"*.{suffix}")):
-        raise CheckpointError(
-            f"{path} has pickled weights only, which can run code when opened: convert them where you trust them, with "
+        how = (
             "transformers' from_pretrained(...).save_pretrained(..., safe_serialization=True)"
+            if stem == SINGLE
+            else "PeftModel.from_pretrained(base, ...).save_pretrained(...), which writes safetensors"
         )
-    raise CheckpointError(f"{path} has neither {single.name} nor {index.name}")
+        return (
+            f"{path} has pickled weights only, which can run code when opened: convert them where you trust them, with "
+            f"{how}"
+        )
+    text = f"{path} has neither {stem} nor {stem}.index.json"
+    if any(path.glob("*.gguf")):
+        return f"{text}, but GGUF files, which are quantised or hold other names: give the Hugging Face checkpoint"
+    if any(path.glob("consolidated*.safetensors")):
+        return f"{text}, but Mistral's own consolidated files: give the checkpoint in the Hugging Face format"
+    return text
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     weights = read_json(index).get("weight_map")
     if not isinstance(weights, dict) or not all(isinstance(shard, str) for shard in weights.values()):
-        raise CheckpointError(f"{index} has no weight_map from tensor to shard")
+        raise CheckpointError(f"{index} has no weight_map from tensors to shards")
     return weights
 
 
@@ -221,8 +241,9 @@ def _untied(checkpoint: Checkpoint) -> Checkpoint:
             del tensors[copy]
         elif tie:
             faults.found.append(
-                f"{checkpoint.path}: config.json ties the word embeddings, but {copy} differs from {original}; "
-                "either set tie_word_embeddings to false or remove the copy"
+                f"{checkpoint.path}: config.json ties the word embeddings, but {copy} differs from {original}: if the "
+                "head was trained, set tie_word_embeddings to false here, and untie the base and the other fine-tunes "
+                f"(the same, with a copy of the embedding saved as {copy}); else remove {copy}"
             )
     faults.settle()
     return replace(checkpoint, tensors=tensors)
@@ -235,6 +256,10 @@ def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
 
 
 def _hub_hint(path: Path) -> str:
+    if path.suffix == ".gguf":
+        return ": GGUF files are quantised or hold other names; name the directory of the Hugging Face checkpoint"
+    if path.is_file():
+        return ": that is a file; name the directory that holds it"
     if "@" in path.name:
         return ": revisions are not supported; download the one you mean and name its directory"
     if not path.parent.exists():

@@ -1,10 +1,13 @@
 """What the tensors of an adapter do to which tensor of the model beneath."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge.checkpoint import Checkpoint, Faults, TensorInfo, read_headers
+import torch
+
+from merge.checkpoint import TIED, Checkpoint, Faults, TensorInfo, read_headers
 from merge.lora.config import AdapterConfig
 
 WEIGHTS = "adapter_model.safetensors"
@@ -16,6 +19,14 @@ FACTORS = {
 }  # fmt: skip
 WRAPPERS = (".base_layer", ".modules_to_save.default", ".modules_to_save")
 """Parts of names that PEFT puts between a module and its own tensors."""
+
+NAMED_FACTOR = re.compile(r"\.(lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.default(?=\.|$)")
+"""Factors as a PeftModel's state_dict names them, with the adapter's usual name; PEFT's own files leave it out."""
+
+UNTIE = (
+    "train it without that module, or untie the base first (tie_word_embeddings: false, and a copy of the embedding "
+    "saved as lm_head.weight), and every full fine-tune of the recipe with it"
+)
 
 
 @dataclass(frozen=True)
@@ -66,13 +77,21 @@ def match_adapter(directory: Path, config: AdapterConfig, model: Checkpoint) -> 
         inner = name.removeprefix(PREFIX)
         for wrapper in WRAPPERS:
             inner = inner.replace(f"{wrapper}.", ".")
+        inner = NAMED_FACTOR.sub(r".\1", inner)
         suffix = next((suffix for suffix in FACTORS if inner.endswith(f".{suffix}")), None)
         if suffix is not None:
-            groups.setdefault(inner.removesuffix(f".{suffix}"), {})[FACTORS[suffix]] = name
+            factors = groups.setdefault(inner.removesuffix(f".{suffix}"), {})
+            if FACTORS[suffix] in factors:
+                faults.found.append(f"{directory}: {name} and {factors[FACTORS[suffix]]} are the same factor: keep one")
+            factors[FACTORS[suffix]] = name
         elif ".lora_" in inner or "trainable_tokens" in inner:
-            faults.found.append(f"{directory}: {name} is no factor of a plain LoRA; merge the adapter with peft first")
+            faults.found.append(
+                f"{directory}: {name} is not a factor of a plain LoRA; merge the adapter with peft first"
+            )
+        elif _is_redundant(directory, tensors, name, inner, model):
+            continue
         elif inner not in model.tensors:
-            faults.found.append(f"{directory}: {name} replaces {inner}, which {model.path} does not have")
+            faults.found.append(f"{directory}: {name} replaces {inner}, which {_lacking(model, inner)}")
         elif tensors[name].shape != model.tensors[inner].shape:
             faults.found.append(
                 f"{directory}: {name} is {list(tensors[name].shape)}; "
@@ -87,8 +106,8 @@ def match_adapter(directory: Path, config: AdapterConfig, model: Checkpoint) -> 
     faults.found.extend(_ambiguous(directory, changes, config, model))
     for name in sorted((set(changes) | set(replacements)) & _shared(model)):
         faults.found.append(
-            f"{directory}: it changes {name}, which {model.path} also uses as output head (tied embeddings); "
-            "merge the adapter with peft first"
+            f"{directory}: it changes {name}, which {model.path} also uses as output head (tied embeddings), and so it "
+            f"changes the head, too: {UNTIE}"
         )
     faults.settle()
     return Adapter(tensors, changes, replacements)
@@ -108,11 +127,34 @@ def _ambiguous(directory: Path, changes: Mapping[str, LowRank], config: AdapterC
     ]
 
 
+def _original(model: Checkpoint, name: str) -> str | None:
+    """The embedding that a model uses in the place of a tensor that it does not store."""
+    if name in model.tensors or model.config.get("tie_word_embeddings") is False:
+        return None
+    return next((original for original in TIED.get(name, ()) if original in model.tensors), None)
+
+
+def _lacking(model: Checkpoint, name: str) -> str:
+    original = _original(model, name)
+    if original is None:
+        return f"{model.path} does not have"
+    return f"{model.path} ties to {original}: {UNTIE}"
+
+
+def _is_redundant(directory: Path, tensors: Mapping[str, TensorInfo], name: str, inner: str, model: Checkpoint) -> bool:
+    """Whether a tensor is a copy of the model's embedding or tied head, as `save_embedding_layers` stores them."""
+    original = inner if inner in _shared(model) else _original(model, inner)
+    if original is None or original not in model.tensors or tensors[name].shape != model.tensors[original].shape:
+        return False
+    stored = Checkpoint(directory, {}, tensors).tensor(name)
+    own = model.tensor(original)
+    return torch.equal(stored, own.to(stored.dtype)) or torch.equal(stored.to(own.dtype), own)
+
+
 def _shared(model: Checkpoint) -> set[str]:
     """Embeddings that are the output head as well."""
-    if model.config.get("tie_word_embeddings", True) is False:
-        return set()
-    return {"model.embed_tokens.weight", "transformer.wte.weight", "shared.weight"}
+    original = _original(model, "lm_head.weight")
+    return set() if original is None else {original}
 
 
 def _low_rank(

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from merge.checkpoint import Checkpoint, CheckpointError
+from merge.checkpoint import INDEX, SINGLE, Checkpoint, CheckpointError
 from merge.lora.adapter import Adapter, LowRank, match_adapter
 from merge.lora.config import ADAPTER_CONFIG, read_adapter_config
 
@@ -77,8 +77,14 @@ class AdaptedCheckpoint(Checkpoint):
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds a PEFT adapter."""
-    return (directory / ADAPTER_CONFIG).is_file()
+    """Whether a directory holds a PEFT adapter.
+
+    A full checkpoint in which adapter_config.json was left over, without weights of an adapter, is none.
+    """
+    if not (directory / ADAPTER_CONFIG).is_file():
+        return False
+    full = any((directory / name).is_file() for name in (SINGLE, INDEX))
+    return not full or any(directory.glob("adapter_model*"))
 
 
 def open_adapter(directory: Path, model: Checkpoint) -> AdaptedCheckpoint:

@@ -1,6 +1,6 @@
 """Reading a recipe, and saying what is wrong with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from merge.recipe.mergekit import translated
 from merge.recipe.parameters import alternatives, is_filtered
 from merge.recipe.schema import FRANK_WOLFE, ModelEntry, Recipe
 from merge.recipe.wording import Location, among, dotted, faults
+
+Block = tuple[Location, Mapping[str, Any]]
+"""A block of parameters, and where it stands."""
 
 
 class RecipeError(ValueError):
@@ -46,23 +49,24 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: every fault found, each with its place in the recipe and what would be right.
     """
-    document, found = translated(_parse(path))
+    translation = translated(_parse(path))
+    document, found = translation.document, translation.faults
     document.setdefault("name", path.stem)
+    recipe = None
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         # A key that is not supported is named once, by what it would do.
         named = {fault.split(":")[0] for fault in found}
         found += [fault for fault in faults(error, (), Recipe) if fault.split(":")[0] not in named]
-        raise RecipeError(path, found) from error
-    found += _parameter_faults(recipe)
-    if found:
+    found += _parameter_faults(document)
+    if recipe is None or found:
         raise RecipeError(path, found)
     folder = path.absolute().parent
     calibration = recipe.calibration
     if calibration is not None:
         calibration = calibration.model_copy(update={"file": folder / calibration.file.expanduser()})
-    return recipe.model_copy(
+    return recipe.remarked(translation.remarks).model_copy(
         update={
             "base_model": folder / recipe.base_model.expanduser(),
             "models": tuple(_located(entry, folder) for entry in recipe.models),
@@ -94,28 +98,42 @@ def _located(entry: ModelEntry, folder: Path) -> ModelEntry:
     return entry.model_copy(update={"model": model, "adapter": located})
 
 
-def _parameter_faults(recipe: Recipe) -> list[str]:
-    if recipe.merge_method == FRANK_WOLFE:
-        return _frank_wolfe_faults(recipe)
-    method = METHODS.get(recipe.merge_method)
+def _parameter_faults(document: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the parameters, as far as the document has the shape of a recipe."""
+    name = document.get("merge_method", Recipe.model_fields["merge_method"].default)
+    if not isinstance(name, str):
+        return []  # the shape's fault
+    entries = document.get("models")
+    blocks = [
+        (("models", number, "parameters"), entry["parameters"])
+        for number, entry in enumerate(entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("parameters"), dict)
+    ]
+    common = document.get("parameters")
+    parameters: Mapping[str, Any] = common if isinstance(common, dict) else {}
+    if name == FRANK_WOLFE:
+        return _frank_wolfe_faults(document, parameters, blocks)
+    method = METHODS.get(name)
     if method is None:
-        return [f"merge_method: unknown {among(recipe.merge_method, sorted((*METHODS, FRANK_WOLFE)))}"]
-    found = _block_faults(("parameters",), recipe.parameters, method.parameters, method)
-    for number, entry in enumerate(recipe.models):
-        found += _block_faults(("models", number, "parameters"), entry.parameters, method.task_parameters, method)
+        return [f"merge_method: unknown {among(name, sorted((*METHODS, FRANK_WOLFE)))}"]
+    found = _block_faults(("parameters",), parameters, method.parameters, method)
+    for place, values in blocks:
+        found += _block_faults(place, values, method.task_parameters, method)
     return found
 
 
-def _frank_wolfe_faults(recipe: Recipe) -> list[str]:
+def _frank_wolfe_faults(
+    document: Mapping[str, Any], parameters: Mapping[str, Any], blocks: Sequence[Block]
+) -> list[str]:
     found = [
-        f"models.{number}.parameters: {FRANK_WOLFE} takes none for a single model: its coefficients are fitted"
-        for number, entry in enumerate(recipe.models)
-        if entry.parameters
+        f"{dotted(place)}: {FRANK_WOLFE} takes none for a single model: its coefficients are fitted"
+        for place, values in blocks
+        if values
     ]
-    if recipe.calibration is None:
+    if document.get("calibration") is None:
         found.append(f"merge_method: {FRANK_WOLFE} follows a loss: add a calibration block with a file of prompts")
     try:
-        FrankWolfeConfig.model_validate(recipe.parameters)
+        FrankWolfeConfig.model_validate(parameters)
     except ValidationError as error:
         found += faults(error, ("parameters",), FrankWolfeConfig)
     return found

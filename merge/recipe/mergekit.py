@@ -1,9 +1,10 @@
 """mergekit's recipes (https://github.com/arcee-ai/mergekit): what means the same is read, the rest is named.
 
-The keys `models`, `merge_method`, `base_model`, `parameters` and `out_dtype` mean the same here and there. `dtype` is
-the arithmetic's alone (mergekit stores in it as well), and some defaults differ; docs/merging.md lists them.
+The keys `models`, `merge_method`, `base_model`, `parameters` and `out_dtype` mean the same here and there. A `dtype` of
+16 bits is what is stored, while the arithmetic is in float32. Some defaults differ; docs/merging.md lists them.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 UNSUPPORTED = {
@@ -13,34 +14,54 @@ UNSUPPORTED = {
 }
 """mergekit's keys for what Overtone does not do."""
 
-TOKENIZERS = ({"source": "base"}, "base")
-"""The only tokenizer that is supported, as `tokenizer` and as `tokenizer_source` say it."""
+TOKENIZERS = {"tokenizer": {"source": "base"}, "tokenizer_source": "base"}
+"""The only choice of a tokenizer that is supported, by the key that makes it."""
+
+COARSE = ("bfloat16", "float16")
+"""mergekit's dtypes that are too coarse for arithmetic on task vectors."""
 
 WITHOUT_EFFECT = ("int8_mask",)
 """Parameters that change how mergekit stores something in between, and nothing of the outcome."""
 
 
-def translated(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Rewrite a document in mergekit's terms, and list what of it is not supported.
+@dataclass(frozen=True)
+class Translation:
+    """A document in Overtone's terms.
 
-    Any other document is returned as it is.
+    Attributes:
+        document: what is left to read.
+        faults: what of it is not supported.
+        remarks: what is done otherwise than mergekit would.
     """
+
+    document: dict[str, Any]
+    faults: list[str]
+    remarks: list[str]
+
+
+def translated(document: dict[str, Any]) -> Translation:
+    """Rewrite a document in mergekit's terms. Any other document is returned as it is."""
     faults = [f"{key}: not supported: {what}" for key, what in UNSUPPORTED.items() if key in document]
-    if isinstance(document.get("dtype"), str) and document["dtype"] in {"bfloat16", "float16"}:
-        faults.append(
-            f"dtype: {document['dtype']} is too coarse for task vectors, so arithmetic is in float32 or float64; to "
-            f"store {document['dtype']}, write out_dtype: {document['dtype']}"
-        )
+    remarks = []
     kept = {key: value for key, value in document.items() if key not in UNSUPPORTED}
-    for key in ("tokenizer", "tokenizer_source"):
+    dtype = kept.get("dtype")
+    if isinstance(dtype, str) and dtype in COARSE:
+        kept["dtype"] = "float32"
+        kept.setdefault("out_dtype", dtype)
+        remarks.append(
+            f"dtype: {dtype} is too coarse for task vectors: arithmetic is in float32, and {kept['out_dtype']} is "
+            "stored"
+        )
+    for key, supported in TOKENIZERS.items():
         source = kept.pop(key, None)
-        if source is not None and source not in TOKENIZERS:
-            faults.append(f"{key}: not supported: building a tokenizer (the base's is used); write source: base")
+        if source is not None and source != supported:
+            written = "{source: base}" if isinstance(supported, dict) else supported
+            faults.append(f"{key}: not supported: building a tokenizer (the base's is used); write {key}: {written}")
     if isinstance(kept.get("parameters"), dict):
         kept["parameters"] = {key: value for key, value in kept["parameters"].items() if key not in WITHOUT_EFFECT}
     if isinstance(kept.get("models"), list) and kept.get("merge_method") != "linear":
         kept["models"] = [entry for entry in kept["models"] if not _is_plain_base(entry, kept.get("base_model"))]
-    return kept, faults
+    return Translation(kept, faults, remarks)
 
 
 def _is_plain_base(entry: object, base: object) -> bool:

@@ -1,10 +1,11 @@
 """The shape of a recipe."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from merge.checkpoint import SHARD_BYTES
 from merge.experts.config import CalibrationConfig, ExpertConfig
@@ -91,6 +92,18 @@ class Recipe(_Block):
     experts: ExpertConfig = ExpertConfig()
     calibration: CalibrationConfig | None = None
     router: RouterConfig = RouterConfig()
+    _remarks: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is done otherwise than the recipe's words suggest."""
+        return self._remarks
+
+    def remarked(self, remarks: Sequence[str]) -> Self:
+        """The same recipe with remarks."""
+        copy = self.model_copy()
+        copy._remarks = tuple(remarks)
+        return copy
 
     @field_validator("name")
     @classmethod
@@ -102,9 +115,16 @@ class Recipe(_Block):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         names = [entry.name for entry in self.models]
+        lowered = [name.casefold() for name in names]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two models are called {name!r}: give each its own name")
+            if lowered.count(name.casefold()) > 1:
+                alike = next(other for other in names if other != name and other.casefold() == name.casefold())
+                raise ValueError(
+                    f"{name!r} and {alike!r} differ in case alone, and their files would be one on some file systems: "
+                    "rename one of them"
+                )
             if name == self.name:
                 raise ValueError(f"a model has the bundle's name {name!r}: requests could not tell them apart")
         if self.calibration is None and "router" in self.model_fields_set:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ValidationError
 
 Location = tuple[str | int, ...]
 
+ALIKE = 0.75
+"""How alike two names must be for one to be suggested: difflib's 0.6 takes 'gate_mode' for 'base_model'."""
+
 
 def faults(error: ValidationError, place: Location, block: type[BaseModel]) -> list[str]:
     """Word what pydantic found.
@@ -18,7 +21,11 @@ def faults(error: ValidationError, place: Location, block: type[BaseModel]) -> l
         block: gives the keys that an unknown one may have been meant as.
     """
     found = []
+    places = [item["loc"] for item in error.errors()]
     for item in error.errors():
+        # pydantic counts only the valid entries of a list, so a faulty entry also makes the list too short.
+        if item["type"] == "too_short" and any(_is_within(place, item["loc"]) for place in places):
+            continue
         place_in_block = tuple(part for part in item["loc"] if not _is_branch(part, block))
         location = (*place, *place_in_block)
         message = item["msg"].replace("Value error, ", "")
@@ -45,8 +52,12 @@ def dotted(location: Location) -> str:
 
 def among(name: str, known: Sequence[str]) -> str:
     """Quote an unknown name, with what it may have been meant as."""
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(name, known, n=1, cutoff=ALIKE)
     return f"{name!r}; did you mean {close[0]!r}?" if close else f"{name!r}; there are {', '.join(known) or 'none'}"
+
+
+def _is_within(place: Location, outer: Location) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 def _blocks(annotation: Any) -> Any:

@@ -24,6 +24,11 @@ def command(
 
     opened = open_bundle(bundle)
     examples = unseen_prompts(prompts, seed)
+    if not set(examples) & set(opened.expert_names):
+        raise ValueError(
+            f"{bundle} was not merged from the embedded models, whose tasks are {', '.join(sorted(examples))}; "
+            "`overtone eval` has prompts for these tasks alone"
+        )
     with engine_asker(opened, MAX_NEW_TOKENS) as ask:
         result = evaluate(ask, opened, examples, fine_tune_dirs(examples))
     typer.echo(json.dumps(result.as_json(), indent=2) if as_json else result.as_text())

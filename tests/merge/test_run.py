@@ -155,7 +155,8 @@ def test_prompts_are_chat_requests_where_there_is_a_template(inputs: Path, tmp_p
 
 
 def test_prompts_for_the_router_alone_leave_the_experts_data_free(inputs: Path, tmp_path: Path) -> None:
-    experts = {"density": 0.05, "selection": "magnitude", "values": "rescaled"}
+    # No exclude: the embedding's change is in the experts, and there is no note about it.
+    experts = {"density": 0.05, "selection": "magnitude", "values": "rescaled", "exclude": []}
     report = merge_recipe(recipe(inputs, "routed", experts=experts), tmp_path / "out", progress=False)
     assert report.router
     assert report.notes == ("The experts are data-free: the calibration prompts trained the router alone.",)

@@ -54,12 +54,17 @@ def save_tiny(
     return path
 
 
-def save_fine_tune(base: Path, path: Path, seed: int, size: float = 0.1) -> Path:
-    """Write a copy of a base whose every weight moved by a random step of relative size `size`."""
+def save_fine_tune(base: Path, path: Path, seed: int, size: float = 0.1, embeddings: bool = True) -> Path:
+    """Write a copy of a base whose every weight moved by a random step of relative size `size`.
+
+    Without `embeddings`, embedding and head stay as they are: no expert would hold their change.
+    """
     generator = torch.Generator().manual_seed(seed)
     model = LlamaForCausalLM.from_pretrained(base)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
+            if not embeddings and ("embed_tokens" in name or "lm_head" in name):
+                continue
             step = torch.randn(parameter.shape, generator=generator) * parameter.float().std() * size
             parameter.add_(step.to(parameter.dtype))
     model.save_pretrained(path)

@@ -19,7 +19,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny(root / "base", tied=False)
     save_tiny(root / "stranger", seed=9, tied=False)
     for seed, name in enumerate(("one", "two")):
-        save_fine_tune(root / "base", root / name, seed)
+        save_fine_tune(root / "base", root / name, seed, embeddings=False)
     return root
 
 

@@ -201,3 +201,37 @@ def test_tied_heads(models: Path) -> None:
         edit_tensors(models / model, tie)
     edit_tensors(models / "one", lambda tensors: tensors.pop("lm_head.weight"))
     assert errors(models) == []
+
+
+def test_a_resized_vocabulary_and_both_ways_out(models: Path) -> None:
+    def grow(tensors: dict[str, torch.Tensor]) -> None:
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            tensors[name] = torch.cat([tensors[name], torch.zeros(2, 32)])
+
+    edit_tensors(models / "two", grow)
+    edit_json(models / "two" / "config.json", vocab_size=35)
+    found = errors(models, quick=True)
+    assert len(found) == 2
+    assert all("the vocabulary was resized: either resize the base" in message for message in found)
+    write_recipe(models, exclude=["model.embed_tokens.weight", "lm_head.weight"])
+    assert errors(models) == []
+    assert any("vocab_size is 35, the base's is 33; the backbone gets the base's" in item for item in warnings(models))
+    write_recipe(models)
+    for name in ("base", "one"):
+        edit_tensors(models / name, grow)
+        edit_json(models / name / "config.json", vocab_size=35)
+    assert errors(models) == []
+
+
+def test_the_end_token_of_a_tokenizer_that_ends_nothing_else(models: Path) -> None:
+    edit_json(models / "two" / "tokenizer_config.json", eos_token="z")
+    (warned,) = warnings(models, quick=True)
+    assert "its tokenizer ends texts with 'z'" in warned
+    assert "may never stop; name the token in eos_token_id of the base's generation_config.json" in warned
+
+
+def test_an_architecture_that_is_not_served_is_told(models: Path) -> None:
+    edit_json(models / "base" / "config.json", architectures=["Gemma2ForCausalLM"])
+    (warned,) = warnings(models, quick=True)
+    assert warned.startswith("base: ")
+    assert "Gemma2ForCausalLM, which `overtone serve` does not serve" in warned

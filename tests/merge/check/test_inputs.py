@@ -5,11 +5,12 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from merge.check import check_recipe
+from merge.check import check_recipe, checked_inputs
 from tests.merge.check.conftest import edit_json, errors, told, write_recipe
 
 WEIGHTS = "model.safetensors"
@@ -157,7 +158,7 @@ def test_everything_is_told_at_once(models: Path) -> None:
 
 
 def test_every_fault_of_a_recipe_is_told_with_its_place(models: Path) -> None:
-    write_recipe(models, merge_methd="fr", dtype="float16", experts={"densty": 1})
+    write_recipe(models, merge_methd="fr", dtype="float8", experts={"densty": 1})
     found = errors(models)
     assert len(found) == 3
     assert all(message.startswith(f"recipe: {models / 'recipe.yml'}: ") for message in found)
@@ -176,6 +177,7 @@ def test_a_missing_model_says_that_nothing_is_downloaded(models: Path) -> None:
 def test_an_adapter_is_no_base(models: Path) -> None:
     shutil.copytree(models / "one", models / "adapter")
     (models / "adapter" / "adapter_config.json").write_text("{}")
+    (models / "adapter" / WEIGHTS).rename(models / "adapter" / "adapter_model.safetensors")
     write_recipe(models, base_model="adapter")
     assert "is an adapter; a base is a full checkpoint" in errors(models)[0]
 
@@ -186,3 +188,54 @@ def test_nothing_is_wrong_with_good_inputs(models: Path) -> None:
     assert report.errors == 0
     assert set(report.lineages) == {"one", "two"}
     assert not (models / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
+@pytest.mark.parametrize("model", ["base", "two"])
+def test_files_that_may_not_be_read_are_findings(
+    models: Path, name: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (models / model / name).touch()
+
+    def refusing(read: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+            if path == models / model / name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path, *arguments, **options)
+
+        return refuse
+
+    for method in ("open", "read_bytes", "read_text"):
+        monkeypatch.setattr(Path, method, refusing(getattr(Path, method)))
+    found = errors(models, quick=True)
+    assert found
+    assert all(f"{name} cannot be read: Permission denied" in message for message in found), found
+
+
+def test_metadata_that_is_null_is_read(models: Path) -> None:
+    with_header(models / "two", lambda header: header.update(__metadata__=None))  # type: ignore[call-overload]
+    assert errors(models, quick=True) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("model-q4.gguf", "but GGUF files"), ("consolidated.safetensors", "but Mistral's own consolidated files")],
+)
+def test_weights_of_another_format_are_named(models: Path, file: str, message: str) -> None:
+    (models / "two" / WEIGHTS).rename(models / "two" / file)
+    assert message in errors(models, quick=True)[0]
+
+
+def test_a_file_in_the_place_of_a_directory(models: Path) -> None:
+    (models / "two.gguf").touch()
+    write_recipe(models, models=[{"model": "two.gguf"}, {"model": "one/config.json", "name": "x"}])
+    assert [message.split(": ")[-1] for message in errors(models, quick=True)] == [
+        "GGUF files are quantised or hold other names; name the directory of the Hugging Face checkpoint",
+        "that is a file; name the directory that holds it",
+    ]
+
+
+def test_files_beside_the_weights_are_no_input(models: Path) -> None:
+    before = checked_inputs(models / "recipe.yml", models / "out")[0].digests()
+    shutil.copy(models / "base" / WEIGHTS, models / "base" / "consolidated.safetensors")
+    assert checked_inputs(models / "recipe.yml", models / "out")[0].digests() == before

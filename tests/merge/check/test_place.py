@@ -82,3 +82,11 @@ def test_a_place_in_use(models: Path, overwrite: bool) -> None:
     (wrong,) = errors(models, out=models / "out", overwrite=overwrite)
     assert ("will not be overwritten" if overwrite else "pass --overwrite") in wrong
     assert "is a file" in errors(models, out=models / "out" / "file", overwrite=overwrite)[0]
+
+
+def test_a_place_that_cannot_be_written_to(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("os.access", lambda path, mode: asked.append(path))
+    (wrong,) = errors(models, out=models / "far" / "out")
+    assert wrong == f"output: {models} cannot be written to: name another place"
+    assert asked == [models]

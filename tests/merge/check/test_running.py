@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from tests.merge.check.conftest import edit_tensors, errors, warnings, write_recipe
@@ -116,3 +117,11 @@ def test_a_large_factor_is_told_before_the_merge(models: Path) -> None:
     )
     write_recipe(models)
     assert not any("μ" in told for told in warnings(models, quick=True))
+
+
+def test_excluded_tensors_of_another_shape_cannot_be_run(models: Path) -> None:
+    edit_tensors(models / "two", lambda tensors: tensors.update({"lm_head.weight": torch.zeros(35, 32)}))
+    write_recipe(models, calibration=write_prompts(models), exclude=["lm_head.weight"])
+    (wrong,) = errors(models, quick=True)
+    assert wrong.startswith("models.two: ")
+    assert "cannot be run on prompts: lm_head.weight is [35, 32], the base's is [33, 32]" in wrong

@@ -57,7 +57,7 @@ def test_a_model_of_another_base_is_refused_with_its_figures(models: Path) -> No
 
 def test_fine_tunes_of_another_base_give_themselves_away(models: Path) -> None:
     """Both carry the step from the base named to the base that they were tuned from."""
-    step = {n: 0.3 * t.std() * torch.randn_like(t) for n, t in _tensors(models / "base").items() if t.ndim > 1}
+    step = {n: 0.3 * t.std() * torch.randn_like(t) for n, t in _tensors(models / "base").items() if "_proj" in n}
     for name in ("one", "two"):
         edit_tensors(models / name, lambda tensors: tensors.update({n: tensors[n] + step[n] for n in step}))
     assert errors(models) == []
@@ -83,3 +83,34 @@ def test_merging_runs_what_needs_no_weights(models: Path) -> None:
         checked_inputs(models / "recipe.yml", models / "out")
     assert len(caught.value.findings) == 2
     assert "\n" not in str(caught.value)
+
+
+def test_what_an_expert_leaves_out_is_told_with_its_share(models: Path) -> None:
+    base, one = _tensors(models / "base"), _tensors(models / "one")
+    head = base["lm_head.weight"] + 0.01
+    edit_tensors(models / "one", lambda tensors: tensors.update({"lm_head.weight": head}))
+    kept = sum(float((one[name] - base[name]).square().sum()) for name in base if base[name].ndim == 2)
+    lost = float((head - base["lm_head.weight"]).square().sum())
+    (warned,) = warnings(models)
+    assert warned.startswith(f"models.one: {lost / (kept + lost):.0%} of what it changed")
+    assert "lm_head.weight, model.embed_tokens.weight, which experts leave out" in warned
+    _, told_by_merge = checked_inputs(models / "recipe.yml", models / "out")
+    assert [str(finding) for finding in told_by_merge] == [f"warning: {warned}"], "so few matrices are all read"
+    write_recipe(models, experts={"exclude": []})
+    assert warnings(models) == []
+
+
+def test_merging_warns_of_another_base(models: Path) -> None:
+    write_recipe(models, models=[{"model": "one"}, {"model": "stranger"}])
+    _, warned = checked_inputs(models / "recipe.yml", models / "out")
+    assert all(finding.severity == "warning" for finding in warned)
+    assert any("was not tuned from this base" in str(finding) for finding in warned)
+
+
+def test_a_sample_estimates_the_whole(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_tensors(models / "one", lambda tensors: tensors["lm_head.weight"].add_(0.01))
+    share = float(warnings(models)[0].split(": ")[1].partition("%")[0])
+    monkeypatch.setattr("merge.check.weights.SAMPLED", 5)
+    _, (warned,) = checked_inputs(models / "recipe.yml", models / "out")
+    assert "(estimated from 5 of 14 matrices)" in warned.message
+    assert float(warned.message.partition("%")[0]) == pytest.approx(share, rel=0.3)

@@ -42,8 +42,8 @@ def test_reads_what_the_reference_library_wrote(tmp_path: Path) -> None:
         ({"a": entry(0, 8, [2], "F33")}, b"\0" * 8, "unknown dtype 'F33'"),
         ({"a": entry(0, 8, [-2])}, b"\0" * 8, "must be counts"),
         ({"a": {"dtype": "F32"}}, b"", "must be counts"),
-        ({"a": [1]}, b"", "no table of tensors"),
-        (b"{nonsense", b"", "no JSON"),
+        ({"a": [1]}, b"", "not a table of tensors"),
+        (b"{nonsense", b"", "not valid JSON"),
         (b'{"a": {}, "a": {}}', b"", "names 'a' twice"),
     ],
 )
@@ -55,5 +55,5 @@ def test_damaged_headers_are_named(tmp_path: Path, header: object, data: bytes, 
 @pytest.mark.parametrize("raw", [b"", b"1234", struct.pack("<Q", 1 << 60) + b"{}", b"version https://git-lfs"])
 def test_other_files_are_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "x.safetensors").write_bytes(raw)
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
         read_header(tmp_path / "x.safetensors")

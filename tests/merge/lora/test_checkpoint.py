@@ -1,10 +1,12 @@
 """Adapted tensors against the formulas, worked out here by hand."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from merge.lora import is_adapter, open_adapter
@@ -158,7 +160,7 @@ def test_what_would_be_computed_wrongly_is_refused_by_name(
         ({"model.other.weight": torch.zeros(1)}, "replaces model.other.weight, which .* does not have"),
         ({"model.norm.weight": torch.zeros(5)}, r"is \[5\]; .* has model.norm.weight \[32\]"),
         ({f"{Q}.lora_magnitude_vector": torch.ones(32), **factors(Q, 32, 32)}, "has a magnitude vector"),
-        ({f"{Q}.lora_B.bias": torch.zeros(32), **factors(Q, 32, 32)}, "no factor of a plain LoRA"),
+        ({f"{Q}.lora_B.bias": torch.zeros(32), **factors(Q, 32, 32)}, "not a factor of a plain LoRA"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(
@@ -196,3 +198,65 @@ def test_factors_that_are_not_finite_are_named(model: Checkpoint, tmp_path: Path
     adapted = open_adapter(write_adapter(tmp_path, made), model)
     with pytest.raises(CheckpointError, match=rf"{PREFIX}{Q}.lora_A.weight holds 1 NaN"):
         adapted.tensor(f"{Q}.weight")
+
+
+def test_what_a_tied_model_would_need_is_said(tmp_path: Path) -> None:
+    tied = open_checkpoint(save_tiny(tmp_path / "tied"))
+    with pytest.raises(CheckpointError, match=r"ties to model\.embed_tokens\.weight: .* or untie the base first"):
+        open_adapter(write_adapter(tmp_path / "adapter", {"lm_head.weight": torch.zeros(33, 32)}), tied)
+
+
+def test_the_advice_to_untie_the_base_works(tmp_path: Path) -> None:
+    """The head is stored as a copy of the embedding; what the adapter then changes is the head alone."""
+    untied = save_tiny(tmp_path / "untied")
+    config = json.loads((untied / "config.json").read_text())
+    (untied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    tensors = load_file(untied / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, untied / "model.safetensors")
+    adapted = open_adapter(
+        write_adapter(tmp_path / "adapter", {"lm_head.weight": torch.ones(33, 32)}), open_checkpoint(untied)
+    )
+    assert bool((adapted.tensor("lm_head.weight") == 1).all())
+    assert torch.equal(adapted.tensor("model.embed_tokens.weight"), tensors["model.embed_tokens.weight"])
+
+
+def test_copies_of_the_embedding_change_nothing(tmp_path: Path) -> None:
+    """PEFT stores them with save_embedding_layers."""
+    tied = open_checkpoint(save_tiny(tmp_path / "tied"))
+    embedding = tied.tensor("model.embed_tokens.weight")
+    made = {"lm_head.weight": embedding.clone(), "model.embed_tokens.weight": embedding.clone(), **factors(Q, 32, 32)}
+    adapted = open_adapter(write_adapter(tmp_path / "adapter", made), tied)
+    assert set(adapted.adapter.changes) == {f"{Q}.weight"}
+    assert not adapted.adapter.replacements
+    made["lm_head.weight"][0, 0] += 1
+    with pytest.raises(CheckpointError, match="replaces lm_head.weight"):
+        open_adapter(write_adapter(tmp_path / "adapter", made), tied)
+
+
+def test_factors_by_the_usual_adapters_name(model: Checkpoint, tmp_path: Path) -> None:
+    """A PeftModel's state_dict has them so."""
+    made = factors(Q, 32, 32)
+    named = {name.replace(".weight", ".default.weight"): tensor for name, tensor in made.items()}
+    expected = open_adapter(write_adapter(tmp_path / "plain", made), model).tensor(f"{Q}.weight")
+    assert torch.equal(open_adapter(write_adapter(tmp_path / "named", named), model).tensor(f"{Q}.weight"), expected)
+    with pytest.raises(CheckpointError, match="are the same factor: keep one"):
+        open_adapter(
+            write_adapter(tmp_path / "both", {**made, **{name: tensor.clone() for name, tensor in named.items()}}),
+            model,
+        )
+
+
+def test_a_full_checkpoint_with_a_left_over_adapter_config(tmp_path: Path) -> None:
+    full = save_tiny(tmp_path / "full")
+    (full / "adapter_config.json").write_text("{}")
+    assert not is_adapter(full)
+    (full / "adapter_model.safetensors").touch()
+    assert is_adapter(full)
+
+
+def test_pickled_adapters_are_converted_by_peft(model: Checkpoint, tmp_path: Path) -> None:
+    write_adapter(tmp_path, factors(Q, 32, 32))
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="PeftModel.from_pretrained"):
+        open_adapter(tmp_path, model)

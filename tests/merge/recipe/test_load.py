@@ -94,7 +94,7 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
         (with_line("parameters: {lambda: [0.1, 0.2]}", "parameters"), ["parameters.lambda: not supported: a list"]),
         (with_line("slices: []"), ["slices: not supported"]),
         (with_line("tokenizer: {source: union}"), ["tokenizer: not supported"]),
-        (with_line("dtype: bfloat16"), ["dtype: bfloat16 is too coarse", "write out_dtype: bfloat16"]),
+        (with_line("dtype: float8"), ["dtype: Input should be 'float32' or 'float64'"]),
         (with_line("experts: {density: 0}", "experts"), ["experts.density"]),
         (with_line("experts: {values: least_squares, rescale: 2}", "experts"), ["rescale and overlap say nothing"]),
         (with_line("experts: {values: exact, rescale: 2}", "experts"), ["rescale needs values: rescaled"]),
@@ -143,3 +143,10 @@ def test_parameters_reach_the_method(tmp_path: Path) -> None:
     merge = load(tmp_path, text).method()
     vectors = TaskVectors(["roman", "dates"], lambda task: torch.tensor(1.0 if task == "roman" else 10.0))
     assert float(merge("w", torch.tensor(0.0), vectors)) == 2 * (3 * 1 + 0.5 * 10)
+
+
+def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yml"
+    path.write_text("base_model: b\nmodels: [{model: Task}, {model: x/task}]\n")
+    with pytest.raises(RecipeError, match="'Task' and 'task' differ in case alone"):
+        load_recipe(path)

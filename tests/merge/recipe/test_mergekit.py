@@ -105,7 +105,84 @@ def test_what_is_not_supported_is_named(tmp_path: Path, line: str, message: str)
 def test_everything_unsupported_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, "slices: []\nmerge_method: slerp\ndtype: float16\nbase_model: b\n")
-    assert [fault.partition(":")[0] for fault in caught.value.faults] == ["slices", "dtype", "models"]
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == ["slices", "models", "merge_method"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_dtype_of_16_bits_is_what_is_stored(tmp_path: Path, dtype: str) -> None:
+    text = f"base_model: base\nmerge_method: ties\nmodels: [{{model: a}}]\ndtype: {dtype}\n"
+    recipe = load(tmp_path, text)
+    assert (recipe.dtype, recipe.out_dtype) == ("float32", dtype)
+    assert recipe.remarks == (
+        f"dtype: {dtype} is too coarse for task vectors: arithmetic is in float32, and {dtype} is stored",
+    )
+    assert load(tmp_path, f"{text}out_dtype: float32\n").out_dtype == "float32"
+    assert load(tmp_path, text.replace(f"dtype: {dtype}", "")).remarks == ()
+
+
+GRADIENTS = """
+models:
+  - model: psmathur/orca_mini_v3_13b
+    parameters: {density: [1, 0.7, 0.1], weight: 1.0}
+  - model: garage-bAInd/Platypus2-13B
+    parameters: {density: 0.5, weight: [0, 0.3, 0.7, 1]}
+merge_method: ties
+base_model: TheBloke/Llama-2-13B-fp16
+parameters: {normalize: true, int8_mask: true}
+dtype: float16
+"""
+
+SLICES = """
+slices:
+  - sources:
+      - {model: psmathur/orca_mini_v3_13b, layer_range: [0, 40]}
+merge_method: slerp
+base_model: psmathur/orca_mini_v3_13b
+parameters: {t: [{filter: self_attn, value: [0, 0.5, 1]}, {value: 0.5}]}
+dtype: float16
+"""
+
+MIXTURE = """
+base_model: NousResearch/Hermes-2-Pro-Mistral-7B
+gate_mode: hidden
+dtype: bfloat16
+experts:
+  - {source_model: NousResearch/Hermes-2-Pro-Mistral-7B, positive_prompts: [a]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GRADIENTS, ["models.0.parameters.density", "models.1.parameters.weight"]),
+        (SLICES, ["slices", "models", "merge_method"]),
+        (MIXTURE, ["unknown key 'gate_mode'; there are ", "experts", "models"]),
+    ],
+    ids=["gradients", "slices", "mixture of experts"],
+)
+def test_one_fault_does_not_hide_the_next(tmp_path: Path, text: str, expected: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, text)
+    found = sorted(caught.value.faults)
+    assert len(found) == len(expected)
+    assert all(any(fault.startswith(start) for fault in found) for start in expected), found
+
+
+def test_a_fault_in_a_model_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, "base_model: b\nmodels: [{model: a, paramters: {}}]\nmerge_method: ties\nparameters: {x: 1}\n")
+    assert len(caught.value.faults) == 2
+    assert "models.0: unknown key 'paramters'; did you mean 'parameters'?" in caught.value.faults[0]
+    assert "parameters: unknown key 'x'" in caught.value.faults[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [("tokenizer_source: union", "write tokenizer_source: base"), ("tokenizer: x", "write tokenizer: {source: base}")],
+)
+def test_the_advice_names_the_key_that_was_written(tmp_path: Path, line: str, advice: str) -> None:
+    with pytest.raises(RecipeError, match=advice):
+        load(tmp_path, f"base_model: base\nmodels: [{{model: a}}]\n{line}\n")
 
 
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("512MiB", 512 * 2**20), ("1000", 1000)])

@@ -11,7 +11,7 @@ from tests.merge.tiny import save_fine_tune, save_tiny
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("models")
     save_tiny(folder / "base")
-    save_fine_tune(folder / "base", folder / "one", 1)
+    save_fine_tune(folder / "base", folder / "one", 1, size=0.12, embeddings=False)
     path = folder / "recipe.yml"
     path.write_text("base_model: base\nmodels: [{model: one}]\n")
     return path
