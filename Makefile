@@ -35,8 +35,8 @@ $(BENCH_STAMP): $(STAMP)
 demo: $(STAMP)  ## Merge the embedded models and serve them, routed, on http://127.0.0.1:8000
 	$(BIN)/overtone demo
 
-test: lint  ## Lint, then run the tests
-	$(BIN)/python -m pytest
+test: lint  ## Lint, then run the tests, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --durations 10
 
 lint: $(DEV_STAMP)  ## ruff and mypy, strict
 	$(BIN)/ruff check .
