@@ -5,9 +5,9 @@ import pytest
 from openai import OpenAI
 
 from serve.api.service import Service
+from tests.conftest import REPLICAS
 from tests.serve.api.fakes import FakeEngine, fake_service, live
 
-REPLICAS = "two replicas"
 ONE_PROCESS = {
     "test_the_engine_dying_in_the_middle": "a lost engine is another's chance: tests/serve/cluster",
     "test_choices_are_admitted_all_or_none": "the fake counts one engine's requests",

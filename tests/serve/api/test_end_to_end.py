@@ -17,6 +17,7 @@ from serve.api.service import Service
 from serve.config import ServerSettings
 from serve.engine import EngineConfig, EngineStats
 from serve.metrics import Metrics
+from tests.conftest import REPLICAS
 from tests.serve.api.bundles import MAX_MODEL_LEN
 from tests.serve.api.fakes import byte_text, live
 from tests.serve.cluster.deployed import samples, scraped_service
@@ -41,7 +42,7 @@ def serving(speaker: TinyBundle, **engine) -> Iterator[tuple[Service, str]]:
         asyncio.run(runtime.engine.shutdown(0))
 
 
-@pytest.fixture(scope="module", params=["one process", "two replicas"])
+@pytest.fixture(scope="module", params=["one process", REPLICAS])
 def served(request: pytest.FixtureRequest, speaker: TinyBundle) -> Iterator[tuple[Service, str]]:
     """The bundle served in this process, and on two engine replicas under Ray Serve."""
     if request.param == "one process":
