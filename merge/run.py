@@ -34,7 +34,7 @@ from merge.router import train_router
 from merge.staging import Staging
 from merge.wording import counted
 
-LIBRARIES = ("overtone", "torch", "transformers", "safetensors", "tokenizers")
+LIBRARIES = ("overtone", "torch", "scikit-learn", "transformers", "safetensors", "tokenizers")
 
 
 @dataclass(frozen=True)

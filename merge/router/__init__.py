@@ -1,8 +1,8 @@
 """Training the router: a few dozen prompts a task in, a calibrated text classifier out, in seconds.
 
-`training` solves the heads in closed form, `phrasings` finds prompts that are worded alike so that held-out scores are
-honest, `calibration` turns scores into probabilities and picks the threshold, `background` holds prompts that belong to
-no expert.
+`training` prepares prompts and trains on them, `heads` fits one linear classifier an expert, `phrasings` finds prompts
+that are worded alike so that held-out scores are honest, `calibration` turns scores into probabilities and picks the
+threshold, `background` holds prompts that belong to no expert.
 """
 
 from merge.router.background import background_prompts

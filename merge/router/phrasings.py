@@ -63,6 +63,10 @@ def _common_starts(rows: Sequence[Words], least: float) -> list[Words]:
 
 def _descend(row: Words, having: Counter[Words], shared: dict[Words, int], least: float) -> Words:
     length = 0
-    while 2 * shared.get(row[:length], 0) > having[row[:length]] and having[row[: length + 1]] >= least:
+    while (
+        length < len(row)
+        and having[row[: length + 1]] >= least
+        and 2 * shared.get(row[:length], 0) > having[row[:length]]
+    ):
         length += 1
     return row[:length]

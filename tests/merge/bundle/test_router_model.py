@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,23 +26,53 @@ def make_router(experts: int = 3, bits: int = 10) -> RouterModel:
 def slow_features(text: str, featurizer: Featurizer) -> np.ndarray:
     """The definition, one n-gram at a time, in Python's integers."""
     data = bytes(ord("0") if 48 <= b <= 57 else b for b in f" {' '.join(text.lower().split())} ".encode())
+    parts = [slow_byte_ngrams(data, featurizer)]
+    if featurizer.words:
+        parts.append(slow_word_ngrams(data, featurizer))
+    return sum(part / max(np.linalg.norm(part), 1e-9) for part in parts) / np.sqrt(len(parts))
+
+
+def slow_word_ngrams(data: bytes, featurizer: Featurizer) -> np.ndarray:
+    words = [
+        sum(byte * pow(0x01000193, place, 2**32) for place, byte in enumerate(word))
+        for word in re.findall(rb"[0-9A-Za-z_\x80-\xff]+", data)
+    ]
+    counts: dict[int, int] = {}
+    for length in range(1, featurizer.words + 1):
+        for start in range(len(words) - length + 1):
+            value = 0
+            for word in words[start : start + length]:
+                value = (value * 0x9E3779B1 + word) % 2**32
+            bucket = (((value ^ (value >> 15) ^ (64 + length)) * 0x9E3779B1) % 2**32) >> (32 - featurizer.bits)
+            counts[bucket] = counts.get(bucket, 0) + 1
+    return by_bucket(counts, featurizer)
+
+
+def slow_byte_ngrams(data: bytes, featurizer: Featurizer) -> np.ndarray:
     counts: dict[int, int] = {}
     for length in range(featurizer.shortest, featurizer.longest + 1):
         for start in range(len(data) - length + 1):
+            if featurizer.words and b" " in data[start + 1 : start + length - 1]:
+                continue
             value = 0
             for byte in data[start : start + length]:
                 value = (value * 0x01000193 + byte) % 2**32
             bucket = (((value ^ (value >> 15) ^ length) * 0x9E3779B1) % 2**32) >> (32 - featurizer.bits)
             counts[bucket] = counts.get(bucket, 0) + 1
+    return by_bucket(counts, featurizer)
+
+
+def by_bucket(counts: dict[int, int], featurizer: Featurizer) -> np.ndarray:
     out = np.zeros(featurizer.size)
     for bucket, count in counts.items():
         out[bucket] = 1 + np.log(count)
-    return out / np.linalg.norm(out)
+    return out
 
 
-@pytest.mark.parametrize("text", ["a", "ab", "Write 1987 in Roman numerals.", "žluťoučký kůň 日本", "aaaa " * 40])
-def test_features_follow_their_definition(text: str) -> None:
-    featurizer = Featurizer(bits=10)
+@pytest.mark.parametrize("words", [0, 1, 2])
+@pytest.mark.parametrize("text", ["a", "ab", "Write 1987 in Roman numerals.", "žluťoučký kůň 日本", "aaaa " * 40, "?!"])
+def test_features_follow_their_definition(text: str, words: int) -> None:
+    featurizer = Featurizer(bits=10, words=words)
     np.testing.assert_allclose(featurizer.features(text), slow_features(text, featurizer), atol=1e-6)
 
 
@@ -79,6 +110,21 @@ def test_round_trip(tmp_path: Path) -> None:
     save_router(tmp_path / "router", model)
     loaded = load_router(tmp_path / "router")
     assert (loaded.names, loaded.threshold, loaded.featurizer) == (model.names, model.threshold, model.featurizer)
+    np.testing.assert_array_equal(loaded.probabilities("reverse me"), model.probabilities("reverse me"))
+
+
+def test_routers_with_word_features_say_so_in_their_format(tmp_path: Path) -> None:
+    """Versions that know nothing of word n-grams refuse them; routers from before are read as they were."""
+    model = make_router()
+    save_router(tmp_path / "old", model)
+    settings = json.loads((tmp_path / "old" / "router.json").read_text())
+    assert settings["format_version"] == 1
+    assert settings["featurizer"] == {"bits": 10, "shortest": 3, "longest": 5, "window": 8192}
+    model = replace(model, featurizer=Featurizer(bits=10, words=2))
+    save_router(tmp_path / "new", model)
+    assert json.loads((tmp_path / "new" / "router.json").read_text())["format_version"] == 2
+    loaded = load_router(tmp_path / "new")
+    assert loaded.featurizer == model.featurizer
     np.testing.assert_array_equal(loaded.probabilities("reverse me"), model.probabilities("reverse me"))
 
 

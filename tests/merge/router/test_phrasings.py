@@ -39,3 +39,8 @@ def test_fewer_wordings_than_folds_make_fewer_folds() -> None:
 
 def test_prompts_of_one_wording_are_dealt_out() -> None:
     assert assign_folds([f"Spell {word} backwards." for word in WORDS], 4) == [i % 4 for i in range(len(WORDS))]
+
+
+def test_a_prompt_that_others_begin_with() -> None:
+    keys = phrasing_keys(["what time is it", *(f"what time is it {where}" for where in ("here", "now", "now", "here"))])
+    assert keys[0] == (("what", "time", "is", "it"), ())

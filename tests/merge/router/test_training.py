@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from merge.router import RouterConfig, add_expert, background_prompts, train_router
+from merge.bundle import Featurizer, RouterModel
+from merge.router import RouterConfig, add_expert, train_router, training
 from merge.router.calibration import LOST, calibrate, choose_threshold, class_weights, probabilities
+from merge.router.heads import fit_heads
 
 WORDS = ["lamp", "chair", "table", "river", "stone", "cloud", "apple", "bread"]
 PHRASINGS = {
@@ -48,16 +50,30 @@ def test_training_is_deterministic_and_ignores_the_order_of_tasks(model) -> None
     assert (again.offset, again.temperature, again.threshold) == (model.offset, model.temperature, model.threshold)
 
 
-def test_a_head_solves_its_ridge_regression() -> None:
-    config = RouterConfig(bits=11, copies=0, decoys=0, ridges=(0.3,), folds=2)
-    trained = train_router({"a": prompts("sort")}, config)
-    texts = list(dict.fromkeys(prompts("sort"))) + list(background_prompts())
-    features = np.stack([trained.features(text) for text in texts]).astype(np.float64)
-    inputs = np.hstack([features, np.ones((len(texts), 1))])
-    target = np.array([1.0] * len(set(prompts("sort"))) + [0.0] * len(background_prompts()))
-    exact = np.linalg.solve(inputs.T @ inputs + 0.3 * np.eye(inputs.shape[1]), inputs.T @ target)
-    np.testing.assert_allclose(trained.weight[0], exact[:-1], atol=1e-3)  # stored in float16
-    np.testing.assert_allclose(trained.bias[0], exact[-1], atol=1e-4)
+def test_copies_are_used_where_they_help_on_held_out_wordings() -> None:
+    found = {}
+    for copies in (0, 1):
+        config = RouterConfig(bits=11, copies=copies)
+        data = training._prepare([prompts(task) for task in PHRASINGS], Featurizer(bits=11, words=2), config)
+        found[copies] = training._choose_fit(data, len(PHRASINGS), config)
+    assert not found[0].with_copies
+    assert found[1].calibration.loss <= found[0].calibration.loss
+
+
+def test_calibration_looks_at_a_bounded_number_of_scores(monkeypatch) -> None:
+    tasks = {f"task{i}": [f"w{i}a{j} {i * j}x w{j}" for j in range(40)] for i in range(5)}
+    config = RouterConfig(bits=10, copies=0, decoys=0)
+    data = training._prepare(list(tasks.values()), Featurizer(bits=10, words=2), config)
+    fits = []
+    monkeypatch.setattr(training, "fit_heads", lambda *args: fits.append(args) or fit_heads(*args))
+    _, labels = training._held_out_scores(data, 5, 1.0, False, 0)
+    assert (len(fits), int((labels < 5).sum())) == (4, 200)
+    fits.clear()
+    monkeypatch.setattr(training, "SCORED", 5 * 30)
+    _, labels = training._held_out_scores(data, 5, 1.0, False, 0)
+    assert len(fits) == 1
+    assert int((labels < 5).sum()) <= 30
+    assert set(labels.tolist()) == {0, 1, 2, 3, 4, 5}
 
 
 def test_a_new_expert_leaves_the_others_untouched() -> None:
@@ -72,6 +88,29 @@ def test_a_new_expert_leaves_the_others_untouched() -> None:
         add_expert(two, "sort", ["x"], [])
     with pytest.raises(ValueError, match="no prompts"):
         add_expert(two, "new", [], [])
+
+
+def test_a_new_head_scores_as_the_heads_of_an_earlier_format_do() -> None:
+    old = RouterModel(
+        names=("old",),
+        weight=np.zeros((1, 1 << 11), dtype=np.float32),
+        bias=np.zeros(1, dtype=np.float32),
+        offset=0.5,
+        temperature=0.1,
+        threshold=0.5,
+        featurizer=Featurizer(bits=11),
+    )
+    model = add_expert(old, "sort", prompts("sort"), [], CONFIG)
+    score = [float(model.weight[1] @ model.features(text) + model.bias[1]) for text in ("Sort the letters of lamp", "")]
+    assert score[0] > 0.8
+    assert score[1] < 0.3
+
+
+def test_no_copies_are_made_of_many_prompts(monkeypatch) -> None:
+    tasks, featurizer = [prompts(task) for task in PHRASINGS], Featurizer(bits=11, words=2)
+    assert not training._prepare(tasks, featurizer, CONFIG).scored.all()
+    monkeypatch.setattr(training, "COPIED", 10)
+    assert training._prepare(tasks, featurizer, CONFIG).scored.all()
 
 
 def test_too_few_prompts_are_named() -> None:
