@@ -122,7 +122,7 @@ def add_expert(
     if (
         not model.featurizer.words
     ):  # the heads of format 1 were fitted to 0 and 1, and calibrated so; here it is -1 and 1
-        heads = Heads(heads.weight / 2, (heads.bias + 1) / 2)
+        heads = Heads(heads.weight * np.float32(0.5), (heads.bias + np.float32(1)) * np.float32(0.5))
     return RouterModel(
         names=(*model.names, name),
         weight=np.concatenate([model.weight, _as_stored(heads.weight)]),

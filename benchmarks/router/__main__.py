@@ -1,0 +1,71 @@
+"""`python -m benchmarks.router --data DIR`: the router on what people wrote, beside other text classifiers."""
+
+import argparse
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.router.classifiers import classifiers
+from benchmarks.router.data import DataError, Dataset, read
+from benchmarks.router.measure import measure
+
+PROMPTS = {"clinc-domains": (16, 32, 64, 128, None), "typos": (128,)}
+"""Prompts an expert that the data is trained on; None: all. Other data: all."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    known = classifiers()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.router", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, required=True, help="holds clinc150.json, banking77.json, real_tasks.jsonl"
+    )
+    parser.add_argument("--only", nargs="+", help="names of the data to measure (default: all)")
+    parser.add_argument("--features", nargs="+", choices=list(known), default=list(known))
+    parser.add_argument("--prompts", nargs="+", type=int, help="prompts an expert (default: as the data's rows)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
+    options = parser.parse_args(arguments)
+    try:
+        data = read(options.data)
+    except DataError as error:
+        parser.error(str(error))
+    if unknown := sorted(set(options.only or ()) - set(data)):
+        parser.error(f"--only: {unknown[0]!r} is not one of {', '.join(data)}")
+    rows: list[dict[str, Any]] = []
+    for name in options.only or data:
+        for count in options.prompts or PROMPTS.get(name, (None,)):
+            part = data[name] if count is None else data[name].first(count)
+            for features in options.features:
+                rows.append(_in_a_process(part, features))
+                print(_line(rows[-1]), file=sys.stderr if options.json else sys.stdout, flush=True)
+    if options.json:
+        print(json.dumps({"rows": rows}, indent=1))
+
+
+def _in_a_process(data: Dataset, features: str) -> dict[str, Any]:
+    """One row, measured in a process of its own: its peak of memory is not an earlier row's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_row, (data, features))
+
+
+def _row(data: Dataset, features: str) -> dict[str, Any]:
+    return asdict(measure(data, features, classifiers()[features]))
+
+
+def _line(row: dict[str, Any]) -> str:
+    def share(key: str) -> str:
+        return "    -" if row[key] is None else f"{row[key]:.3f}"
+
+    return (
+        f"{row['data']:<14} {row['prompts_per_task']:>5} {row['features']:<26} accuracy {share('accuracy')}  "
+        f"routed {share('routed')}  auroc {share('auroc')}  ood recall {share('ood_recall')}  ece {share('ece')}  "
+        f"{row['train_cpu_seconds']:6.1f} s  {row['train_peak_mb']:5.0f} MB  p99 {row['p99_ms']:.2f} ms"
+    )
+
+
+if __name__ == "__main__":
+    main()

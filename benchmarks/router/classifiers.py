@@ -1,0 +1,110 @@
+"""What is compared: Overtone's router, and two classifiers that anybody would try first."""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.quality.text.sources import ENCODER_PACKAGE, encoder_directory
+
+ENCODED_TOKENS = 64
+
+
+class Classifier(Protocol):
+    """A trained classifier of prompts."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The experts."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """Probability of the best expert from which it is chosen; 0: always."""
+        ...
+
+    def probabilities(self, text: str) -> NDArray[np.float64]:
+        """[E] of each expert."""
+        ...
+
+
+Train = Callable[[Mapping[str, Sequence[str]]], Classifier]
+
+
+def overtone(prompts: Mapping[str, Sequence[str]]) -> Classifier:
+    """The router as `overtone merge` trains it, with its defaults."""
+    from merge.router import train_router
+
+    return train_router(prompts)
+
+
+class TfIdf:
+    """Scikit-learn's word TF-IDF with logistic regression, both with their defaults."""
+
+    threshold = 0.0
+
+    def __init__(self, prompts: Mapping[str, Sequence[str]]) -> None:
+        """Train."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        self._model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000))
+        pairs = [(text, name) for name, texts in sorted(prompts.items()) for text in texts]
+        self._model.fit([text for text, _ in pairs], [name for _, name in pairs])
+        self.names: Sequence[str] = tuple(self._model.classes_)
+
+    def probabilities(self, text: str) -> NDArray[np.float64]:
+        """[E]."""
+        return np.asarray(self._model.predict_proba([text])[0], dtype=np.float64)
+
+
+class NearestCentroid:
+    """MiniLM's mean vectors; the cosine with an expert's mean, scaled to 0 to 1, stands for its probability."""
+
+    threshold = 0.0
+
+    def __init__(self, prompts: Mapping[str, Sequence[str]]) -> None:
+        """Encode the prompts."""
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        path = str(encoder_directory(Path()))  # installed: `classifiers` looks first
+        self._torch = torch
+        self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self._model = AutoModel.from_pretrained(path, local_files_only=True, add_pooling_layer=False).eval()
+        self.names: Sequence[str] = tuple(sorted(prompts))
+        means = [self._encoded(prompts[name]).mean(axis=0) for name in self.names]
+        self._centroids = np.stack([mean / np.linalg.norm(mean) for mean in means])
+
+    def probabilities(self, text: str) -> NDArray[np.float64]:
+        """[E]."""
+        return np.asarray((1.0 + self._centroids @ self._encoded([text])[0]) / 2, dtype=np.float64)
+
+    def _encoded(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        rows = []
+        for start in range(0, len(texts), 64):
+            batch = self._tokenizer(
+                list(texts[start : start + 64]),
+                padding=True,
+                truncation=True,
+                max_length=ENCODED_TOKENS,
+                return_tensors="pt",
+            )
+            with self._torch.inference_mode():
+                states = self._model(**batch).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(-1)
+            mean = (states * mask).sum(dim=1) / mask.sum(dim=1)
+            rows.append(self._torch.nn.functional.normalize(mean, dim=1).double().numpy())
+        return np.concatenate(rows)
+
+
+def classifiers() -> dict[str, Train]:
+    """What can be compared here, by the name in the rows' `features`."""
+    found: dict[str, Train] = {"ngram": overtone, "tfidf-logistic-regression": TfIdf}
+    if importlib.util.find_spec(ENCODER_PACKAGE) is not None:
+        found["minilm-nearest-centroid"] = NearestCentroid
+    return found

@@ -1,0 +1,111 @@
+"""One row: a classifier trained on one data set and asked its test prompts."""
+
+import resource
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.quality.routing import area_under_curve, calibration_error
+from benchmarks.router.classifiers import Classifier, Train
+from benchmarks.router.data import Dataset
+
+LOST = 0.05
+AT_ONCE = 32
+TIMED = 1000
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured.
+
+    Attributes:
+        data, prompts_per_task, features: which data, the most prompts of an expert, and which classifier.
+        experts: how many.
+        accuracy: share of the test prompts whose most probable expert is theirs, whatever the threshold.
+        routed: the same where its probability also reaches the classifier's threshold.
+        coverage: share of the test prompts that reach it.
+        foreign_routed: share of the foreign prompts that reach it; None without any.
+        auroc: how well the best probability tells test prompts from foreign ones; None without any.
+        ood_recall: share of foreign prompts below the probability that 5 % of the test prompts are below; likewise.
+        ece: expected calibration error of the best probability on the test prompts.
+        train_seconds, train_cpu_seconds: of training, on the clock and of the processor.
+        train_peak_mb: the process's peak resident memory, libraries included, after training.
+        p50_ms, p99_ms: of one decision, one after another.
+        p50_ms_32, p99_ms_32: of one decision when 32 threads ask.
+    """
+
+    data: str
+    prompts_per_task: int
+    features: str
+    experts: int
+    accuracy: float
+    routed: float
+    coverage: float
+    foreign_routed: float | None
+    auroc: float | None
+    ood_recall: float | None
+    ece: float
+    train_seconds: float
+    train_cpu_seconds: float
+    train_peak_mb: float
+    p50_ms: float
+    p99_ms: float
+    p50_ms_32: float
+    p99_ms_32: float
+
+
+def measure(data: Dataset, features: str, train: Train) -> Row:
+    """Train and ask."""
+    clock, processor = time.perf_counter(), time.process_time()
+    model = train(data.train)
+    seconds, cpu = time.perf_counter() - clock, time.process_time() - processor
+    peak = peak_mb()
+    chances = np.stack([model.probabilities(text) for text, _ in data.test])
+    best = chances.max(axis=1)
+    right = np.array(model.names)[chances.argmax(axis=1)] == np.array([label for _, label in data.test])
+    strangers = np.array([model.probabilities(text).max() for text in data.foreign])
+    texts = [text for text, _ in data.test][:TIMED]
+    alone = [_timed(model, text) for text in texts]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        together = list(pool.map(lambda text: _timed(model, text), texts))
+    return Row(
+        data=data.name,
+        prompts_per_task=max(len(prompts) for prompts in data.train.values()),
+        features=features,
+        experts=len(model.names),
+        accuracy=float(right.mean()),
+        routed=float((right & (best >= model.threshold)).mean()),
+        coverage=float((best >= model.threshold).mean()),
+        foreign_routed=float((strangers >= model.threshold).mean()) if len(strangers) else None,
+        auroc=area_under_curve(best.tolist(), strangers.tolist()) if len(strangers) else None,
+        ood_recall=out_of_domain_recall(best, strangers) if len(strangers) else None,
+        ece=calibration_error(best.tolist(), right.tolist()),
+        train_seconds=seconds,
+        train_cpu_seconds=cpu,
+        train_peak_mb=peak,
+        p50_ms=1000 * float(np.quantile(alone, 0.5)),
+        p99_ms=1000 * float(np.quantile(alone, 0.99)),
+        p50_ms_32=1000 * float(np.quantile(together, 0.5)),
+        p99_ms_32=1000 * float(np.quantile(together, 0.99)),
+    )
+
+
+def out_of_domain_recall(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+    """Share of `outside` below the value that `LOST` of `inside` are below."""
+    return float((outside < np.quantile(inside, LOST)).mean())
+
+
+def peak_mb() -> float:
+    """The process's peak resident memory so far, in 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _timed(model: Classifier, text: str) -> float:
+    start = time.perf_counter()
+    model.probabilities(text)
+    return time.perf_counter() - start

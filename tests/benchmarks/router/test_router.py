@@ -1,0 +1,93 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.router import __main__ as command
+from benchmarks.router.classifiers import classifiers
+from benchmarks.router.data import DataError, read, with_typos
+from benchmarks.router.measure import measure, out_of_domain_recall
+
+WORDINGS = {
+    "play": "play the song {} again",
+    "sum": "what is the sum of {} and two",
+    "rain": "will it rain in {} today",
+}
+WORDS = ["lamp", "chair", "river", "stone", "cloud", "apple", "bread", "glass", "horse", "mouse"]
+KEYS = {
+    "data", "prompts_per_task", "features", "accuracy", "auroc", "ood_recall", "ece", "train_seconds", "train_peak_mb",
+    "p99_ms",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    train = [(wording.format(word), intent) for intent, wording in WORDINGS.items() for word in WORDS[:6]]
+    test = [(wording.format(word), intent) for intent, wording in WORDINGS.items() for word in WORDS[6:]]
+    foreign = ["name a large mammal", "who wrote this play about a prince"]
+    domains = {"media": ["play"], "facts": ["sum", "rain"]}
+    clinc = {"domains": domains, "train": train, "test": test, "out_of_scope_test": foreign}
+    (folder / "clinc150.json").write_text(json.dumps(clinc))
+    (folder / "banking77.json").write_text(json.dumps({"train": train, "test": test}))
+    rows = [{"task": label, "split": "train", "text": text} for text, label in train]
+    rows += [{"task": label, "split": "test", "text": text} for text, label in test]
+    rows += [{"task": None, "split": "test", "text": text} for text in foreign]
+    (folder / "real_tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_the_data_by_name(directory: Path) -> None:
+    data = read(directory)
+    assert list(data) == ["clinc-domains", "clinc-intents", "banking77", "real-tasks", "typos"]
+    assert {name: len(texts) for name, texts in data["clinc-domains"].train.items()} == {"media": 6, "facts": 12}
+    assert set(data["clinc-intents"].train) == set(WORDINGS)
+    assert len(data["real-tasks"].foreign) == 2
+    assert data["banking77"].foreign == ()
+    assert {len(texts) for texts in data["clinc-intents"].first(4).train.values()} == {4}
+    assert data["typos"].train == data["clinc-domains"].train
+    assert [label for _, label in data["typos"].test] == [label for _, label in data["clinc-domains"].test]
+
+
+def test_typos_change_a_text_a_little_and_always_alike() -> None:
+    text = "please tell me how much money is left on my account"
+    assert with_typos(text) == with_typos(text) != text
+    assert abs(len(with_typos(text)) - len(text)) < 10
+
+
+def test_data_that_is_not_there_is_named(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"clinc150\.json cannot be read: No such file"):
+        read(tmp_path)
+    for file in directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "banking77.json").write_text("{}")
+    with pytest.raises(DataError, match="KeyError: 'train'"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("features", ["ngram", "tfidf-logistic-regression"])
+def test_a_row_of_each_classifier(directory: Path, features: str) -> None:
+    row = measure(read(directory)["clinc-intents"], features, classifiers()[features])
+    assert (row.data, row.prompts_per_task, row.features, row.experts) == ("clinc-intents", 6, features, 3)
+    assert row.accuracy == 1.0
+    assert row.routed <= row.coverage <= 1.0
+    assert row.auroc is not None
+    assert 0.0 <= row.ece <= 1.0
+    assert row.train_peak_mb > 10
+
+
+def test_recall_at_a_share_lost() -> None:
+    inside = np.linspace(0.0, 1.0, 101)
+    assert out_of_domain_recall(inside, np.array([0.01, 0.04, 0.06, 0.9])) == 0.5
+
+
+def test_the_command_prints_rows(directory: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(command, "_in_a_process", command._row)
+    command.main(["--data", str(directory), "--only", "banking77", "--features", "ngram", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert set(row) >= KEYS
+    assert (row["data"], row["auroc"]) == ("banking77", None)
+    with pytest.raises(SystemExit):
+        command.main(["--data", str(directory), "--only", "nothing"])
+    assert "'nothing' is not one of clinc-domains" in capsys.readouterr().err
