@@ -49,11 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _in_a_process(data: Dataset, features: str) -> dict[str, Any]:
     """One row, measured in a process of its own: its peak of memory is not an earlier row's."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_row, (data, features))
-
-
-def _row(data: Dataset, features: str) -> dict[str, Any]:
-    return asdict(measure(data, features, classifiers()[features]))
+        return asdict(pool.apply(measure, (data, features)))
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.routing import area_under_curve, calibration_error
-from benchmarks.router.classifiers import Classifier, Train
+from benchmarks.router.classifiers import Classifier, classifiers
 from benchmarks.router.data import Dataset
 
 LOST = 0.05
@@ -58,8 +58,9 @@ class Row:
     p99_ms_32: float
 
 
-def measure(data: Dataset, features: str, train: Train) -> Row:
+def measure(data: Dataset, features: str) -> Row:
     """Train and ask."""
+    train = classifiers()[features]
     clock, processor = time.perf_counter(), time.process_time()
     model = train(data.train)
     seconds, cpu = time.perf_counter() - clock, time.process_time() - processor
