@@ -1,10 +1,7 @@
-import pytest
-
-pytest.importorskip("sklearn", reason="the extra `bench` is not installed")
-
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks.quality.__main__ import UNFINISHED, main
@@ -42,6 +39,7 @@ def test_no_test_image_is_trained_or_validated_on(tmp_path: Path) -> None:
 
 
 def test_the_command_measures_stops_in_time_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="plots need the extra bench")
     command = ["--domain", "vision", "--quick", "--json", "--cache", str(tmp_path)]
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--seconds", "0"])
