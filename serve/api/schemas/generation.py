@@ -15,7 +15,7 @@ MAX_STOP_CHARACTERS = 256
 """After every token, each end of the text that a stop string may begin with is looked at."""
 
 MAX_MIXED = 64
-MAX_BIASES = 262_144
+MAX_BIASES = 131_072
 MAX_BAD_WORDS = 1024
 _INT64 = 2**63
 _MOST_DIGITS = 18  # of a token id
