@@ -24,6 +24,8 @@ def check_body_headers(headers: Headers, max_bytes: int) -> None:
         message = f"Content-Encoding {shortened(coding)!r} is not supported; send the body uncompressed"
         raise ApiError(415, message, code="unsupported_encoding", headers={"Accept-Encoding": "identity"})
     given = headers.get("content-type")
+    if given is None and length in ("", "0") and "transfer-encoding" not in headers:
+        return  # there is no body to have a type; it is refused as what it lacks
     media_type = (given or "").partition(";")[0].strip().lower()
     if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
         return

@@ -350,6 +350,14 @@ def test_failed_accepts_are_logged_every_ten_seconds(caplog: pytest.LogCaptureFi
     assert loop.contexts == [{"message": "another"}]
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/route", "/tokenize"])
+def test_a_missing_body_is_a_bad_request_whatever_its_type(url: str, path: str):
+    with httpx.Client(base_url=url) as http:
+        reply = http.post(path)
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]["code"] == "invalid_json"
+
+
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [
