@@ -1,4 +1,4 @@
-"""A client that streams without a pause, in a process of its own: its clock stands still for nothing that others do."""
+"""A client that streams without a pause. It runs in a separate process, so other clients do not delay its clock."""
 
 import json
 import multiprocessing

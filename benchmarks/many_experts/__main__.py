@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def run(bundle: Bundle, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows of all combinations, each number of experts on an engine of its own."""
+    """Measure all combinations. Each number of experts gets a new engine."""
     prompts = _prompts(bundle)
     for experts in options.experts:
         part, counts = first_experts(bundle, experts), Counts()

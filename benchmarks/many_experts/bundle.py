@@ -8,7 +8,7 @@ from merge.bundle import Bundle, BundleWriter, ManifestFields, open_bundle, writ
 
 
 def write_many(path: Path, source: Bundle, number: int) -> Bundle:
-    """Write a bundle with `number` copies of a bundle's experts in turn, each under a name and a digest of its own.
+    """Write a bundle with `number` copies of a bundle's experts in turn. Each copy has a different name and digest.
 
     The names are `e00000`, `e00001` and so on.
     """

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _in_a_process(data: Dataset, features: str) -> dict[str, Any]:
-    """One row, measured in a process of its own: its peak of memory is not an earlier row's."""
+    """Measure one row in a new process, so that its peak memory does not include earlier rows."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return asdict(pool.apply(measure, (data, features)))
 

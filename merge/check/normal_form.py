@@ -31,7 +31,7 @@ def normal_forms(*configs: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _read_by_class(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """All fields with the class's defaults; None: there is no such class, or it refuses the values."""
+    """Return all fields with the class's defaults, or None if the class is unknown or refuses the values."""
     kind = CONFIG_MAPPING[config["model_type"]] if config.get("model_type") in CONFIG_MAPPING else None
     if kind is None:
         return None
