@@ -1,6 +1,9 @@
-"""How the tests are spread over processes by pytest-xdist."""
+"""How the tests are spread over processes by pytest-xdist, and the random numbers that each test draws."""
+
+import random
 
 import pytest
+import torch
 
 REPLICAS = "two replicas"
 """The parameter of tests that run once more on two replicas under Ray Serve."""
@@ -20,3 +23,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or not CLUSTERS.isdisjoint(getattr(item, "fixturenames", ()))
         )
         item.add_marker(pytest.mark.xdist_group("ray" if clustered else item.nodeid.partition("::")[0]))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Give every test the same random numbers, whatever ran before it in its process."""
+    random.seed(0)
+    torch.manual_seed(0)
