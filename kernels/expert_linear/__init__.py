@@ -1,7 +1,9 @@
-"""The linear layer whose tokens may each carry experts: `expert_linear`, its bank of experts and its batch plan."""
+"""The linear layer whose tokens may each carry experts: `expert_linear`, its banks of experts and its batch plan."""
 
 from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch, ExpertGroup
 from kernels.expert_linear.dispatch import expert_linear
+from kernels.expert_linear.lookup import add_low_rank_rows
+from kernels.expert_linear.low_rank import LowRankBank
 
-__all__ = ["ExpertBank", "ExpertBatch", "ExpertGroup", "expert_linear"]
+__all__ = ["ExpertBank", "ExpertBatch", "ExpertGroup", "LowRankBank", "add_low_rank_rows", "expert_linear"]

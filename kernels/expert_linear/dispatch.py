@@ -12,6 +12,7 @@ from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch
 from kernels.expert_linear.compiled import compiles, expert_linear_compiled, linear_then_residuals
 from kernels.expert_linear.cpu import expert_linear_torch
+from kernels.expert_linear.low_rank import LowRankBank
 from kernels.expert_linear.product import linear
 
 MOST_TOKENS = {torch.bfloat16: 64, torch.float32: 16}
@@ -24,21 +25,24 @@ def expert_linear(
     bias: Tensor | None = None,
     bank: ExpertBank | None = None,
     batch: ExpertBatch | None = None,
+    low_rank: LowRankBank | None = None,
 ) -> Tensor:
     """A linear layer in which every token may carry experts of its own.
 
-    Semantics: `y[t] = weight @ x[t] + bias + sum_j gates[t, j] * E[slots[t, j]] @ x[t]`, slot -1 adding nothing;
-    accumulated in fp32, deterministic, and independent of the other tokens in what the experts add.
+    Semantics: `y[t] = weight @ x[t] + bias + sum_j gates[t, j] * E[slots[t, j]] @ x[t]` with the experts
+    `E = S + B diag(scale) A`, slot -1 adding nothing; accumulated in fp32, deterministic, and independent of the other
+    tokens in what the experts add.
 
-    Without a bank, without a batch, or where no token of the batch has an expert, this is the plain product and no
+    Without banks, without a batch, or where no token of the batch has an expert, this is the plain product and no
     expert work is done.
 
     Args:
         x: `[T, K]`, contiguous or not.
         weight: `[N, K]`, the dtype of `x`.
         bias: `[N]` or None.
-        bank: the layer's residuals; on the device of `x`.
+        bank: the layer's sparse residuals S; on the device of `x`.
         batch: the plan of the step's T tokens, made once by `ExpertBatch.from_slots`.
+        low_rank: the layer's low-rank residuals B diag(scale) A; on the device of `x`.
 
     Returns:
         `[T, N]` in the dtype of `x`.
@@ -47,10 +51,13 @@ def expert_linear(
         ValueError: shapes, dtypes or slots do not fit together.
     """
     _check_product(x, weight, bias)
-    if bank is None or batch is None or not batch.has_experts:
-        bank = batch = None
+    if batch is None or not batch.has_experts or (bank is None and low_rank is None):
+        bank = low_rank = batch = None
     else:
         _check_experts(x, weight, bank, batch)
+        _check_experts(x, weight, low_rank, batch)
+    if low_rank is not None and batch is not None:
+        return expert_linear_torch(x, weight, bias, bank, batch, low_rank)
     if x.is_cuda and bank is not None and batch is not None and find_spec("triton") is not None:
         # Triton is optional, and takes a second to import.
         from kernels.expert_linear.triton import expert_linear_triton
@@ -76,7 +83,9 @@ def _check_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise ValueError(f"bias must be [{weight.shape[0]}], not {list(bias.shape)}")
 
 
-def _check_experts(x: Tensor, weight: Tensor, bank: ExpertBank, batch: ExpertBatch) -> None:
+def _check_experts(x: Tensor, weight: Tensor, bank: ExpertBank | LowRankBank | None, batch: ExpertBatch) -> None:
+    if bank is None:
+        return
     if (bank.out_features, bank.in_features) != (weight.shape[0], weight.shape[1]):
         raise ValueError(
             f"the bank is for a weight [{bank.out_features}, {bank.in_features}], not {list(weight.shape)}"

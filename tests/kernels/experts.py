@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from kernels.expert_linear import ExpertBank, ExpertBatch
+from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank
+from kernels.expert_linear.low_rank import Factors
 
 
 def random_rows(out_features: int, in_features: int, entries: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -24,6 +25,37 @@ def filled_bank(
             bank.load(slot, index, (value / scale[:, None]).round().to(torch.int8), scale)
         else:
             bank.load(slot, index, value)
+    return bank
+
+
+def random_factors(out_features: int, in_features: int, rank: int, dtype: torch.dtype, seed: int = 0) -> Factors:
+    """`a [r, K]`, `b [n, r]` and `scale [r]` of a residual of about a tenth of a weight's size."""
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(rank, in_features, generator=generator) * in_features**-0.5
+    b = torch.randn(out_features, rank, generator=generator)
+    scale = 0.1 + 0.1 * torch.rand(rank, generator=generator)
+    if dtype != torch.int8:
+        return a.to(dtype), b.to(dtype), scale
+    of_a, of_b = a.abs().amax(1) / 127, b.abs().amax(0) / 127
+    return (
+        (a / of_a[:, None]).round().to(dtype),
+        (b / of_b).round().to(dtype),
+        scale * of_a * of_b,
+    )
+
+
+def filled_low_rank(
+    slots: int, segments: list[tuple[int, int]], in_features: int, dtype: torch.dtype, seed: int = 0
+) -> LowRankBank:
+    """Slots of other ranks from each other, some without a part of a segment."""
+    bank = LowRankBank.allocate(slots, segments, in_features, dtype)
+    for slot in range(slots):
+        parts: list[Factors | None] = []
+        for place, (rows, most) in enumerate(segments):
+            rank = max(0, most - (slot + 2 * place) % 5)
+            part = random_factors(rows, in_features, rank, dtype, seed + 100 * slot + place)
+            parts.append(part if rank else None)
+        bank.load(slot, parts)
     return bank
 
 

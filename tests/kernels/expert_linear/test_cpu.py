@@ -4,7 +4,7 @@ import torch
 from kernels.expert_linear import ExpertBatch
 from kernels.expert_linear.cpu import expert_linear_torch
 from kernels.expert_linear.reference import expert_linear_reference
-from tests.kernels.experts import filled_bank, random_layer
+from tests.kernels.experts import filled_bank, filled_low_rank, random_layer
 
 # Outputs are of order 1. The product by torch rounds to x's dtype before the residual is added and rounded again:
 # two units of the last place each way (2^-8 for bf16, 2^-11 for fp16); fp32 differs by the order of its sums.
@@ -33,3 +33,17 @@ def test_experts_add_the_same_bits_in_any_company() -> None:
     for token, slot in enumerate(slots):
         alone = expert_linear_torch(x[token : token + 1], weight, None, bank, ExpertBatch.from_slots([slot]))
         assert torch.equal(together[token], alone[0])
+
+
+@pytest.mark.parametrize("factors", [torch.bfloat16, torch.float32, torch.int8])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("with_bank", [False, True])
+def test_low_rank_matches_the_reference(with_bank: bool, dtype: torch.dtype, factors: torch.dtype) -> None:
+    x, weight, bias = random_layer(5, 64, 33, dtype)
+    bank = filled_bank(3, 64, 33, 7, dtype) if with_bank else None
+    low_rank = filled_low_rank(3, [(17, 3), (30, 40), (17, 2)], 33, factors)
+    batch = ExpertBatch.from_slots([[0, 2], [-1, -1], [1, -1], [2, 2], [-1, 0]], torch.rand(5, 2))
+    want = expert_linear_reference(x.double(), weight, bias, bank, batch, low_rank)
+    got = expert_linear_torch(x, weight, bias, bank, batch, low_rank)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from kernels.expert_linear import ExpertBatch, expert_linear
 from kernels.expert_linear.reference import expert_linear_reference
-from tests.kernels.experts import filled_bank, random_layer
+from tests.kernels.experts import filled_bank, filled_low_rank, random_layer
 
 NOBODY = ExpertBatch.from_slots([-1, -1, -1])
 
@@ -13,7 +13,8 @@ NOBODY = ExpertBatch.from_slots([-1, -1, -1])
 def test_without_experts_it_is_the_plain_product(with_bank: bool, batch: ExpertBatch | None) -> None:
     x, weight, bias = random_layer(3, 33, 65, torch.float32)
     bank = filled_bank(2, 33, 65, 4, torch.float32) if with_bank else None
-    got = expert_linear(x, weight, bias, bank, batch)
+    low_rank = filled_low_rank(2, [(33, 4)], 65, torch.float32) if with_bank else None
+    got = expert_linear(x, weight, bias, bank, batch, low_rank)
     torch.testing.assert_close(got, F.linear(x, weight, bias))
     assert torch.equal(got, expert_linear(x, weight, bias))
 
@@ -35,6 +36,7 @@ def test_no_tokens() -> None:
 
 X, WEIGHT, BIAS = random_layer(2, 5, 7, torch.float32)
 BANK = filled_bank(2, 5, 7, 3, torch.float32)
+LOW_RANK = filled_low_rank(2, [(5, 3)], 7, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,9 @@ BANK = filled_bank(2, 5, 7, 3, torch.float32)
         ((X, WEIGHT[:4], None, BANK, ExpertBatch.from_slots([0, 1])), "the bank is for a weight"),
         ((X, WEIGHT, BIAS, BANK, ExpertBatch.from_slots([0])), "plans 1 tokens but x has 2"),
         ((X, WEIGHT, BIAS, BANK, ExpertBatch.from_slots([0, 2])), "slot 2 is not in this bank of 2 slots"),
+        ((X, WEIGHT[:4], None, None, ExpertBatch.from_slots([0, 1]), LOW_RANK), "the bank is for a weight"),
+        ((X, WEIGHT, BIAS, None, ExpertBatch.from_slots([0]), LOW_RANK), "plans 1 tokens but x has 2"),
+        ((X, WEIGHT, BIAS, None, ExpertBatch.from_slots([0, 2]), LOW_RANK), "slot 2 is not in this bank of 2 slots"),
     ],
 )
 def test_refuses(arguments: tuple[torch.Tensor, torch.Tensor], message: str) -> None:
