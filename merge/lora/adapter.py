@@ -1,27 +1,16 @@
 """What the tensors of an adapter do to which tensor of the model beneath."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from merge.bundle.adapter_config import AdapterConfig
+from merge.bundle.adapter_names import ADAPTER_WEIGHTS, AdapterTensorName
 from merge.checkpoint import TIED, Checkpoint, Faults, TensorInfo, read_headers
-from merge.lora.config import AdapterConfig
 
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 Shape = tuple[int, ...]
-FACTORS = {
-    "lora_A.weight": "a", "lora_B.weight": "b", "lora_embedding_A": "embedding_a", "lora_embedding_B": "embedding_b",
-    "lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude",
-}  # fmt: skip
-WRAPPERS = (".base_layer", ".modules_to_save.default", ".modules_to_save")
-"""Parts of names that PEFT puts between a module and its own tensors."""
-
-NAMED_FACTOR = re.compile(r"\.(lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.default(?=\.|$)")
-"""Factors as a PeftModel's state_dict names them, with the adapter's usual name; PEFT's own files leave it out."""
 
 UNTIE = (
     "train it without that module, or untie the base first (tie_word_embeddings: false, and a copy of the embedding "
@@ -69,22 +58,19 @@ def match_adapter(directory: Path, config: AdapterConfig, model: Checkpoint) -> 
         CheckpointError: pickled or damaged weights, factors without their partner, a tensor that the model does not
             have, shapes that do not fit; every one of them is named.
     """
-    tensors = read_headers(directory, WEIGHTS)
+    tensors = read_headers(directory, ADAPTER_WEIGHTS)
     faults = Faults()
     groups: dict[str, dict[str, str]] = {}
     replacements: dict[str, str] = {}
     for name in sorted(tensors):
-        inner = name.removeprefix(PREFIX)
-        for wrapper in WRAPPERS:
-            inner = inner.replace(f"{wrapper}.", ".")
-        inner = NAMED_FACTOR.sub(r".\1", inner)
-        suffix = next((suffix for suffix in FACTORS if inner.endswith(f".{suffix}")), None)
-        if suffix is not None:
-            factors = groups.setdefault(inner.removesuffix(f".{suffix}"), {})
-            if FACTORS[suffix] in factors:
-                faults.found.append(f"{directory}: {name} and {factors[FACTORS[suffix]]} are the same factor: keep one")
-            factors[FACTORS[suffix]] = name
-        elif ".lora_" in inner or "trainable_tokens" in inner:
+        parsed = AdapterTensorName.parse(name)
+        inner = parsed.inner
+        if parsed.factor:
+            factors = groups.setdefault(parsed.module, {})
+            if parsed.factor in factors:
+                faults.found.append(f"{directory}: {name} and {factors[parsed.factor]} are the same factor: keep one")
+            factors[parsed.factor] = name
+        elif parsed.other:
             faults.found.append(
                 f"{directory}: {name} is not a factor of a plain LoRA; merge the adapter with peft first"
             )

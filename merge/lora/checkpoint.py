@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from merge.bundle.adapter_config import ADAPTER_CONFIG
 from merge.checkpoint import INDEX, SINGLE, Checkpoint, CheckpointError
 from merge.lora.adapter import Adapter, LowRank, match_adapter
-from merge.lora.config import ADAPTER_CONFIG, read_adapter_config
+from merge.lora.config import read_adapter_config
 
 
 @dataclass(frozen=True)
