@@ -120,13 +120,15 @@ class Catalogue:
         """Whether `model` may say this name."""
         return model == BACKBONE or model in self.experts or model in self.routing
 
-    def resolve(self, model: str, experts: Mapping[str, float] | None = None) -> Target | None:
-        """What a request asks for; None leaves it to the router.
+    def resolve(self, model: str | None, experts: Mapping[str, float] | None = None) -> Target | None:
+        """What a request asks for, by default from the served model; None leaves it to the router.
 
         Raises:
             ApiError: 404 for a name that does not exist, 400 where `model` and `experts` disagree
                 or there is no router.
         """
+        if model is None:
+            model = self.routing[0]
         if not self.knows(model):
             raise model_not_found(model, self.names)
         if experts is None:

@@ -75,7 +75,7 @@ def chat_text(runtime: Runtime, body: ChatRequest | TokenizeRequest) -> str:
         [message.as_template_input() for message in body.messages or ()],
         body.add_generation_prompt,
         body.continue_final_message,
-        body.chat_template_kwargs,
+        body.template_variables,
     )
 
 

@@ -9,12 +9,13 @@ from pydantic_core import PydanticCustomError
 from serve.api.errors import invalid, shortened
 from serve.api.schemas import foreign
 from serve.api.schemas.body import ListField
-from serve.api.schemas.generation import GenerationRequest
+from serve.api.schemas.generation import AS_MANY_AS_FIT, GenerationRequest
 from serve.api.schemas.message import Message
 from serve.engine.request import MAX_LOGPROBS
 
 MAX_MESSAGES = 4096
 MAX_TEMPLATE_VARIABLES = 64
+MAX_METADATA = 64
 
 _RESERVED = {
     *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message"),
@@ -43,6 +44,8 @@ def _variables(value: Any) -> Any:
     return value
 
 
+Hint = Annotated[str, Field(max_length=512)]
+
 VariablesField = BeforeValidator(_variables)
 """Marks the variables of the chat template: some, and none of those that the server sets."""
 
@@ -52,19 +55,31 @@ class ChatRequest(GenerationRequest):
 
     `max_completion_tokens` is the newer name of `max_tokens`. `chat_template_kwargs` are variables of the model's chat
     template, `add_generation_prompt` and `continue_final_message` say how it ends, as in vLLM. `safety_identifier` is
-    OpenAI's newer name of `user`.
+    OpenAI's newer name of `user`. `reasoning_effort` is a variable of the chat template, too; `metadata`,
+    `service_tier`, `prompt_cache_key` and `prompt_cache_retention` are hints to services, and have no effect.
     """
 
     foreign: ClassVar = foreign.CHAT
 
     messages: Messages
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: Annotated[Mapping[str, Any], Field(max_length=MAX_TEMPLATE_VARIABLES), VariablesField] = {}
+    reasoning_effort: Hint | None = None
+    metadata: Annotated[Mapping[Hint, Hint], Field(max_length=MAX_METADATA)] | None = None
+    service_tier: Hint | None = None
+    prompt_cache_key: Hint | None = None
+    prompt_cache_retention: Hint | None = None
+
+    @property
+    def template_variables(self) -> Mapping[str, Any]:
+        """`chat_template_kwargs`, and `reasoning_effort` for templates that know it."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return {**effort, **self.chat_template_kwargs}
 
     @property
     def end_user(self) -> str | None:
@@ -74,7 +89,8 @@ class ChatRequest(GenerationRequest):
     @property
     def wanted_tokens(self) -> int | None:
         """`max_completion_tokens`, or `max_tokens`."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        wanted = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return None if wanted == AS_MANY_AS_FIT else wanted
 
     @property
     def top_tokens(self) -> int | None:
@@ -88,8 +104,9 @@ class ChatRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _agree(self) -> "ChatRequest":
-        if self.max_tokens == 0:
-            raise invalid("max_tokens", "max_tokens must be at least 1")
+        for name in ("max_tokens", "max_completion_tokens"):
+            if getattr(self, name) == 0:
+                raise invalid(name, f"{name} must be at least 1, or -1 for as many as fit")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise invalid("max_tokens", "max_tokens is the older name of max_completion_tokens, and they differ")
         if self.wanted_tokens is not None and self.min_tokens > self.wanted_tokens:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from serve.api.errors import invalid
 from serve.api.schemas import foreign
-from serve.api.schemas.generation import GenerationRequest
+from serve.api.schemas.generation import AS_MANY_AS_FIT, GenerationRequest
 from serve.api.schemas.prompt import PromptField
 from serve.engine.request import MAX_LOGPROBS
 
@@ -35,7 +35,7 @@ class CompletionRequest(GenerationRequest):
     @property
     def default_tokens(self) -> int | None:
         """OpenAI's."""
-        return DEFAULT_MAX_TOKENS
+        return None if self.max_tokens == AS_MANY_AS_FIT else DEFAULT_MAX_TOKENS
 
     @property
     def echoes(self) -> bool:
@@ -55,7 +55,7 @@ class CompletionRequest(GenerationRequest):
             raise invalid("best_of", "best_of cannot be streamed: which are best is known at the end")
         if self.max_tokens == 0 and not self.echo:
             raise invalid("max_tokens", 'max_tokens must be at least 1, or 0 with "echo": true')
-        most = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        if self.min_tokens > most:
+        most = self.default_tokens if self.wanted_tokens is None else self.wanted_tokens
+        if most is not None and self.min_tokens > most:
             raise invalid("min_tokens", f"min_tokens must not be greater than max_tokens ({most})")
         return self

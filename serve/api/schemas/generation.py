@@ -17,6 +17,9 @@ MAX_STOP_CHARACTERS = 256
 MAX_MIXED = 64
 MAX_BIASES = 131_072
 MAX_BAD_WORDS = 1024
+AS_MANY_AS_FIT = -1
+"""`max_tokens`, as llama.cpp has it."""
+
 _INT64 = 2**63
 _MOST_DIGITS = 18  # of a token id
 _MOST_BIAS = 100
@@ -102,13 +105,14 @@ class StreamOptions(Body):
 class GenerationRequest(Body):
     """OpenAI's fields, those of vLLM's that the engine honours, and `experts`.
 
-    `experts` mixes: expert name → gate, the factor of its residual. `user` goes to the access log.
+    `model` is the routed one where it is left out. `experts` mixes: expert name → gate, the factor of its residual.
+    `max_tokens` of -1 is as many as fit. `user` goes to the access log.
     """
 
-    model: ModelName
+    model: Annotated[ModelName | None, Field(examples=["auto"])] = None
     experts: Experts | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -146,8 +150,8 @@ class GenerationRequest(Body):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """Most tokens to generate, None where the request does not say."""
-        return self.max_tokens
+        """Most tokens to generate, None where the request does not say, or asks for as many as fit."""
+        return None if self.max_tokens == AS_MANY_AS_FIT else self.max_tokens
 
     @property
     def default_tokens(self) -> int | None:

@@ -8,12 +8,23 @@ from pydantic_core import PydanticCustomError
 
 from serve.api.schemas.body import Body
 
+HINTS = frozenset(("cache_control", "prompt_cache_breakpoint"))
+"""Keys of a part, a message or a tool that say what a server should keep cached. This one caches every prefix."""
+
+REPLY_KEYS = frozenset(
+    (
+        *("annotations", "audio", "id", "index", "parsed", "provider_specific_fields", "reasoning_details", "refusal"),
+        *("status", "thinking_blocks"),
+    )
+)
+"""Keys that clients leave in a reply's message when they send it back."""
+
 _PARTS = {
     "type": "array",
     "minItems": 1,
     "items": {
         "type": "object",
-        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+        "properties": {"type": {"const": "text"}, "text": {"type": "string"}, **{key: {} for key in sorted(HINTS)}},
         "required": ["type", "text"],
         "additionalProperties": False,
     },
@@ -33,7 +44,7 @@ def _text(value: Any) -> Any:
             raise PydanticCustomError(
                 "content", "holds a part of type {kind}; only text is supported", {"kind": kind[:40]}
             )
-        if kind != "text" or set(part) != {"type", "text"} or not isinstance(part["text"], str):
+        if kind != "text" or set(part) - HINTS != {"type", "text"} or not isinstance(part["text"], str):
             raise PydanticCustomError("content", 'holds a part that is not like {"type": "text", "text": "…"}')
         lines.append(part["text"])
     return "\n".join(lines)
@@ -42,27 +53,45 @@ def _text(value: Any) -> Any:
 Content = Annotated[str, BeforeValidator(_text), WithJsonSchema({"anyOf": [{"type": "string"}, _PARTS]})]
 
 
-class Message(Body):
-    """One message; the fields that a reply's message may carry beside these must be null or empty."""
+def _with_ignored(schema: dict[str, Any]) -> None:
+    """What a message may carry beside its fields."""
+    schema["properties"] |= {key: {} for key in sorted(HINTS | REPLY_KEYS)}
+    schema["additionalProperties"] = {"enum": [None, []]}
 
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"enum": [None, []]}})
+
+class Message(Body):
+    """One message.
+
+    A message of the assistant may come back as a reply had it: `content` null is an empty text, `reasoning_content`
+    (or `reasoning`) goes to the chat template, which may use it, and the other keys of replies are left out. All other
+    unknown fields must be null or empty.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_with_ignored)
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    reasoning_content: str | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _only_text(cls, value: Any) -> Any:
+    def _as_replied(cls, value: Any) -> Any:
         cls.check_field_count(value)
         if not isinstance(value, dict):
             return value
-        unset = {name for name in value if name not in cls.model_fields and value[name] in (None, [])}
         calls = value.get("tool_calls") or value.get("function_call")
         if calls or value.get("role") in ("tool", "function"):  # not a set: the role may be anything that JSON has
             raise PydanticCustomError("tools", "tools and functions are not supported by this server")
+        ignored = HINTS
+        if value.get("role") == "assistant":
+            ignored |= REPLY_KEYS
+            given = value.get("reasoning_content") or value.get("reasoning")
+            value = {**value, "content": value.get("content") or "", "reasoning_content": given, "reasoning": None}
+        unset = {name for name in value if name not in cls.model_fields and value[name] in (None, [])} | ignored
         return {name: field for name, field in value.items() if name not in unset and field is not None}
 
     def as_template_input(self) -> dict[str, str]:
         """What the chat template sees."""
-        return {"role": self.role, "content": self.content, **({"name": self.name} if self.name else {})}
+        named = {"name": self.name, "reasoning_content": self.reasoning_content}
+        return {"role": self.role, "content": self.content, **{name: text for name, text in named.items() if text}}

@@ -27,6 +27,11 @@ class TokenizeRequest(Body):
     chat_template_kwargs: Annotated[Mapping[str, Any], Field(max_length=MAX_TEMPLATE_VARIABLES), VariablesField] = {}
     return_token_strs: bool = False
 
+    @property
+    def template_variables(self) -> Mapping[str, Any]:
+        """`chat_template_kwargs`."""
+        return self.chat_template_kwargs
+
     @model_validator(mode="after")
     def _one(self) -> "TokenizeRequest":
         if (self.prompt is None) == (self.messages is None):

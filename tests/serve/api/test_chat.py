@@ -131,6 +131,72 @@ def test_parts_and_names_and_old_replies(http: httpx.Client, engine: FakeEngine)
     assert prompt_of(engine) == "u:a\nb|a:hello|u:hi|a:"
 
 
+REPLY_KEYS = {
+    "id": "m-1",
+    "annotations": [{"type": "url_citation"}],
+    "provider_specific_fields": {"a": None},
+    "thinking_blocks": [{"thinking": "x"}],
+    "refusal": None,
+    "cache_control": {"type": "ephemeral"},
+}
+
+
+def test_a_reply_may_come_back_as_it_was(http: httpx.Client, engine: FakeEngine):
+    turns = [*HI, {"role": "assistant", "content": None, **REPLY_KEYS}, *HI]
+    assert chat(http, messages=turns).status_code == 200
+    assert prompt_of(engine) == "u:hi|a:|u:hi|a:"
+    for name in REPLY_KEYS.keys() - {"refusal", "cache_control"}:
+        wrong = [{"role": "user", "content": "x", name: REPLY_KEYS[name]}]
+        refused(chat(http, messages=wrong), f"messages.0.{name}", "unknown_field")
+
+
+def test_reasoning_of_earlier_replies_goes_to_the_template():
+    template = ChatTemplate("{% for m in messages %}[{{ m.reasoning_content }}]{% endfor %}")
+    engine = FakeEngine()
+    service = fake_service(engine)
+    service.runtime = dataclasses.replace(service.runtime, chat_template=template)
+    with live(service) as url, httpx.Client(base_url=url) as client:
+        for name in ("reasoning_content", "reasoning"):
+            assert chat(client, messages=[*HI, {"role": "assistant", name: "so"}]).status_code == 200
+            assert prompt_of(engine) == "[][so]"
+
+
+def test_hints_for_caches_have_no_effect(http: httpx.Client, engine: FakeEngine):
+    part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}, "prompt_cache_breakpoint": True}
+    assert chat(http, messages=[{"role": "user", "content": [part], "cache_control": {}}]).status_code == 200
+    assert prompt_of(engine) == "u:a|a:"
+
+
+HINTS = {
+    "metadata": {"a": "b"},
+    "service_tier": "flex",
+    "prompt_cache_key": "k",
+    "prompt_cache_retention": "24h",
+    "reasoning_effort": "low",
+    "store": False,
+}
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_hints_to_services_have_no_effect(http: httpx.Client, engine: FakeEngine, name: str):
+    assert chat(http, **{name: HINTS[name]}).json()["choices"] == chat(http).json()["choices"]
+    first, second = engine.requests
+    assert (first.prompt, first.params, first.priority) == (second.prompt, second.params, second.priority)
+    if name != "store":
+        assert refused(chat(http, **{name: 3}), name, "invalid_value")
+
+
+def test_the_reasoning_effort_is_a_variable_of_the_template():
+    engine = FakeEngine()
+    service = fake_service(engine)
+    service.runtime = dataclasses.replace(service.runtime, chat_template=ChatTemplate("{{ reasoning_effort }}"))
+    with live(service) as url, httpx.Client(base_url=url) as client:
+        chat(client, reasoning_effort="low")
+        assert prompt_of(engine) == "low"
+        chat(client, reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high"})
+        assert prompt_of(engine) == "high"
+
+
 def test_continuing_the_last_message(http: httpx.Client, engine: FakeEngine):
     turns = [*HI, {"role": "assistant", "content": "he"}]
     assert chat(http, messages=turns, continue_final_message=True, add_generation_prompt=False).status_code == 200
@@ -151,7 +217,8 @@ def test_the_default_length_is_what_the_context_leaves(http: httpx.Client, engin
     chat(http, max_completion_tokens=3)
     chat(http, max_tokens=4)
     chat(http, max_tokens=5, max_completion_tokens=5)
-    assert [request.params.max_tokens for request in engine.requests] == [505, 3, 4, 5]
+    chat(http, max_tokens=-1)
+    assert [request.params.max_tokens for request in engine.requests] == [505, 3, 4, 5, 505]
 
 
 def test_the_end_user_goes_to_the_log(http: httpx.Client, caplog: pytest.LogCaptureFixture):
@@ -174,14 +241,9 @@ def test_the_end_user_goes_to_the_log(http: httpx.Client, caplog: pytest.LogCapt
         ("prediction", {"type": "content", "content": "x"}),
         ("web_search_options", {"a": 1}),
         ("moderation", {"a": 1}),
-        ("reasoning_effort", "high"),
         ("verbosity", "low"),
-        ("metadata", {"a": "b"}),
         ("store", True),
-        ("service_tier", "flex"),
-        ("prompt_cache_key", "k"),
         ("prompt_cache_options", {"a": 1}),
-        ("prompt_cache_retention", "24h"),
         ("chat_template", "{{ 1 }}"),
         ("documents", [{"text": "x"}]),
         ("echo", True),
@@ -231,6 +293,7 @@ def test_wrong_messages(http: httpx.Client, messages, param, message):
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
         ({"min_tokens": 3, "max_tokens": 2}, "min_tokens"),
         ({"continue_final_message": True}, "continue_final_message"),

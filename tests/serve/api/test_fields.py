@@ -7,7 +7,7 @@ import pytest
 from tokenizers import processors
 
 from serve.api.schemas import CompletionRequest
-from tests.serve.api.fakes import FakeEngine, fake_service, live
+from tests.serve.api.fakes import MAX_MODEL_LEN, FakeEngine, fake_service, live
 
 FOREIGN = {
     "suffix": "end",
@@ -184,7 +184,7 @@ def test_an_unknown_field_like_no_other(http: httpx.Client):
         ("n", 129, "n"),
         ("best_of", 0, "best_of"),
         ("best_of", 129, "best_of"),
-        ("max_tokens", -1, "max_tokens"),
+        ("max_tokens", -2, "max_tokens"),
         ("max_tokens", 0, "max_tokens"),
         ("max_tokens", "5", "max_tokens"),
         ("min_tokens", 17, "min_tokens"),
@@ -271,12 +271,21 @@ def test_what_is_wrong_is_said_in_the_words_of_json(http: httpx.Client, fields, 
     assert error["code"] == "invalid_value"
 
 
-@pytest.mark.parametrize("field", ["model", "prompt"])
-def test_required_fields(http: httpx.Client, field: str):
-    body = {"model": "sql", "prompt": "hi"}
-    del body[field]
-    assert refused(http.post("/v1/completions", json=body), field) == f"{field} is required"
-    assert refused(http.post("/v1/completions", json={**body, field: None}), field) == f"{field} is required"
+@pytest.mark.parametrize("body", [{}, {"prompt": None}])
+def test_required_fields(http: httpx.Client, body: dict):
+    assert refused(http.post("/v1/completions", json={"model": "sql", **body}), "prompt") == "prompt is required"
+
+
+def test_without_a_model_the_router_chooses(http: httpx.Client):
+    reply = http.post("/v1/completions", json={"prompt": "some sql"})
+    assert (reply.json()["model"], reply.headers["x-overtone-confidence"]) == ("sql", "0.9000")
+    assert http.post("/v1/completions", json={"prompt": "hi", "experts": {"sql": 1}}).json()["model"] == "sql"
+
+
+@pytest.mark.parametrize("fields", [{}, {"min_tokens": 100}])
+def test_as_many_tokens_as_fit(http: httpx.Client, engine: FakeEngine, fields):
+    assert post(http, max_tokens=-1, **fields).status_code == 200
+    assert engine.requests[0].params.max_tokens == MAX_MODEL_LEN - 2
 
 
 @pytest.mark.parametrize(
