@@ -1,10 +1,10 @@
 """The bundle: what merging writes and serving reads. The only part of `merge` that `serve` imports.
 
-`expert` is the file format of one expert (`expert_header` its header, `residual` its parts, `quantise` and `gaps` its
-8-bit form), `tensor_file` reads files that may change meanwhile, `manifest` is the table of contents, `writer` makes a
-bundle appear whole or not at all, `reader` opens one, `router_model` holds the part of the router that both sides must
-compute alike, `end_tokens`, `tokenizer` and `architectures` what both sides must understand alike about a model
-directory, and `host_memory` says how much memory either side may take.
+`expert` is the file format of one expert (`expert_header` its header, `residual` and `low_rank` its parts, `quantise`
+and `gaps` the 8-bit form of sparse ones), `tensor_file` reads files that may change meanwhile, `manifest` is the table
+of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one, `router_model` holds the part of
+the router that both sides must compute alike, `end_tokens`, `tokenizer` and `architectures` what both sides must
+understand alike about a model directory, and `host_memory` says how much memory either side may take.
 """
 
 from merge.bundle.architectures import SERVED_ARCHITECTURES
@@ -14,6 +14,7 @@ from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileE
 from merge.bundle.expert import Expert, read_expert, read_expert_content, write_expert
 from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_layout
 from merge.bundle.host_memory import available_host_bytes
+from merge.bundle.low_rank import LowRankDelta, check_low_rank
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
 from merge.bundle.quantise import dequantise_rows, quantise_rows
 from merge.bundle.reader import Bundle, open_bundle
@@ -34,6 +35,7 @@ __all__ = [
     "ExpertLayout",
     "Featurizer",
     "FileCard",
+    "LowRankDelta",
     "Manifest",
     "ManifestFields",
     "MissingFileError",
@@ -42,6 +44,7 @@ __all__ = [
     "UnreadableFileError",
     "available_host_bytes",
     "backbone_digest",
+    "check_low_rank",
     "dequantise_rows",
     "end_tokens",
     "expert_bytes",

@@ -1,10 +1,12 @@
-"""One expert on disk: a sparse residual against one particular backbone, in rows of equal length (ELL).
+"""One expert on disk: a residual against one particular backbone, in sparse and low-rank parts.
 
-For each 2-D weight `P` of shape [N, K] the file holds, with bfloat16 values, `P.index` uint16 [N, k] (int32 where
-K > 65,536), column numbers ascending within a row, and `P.value` bfloat16 [N, k]. A row with fewer than k entries ends
-in entries of value 0 that repeat its last column. With 8-bit values it holds `P.value` int8 and `P.scale` bfloat16 [N],
-and the columns either as above or, where that is smaller, as distances `P.gap` uint8 [M] with `P.value` [M] (`gaps`). A
-1-D parameter `P` has `P.delta`, dense, float32. The effective weight is always a sum: W_eff = W_backbone + E.
+A 2-D weight `P` of shape [N, K] has a sparse part S, a low-rank part or both. The sparse part has rows of equal length
+(ELL). With bfloat16 values it is `P.index` uint16 [N, k] (int32 where K > 65,536), column numbers ascending within a
+row, and `P.value` bfloat16 [N, k]. A row with fewer than k entries ends in entries of value 0 that repeat its last
+column. With 8-bit values it is `P.value` int8 and `P.scale` bfloat16 [N], and the columns either as above or, where
+that is smaller, as distances `P.gap` uint8 [M] with `P.value` [M] (`gaps`). The low-rank part is `P.lora_a` [r, K],
+`P.lora_b` [N, r] and `P.lora_scale` float32 [r] (`low_rank`). A 1-D parameter `P` has `P.delta`, dense, float32. The
+effective weight is always a sum: W_eff = W_backbone + S + B diag(scale) A.
 """
 
 import json
@@ -18,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileError
-from merge.bundle.expert_header import HEADER_KEY, VERSION, VERSION_INT8, WIDEST, Header
+from merge.bundle.expert_header import HEADER_KEY, VERSION, VERSION_INT8, VERSION_LOW_RANK, WIDEST, Header
 from merge.bundle.files import replaced
 from merge.bundle.gaps import decode_gaps, encode_gaps
+from merge.bundle.low_rank import LOW_RANK_KINDS, LowRankDelta, check_low_rank
 from merge.bundle.residual import SparseDelta, check_dense, check_scale, check_sparse, index_dtype
 from merge.bundle.tensor_file import read_tensor_file
 
@@ -32,10 +35,11 @@ class Expert:
     Attributes:
         name: the task's name, which is how requests ask for it.
         backbone_digest: digest of the backbone's weights that the residuals were cut against.
-        density: requested fraction of kept entries, 0 to 1.
-        sparse: residual of each 2-D weight, by the weight's Hugging Face name.
+        density: requested fraction of kept entries in the sparse parts, 0 to 1; 0 where there is none.
+        sparse: sparse part of a 2-D weight's residual, by the weight's Hugging Face name.
         dense: [n] float32 delta of each 1-D parameter, by its Hugging Face name.
         metadata: free text that travels along (how the expert was cut).
+        low_rank: low-rank part of a 2-D weight's residual, by the weight's Hugging Face name.
     """
 
     name: str
@@ -44,20 +48,26 @@ class Expert:
     sparse: Mapping[str, SparseDelta]
     dense: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    low_rank: Mapping[str, LowRankDelta] = field(default_factory=dict)
 
     @property
     def nnz(self) -> int:
-        """Entries that are not zero, dense deltas included."""
-        return sum(delta.nnz for delta in self.sparse.values()) + sum(
-            int(torch.count_nonzero(delta)) for delta in self.dense.values()
-        )
+        """Stored numbers that are not zero (see `entries`)."""
+        parts = sum(delta.nnz for delta in self.sparse.values())
+        parts += sum(delta.nnz for delta in self.low_rank.values())
+        return parts + sum(int(torch.count_nonzero(delta)) for delta in self.dense.values())
 
     @property
     def entries(self) -> int:
-        """Entries of all rows, padding and dense deltas included."""
-        return sum(delta.index.numel() for delta in self.sparse.values()) + sum(
-            delta.numel() for delta in self.dense.values()
-        )
+        """Stored numbers: values of all sparse rows, padding included, of low-rank factors, and of dense deltas."""
+        parts = sum(delta.index.numel() for delta in self.sparse.values())
+        parts += sum(delta.entries for delta in self.low_rank.values())
+        return parts + sum(delta.numel() for delta in self.dense.values())
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of the 2-D weights that have a sparse part, a low-rank part or both, in alphabetical order."""
+        return tuple(sorted({*self.sparse, *self.low_rank}))
 
 
 def write_expert(path: Path, expert: Expert) -> None:
@@ -74,9 +84,15 @@ def write_expert(path: Path, expert: Expert) -> None:
             shape = _add_sparse(tensors, name, sparse)
             if shape is not None:
                 gaps[name] = shape
+        for name, low_rank in expert.low_rank.items():
+            check_low_rank(name, low_rank)
+            # Copies: safetensors refuses tensors that share memory, as slices of one decomposition do.
+            for kind, tensor in zip(LOW_RANK_KINDS, (low_rank.a, low_rank.b, low_rank.scale), strict=True):
+                tensors[f"{name}.{kind}"] = tensor.clone(memory_format=torch.contiguous_format)
         for name, dense in expert.dense.items():
             check_dense(name, dense)
             tensors[f"{name}.delta"] = dense.contiguous()
+        _check_parts(expert.sparse, expert.low_rank)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
     if not tensors:
@@ -90,6 +106,8 @@ def write_expert(path: Path, expert: Expert) -> None:
     }
     if any(delta.scale is not None for delta in expert.sparse.values()):
         header |= {"format_version": VERSION_INT8, "gaps": dict(sorted(gaps.items()))}
+    if expert.low_rank:
+        header["format_version"] = VERSION_LOW_RANK
     with replaced(path) as partial:
         save_file(tensors, partial, metadata={HEADER_KEY: json.dumps(header)})
 
@@ -125,10 +143,14 @@ def read_expert_content(path: Path, backbone_digest: str | None = None) -> tuple
             f"{backbone_digest[:12]}: merge it again for this backbone"
         )
     try:
-        sparse, dense = _assemble(file.tensors, header.gaps)
+        sparse, low_rank, dense = _assemble(file.tensors, header.gaps)
+        _check_parts(sparse, low_rank)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    return file.digest, Expert(header.task, header.backbone_digest, header.density, sparse, dense, header.metadata)
+    expert = Expert(
+        header.task, header.backbone_digest, header.density, sparse, dense, header.metadata, low_rank=low_rank
+    )
+    return file.digest, expert
 
 
 def _add_sparse(tensors: dict[str, Tensor], name: str, delta: SparseDelta) -> dict[str, int] | None:
@@ -147,8 +169,9 @@ def _add_sparse(tensors: dict[str, Tensor], name: str, delta: SparseDelta) -> di
 
 def _assemble(
     tensors: Mapping[str, Tensor], gaps: Mapping[str, tuple[int, int]]
-) -> tuple[dict[str, SparseDelta], dict[str, Tensor]]:
+) -> tuple[dict[str, SparseDelta], dict[str, LowRankDelta], dict[str, Tensor]]:
     sparse: dict[str, SparseDelta] = {}
+    low_rank: dict[str, LowRankDelta] = {}
     dense: dict[str, Tensor] = {}
     used: set[str] = set()
     for key, tensor in tensors.items():
@@ -163,16 +186,48 @@ def _assemble(
                 raise BundleError(f"{name} has both .index and .gap")
             sparse[name] = delta
             used |= {key, f"{name}.value", f"{name}.scale"}
+        elif kind == "lora_a":
+            low_rank[name] = _low_rank(name, tensors)
+            used |= {f"{name}.{part}" for part in LOW_RANK_KINDS}
         elif kind == "delta":
             check_dense(name, tensor)
             dense[name] = tensor
             used.add(key)
     stray = sorted(set(tensors) - used)
     if stray:
+        name, _, kind = stray[0].rpartition(".")
+        if kind in LOW_RANK_KINDS:
+            raise BundleError(f"{stray[0]} stands without {name}.lora_a")
         raise BundleError(
-            f"the tensor {stray[0]!r} is no part of an expert (.index or .gap with .value, perhaps .scale, or .delta)"
+            f"the tensor {stray[0]!r} is no part of an expert (.index or .gap with .value, perhaps .scale; .lora_a "
+            "with .lora_b and .lora_scale; or .delta)"
         )
-    return sparse, dense
+    return sparse, low_rank, dense
+
+
+def _low_rank(name: str, tensors: Mapping[str, Tensor]) -> LowRankDelta:
+    for kind in LOW_RANK_KINDS:
+        if f"{name}.{kind}" not in tensors:
+            raise BundleError(f"{name}.lora_a stands without {name}.{kind}")
+    delta = LowRankDelta(*(tensors[f"{name}.{kind}"] for kind in LOW_RANK_KINDS))
+    check_low_rank(name, delta)
+    return delta
+
+
+def _check_parts(sparse: Mapping[str, SparseDelta], low_rank: Mapping[str, LowRankDelta]) -> None:
+    """Check that the two parts of a weight belong to one shape.
+
+    Raises:
+        BundleError: they do not.
+    """
+    for name in sparse.keys() & low_rank.keys():
+        index, (rows, columns) = sparse[name].index, low_rank[name].shape
+        last = int(index.to(torch.int64).max())
+        if index.shape[0] != rows or last >= columns:
+            raise BundleError(
+                f"{name} has a sparse part of {index.shape[0]} rows and columns to {last}, and a low-rank part for a "
+                f"[{rows}, {columns}] weight"
+            )
 
 
 def _from_gaps(name: str, tensors: Mapping[str, Tensor], gaps: Mapping[str, tuple[int, int]]) -> SparseDelta:

@@ -11,13 +11,14 @@ from safetensors import SafetensorError, safe_open
 from merge.bundle.errors import BundleError
 from merge.bundle.tensor_file import read_failure
 
-VERSION, VERSION_INT8 = 1, 2
-"""A file with 8-bit values says 2, so that a reader from before them says so too; any other says 1."""
+VERSION, VERSION_INT8, VERSION_LOW_RANK = 1, 2, 3
+"""A file with a low-rank part says 3, one with 8-bit sparse values 2, and any other 1, so that earlier versions report
+what they cannot read."""
 
 WIDEST = 1 << 31
 """Most columns of a weight."""
 
-_ITEM_BYTES = {"U8": 1, "I8": 1, "U16": 2, "BF16": 2, "I32": 4, "F32": 4}
+_ITEM_BYTES = {"U8": 1, "I8": 1, "U16": 2, "BF16": 2, "F16": 2, "I32": 4, "F32": 4}
 """Bytes of an element, by safetensors' names of the dtypes that experts have."""
 
 # One key that holds JSON: safetensors writes several keys in an order that changes from run to run, and an expert's
@@ -56,8 +57,8 @@ class Header:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"{path} has a damaged expert header: {type(error).__name__}: {error}") from error
-        if version not in {VERSION, VERSION_INT8}:
-            raise BundleError(f"{path} has expert format {version}; this version reads {VERSION} and {VERSION_INT8}")
+        if version not in {VERSION, VERSION_INT8, VERSION_LOW_RANK}:
+            raise BundleError(f"{path} has expert format {version}; this version reads {VERSION} to {VERSION_LOW_RANK}")
         return parsed
 
 
@@ -66,16 +67,20 @@ class ExpertLayout:
     """What an expert file's header says.
 
     Attributes:
-        entries: k of each 2-D weight.
-        quantised: the weights whose values have 8 bits.
+        entries: k of each 2-D weight with a sparse part.
+        quantised: the weights whose sparse part has 8-bit values.
         dense: the 1-D parameters.
         bytes: of each parameter's tensors.
+        ranks: r of each 2-D weight with a low-rank part.
+        quantised_ranks: the weights whose low-rank part has 8-bit factors.
     """
 
     entries: Mapping[str, int]
     quantised: frozenset[str]
     dense: frozenset[str]
     bytes: Mapping[str, int]
+    ranks: Mapping[str, int]
+    quantised_ranks: frozenset[str]
 
 
 def read_layout(path: Path) -> ExpertLayout:
@@ -91,7 +96,8 @@ def read_layout(path: Path) -> ExpertLayout:
             header = Header.parse((file.metadata() or {}).get(HEADER_KEY), path)
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             shapes = {key: tuple(stored.get_shape()) for key, stored in slices.items()}
-            sizes = {key: _ITEM_BYTES[stored.get_dtype()] for key, stored in slices.items()}
+            dtypes = {key: stored.get_dtype() for key, stored in slices.items()}
+            sizes = {key: _ITEM_BYTES[dtype] for key, dtype in dtypes.items()}
     except (SafetensorError, OSError) as error:
         raise read_failure(path, error) from error
     except KeyError as error:
@@ -99,13 +105,23 @@ def read_layout(path: Path) -> ExpertLayout:
     entries = {name: entries for name, (_, entries) in header.gaps.items()}
     kinds: dict[str, set[str]] = {"scale": set(), "delta": set()}
     nbytes: dict[str, int] = {}
+    ranks: dict[str, int] = {}
     for key, shape in shapes.items():
         name, _, kind = key.rpartition(".")
         if kind == "index" and shape:
             entries[name] = shape[-1]
+        if kind == "lora_a" and shape:
+            ranks[name] = shape[0]
         kinds.setdefault(kind, set()).add(name)
         nbytes[name] = nbytes.get(name, 0) + math.prod(shape) * sizes[key]
-    return ExpertLayout(entries, frozenset(kinds["scale"]), frozenset(kinds["delta"]), nbytes)
+    return ExpertLayout(
+        entries,
+        frozenset(kinds["scale"]),
+        frozenset(kinds["delta"]),
+        nbytes,
+        ranks,
+        frozenset(name for name in ranks if dtypes[f"{name}.lora_a"] == "I8"),
+    )
 
 
 def expert_bytes(path: Path) -> int:

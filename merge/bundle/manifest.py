@@ -26,7 +26,17 @@ class FileCard(_Frozen):
 
 
 class ExpertCard(_Frozen):
-    """One expert: `entries` is what its ELL rows store, `nnz` what of it is not zero, `bytes` the tensors' size."""
+    """One expert.
+
+    Attributes:
+        name: the task's name.
+        digest: SHA-256 of the expert's file.
+        bytes: of its tensors.
+        nnz: of `entries`, those that are not zero.
+        entries: numbers that it stores: values of all sparse rows, padding included, of both factors of every low-rank
+            part, and of the deltas of 1-D parameters.
+        density: requested fraction of kept entries in the sparse parts; 0 where there is none.
+    """
 
     name: str
     digest: str
