@@ -4,9 +4,13 @@
 and `gaps` the 8-bit form of sparse ones), `tensor_file` reads files that may change meanwhile, `manifest` is the table
 of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one, `router_model` holds the part of
 the router that both sides must compute alike, `end_tokens`, `tokenizer` and `architectures` what both sides must
-understand alike about a model directory, and `host_memory` says how much memory either side may take.
+understand alike about a model directory, `adapter_config` and `adapter_names` the same about a LoRA directory,
+`adapter` reads one as an expert, and `host_memory` says how much memory either side may take.
 """
 
+from merge.bundle.adapter import read_adapter, read_adapter_ranks
+from merge.bundle.adapter_config import ADAPTER_CONFIG, AdapterError
+from merge.bundle.adapter_names import ADAPTER_WEIGHTS
 from merge.bundle.architectures import SERVED_ARCHITECTURES
 from merge.bundle.digest import backbone_digest, expert_digest
 from merge.bundle.end_tokens import end_tokens
@@ -17,7 +21,7 @@ from merge.bundle.host_memory import available_host_bytes
 from merge.bundle.low_rank import LowRankDelta, check_low_rank
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
 from merge.bundle.quantise import dequantise_rows, quantise_rows
-from merge.bundle.reader import Bundle, open_bundle
+from merge.bundle.reader import Bundle, open_bundle, open_model
 from merge.bundle.residual import SparseDelta, index_dtype
 from merge.bundle.router_model import Featurizer, RouterModel, load_router, save_router
 from merge.bundle.tensor_file import read_failure
@@ -25,7 +29,10 @@ from merge.bundle.tokenizer import read_tokenizer
 from merge.bundle.writer import BundleWriter
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
     "SERVED_ARCHITECTURES",
+    "AdapterError",
     "BackboneMismatchError",
     "Bundle",
     "BundleError",
@@ -52,7 +59,10 @@ __all__ = [
     "index_dtype",
     "load_router",
     "open_bundle",
+    "open_model",
     "quantise_rows",
+    "read_adapter",
+    "read_adapter_ranks",
     "read_expert",
     "read_expert_content",
     "read_failure",

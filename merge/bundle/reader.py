@@ -1,33 +1,45 @@
-"""Opening a bundle."""
+"""Opening a bundle, or a plain model directory in place of one."""
 
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from merge.bundle.digest import backbone_digest, file_digest
 from merge.bundle.errors import BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.expert import Expert, read_expert
-from merge.bundle.manifest import ExpertCard, Manifest, read_manifest
+from merge.bundle.manifest import BUNDLE_FORMAT, MANIFEST_NAME, ExpertCard, Manifest, read_manifest
 from merge.bundle.tensor_file import unreadable
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: paths and manifest. Weights are read by those who need them."""
+    """An opened bundle: paths and manifest. Weights are read by those who need them.
+
+    Attributes:
+        path: the directory.
+        manifest: what it holds.
+        plain: `path` is itself a Hugging Face model directory, served as a backbone without experts.
+        other_router: a router's directory that is taken instead of the bundle's own.
+    """
 
     path: Path
     manifest: Manifest
+    plain: bool = False
+    other_router: Path | None = None
 
     @property
     def backbone_dir(self) -> Path:
-        """The merged model, a plain Hugging Face directory."""
-        return self.path / "backbone"
+        """The backbone, a plain Hugging Face directory."""
+        return self.path if self.plain else self.path / "backbone"
 
     @property
     def router_dir(self) -> Path | None:
-        """The router's directory, or None where the bundle was merged without one."""
+        """The router's directory, or None where there is none."""
+        if self.other_router is not None or self.plain:
+            return self.other_router
         directory = self.path / "router"
         return directory if directory.is_dir() else None
 
@@ -87,3 +99,31 @@ def open_bundle(path: Path, verify: bool = False) -> Bundle:
     if verify and backbone_digest(path / "backbone") != manifest.backbone_digest:
         raise BundleError(f"{path / 'backbone'} is not the backbone that the manifest describes")
     return Bundle(path, manifest)
+
+
+def open_model(path: Path) -> Bundle:
+    """Open a Hugging Face model directory as a bundle of a backbone without experts; a bundle is opened as what it is.
+
+    All weights are read once for their digest.
+
+    Raises:
+        BundleError: it is neither of them, its weights are not safetensors, or a file cannot be read.
+    """
+    if (path / MANIFEST_NAME).exists() or not (path / "config.json").is_file():
+        return open_bundle(path)
+    try:
+        weights = sum(shard.stat().st_size for shard in path.glob("*.safetensors"))
+        written = (path / "config.json").stat().st_mtime
+        digest = backbone_digest(path)
+    except OSError as error:
+        raise UnreadableFileError(unreadable(Path(error.filename or path), error)) from error
+    manifest = Manifest(
+        name=path.resolve().name or "model",
+        created=datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"),
+        format_version=BUNDLE_FORMAT,
+        backbone_digest=digest,
+        backbone_bytes=weights,
+        experts=(),
+        files={},
+    )
+    return Bundle(path, manifest, plain=True)

@@ -1,8 +1,22 @@
+import dataclasses
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
-from merge.bundle import Bundle, ExpertCard, Manifest, open_bundle
+import pytest
+
+from merge.bundle import (
+    Bundle,
+    BundleError,
+    ExpertCard,
+    Manifest,
+    MissingFileError,
+    backbone_digest,
+    open_bundle,
+    open_model,
+)
 from tests.merge.bundle.test_writer import write
+from tests.merge.tiny import save_tiny
 
 
 class Counted(tuple[ExpertCard, ...]):
@@ -26,3 +40,23 @@ def test_thousands_of_experts_are_found_without_a_search_each(tmp_path: Path) ->
     assert [bundle.card(name).nnz for name in names] == list(range(2000))
     assert bundle.expert_path("e1999") == tmp_path / "out" / "experts" / "e1999.safetensors"
     assert Counted.passes <= 2
+
+
+def test_a_model_directory_is_a_bundle_without_experts(tmp_path: Path) -> None:
+    model = tmp_path / "llama"
+    save_tiny(model)
+    opened = open_model(model)
+    assert (opened.manifest.name, opened.expert_names, opened.router_dir) == ("llama", (), None)
+    assert opened.backbone_dir == model
+    assert opened.manifest.backbone_digest == backbone_digest(model)
+    assert opened.manifest.backbone_bytes == (model / "model.safetensors").stat().st_size
+    assert datetime.fromisoformat(opened.manifest.created).tzinfo is not None
+    assert dataclasses.replace(opened, other_router=tmp_path).router_dir == tmp_path
+
+
+def test_what_is_neither_a_bundle_nor_a_model(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="is not a bundle"):
+        open_model(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BundleError, match="holds no .safetensors file"):
+        open_model(tmp_path)
