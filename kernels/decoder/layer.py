@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from kernels.expert_linear import ExpertBank
+from kernels.expert_linear import ExpertBank, LowRankBank
 
 
 class NormWeights(Protocol):
@@ -34,7 +34,11 @@ class LinearWeights(Protocol):
 
     @property
     def bank(self) -> ExpertBank | None:
-        """The slots' residuals of the weight."""
+        """The slots' sparse residuals of the weight."""
+
+    @property
+    def low_rank(self) -> LowRankBank | None:
+        """The slots' low-rank residuals of the weight."""
 
     @property
     def bias_delta(self) -> Tensor | None:

@@ -10,7 +10,7 @@ from operator import is_
 from torch import Tensor
 
 from kernels.decoder.layer import Layer, LinearWeights, NormWeights
-from kernels.expert_linear import ExpertBank
+from kernels.expert_linear import ExpertBank, LowRankBank
 from kernels.expert_linear.compiled import compiles
 
 
@@ -35,7 +35,8 @@ class Layout:
         """Lay out layers and their caches."""
         held = list(_objects(layers, keys, values))
         windows = list(dict.fromkeys(layer.window for layer in layers))
-        addresses = _addresses(layers, keys, values, windows) if _all_compile(held, keys[0]) else None
+        compiled = _all_compile(held, keys[0]) and not any(isinstance(part, LowRankBank) for part in held)
+        addresses = _addresses(layers, keys, values, windows) if compiled else None
         slots = [part.slots for part in held if isinstance(part, ExpertBank)]
         slots += [len(delta) for layer in layers for delta in _deltas(layer) if delta is not None]
         return cls(held, windows, addresses, min(slots, default=None))
@@ -78,6 +79,7 @@ def _objects(layers: Sequence[Layer], keys: Sequence[Tensor], values: Sequence[T
             yield linear.weight
             yield linear.bias
             yield linear.bank
+            yield linear.low_rank
             yield linear.bias_delta
 
 

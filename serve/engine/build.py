@@ -77,12 +77,16 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
 
 
 def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config: EngineConfig) -> PatchCosts | None:
-    """Timed with the first expert of the bundle that can be read; None where there is none, or timing it fails."""
+    """Timed with the bundle's first expert that can be read and patched; None where there is none, or that fails."""
+    skipped = False
     for name in bundle.expert_names if banks.slots else ():
         try:
             packed = banks.pack(bundle.read_expert(name))
         except (BundleError, ModelError):
             continue  # it is refused, with the reason, when somebody asks for it
+        if packed.low_rank:
+            skipped = True
+            continue
         banks.load(0, packed)
         try:
             costs = measure_patch_costs(decoder, banks, 0, config.max_num_batched_tokens)
@@ -92,6 +96,8 @@ def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config:
             return None
         _log.info("patching, timed with expert %s: %s", name, costs)
         return costs
+    if skipped:
+        _log.info("patching is off: experts with a low-rank part stay fused, and the bundle has no other to time")
     return None
 
 

@@ -22,7 +22,7 @@ class Patching:
     long prompt may lose that much in a single step and is patched before it.
 
     A patched weight is rounded to the weights' dtype, while a fused residual is added in float32, so that the two
-    differ in the last bits. Hence it is off unless asked for.
+    differ in the last bits. Hence it is off unless asked for. Experts with a low-rank part are never patched.
     """
 
     def __init__(self, banks: ResidualBanks, costs: PatchCosts | None) -> None:
@@ -31,6 +31,7 @@ class Patching:
         self._alone: str | None = None
         self._lost = 0.0
         self._patched: str | None = None
+        self._told = False
 
     def settle(self, chunks: Rows[Chunk]) -> bool:
         """Bring the weights into the state for a step; whether its experts are in them."""
@@ -43,9 +44,16 @@ class Patching:
             self._alone, self._lost = digest, 0.0
         lease = chunks[0].sequence.lease
         if digest is not None and lease is not None and self._patched is None:
-            self._lost += self._costs.saved_seconds(sum(chunk.count for chunk in chunks))
-            if self._lost >= self._costs.switch_seconds:
-                self._patch(digest, lease.slots[0])
+            if self._banks.patches(lease.slots[0]):
+                self._lost += self._costs.saved_seconds(sum(chunk.count for chunk in chunks))
+                if self._lost >= self._costs.switch_seconds:
+                    self._patch(digest, lease.slots[0])
+            elif not self._told:
+                self._told = True
+                _log.info(
+                    "patching: expert %s has a low-rank part, and such experts stay fused",
+                    chunks[0].sequence.experts[0][0].name,
+                )
         return self._patched is not None
 
     def _patch(self, digest: str, slot: int) -> None:

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kernels.expert_linear import ExpertBank, ExpertBatch, expert_linear
+from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank, expert_linear
 from kernels.expert_norm import expert_bias, expert_rms_norm
+from serve.model.lookup import add_low_rank_rows, add_sparse_rows
 
 
 class Linear:
@@ -17,7 +18,8 @@ class Linear:
     Attributes:
         weight: [N, K].
         bias: [N] or None.
-        bank: residuals of the resident experts, or None where no expert has any.
+        bank: sparse residuals of the resident experts, or None where no expert has any.
+        low_rank: low-rank residuals of the resident experts, or None where no expert has any.
         bias_delta: [slots, N] float32, what the experts add to the bias, or None.
     """
 
@@ -25,11 +27,12 @@ class Linear:
         self.weight = torch.empty(rows, columns, dtype=dtype, device=device)
         self.bias = torch.empty(rows, dtype=dtype, device=device) if bias else None
         self.bank: ExpertBank | None = None
+        self.low_rank: LowRankBank | None = None
         self.bias_delta: Tensor | None = None
 
     def __call__(self, x: Tensor, experts: ExpertBatch | None) -> Tensor:
         """[T, K] to [T, N]."""
-        y = expert_linear(x, self.weight, self.bias, self.bank, experts)
+        y = expert_linear(x, self.weight, self.bias, self.bank, experts, self.low_rank)
         return y if self.bias_delta is None else expert_bias(y, self.bias_delta, experts)
 
 
@@ -39,32 +42,14 @@ class Embedding(Linear):
     def lookup(self, tokens: Tensor, experts: ExpertBatch | None) -> Tensor:
         """Rows of the weight plus the residuals' rows, added in float32: tokens [T] to [T, K]."""
         x = self.weight[tokens]
-        if self.bank is None or experts is None or not experts.has_experts:
+        if experts is None or not experts.has_experts or (self.bank is None and self.low_rank is None):
             return x
-        wide = x.to(torch.float32)
-        rows, lanes = tokens // self.bank.index.shape[3], tokens % self.bank.index.shape[3]
-        for column in range(experts.slots.shape[1]):
-            slots = experts.slots[:, column].to(torch.int64)
-            gates = experts.gates[:, column] * (slots >= 0)
-            place = (slots.clamp(min=0), rows, slice(None), lanes)
-            values = self.bank.value[place].to(torch.float32) * gates[:, None]
-            if self.bank.scale is not None:
-                values *= self.bank.scale[slots.clamp(min=0), tokens][:, None]
-            wide.scatter_add_(1, columns_at(self.bank.index, place, signed=x.device.type != "cpu"), values)
+        wide = x.to(torch.float32, copy=True)
+        if self.bank is not None:
+            add_sparse_rows(wide, tokens, self.bank, experts)
+        if self.low_rank is not None:
+            add_low_rank_rows(wide, tokens, self.low_rank, experts)
         return wide.to(x.dtype)
-
-
-def columns_at(index: Tensor, place: tuple[Tensor | slice, ...], signed: bool) -> Tensor:
-    """Some of a bank's column numbers, as int64.
-
-    Args:
-        index: the bank's.
-        place: indices into it.
-        signed: read numbers of 16 bits as signed ones first, for torch does not index unsigned ones on a GPU.
-    """
-    if signed and index.dtype == torch.uint16:
-        return index.view(torch.int16)[place].to(torch.int64) & 0xFFFF
-    return index[place].to(torch.int64)
 
 
 class RmsNorm:

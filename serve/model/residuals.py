@@ -1,116 +1,23 @@
-"""The experts' residuals beside a decoder's weights: which fit, and the slots that hold them.
+"""The experts' residuals beside a decoder's weights: what fits, and the slots that hold them.
 
 A residual file speaks of the checkpoint's tensors; the decoder has them stacked (q, k, v in one matrix). Packing brings
 an expert into the decoder's form once, when it is read, so that putting it into a slot is a plain copy.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kernels.expert_linear import ExpertBank
+from kernels.expert_linear import ExpertBank, LowRankBank
 from kernels.patch import patch, unpatch
-from merge.bundle import BundleError, Expert, SparseDelta, read_layout
+from merge.bundle import Expert, LowRankDelta, SparseDelta
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
 from serve.model.layers import Linear, Part, Placement, RmsNorm
-
-
-@dataclass(frozen=True)
-class PackedRows:
-    """An expert's residual of one linear layer, in the dtypes of the layer's bank.
-
-    Attributes:
-        index: [N, k] column numbers.
-        value: [N, k] bfloat16 or int8.
-        scale: [N] float32, with int8 values only.
-    """
-
-    index: Tensor
-    value: Tensor
-    scale: Tensor | None
-
-    @classmethod
-    def empty(cls, bank: ExpertBank) -> "PackedRows":
-        """Rows that fill a slot and add nothing."""
-        shape = (bank.out_features, bank.entries)
-        scale = None if bank.scale is None else torch.zeros(shape[0])
-        return cls(torch.zeros(shape, dtype=bank.index.dtype), torch.zeros(shape, dtype=bank.value.dtype), scale)
-
-    def put(self, rows: slice, delta: SparseDelta) -> None:
-        """Fill some rows; an 8-bit residual is multiplied out where the bank has wider values."""
-        k = delta.index.shape[1]
-        self.index[rows, :k] = delta.index.to(self.index.dtype)
-        if self.scale is None:
-            self.value[rows, :k] = delta.numbers.to(self.value.dtype)
-        elif delta.scale is not None:
-            self.value[rows, :k], self.scale[rows] = delta.value, delta.scale.to(torch.float32)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return self.index.nbytes + self.value.nbytes + (0 if self.scale is None else self.scale.nbytes)
-
-
-@dataclass(frozen=True)
-class PackedExpert:
-    """An expert in the decoder's form.
-
-    Attributes:
-        sparse: the rows of each linear layer that the expert changes.
-        dense: [n] float32 of each norm and bias that the expert changes.
-    """
-
-    sparse: Mapping[Part, PackedRows]
-    dense: Mapping[Part, Tensor]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(rows.nbytes for rows in self.sparse.values()) + sum(delta.nbytes for delta in self.dense.values())
-
-
-@dataclass(frozen=True)
-class ResidualShape:
-    """What a set of experts needs.
-
-    Attributes:
-        entries: the most entries a row of each 2-D weight.
-        dense: the 1-D parameters that they change.
-        quantised: the 2-D weights of which every expert's residual has 8-bit values.
-    """
-
-    entries: Mapping[str, int]
-    dense: frozenset[str]
-    quantised: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, experts: Sequence[Path]) -> "ResidualShape":
-        """Read the headers of expert files. A file that cannot be read asks for nothing: loading it will say why."""
-        return cls.of_readable(experts)[0]
-
-    @classmethod
-    def of_readable(cls, experts: Sequence[Path]) -> tuple["ResidualShape", list[BundleError]]:
-        """As `of`, and why files could not be read."""
-        entries: dict[str, int] = {}
-        dense: set[str] = set()
-        wide: set[str] = set()
-        errors: list[BundleError] = []
-        for path in experts:
-            try:
-                layout = read_layout(path)
-            except BundleError as error:
-                errors.append(error)
-                continue
-            for name, count in layout.entries.items():
-                entries[name] = max(entries.get(name, 0), count)
-            dense |= layout.dense
-            wide |= layout.entries.keys() - layout.quantised
-        return cls(entries, frozenset(dense), frozenset(entries.keys() - wide)), errors
+from serve.model.packed import PackedExpert, PackedFactors, PackedRows
+from serve.model.residual_shape import ResidualShape
 
 
 class ResidualBanks:
@@ -124,16 +31,23 @@ class ResidualBanks:
         self.slots = slots
         self._placements = decoder.placements
         self._banks: dict[Part, ExpertBank] = {}
+        self._low_rank: dict[Part, LowRankBank] = {}
+        self._with_low_rank: set[int] = set()
         self._deltas: dict[Part, Tensor] = {}
         self._undo: list[Callable[[], object]] = []
         if slots:
             self._allocate_banks(shape)
+            self._allocate_low_rank(shape)
             self._allocate_deltas(shape.dense)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all slots."""
-        return sum(bank.nbytes for bank in self._banks.values()) + sum(delta.nbytes for delta in self._deltas.values())
+        return (
+            sum(bank.nbytes for bank in self._banks.values())
+            + sum(bank.nbytes for bank in self._low_rank.values())
+            + sum(delta.nbytes for delta in self._deltas.values())
+        )
 
     def pack(self, expert: Expert) -> PackedExpert:
         """Bring an expert into the decoder's form.
@@ -142,11 +56,18 @@ class ResidualBanks:
             ModelError: a tensor that the model does not have, of another shape, or larger than the slots are; or an
                 expert that names no tensor at all.
         """
-        if not expert.sparse and not expert.dense:
+        if not expert.sparse and not expert.low_rank and not expert.dense:
             raise ModelError(f"expert {expert.name!r} names no tensor of the model: it would change nothing")
         who = f"expert {expert.name!r}"
+        return PackedExpert(
+            self._pack_sparse(who, expert.sparse),
+            self._pack_dense(who, expert.dense),
+            self._pack_low_rank(who, expert.low_rank),
+        )
+
+    def _pack_sparse(self, who: str, residuals: Mapping[str, SparseDelta]) -> dict[Part, PackedRows]:
         sparse: dict[Part, PackedRows] = {}
-        for name, residual in expert.sparse.items():
+        for name, residual in residuals.items():
             placement = self._placement(who, name, rows=residual.index.shape[0], dims=2)
             bank = self._banks.get(placement.part)
             most, columns = 0 if bank is None else bank.entries, residual.index.to(torch.int64)
@@ -167,8 +88,41 @@ class ResidualBanks:
             if placement.part not in sparse:
                 sparse[placement.part] = PackedRows.empty(bank)
             sparse[placement.part].put(placement.rows, residual)
+        return sparse
+
+    def _pack_low_rank(self, who: str, residuals: Mapping[str, LowRankDelta]) -> dict[Part, PackedFactors]:
+        low_rank: dict[Part, PackedFactors] = {}
+        for name, residual in residuals.items():
+            placement = self._placement(who, name, rows=residual.shape[0], dims=2)
+            if residual.shape[1] != placement.shape[1]:
+                raise ModelError(
+                    f"{who}: the low-rank part of {name} is for {residual.shape[1]} columns; the model's tensor is "
+                    f"{list(placement.shape)}"
+                )
+            bank = self._low_rank.get(placement.part)
+            segment = 0 if bank is None else _segment_at(bank, placement.rows.start)
+            most = 0 if bank is None else bank.segments[segment].most_rank
+            if bank is None or residual.rank > most:
+                raise ModelError(
+                    f"{who}: {name} has rank {residual.rank}, but the slots were made for rank {most}, the largest of "
+                    "any expert in the bundle at start: restart with this expert in the bundle"
+                )
+            if bank.a.dtype == torch.int8 and not residual.quantised:
+                raise ModelError(
+                    f"{who}: {name} has {residual.a.dtype} factors, but every expert in the bundle at start had 8-bit "
+                    "ones and so have the slots: restart with this expert in the bundle"
+                )
+            packed = low_rank.setdefault(placement.part, PackedFactors.empty(bank))
+            packed.put(segment, residual, bank.a.dtype)
+            if not packed.finite:
+                raise ModelError(
+                    f"{who}: {name} has factors too large for {bank.a.dtype}: serve with --dtype bfloat16 or float32"
+                )
+        return low_rank
+
+    def _pack_dense(self, who: str, deltas: Mapping[str, Tensor]) -> dict[Part, Tensor]:
         dense: dict[Part, Tensor] = {}
-        for name, delta in expert.dense.items():
+        for name, delta in deltas.items():
             placement = self._placement(who, name, rows=delta.shape[0], dims=1)
             if placement.part not in self._deltas:
                 raise ModelError(
@@ -178,7 +132,7 @@ class ResidualBanks:
             if placement.part not in dense:
                 dense[placement.part] = torch.zeros(self._deltas[placement.part].shape[1])
             dense[placement.part][placement.rows] = delta
-        return PackedExpert(sparse, dense)
+        return dense
 
     def load(self, slot: int, expert: PackedExpert) -> None:
         """Put an expert into a slot, replacing all of what was there."""
@@ -188,18 +142,33 @@ class ResidualBanks:
                 bank.load(slot, rows.index, rows.value, rows.scale)
             else:
                 bank.clear(slot)
+        for part, factors in self._low_rank.items():
+            if part in expert.low_rank:
+                factors.load(slot, expert.low_rank[part].parts)
+            else:
+                factors.clear(slot)
+        if expert.low_rank:
+            self._with_low_rank.add(slot)
+        else:
+            self._with_low_rank.discard(slot)
         for part, delta in self._deltas.items():
             if part in expert.dense:
                 delta[slot].copy_(expert.dense[part])
             else:
                 delta[slot].zero_()
 
+    def patches(self, slot: int) -> bool:
+        """Whether `patch` takes a slot: not where its expert has a low-rank part, whose product is a dense matrix."""
+        return slot not in self._with_low_rank
+
     def patch(self, slot: int) -> None:
         """Add a slot's residuals into the weights themselves, until `unpatch`.
 
         Raises:
-            RuntimeError: the weights are patched already.
+            RuntimeError: the weights are patched already, or the slot is none that `patches` allows.
         """
+        if not self.patches(slot):
+            raise RuntimeError(f"the expert in slot {slot} has a low-rank part: it is not patched")
         if self._undo:
             raise RuntimeError("the weights are patched already: unpatch them first")
         try:
@@ -249,6 +218,24 @@ class ResidualBanks:
             bank = ExpertBank.allocate(self.slots, rows, columns, count, dtype, part.layer.weight.device)
             part.layer.bank = self._banks[part] = bank
 
+    def _allocate_low_rank(self, shape: ResidualShape) -> None:
+        stacked: dict[Part, list[tuple[str, Placement]]] = {}
+        for name, placement in self._placements.items():
+            if len(placement.shape) == 2:
+                stacked.setdefault(placement.part, []).append((name, placement))
+        for part, weights in stacked.items():
+            found = [name for name, _ in weights if name in shape.ranks]
+            if not found:
+                continue
+            assert isinstance(part.layer, Linear)
+            segments = [(one.shape[0], min(shape.ranks.get(name, 0), *one.shape)) for name, one in weights]
+            # Factors take the dtype of the weights, as in PEFT and vLLM, unless all of them are integers.
+            quantised = shape.quantised_ranks.issuperset(found)
+            dtype = torch.int8 if quantised else part.layer.weight.dtype
+            columns, device = part.layer.weight.shape[1], part.layer.weight.device
+            bank = LowRankBank.allocate(self.slots, segments, columns, dtype, device)
+            part.layer.low_rank = self._low_rank[part] = bank
+
     def _allocate_deltas(self, names: frozenset[str]) -> None:
         for part in {self._placements[name].part: None for name in sorted(names & self._placements.keys())}:
             if part.tensor.dim() == 1:
@@ -258,3 +245,8 @@ class ResidualBanks:
                     part.layer.delta = delta
                 else:
                     part.layer.bias_delta = delta
+
+
+def _segment_at(bank: LowRankBank, row: int) -> int:
+    """The segment that begins at a row."""
+    return [segment.first_row for segment in bank.segments].index(row)

@@ -24,6 +24,7 @@ from merge.bundle import (
     Bundle,
     BundleWriter,
     Expert,
+    LowRankDelta,
     ManifestFields,
     SparseDelta,
     backbone_digest,
@@ -99,6 +100,19 @@ def random_delta(shape: Sequence[int], entries: int, generator: torch.Generator,
     return SparseDelta(index.to(torch.uint16), value.to(torch.bfloat16))
 
 
+def random_low_rank(
+    shape: Sequence[int], rank: int, generator: torch.Generator, dtype: torch.dtype = torch.bfloat16, size: float = 1.5
+) -> LowRankDelta:
+    """A low-rank part of a [N, K] weight, large enough to change what is generated."""
+    rows, columns = shape
+    a, b = torch.randn(rank, columns, generator=generator), torch.randn(rows, rank, generator=generator)
+    scale = torch.full((rank,), size / (rank * columns) ** 0.5)
+    if dtype != torch.int8:
+        return LowRankDelta(a.to(dtype), b.to(dtype), scale)
+    of_a, of_b = a.abs().amax(1) / 127, b.abs().amax(0) / 127
+    return LowRankDelta((a / of_a[:, None]).round().to(dtype), (b / of_b).round().to(dtype), of_a * of_b * scale)
+
+
 def with_expert(model: PreTrainedModel, experts: Sequence[tuple[Expert, float]]) -> PreTrainedModel:
     """A dense copy of the model whose weights are backbone + Σ gate * residual."""
     copy: PreTrainedModel = type(model)(model.config)
@@ -108,6 +122,8 @@ def with_expert(model: PreTrainedModel, experts: Sequence[tuple[Expert, float]])
         for expert, gate in experts:
             for name, residual in expert.sparse.items():
                 parameters[name] += gate * residual.dense(parameters[name].shape[1])
+            for name, factors in expert.low_rank.items():
+                parameters[name] += gate * factors.dense()
             for name, delta in expert.dense.items():
                 parameters[name] += gate * delta
     return copy.eval()

@@ -1,14 +1,16 @@
 """A bundle that speaks: the byte-level tokenizer, a random model over its tokens, two experts, a router."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from merge.bundle import (
     BundleWriter,
+    Expert,
     Featurizer,
     ManifestFields,
     RouterModel,
@@ -33,9 +35,13 @@ def topic_router() -> RouterModel:
 
 
 def write_speaking_bundle(
-    path: Path, router: bool = True, name: str = "speaker", sampling: Mapping[str, float] = MappingProxyType({})
+    path: Path,
+    router: bool = True,
+    name: str = "speaker",
+    sampling: Mapping[str, float] = MappingProxyType({}),
+    more: Callable[[PreTrainedModel, str], Sequence[Expert]] = lambda *_: (),
 ) -> TinyBundle:
-    """Write one, whose generation_config.json recommends `sampling`."""
+    """Write one, whose generation_config.json recommends `sampling`, with the experts that `more` cuts, too."""
     model = random_model(vocab_size=EOS + 1, eos_token_id=EOS, max_position_embeddings=MAX_MODEL_LEN)
     with BundleWriter(path) as staging:
         backbone = staging.path / "backbone"
@@ -45,6 +51,7 @@ def write_speaking_bundle(
         byte_codec().tokenizer.save(str(backbone / "tokenizer.json"))
         digest = backbone_digest(backbone)
         experts = [random_expert(model, digest, name, seed) for seed, name in enumerate(TOPICS)]
+        experts += more(model, digest)
         for expert in experts:
             write_expert(staging.path / "experts" / f"{expert.name}.safetensors", expert)
         if router:

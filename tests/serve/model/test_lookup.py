@@ -1,6 +1,6 @@
 import torch
 
-from serve.model.layers import columns_at
+from serve.model.lookup import columns_at
 
 
 def test_column_numbers_read_as_signed_ones_are_the_same() -> None:
