@@ -11,6 +11,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 OnEngineDeath = Literal["exit", "stay"]
 GenerationConfig = Literal["auto", "none"]
+ToolCallParser = Literal["auto", "hermes", "llama3_json", "mistral", "none"]
+ReasoningParser = Literal["deepseek_r1", "qwen3", "none"]
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ class ServerSettings:
             to answer probes, with 503.
         generation_config: "auto": requests that leave sampling fields out get what the model's generation_config.json
             recommends; "none": the API's defaults.
+        tool_call_parser: how tool calls are read: "auto", by the model's chat template; "hermes", "llama3_json",
+            "mistral"; or "none".
+        reasoning_parser: how reasoning is split off: "qwen3", "deepseek_r1"; or "none", it stays in the content.
         shutdown_timeout: seconds that running requests get after SIGTERM before they are aborted.
         log_level: of the server's log on stderr.
         log_format: "text", or "json": one JSON object a line.
@@ -158,6 +163,8 @@ class ServerSettings:
     chat_template: Path | None = None
     on_engine_death: OnEngineDeath = "exit"
     generation_config: GenerationConfig = "auto"
+    tool_call_parser: ToolCallParser = "auto"
+    reasoning_parser: ReasoningParser = "none"
     shutdown_timeout: float = 30.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
@@ -178,6 +185,8 @@ class ServerSettings:
             ("log_format", get_args(LogFormat)),
             ("on_engine_death", get_args(OnEngineDeath)),
             ("generation_config", get_args(GenerationConfig)),
+            ("tool_call_parser", get_args(ToolCallParser)),
+            ("reasoning_parser", get_args(ReasoningParser)),
         ):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(words)}")

@@ -46,7 +46,13 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],  # clients send headers of their own, such as OpenAI's x-stainless-*
-            expose_headers=["retry-after", "x-overtone-confidence", "x-overtone-expert", "x-request-id"],
+            expose_headers=[
+                "retry-after",
+                "x-overtone-confidence",
+                "x-overtone-expert",
+                "x-overtone-tools",
+                "x-request-id",
+            ],
         )
     app.add_middleware(RequestLimitsMiddleware, settings=settings)
     app.add_middleware(ContextMiddleware, metrics=service.metrics.http, quiet_paths=probes.PROBES)

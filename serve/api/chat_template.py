@@ -10,6 +10,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from serve.api.errors import invalid, shortened
 
+_TOOL_TEMPLATE = Path("additional_chat_templates", "tool_use.jinja")
+
 
 @dataclass(frozen=True)
 class ChatTemplate:
@@ -17,11 +19,13 @@ class ChatTemplate:
 
     Attributes:
         source: the template.
+        tool_source: another one, for conversations with tools; None: the same.
         variables: the tokenizer's special tokens, as in `bos_token`.
     """
 
     source: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    tool_source: str | None = None
 
     @classmethod
     def from_directory(cls, directory: Path, override: Path | None = None) -> "ChatTemplate | None":
@@ -43,23 +47,31 @@ class ChatTemplate:
         file = override or directory / "chat_template.jinja"
         if override is not None or file.is_file():
             try:
-                source = file.read_text(encoding="utf-8")
+                source, with_tools = file.read_text(encoding="utf-8"), None
+                if override is None and (other := directory / _TOOL_TEMPLATE).is_file():
+                    with_tools = other.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"cannot read the chat template {file}: {error}") from error
         else:
-            source = _default(config.get("chat_template"))
+            source, with_tools = _named(config.get("chat_template"))
         if override is not None and not source.strip():
             raise ValueError(f"the chat template {file} is empty")
-        return cls(source, variables) if source.strip() else None
+        return cls(source, variables, with_tools) if source.strip() else None
+
+    @property
+    def for_tools(self) -> str:
+        """The source of the template for conversations with tools."""
+        return self.tool_source or self.source
 
     def render(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
-        """The prompt of a conversation.
+        """The prompt of a conversation, in which some tools may be called.
 
         Raises:
             ApiError: 400, the template does not take these messages.
@@ -67,7 +79,8 @@ class ChatTemplate:
         try:
             rendered: Any = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],
-                chat_template=self.source,
+                chat_template=self.for_tools if tools else self.source,
+                tools=[dict(tool) for tool in tools] or None,
                 add_generation_prompt=add_generation_prompt and not continue_final_message,
                 continue_final_message=continue_final_message,
                 **{**self.variables, **(kwargs or {})},
@@ -94,9 +107,10 @@ def _token_text(value: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _default(template: Any) -> str:
-    """Older files list several templates by name."""
+def _named(template: Any) -> tuple[str, str | None]:
+    """The template, and the one for tools. Older files list several by name."""
+    named: dict[Any, Any] = {"default": template}
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else ""
+    default, with_tools = named.get("default"), named.get("tool_use")
+    return default if isinstance(default, str) else "", with_tools if isinstance(with_tools, str) else None

@@ -1,6 +1,7 @@
 """The text of one choice: tokens in, pieces of text out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -13,6 +14,7 @@ from serve.api.text import TextCodec
 from serve.engine import Output, TokenOutput
 
 Finish = Literal["stop", "length"]
+"""Why a text ended."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TextOptions:
         min_tokens: a stop string counts once that many tokens are there.
         stop_token_ids: tokens that end the text without being part of it.
         logprobs: keep a record of each token.
+        shown: special token → its text, of those that become text.
     """
 
     stops: tuple[str, ...] = ()
@@ -52,6 +55,7 @@ class TextOptions:
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
     logprobs: bool = False
+    shown: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
     def search(self) -> StopSearch:
@@ -109,7 +113,11 @@ class ChoiceText:
             ends = finish == "stop" and position == len(output.tokens)
             if ends and token.token in self._options.stop_token_ids:
                 reason = token.token
-            text = "" if ends and not self._options.include_stop else self._detokenizer.push(token.token)
+            shown = self._options.shown.get(token.token)
+            if ends and not self._options.include_stop:
+                text = ""
+            else:
+                text = self._detokenizer.push(token.token) if shown is None else shown
             if (stop := self._append(token, text)) is not None:
                 return self._release(head, "stop", stop, end=True)
         if finish and (stop := self._extend(self._detokenizer.finish())) is not None:

@@ -15,7 +15,7 @@ class CompletionReply(Reply):
     whole_object: ClassVar = "text_completion"
     chunk_object: ClassVar = "text_completion"
 
-    def _content(self, text: str) -> dict[str, Any]:
+    def _content(self, number: int, text: str) -> dict[str, Any]:  # noqa: ARG002
         return {"text": text}
 
     def _delta(self, number: int, piece: Piece) -> dict[str, Any]:  # noqa: ARG002

@@ -41,14 +41,15 @@ def compilable(schema: Mapping[str, Any], strict: bool = False) -> str:
     Raises:
         ValueError: it is too large, or holds a number that takes too long to compile.
     """
-    text = json.dumps(_without_annotations(schema, strict), allow_nan=False)
+    text = json.dumps(prepared(schema, strict), allow_nan=False)
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"the schema has {len(text)} characters in JSON; at most {MAX_CHARACTERS} are compiled")
     _check_multiples(schema)
     return text
 
 
-def _without_annotations(schema: Any, strict: bool) -> Any:
+def prepared(schema: Any, strict: bool) -> Any:
+    """The schema without words that only annotate; `strict`: with its objects closed."""
     if not isinstance(schema, Mapping):
         return schema  # true, false, or what the engine is going to refuse
     kept: dict[str, Any] = {}
@@ -58,11 +59,11 @@ def _without_annotations(schema: Any, strict: bool) -> Any:
         # Schemas that are put together must stay open, or each would forbid what the others ask for.
         within = strict and name != "allOf"
         if name in _LISTS and isinstance(value, list):
-            kept[name] = [_without_annotations(part, within) for part in value]
+            kept[name] = [prepared(part, within) for part in value]
         elif name in _MAPS and isinstance(value, Mapping):
-            kept[name] = {key: _without_annotations(part, within) for key, part in value.items()}
+            kept[name] = {key: prepared(part, within) for key, part in value.items()}
         elif name in _ONE:
-            kept[name] = _without_annotations(value, within)
+            kept[name] = prepared(value, within)
         else:
             kept[name] = value
     if strict and "allOf" not in kept and ("properties" in kept or kept.get("type") == "object"):

@@ -7,6 +7,7 @@ from merge.bundle import Bundle, open_bundle
 from serve.api.catalogue import Catalogue
 from serve.api.chat_template import ChatTemplate
 from serve.api.client import EngineClient
+from serve.api.messages import Dialect
 from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.service import Runtime
 from serve.api.structure import Structures
@@ -43,6 +44,11 @@ def load_runtime(
     codec = TextCodec.from_directory(bundle.backbone_dir)
     router = Router.from_bundle(bundle, settings.router_threshold) if bundle.router_dir else None
     chat_template = ChatTemplate.from_directory(bundle.backbone_dir, settings.chat_template)
+    dialect = Dialect.of(
+        None if chat_template is None else chat_template.for_tools,
+        settings.tool_call_parser,
+        settings.reasoning_parser,
+    )
     defaults = SamplingDefaults()
     if settings.generation_config == "auto":
         defaults = SamplingDefaults.from_directory(bundle.backbone_dir)
@@ -55,6 +61,8 @@ def load_runtime(
             "the bundle has no router: %s answers with the backbone alone and 'auto' is refused; name an expert",
             names,
         )
+    if dialect.tools:
+        _log.info("tool calls are read as %s writes them", dialect.tools)
     if defaults.given:
         recommended = ", ".join(f"{name} {value:g}" for name, value in defaults.given.items())
         _log.info("the model's generation_config.json sets defaults of requests: %s", recommended)
@@ -67,6 +75,7 @@ def load_runtime(
         vocab_size=config.vocab_size,
         structures=Structures(codec, config.eos_token_ids),
         chat_template=chat_template,
+        dialect=dialect,
         defaults=defaults,
     )
 

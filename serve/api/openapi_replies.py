@@ -52,7 +52,10 @@ _REPLY: Mapping[str, Schema] = {
     "system_fingerprint": TEXT,
     "usage": reference("Usage"),
 }
-_MESSAGE = _object(role={"const": "assistant"}, content=TEXT, refusal={"type": "null"})
+_CALL = _object(id=TEXT, type={"const": "function"}, function=_object(name=TEXT, arguments=TEXT))
+_MESSAGE = _object(role={"const": "assistant"}, content=or_null(TEXT), refusal={"type": "null"})
+_MESSAGE["properties"] |= {"tool_calls": _list_of(_CALL), "reasoning_content": or_null(TEXT)}
+_CHAT_CHOICE = {**_CHOICE, "finish_reason": {"enum": ["stop", "length", "tool_calls"]}, "message": _MESSAGE}
 
 REPLIES: Mapping[str, Schema] = {
     "Error": _object(error=_object(message=TEXT, type=TEXT, param=or_null(TEXT), code=or_null(TEXT))),
@@ -65,9 +68,7 @@ REPLIES: Mapping[str, Schema] = {
     "Completion": _object(
         **_REPLY, object={"const": "text_completion"}, choices=_list_of(_object(**_CHOICE, text=TEXT))
     ),
-    "ChatCompletion": _object(
-        **_REPLY, object={"const": "chat.completion"}, choices=_list_of(_object(**_CHOICE, message=_MESSAGE))
-    ),
+    "ChatCompletion": _object(**_REPLY, object={"const": "chat.completion"}, choices=_list_of(_object(**_CHAT_CHOICE))),
     # One event: OpenAPI 3.1 has no word for the items of a stream, and clients read its schema as that of an item.
     "Event": _object(data={"type": "string", "description": "A chunk or an error as JSON; `[DONE]` at the end."}),
     "Model": _object(

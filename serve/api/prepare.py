@@ -1,6 +1,7 @@
 """From a checked body to engine requests: tokens, routing, limits."""
 
 import asyncio
+import dataclasses
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from serve.api.catalogue import Target
 from serve.api.choice import ChoiceText, TextOptions
 from serve.api.echo import Echo
 from serve.api.errors import context_overflow, invalid
+from serve.api.message_format import begins_within_reasoning, message_format
+from serve.api.messages import MessageFormat
 from serve.api.prompts import Prompt, prompt_characters, prompt_count, read_prompts
 from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.schemas import CompletionRequest, GenerationRequest
@@ -47,6 +50,7 @@ class Job:
         returned: how many of them the client gets, the best ones.
         prompt_tokens: of all prompts.
         arrival: `time.monotonic()` when it came.
+        format: how the text of a chat's replies is read.
     """
 
     choices: tuple[Prepared, ...]
@@ -54,6 +58,7 @@ class Job:
     returned: int
     prompt_tokens: int
     arrival: float
+    format: MessageFormat
 
     @property
     def label(self) -> str:
@@ -92,9 +97,10 @@ async def prepare(service: Service, runtime: Runtime, body: GenerationRequest, m
             f"{prompts} prompts × n {body.candidates} are {wanted} choices; at most {max_choices} fit in one request",
         )
     forced = runtime.catalogue.resolve(body.model, body.experts)
+    shape = message_format(runtime.dialect, body)
     asked = asked_structure(body)
     grammar = None if asked is None else await runtime.structures.compiled(*asked)
-    work = (service, runtime, body, forced, grammar, arrival)
+    work = (service, runtime, body, forced, grammar, shape, arrival)
     scores = 0 if forced is not None or runtime.router is None else prompts * len(runtime.router.names)
     if _characters(body) > _INLINE_CHARACTERS or scores > _INLINE_SCORES:
         return await asyncio.to_thread(_job, *work)
@@ -107,11 +113,12 @@ def _job(
     body: GenerationRequest,
     forced: Target | None,
     grammar: GrammarMask | None,
+    shape: MessageFormat,
     arrival: float,
 ) -> Job:
     _check_tokens(body, runtime.vocab_size)
     unique, choices, prompt_tokens = uuid.uuid4().hex, [], 0
-    options = _text_options(body)
+    options = _text_options(body, runtime.codec, shape)
     words = runtime.codec.word_tokens(body.bad_words)
     for number, prompt in enumerate(read_prompts(runtime, body)):
         tokens = prompt.tokens
@@ -120,6 +127,8 @@ def _job(
         )
         target = forced or service.target(runtime, _routed_text(runtime, prompt))
         prompt_tokens += len(tokens)
+        if shape.thinking:
+            shape = dataclasses.replace(shape, inside=begins_within_reasoning(runtime.dialect, prompt.text))
         echo = Echo.of(runtime.codec, tokens, prompt.text) if body.echoes else None
         for copy in range(body.candidates):
             # With one seed for all, the copies would be equal.
@@ -137,7 +146,7 @@ def _job(
             )
             text = ChoiceText(runtime.codec, tokens, echo, options)
             choices.append(Prepared(request, target, text, mask))
-    return Job(tuple(choices), body.candidates, body.n, prompt_tokens, arrival)
+    return Job(tuple(choices), body.candidates, body.n, prompt_tokens, arrival, shape)
 
 
 def _characters(body: GenerationRequest) -> int:
@@ -146,13 +155,14 @@ def _characters(body: GenerationRequest) -> int:
     return prompt_characters(body) + words + len(body.logit_bias) + len(body.allowed_token_ids or ())
 
 
-def _text_options(body: GenerationRequest) -> TextOptions:
+def _text_options(body: GenerationRequest, codec: TextCodec, shape: MessageFormat) -> TextOptions:
     return TextOptions(
         stops=body.stop,
         include_stop=body.include_stop_str_in_output,
         min_tokens=body.min_tokens,
         stop_token_ids=frozenset(body.stop_token_ids),
         logprobs=body.top_tokens is not None,
+        shown=codec.special_texts(shape.markers),
     )
 
 

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from serve.api.errors import ApiError, context_overflow, invalid
+from serve.api.message_format import usable_tools
 from serve.api.schemas import ChatRequest, CompletionRequest, GenerationRequest, TokenizeRequest
 from serve.api.service import Runtime
 from serve.api.text import TextTooLong
+
+_TOOL_CHARACTERS = 512
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ def prompt_count(body: GenerationRequest) -> int:
 def prompt_characters(body: GenerationRequest) -> int:
     """Roughly how much there is to tokenise."""
     if isinstance(body, ChatRequest):
-        return sum(len(message.content) for message in body.messages)
+        return sum(len(message.content) for message in body.messages) + _TOOL_CHARACTERS * len(body.tools)
     assert isinstance(body, CompletionRequest)
     return sum(map(len, body.prompt))
 
@@ -71,11 +74,13 @@ def chat_text(runtime: Runtime, body: ChatRequest | TokenizeRequest) -> str:
             "the model has no chat template; start the server with --chat-template, or use /v1/completions",
             code="no_chat_template",
         )
+    tools = usable_tools(runtime.dialect, body) if isinstance(body, ChatRequest) else ()
     return runtime.chat_template.render(
         [message.as_template_input() for message in body.messages or ()],
         body.add_generation_prompt,
         body.continue_final_message,
         body.template_variables,
+        [tool.as_template_input() for tool in tools],
     )
 
 

@@ -44,8 +44,10 @@ class Reply(ABC):
         }
 
     def headers(self) -> dict[str, str]:
-        """What ran; of several prompts all names, and the lowest confidence."""
+        """What ran; of several prompts all names, and the lowest confidence. And whether tools were left out."""
         headers = {"x-overtone-expert": quote(self._job.label, safe="+,")}
+        if self._job.format.ignored:
+            headers["x-overtone-tools"] = "ignored"
         confidences = [choice.target.confidence for choice in self._job.choices]
         if known := [confidence for confidence in confidences if confidence is not None]:
             headers["x-overtone-confidence"] = f"{min(known):.4f}"
@@ -65,7 +67,7 @@ class Reply(ABC):
         return self._head | {
             "object": self.chunk_object,
             "model": self._job.choices[number].target.label,
-            "choices": [self._common(number, number, (piece,)) | self._delta(number, piece)],
+            "choices": [self._choice_of(number, number, (piece,), self._delta(number, piece))],
         }
 
     def last_chunk(self) -> dict[str, Any]:
@@ -86,22 +88,27 @@ class Reply(ABC):
 
     def _choice(self, index: int, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         text = "".join(piece.text for piece in pieces)
-        return self._common(index, number, pieces) | self._content(text)
+        return self._choice_of(index, number, pieces, self._content(number, text))
 
-    def _common(self, index: int, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def _choice_of(self, index: int, number: int, pieces: Sequence[Piece], text: dict[str, Any]) -> dict[str, Any]:
         records = [record for piece in pieces for record in piece.records]
         target = self._job.choices[number].target
         return {
             "index": index,
             "logprobs": self._logprobs_object(records) if self._logprobs else None,
-            "finish_reason": pieces[-1].finish_reason,
+            "finish_reason": self._finish_reason(number, pieces[-1].finish_reason),
             "stop_reason": pieces[-1].stop_reason,
             "expert": target.label,
             "confidence": target.confidence,
+            **text,
         }
 
+    def _finish_reason(self, number: int, reason: str | None) -> str | None:  # noqa: ARG002
+        """Why a choice ended, as the reply says it."""
+        return reason
+
     @abstractmethod
-    def _content(self, text: str) -> dict[str, Any]:
+    def _content(self, number: int, text: str) -> dict[str, Any]:
         """A choice's text."""
 
     @abstractmethod

@@ -11,6 +11,7 @@ from serve.api.chat_template import ChatTemplate
 from serve.api.client import EngineClient
 from serve.api.errors import no_router, unavailable
 from serve.api.key_loads import KeyLoads
+from serve.api.messages import Dialect
 from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
@@ -44,6 +45,7 @@ class Runtime:
         structures: what keeps text to a grammar, over the model's tokens.
         chat_template: None where the model has none.
         tracing: told of its requests.
+        dialect: how it writes tool calls and reasoning.
         defaults: what requests get for the sampling fields that they leave out.
     """
 
@@ -55,6 +57,7 @@ class Runtime:
     structures: Structures
     chat_template: ChatTemplate | None = None
     tracing: Tracing = field(default_factory=SilentTracing)
+    dialect: Dialect = field(default_factory=Dialect)
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
 
 

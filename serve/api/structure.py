@@ -22,8 +22,9 @@ from torch import Tensor
 
 from serve.api import json_schema
 from serve.api.errors import invalid, shortened
-from serve.api.schemas import GenerationRequest
+from serve.api.schemas import ChatRequest, GenerationRequest
 from serve.api.text import TextCodec
+from serve.api.tool_schema import calls_schema
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
@@ -39,6 +40,13 @@ INSTALLED = importlib.util.find_spec("llguidance") is not None
 
 def asked_structure(body: GenerationRequest) -> tuple[str, str, Any] | None:
     """(field, kind, value) of the structure that a body asks for, kind one of "schema", "strict", "regex", "choice"."""
+    if isinstance(body, ChatRequest) and body.must_call:
+        several = body.parallel_tool_calls and body.tool_choice == "required"
+        return "tool_choice", "schema", calls_schema(body.offered_tools, several)
+    return _asked_text(body)
+
+
+def _asked_text(body: GenerationRequest) -> tuple[str, str, Any] | None:
     structured, response = body.structured_outputs, body.response_format
     if structured is not None:
         if structured.regex is not None:

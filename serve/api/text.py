@@ -114,6 +114,11 @@ class TextCodec:
         added = self.tokenizer.get_added_tokens_decoder()
         return frozenset(token for token, content in added.items() if content.special)
 
+    def special_texts(self, texts: Sequence[str]) -> dict[int, str]:
+        """Token → text, of those texts that are special tokens, and are left out where tokens become text."""
+        found = {self.tokenizer.token_to_id(text): text for text in texts}
+        return {token: text for token, text in found.items() if token in self.special_tokens}
+
     def _token_text(self, token: int) -> str:
         text = self.tokenizer.decode([token], skip_special_tokens=False)
         piece = self.tokenizer.id_to_token(token)

@@ -50,6 +50,8 @@ def command(
     engine_timeout: options.EngineTimeout = 600.0,
     chat_template: options.ChatTemplate = None,
     generation_config: options.GenerationConfig = "auto",
+    tool_call_parser: options.ToolCallParser = "auto",
+    reasoning_parser: options.ReasoningParser = "none",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 2048,

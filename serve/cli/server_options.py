@@ -96,6 +96,20 @@ GenerationConfig = Annotated[
         help="auto: requests that leave sampling fields out get those of the model's generation_config.json; none.",
     ),
 ]
+ToolCallParser = Annotated[
+    str,
+    option(
+        "--tool-call-parser",
+        help="How tool calls are read: auto (by the chat template), hermes, llama3_json, mistral or none.",
+    ),
+]
+ReasoningParser = Annotated[
+    str,
+    option(
+        "--reasoning-parser",
+        help="How reasoning between <think> tags is split off as reasoning_content: qwen3, deepseek_r1 or none.",
+    ),
+]
 MaxModelLen = Annotated[int | None, option("--max-model-len", help="Longest sequence in tokens.")]
 MaxNumSeqs = Annotated[int, option("--max-num-seqs", help="Sequences in one batch.")]
 MaxNumBatchedTokens = Annotated[int, option("--max-num-batched-tokens", help="Tokens in one step.")]

@@ -11,6 +11,7 @@ from serve.api.schemas import foreign
 from serve.api.schemas.body import ListField
 from serve.api.schemas.generation import AS_MANY_AS_FIT, GenerationRequest
 from serve.api.schemas.message import Message
+from serve.api.schemas.tool import NamedTool, Tool, ToolChoice, Tools
 from serve.engine.request import MAX_LOGPROBS
 
 MAX_MESSAGES = 4096
@@ -57,6 +58,7 @@ class ChatRequest(GenerationRequest):
     template, `add_generation_prompt` and `continue_final_message` say how it ends, as in vLLM. `safety_identifier` is
     OpenAI's newer name of `user`. `reasoning_effort` is a variable of the chat template, too; `metadata`,
     `service_tier`, `prompt_cache_key` and `prompt_cache_retention` are hints to services, and have no effect.
+    `tools` are those that the model may call, as `tool_choice` says; with `parallel_tool_calls` false, once.
     """
 
     foreign: ClassVar = foreign.CHAT
@@ -74,6 +76,23 @@ class ChatRequest(GenerationRequest):
     service_tier: Hint | None = None
     prompt_cache_key: Hint | None = None
     prompt_cache_retention: Hint | None = None
+    tools: Tools = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+
+    @property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """Those that the model may call."""
+        if self.tool_choice == "none":
+            return ()
+        if not isinstance(self.tool_choice, NamedTool):
+            return self.tools
+        return tuple(tool for tool in self.tools if tool.function.name == self.tool_choice.function.name)
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the reply must be a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
     @property
     def template_variables(self) -> Mapping[str, Any]:
@@ -101,6 +120,20 @@ class ChatRequest(GenerationRequest):
     def last_user_text(self) -> str | None:
         """What the router reads: the last message of the user."""
         return next((message.content for message in reversed(self.messages) if message.role == "user"), None)
+
+    @model_validator(mode="after")
+    def _tools_agree(self) -> "ChatRequest":
+        if self.must_call and not self.tools:
+            raise invalid("tool_choice", "tool_choice needs tools")
+        if isinstance(self.tool_choice, NamedTool) and not self.offered_tools:
+            name = shortened(self.tool_choice.function.name)
+            raise invalid("tool_choice", f"tool_choice names {name!r}, which is not one of the tools")
+        if self.must_call:
+            for name in ("min_tokens", "ignore_eos", "allowed_token_ids", "bad_words", "structured_outputs"):
+                if getattr(self, name):
+                    message = f"{name} cannot be combined with a tool_choice that forces a call"
+                    raise invalid(name, message)
+        return self
 
     @model_validator(mode="after")
     def _agree(self) -> "ChatRequest":

@@ -35,9 +35,6 @@ COMPLETION: Mapping[str, tuple[Any, ...]] = {**_GENERATION, "suffix": ("",), "pr
 
 CHAT: Mapping[str, tuple[Any, ...]] = {
     **_GENERATION,
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "parallel_tool_calls": (True, False),  # without tools there are no calls
     "functions": ([],),
     "function_call": ("none",),
     "modalities": (["text"],),

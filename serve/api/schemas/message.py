@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_v
 from pydantic_core import PydanticCustomError
 
 from serve.api.schemas.body import Body
+from serve.api.schemas.tool import Calls
 
 HINTS = frozenset(("cache_control", "prompt_cache_breakpoint"))
 """Keys of a part, a message or a tool that say what a server should keep cached. This one caches every prefix."""
@@ -60,7 +61,7 @@ def _with_ignored(schema: dict[str, Any]) -> None:
 
 
 class Message(Body):
-    """One message.
+    """One message; `tool` is a tool's answer, to the call of the assistant that `tool_call_id` names.
 
     A message of the assistant may come back as a reply had it: `content` null is an empty text, `reasoning_content`
     (or `reasoning`) goes to the chat template, which may use it, and the other keys of replies are left out. All other
@@ -69,10 +70,12 @@ class Message(Body):
 
     model_config = ConfigDict(json_schema_extra=_with_ignored)
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
-    name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     reasoning_content: str | None = None
+    tool_calls: Calls = ()
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -80,9 +83,8 @@ class Message(Body):
         cls.check_field_count(value)
         if not isinstance(value, dict):
             return value
-        calls = value.get("tool_calls") or value.get("function_call")
-        if calls or value.get("role") in ("tool", "function"):  # not a set: the role may be anything that JSON has
-            raise PydanticCustomError("tools", "tools and functions are not supported by this server")
+        if value.get("function_call") or value.get("role") == "function":
+            raise PydanticCustomError("tools", "functions are not supported by this server; use tools")
         ignored = HINTS
         if value.get("role") == "assistant":
             ignored |= REPLY_KEYS
@@ -91,7 +93,21 @@ class Message(Body):
         unset = {name for name in value if name not in cls.model_fields and value[name] in (None, [])} | ignored
         return {name: field for name, field in value.items() if name not in unset and field is not None}
 
-    def as_template_input(self) -> dict[str, str]:
+    @model_validator(mode="after")
+    def _roles(self) -> "Message":
+        for name, role in (("tool_calls", "assistant"), ("reasoning_content", "assistant"), ("tool_call_id", "tool")):
+            if getattr(self, name) and self.role != role:
+                raise PydanticCustomError(
+                    "role", "{name} is for messages of the role {role}", {"name": name, "role": role}
+                )
+        return self
+
+    def as_template_input(self) -> dict[str, Any]:
         """What the chat template sees."""
-        named = {"name": self.name, "reasoning_content": self.reasoning_content}
-        return {"role": self.role, "content": self.content, **{name: text for name, text in named.items() if text}}
+        named = {
+            "name": self.name,
+            "reasoning_content": self.reasoning_content,
+            "tool_calls": [call.as_template_input() for call in self.tool_calls],
+            "tool_call_id": self.tool_call_id,
+        }
+        return {"role": self.role, "content": self.content, **{name: value for name, value in named.items() if value}}

@@ -156,14 +156,20 @@ def _items(count: int) -> str:
 
 def _path(location: Sequence[int | str], document: Any) -> str:
     """Where in the body something is wrong. pydantic's location also names the member of a union, by its `type`."""
-    parts, at, tagged = [], document, False
-    for part in location:
-        if isinstance(at, Mapping) and part == at.get("type") and not tagged:
-            tagged = True
+    parts, at = [], document
+    for part, inner in zip(location, [*location[1:], None], strict=True):
+        if isinstance(at, Mapping) and part == at.get("type") and _is_tag(at, part, inner):
             continue
         parts.append(shortened(str(part)))
-        at, tagged = _within(at, part), False
+        at = _within(at, part)
     return ".".join(parts)
+
+
+def _is_tag(at: Mapping[str, Any], part: int | str, inner: int | str | None) -> bool:
+    """Whether a part of a location is a member of a union, and not the field of that name with `inner` in it."""
+    if inner is None:
+        return False
+    return part not in at or inner == part or (inner in at and _within(at[str(part)], inner) is None)
 
 
 def _within(value: Any, part: int | str) -> Any:

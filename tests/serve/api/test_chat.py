@@ -232,8 +232,6 @@ def test_the_end_user_goes_to_the_log(http: httpx.Client, caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "auto"),
         ("functions", [{"name": "f"}]),
         ("function_call", "auto"),
         ("audio", {"voice": "x", "format": "mp3"}),
@@ -273,8 +271,10 @@ def test_what_is_not_implemented_is_refused_by_name(http: httpx.Client, engine: 
         ([{"role": "user", "content": ["x"]}], "messages.0.content", "not like"),
         ([{"role": "user", "content": [{"type": {}, "text": "x"}]}], "messages.0.content", "not like"),
         ([{"role": "user", "content": "x", "nmae": "x"}], "messages.0.nmae", "unknown field"),
-        ([{"role": "tool", "content": "x", "tool_call_id": "1"}], "messages.0", "not supported"),
-        ([{"role": "assistant", "content": "x", "tool_calls": [{}]}], "messages.0", "not supported"),
+        ([{"role": "function", "content": "x", "name": "f"}], "messages.0", "use tools"),
+        ([{"role": "assistant", "content": "x", "function_call": {"name": "f"}}], "messages.0", "use tools"),
+        ([{"role": "assistant", "tool_calls": [{}]}], "messages.0.tool_calls.0.function", "required"),
+        ([{"role": "user", "content": "x", "tool_call_id": "1"}], "messages.0", "role tool"),
         ([{"role": [], "content": "x"}], "messages.0.role", "system"),
         ([{"role": "owner", "content": "x"}], "messages.0.role", "system"),
         ([3], "messages.0", "an object"),

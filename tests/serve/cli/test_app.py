@@ -147,7 +147,8 @@ OPTIONS = (
     "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --generation-config none --log-format json "
     "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager "
     "--max-choices-per-key 50 --root-path /llm --allow-priority "
-    "--body-timeout 5 --keep-alive-timeout 90 --max-header-bytes 8KiB"
+    "--body-timeout 5 --keep-alive-timeout 90 --max-header-bytes 8KiB "
+    "--tool-call-parser hermes --reasoning-parser qwen3"
 )
 ON_ENGINE_DEATH = "--on-engine-death stay"
 HERE = "--max-connections 9 --header-timeout 2 --write-timeout 4"  # and not under Ray, whose proxy has the connections
@@ -176,6 +177,7 @@ def test_serves_options(run: Run, settings: list[ServerSettings]):
     assert (api.body_timeout, api.max_header_bytes) == (5, 8192)
     assert found.connections == ConnectionSettings(9, 2, 4, 90)
     assert found.generation_config == "none"
+    assert (found.tool_call_parser, found.reasoning_parser) == ("hermes", "qwen3")
     assert found.tls == TlsSettings(Path("cert"), Path("key"), "pw", Path("ca"))
     engine = found.engine
     assert (engine.max_model_len, engine.max_num_seqs, engine.max_num_batched_tokens) == (128, 8, 256)

@@ -1,0 +1,139 @@
+"""One reply's message, from text that comes in pieces."""
+
+import secrets
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve.api.messages.call_parser import CallParser
+from serve.api.messages.dialect import TOOL_PARSERS
+from serve.api.messages.events import CallDelta, Event
+from serve.api.messages.mistral import MistralParser
+from serve.api.messages.thinking import ThinkingParser
+
+_LETTERS = string.ascii_letters + string.digits
+_MISTRAL_ID = 9
+"""Characters of a call's id: Mistral's chat templates refuse others."""
+
+
+@dataclass(frozen=True)
+class MessageFormat:
+    """How the replies to one request are read.
+
+    Attributes:
+        parser: name of the parser of tool calls; None: there are none.
+        names: the tools that may be called.
+        forced: a grammar makes the reply a list of calls.
+        named: the request named the tool to call.
+        several: whether the reply may hold more than one call.
+        thinking: whether reasoning is split off.
+        inside: the reply begins within the reasoning.
+        ignored: the request has tools that the model does not know.
+    """
+
+    parser: str | None = None
+    names: frozenset[str] = frozenset()
+    forced: bool = False
+    named: bool = False
+    several: bool = True
+    thinking: bool = False
+    inside: bool = False
+    ignored: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the text is the content, as it is."""
+        return not (self.parser or self.thinking)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts that the parsers must see, although they may be special tokens."""
+        calls = TOOL_PARSERS[self.parser].markers if self.parser and not self.forced else ()
+        return (*calls, *(ThinkingParser.markers if self.thinking else ()))
+
+
+@dataclass(frozen=True)
+class MessageDelta:
+    """What a piece of text adds to the message.
+
+    Attributes:
+        content: text to append.
+        reasoning: text to append to the reasoning.
+        calls: parts of calls.
+    """
+
+    content: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.content or self.reasoning or self.calls)
+
+
+@dataclass
+class ToolCall:
+    """A call as far as it was written."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass
+class MessageReader:
+    """Reads one choice's text.
+
+    Attributes:
+        format: how.
+        calls: those found so far.
+    """
+
+    format: MessageFormat
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        shape = self.format
+        self._thinking = ThinkingParser(shape.inside) if shape.thinking else None
+        self._calls: CallParser | None = None
+        if shape.forced:
+            self._calls = MistralParser(opened=True)
+        elif shape.parser is not None:
+            self._calls = TOOL_PARSERS[shape.parser](shape.names)
+
+    def push(self, text: str, last: bool = False) -> MessageDelta:
+        """Take a piece of text, the last of all or not."""
+        reasoning, content = ("", text) if self._thinking is None else self._thinking.push(text)
+        if last and self._thinking is not None:
+            rest = self._thinking.finish()
+            reasoning, content = reasoning + rest[0], content + rest[1]
+        events: list[Event] = [content] if content else []
+        if self._calls is not None:
+            events = self._calls.push(content)
+            if last:
+                events += self._calls.finish()
+        return MessageDelta("".join(_texts(events)), reasoning, tuple(self._kept(events)))
+
+    def _kept(self, events: Iterable[Event]) -> Iterable[CallDelta]:
+        for event in events:
+            if isinstance(event, str) or (event.index and not self.format.several):
+                continue
+            if event.name is not None:
+                self.calls.append(ToolCall(_call_id(self.format.parser), event.name))
+            self.calls[event.index].arguments += event.arguments
+            yield event
+
+
+def call_object(call: ToolCall) -> dict[str, Any]:
+    """OpenAI's object of a call."""
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _texts(events: Iterable[Event]) -> Iterable[str]:
+    return (event for event in events if isinstance(event, str))
+
+
+def _call_id(parser: str | None) -> str:
+    if parser == "mistral":
+        return "".join(secrets.choice(_LETTERS) for _ in range(_MISTRAL_ID))
+    return f"call_{secrets.token_hex(12)}"

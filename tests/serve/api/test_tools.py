@@ -1,0 +1,317 @@
+"""Tools: what the model is told of, what its reply says of them, and what is forced."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from openai import OpenAI, pydantic_function_tool
+from pydantic import BaseModel
+
+from serve.api.chat_template import ChatTemplate
+from serve.api.messages import Dialect
+from serve.api.schemas import ChatRequest
+from serve.api.structure import Structures, asked_structure
+from tests.serve.api.fakes import EOS, FakeEngine, byte_codec, fake_service, live, says
+from tests.serve.api.test_chat import HI, chat, prompt_of, refused
+
+TEMPLATES = Path(__file__).parent / "templates"
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "of a place",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "unit": {"$ref": "#/$defs/unit"}},
+            "required": ["city"],
+            "$defs": {"unit": {"enum": ["C", "F"]}},
+        },
+    },
+}
+NOW = {"type": "function", "function": {"name": "now"}}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call>'
+ARGUMENTS = {"city": "Bonn"}
+
+
+@contextmanager
+def speaking(family: str, reasoning: str = "none") -> Iterator[tuple[FakeEngine, httpx.Client]]:
+    """A server whose model has the template of a family."""
+    engine = FakeEngine()
+    service = fake_service(engine)
+    source = (TEMPLATES / f"{family}.jinja").read_text()
+    service.runtime = dataclasses.replace(
+        service.runtime, chat_template=ChatTemplate(source), dialect=Dialect.of(source, reasoning=reasoning)
+    )
+    with live(service) as url, httpx.Client(base_url=url, timeout=20) as http:
+        yield engine, http
+
+
+@pytest.fixture(scope="module")
+def hermes_server() -> Iterator[tuple[FakeEngine, httpx.Client, OpenAI]]:
+    with (
+        speaking("hermes") as (engine, http),
+        OpenAI(base_url=f"{http.base_url}/v1", api_key="unused", max_retries=0, timeout=20) as client,
+    ):
+        yield engine, http, client
+
+
+@pytest.fixture
+def hermes(hermes_server) -> tuple[FakeEngine, httpx.Client, OpenAI]:
+    hermes_server[0].reset()
+    return hermes_server
+
+
+def test_a_call(hermes):
+    engine, _, client = hermes
+    engine.model = says(f"Let me see.\n{CALL}")
+    reply = client.chat.completions.create(model="sql", messages=HI, tools=[WEATHER, NOW])
+    (choice,) = reply.choices
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.\n")
+    (call,) = choice.message.tool_calls
+    assert (call.type, call.function.name, json.loads(call.function.arguments)) == ("function", "weather", ARGUMENTS)
+    assert call.id.startswith("call_")
+    assert prompt_of(engine).startswith('s:Tools:weather({"type": "object", "properties": {"city"')
+    assert 'now({"type": "object", "properties": {}})' in prompt_of(engine)
+
+
+def test_a_streamed_call_is_the_plain_one(hermes):
+    engine, _, client = hermes
+    engine.model = says(f"{CALL}\n{CALL}")
+    chunks = list(client.chat.completions.create(model="sql", messages=HI, tools=[WEATHER], stream=True))
+    parts = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or ()]
+    firsts = [part for part in parts if part.id]
+    assert [(part.index, part.type, part.function.name) for part in firsts] == [
+        (0, "function", "weather"),
+        (1, "function", "weather"),
+    ]
+    assert len({part.id for part in firsts}) == 2
+    for index in (0, 1):
+        arguments = [part.function.arguments for part in parts if part.index == index]
+        assert json.loads("".join(arguments)) == ARGUMENTS
+        assert len(arguments) > 5
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ""
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_openais_helpers_read_calls(hermes):
+    engine, _, client = hermes
+    engine.model = says(CALL)
+
+    class Weather(BaseModel):
+        city: str
+
+    tool = pydantic_function_tool(Weather, name="weather")
+    message = client.chat.completions.parse(model="sql", messages=HI, tools=[tool]).choices[0].message
+    assert message.tool_calls[0].function.parsed_arguments == Weather(city="Bonn")
+    with client.chat.completions.stream(model="sql", messages=HI, tools=[tool]) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_completion().choices[0].message
+    assert "tool_calls.function.arguments.done" in kinds
+    assert final.tool_calls[0].function.parsed_arguments == Weather(city="Bonn")
+
+
+def test_the_answer_of_a_tool_goes_back(hermes):
+    engine, http, client = hermes
+    engine.model = says(CALL)
+    first = client.chat.completions.create(model="sql", messages=HI, tools=[WEATHER]).choices[0].message
+    turns = [*HI, first.model_dump(), {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "sunny"}]
+    engine.model = says("It is sunny.")
+    reply = client.chat.completions.create(model="sql", messages=turns, tools=[WEATHER]).choices[0]
+    assert (reply.finish_reason, reply.message.content, reply.message.tool_calls) == ("stop", "It is sunny.", None)
+    assert 'a:<tool_call>{"name": "weather", "arguments": {"city": "Bonn"}}</tool_call>|t:<tool' in prompt_of(engine)
+    broken = [*HI, {"role": "assistant", "content": None, "tool_calls": [call_object("weather", '{"a')]}]
+    assert chat(http, messages=broken).status_code == 200
+    assert '"arguments": "{\\"a"' in prompt_of(engine)
+
+
+def call_object(name: str, arguments: str) -> dict:
+    return {"id": "1", "type": "function", "index": 0, "function": {"name": name, "arguments": arguments}}
+
+
+def test_none_offers_no_tools(hermes):
+    engine, http, _ = hermes
+    engine.model = says(CALL)
+    message = chat(http, tools=[WEATHER], tool_choice="none").json()["choices"][0]["message"]
+    assert message["content"] == CALL
+    assert "tool_calls" not in message
+    assert prompt_of(engine) == "u:hi|a:"
+
+
+def test_one_call_at_a_time(hermes):
+    engine, http, _ = hermes
+    engine.model = says(CALL + CALL)
+    reply = chat(http, tools=[WEATHER], parallel_tool_calls=False).json()["choices"][0]
+    assert len(reply["message"]["tool_calls"]) == 1
+
+
+def test_several_choices_call_on_their_own(hermes):
+    engine, http, _ = hermes
+    engine.model = lambda request: [*(CALL if request.params.seed else "no").encode(), EOS]
+    choices = chat(http, tools=[WEATHER], n=2, seed=0).json()["choices"]
+    assert [choice["finish_reason"] for choice in choices] == ["stop", "tool_calls"]
+
+
+def test_a_call_that_the_length_cuts_says_so(hermes):
+    engine, http, _ = hermes
+    engine.model = says(CALL)
+    choice = chat(http, tools=[WEATHER], max_tokens=50).json()["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"].startswith('{"')
+
+
+def following(text: str):
+    """A model that wants to write `text`, and writes what its mask allows where that is ruled out."""
+
+    def model(request):
+        written: list[int] = []
+        wanted = list(text.encode())
+        for _ in range(200):
+            logits = torch.zeros(EOS + 1)
+            for rank, token in enumerate(b'B]}"'):
+                logits[token] = 1 + rank * 0.1
+            if len(written) < len(wanted):
+                logits[wanted[len(written)]] = 9
+            request.mask.mask(logits)
+            token = int(logits.argmax())
+            request.mask.accept(token)
+            written.append(token)
+            if token == EOS:
+                break
+        return written
+
+    return model
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_call(hermes, choice, stream: bool):
+    pytest.importorskip("llguidance")
+    engine, _, client = hermes
+    engine.model = following("I would rather talk")
+    fields = {"model": "sql", "messages": HI, "tools": [WEATHER], "tool_choice": choice}
+    if stream:
+        with client.chat.completions.stream(**fields) as events:
+            events.until_done()
+            got = events.get_final_completion().choices[0]
+    else:
+        got = client.chat.completions.create(**fields).choices[0]
+    assert got.finish_reason == ("tool_calls" if choice == "required" else "stop")
+    (call,) = got.message.tool_calls[:1]
+    assert call.function.name == "weather"
+    assert "city" in json.loads(call.function.arguments)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_grammar_of_forced_calls(strict: bool):
+    pytest.importorskip("llguidance")
+    tool = {**WEATHER, "function": {**WEATHER["function"], "strict": strict}}
+    body = ChatRequest.model_validate({"messages": HI, "tools": [tool, NOW], "tool_choice": "required"})
+    structures = Structures(byte_codec(), (EOS,))
+
+    def accepts(calls) -> bool:
+        mask = structures.mask(*asked_structure(body))
+        for token in [*json.dumps(calls).encode(), EOS]:
+            mask.accept(token)
+        return mask.error is None
+
+    def weather(**arguments):
+        return {"name": "weather", "arguments": arguments}
+
+    assert accepts([weather(city="Bonn")])
+    assert accepts([weather(city="Bonn", unit="C"), {"name": "now", "arguments": {}}])
+    assert not accepts([weather(city="Bonn", unit="K")])
+    assert not accepts([weather(unit="C")])
+    assert not accepts([{"name": "other", "arguments": {}}])
+    assert not accepts([])
+    assert accepts([weather(city="Bonn", wind=1)]) != strict
+
+
+def test_llamas_calls():
+    with speaking("llama") as (engine, http):
+        engine.model = says('{"name": "weather", "parameters": {"city": "Bonn"}}')
+        message = chat(http, tools=[WEATHER]).json()["choices"][0]["message"]
+        assert (message["content"], message["tool_calls"][0]["function"]["name"]) == (None, "weather")
+        engine.model = says('{"name": "nobody", "parameters": {}}')
+        assert chat(http, tools=[WEATHER]).json()["choices"][0]["message"]["content"].startswith('{"name"')
+        turns = [*HI, message, {"role": "tool", "content": "sunny", "tool_call_id": "1"}]
+        assert chat(http, messages=turns, tools=[WEATHER]).status_code == 200
+        assert 'a:{"name": "weather", "parameters": {"city": "Bonn"}}|ipython:"sunny"|a:' in prompt_of(engine)
+
+
+def test_mistrals_calls_begin_with_a_special_token():
+    engine = FakeEngine()
+    service = fake_service(engine)
+    source = (TEMPLATES / "mistral.jinja").read_text()
+    codec = byte_codec()
+    codec.tokenizer.add_special_tokens(["[TOOL_CALLS]"])
+    service.runtime = dataclasses.replace(
+        service.runtime, codec=codec, vocab_size=EOS + 2, chat_template=ChatTemplate(source), dialect=Dialect.of(source)
+    )
+    calls = f'[{{"name": "weather", "arguments": {json.dumps(ARGUMENTS)}}}]'
+    engine.model = lambda request: [EOS + 1, *calls.encode(), EOS]
+    with live(service) as url, httpx.Client(base_url=url) as http:
+        message = chat(http, tools=[WEATHER]).json()["choices"][0]["message"]
+        assert message["tool_calls"][0]["function"]["name"] == "weather"
+        turns = [*HI, message, {"role": "tool", "content": "sunny", "tool_call_id": message["tool_calls"][0]["id"]}]
+        assert chat(http, messages=turns, tools=[WEATHER]).status_code == 200
+        # Without tools the special token is no text.
+        assert chat(http).json()["choices"][0]["message"]["content"] == calls
+
+
+def test_a_model_that_knows_no_tools_chats_and_says_so(http: httpx.Client, engine: FakeEngine):
+    reply = chat(http, tools=[WEATHER])
+    assert (reply.status_code, reply.headers["x-overtone-tools"]) == (200, "ignored")
+    assert prompt_of(engine) == "u:hi|a:"
+    assert "x-overtone-tools" not in chat(http, tools=[WEATHER], tool_choice="none").headers
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        refused(chat(http, tools=[WEATHER], tool_choice=choice), "tool_choice", "tools_not_supported")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "required"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name", "required"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "code": "x"}}]}, "tools.0.function.code", "unknown"),
+        ({"tools": [NOW], "tool_choice": "any"}, "tool_choice", "required"),
+        ({"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
+        ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"tools": [NOW], "tool_choice": "required", "min_tokens": 2}, "min_tokens", "tool_choice"),
+        ({"tools": [NOW] * 257}, "tools", "256"),
+        ({"tools": [NOW], "parallel_tool_calls": 1}, "parallel_tool_calls", "boolean"),
+    ],
+)
+def test_wrong_tools(http: httpx.Client, fields, param: str, message: str):
+    assert message in refused(chat(http, **fields), param)
+
+
+@pytest.mark.parametrize("fields", [{"tools": []}, {"tool_choice": "auto"}, {"parallel_tool_calls": False}])
+def test_without_tools_there_is_nothing_to_choose(http: httpx.Client, fields):
+    reply = chat(http, **fields)
+    assert reply.status_code == 200
+    assert "x-overtone-tools" not in reply.headers
+
+
+def test_reasoning_is_split_off_where_the_server_was_told_to():
+    with speaking("hermes", reasoning="qwen3") as (engine, http):
+        engine.model = says("<think>\nhm\n</think>\n\nyes")
+        message = chat(http).json()["choices"][0]["message"]
+        assert (message["reasoning_content"], message["content"]) == ("hm", "yes")
+        engine.model = says("hm</think>yes")
+        thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+        message = chat(http, **thinking).json()["choices"][0]["message"]
+        assert (message["reasoning_content"], message["content"]) == ("hm", "yes")
+        with http.stream("POST", "/v1/chat/completions", json={"messages": HI, "stream": True, **thinking}) as stream:
+            events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
+        deltas = [event["choices"][0]["delta"] for event in events]
+        assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "hm"
+        assert "".join(delta.get("content", "") for delta in deltas) == "yes"
+        engine.model = says("yes")
+        message = chat(http).json()["choices"][0]["message"]
+        assert (message["reasoning_content"], message["content"]) == (None, "yes")
