@@ -31,6 +31,7 @@ class ApiSettings:
             room for 256 prompts of 8,192 tokens, each of four bytes.
         body_timeout: seconds in which a request's body must arrive.
         root_path: prefix of all paths that a proxy in front of the server may leave in, as in /llm.
+        sse_ping_seconds: between comments in a stream of events that has nothing to say, 0 for none.
         allow_priority: whether every client may be served before others by a negative priority, not admin keys alone.
         max_choices: prompts × candidates in one request.
         max_choices_per_key: unfinished choices of one key's requests, None for no limit.
@@ -52,6 +53,7 @@ class ApiSettings:
     max_body_bytes: int = 8 * 2**20
     body_timeout: float = 60.0
     root_path: str = ""
+    sse_ping_seconds: float = 15.0
     allow_priority: bool = False
     max_choices: int = 256
     max_choices_per_key: int | None = None
@@ -74,6 +76,8 @@ class ApiSettings:
         if self.max_choices_per_key is not None and self.max_choices_per_key < 1:
             raise ValueError(f"max_choices_per_key is {self.max_choices_per_key}; it must be at least 1, or unset")
         _check_seconds("body_timeout", self.body_timeout)
+        if not 0 <= self.sse_ping_seconds < float("inf"):
+            raise ValueError(f"sse_ping_seconds is {self.sse_ping_seconds}; it must be at least 0 (0: none)")
         if self.root_path and (self.root_path[0] != "/" or self.root_path[-1] == "/" or "%" in self.root_path):
             raise ValueError(f"root_path is {self.root_path!r}; it must begin with / and not end with it, as in /llm")
         for origin in self.allowed_origins:

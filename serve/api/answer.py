@@ -1,4 +1,4 @@
-"""One request for text, from its checked body to its reply. Completions and chats share all of it."""
+"""One request for text, from its checked body to its reply: a completion, a chat, or what is translated to a chat."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,8 @@ from serve.api.event_stream import EventStream
 from serve.api.generation import Generation
 from serve.api.prepare import prepare
 from serve.api.reply import Reply
-from serve.api.schemas import BodyParser, GenerationRequest, StreamOptions
+from serve.api.schemas import BodyParser, GenerationRequest
+from serve.api.schemas.translated import TranslatedRequest
 from serve.api.service import Service
 from serve.api.structure import asked_structure
 from serve.config import ApiSettings
@@ -42,7 +43,7 @@ async def answer(
     service: Service,
     settings: ApiSettings,
     bodies: BodyParser,
-    schema: type[GenerationRequest],
+    schema: type[GenerationRequest] | type[TranslatedRequest],
     reply_type: type[Reply],
 ) -> Response:
     """Read, prepare, admit, generate, and reply in one piece or as a stream.
@@ -51,9 +52,11 @@ async def answer(
         ApiError: the request cannot be served; nothing of it is left in the engine.
     """
     context = context_of(request)
+    asked: GenerationRequest | TranslatedRequest | None = None
     try:
         runtime = service.ready()
-        body = await bodies.read(request, schema)
+        asked = await bodies.read(request, schema)
+        body = asked.chat if isinstance(asked, TranslatedRequest) else asked
         context.user = body.end_user
         context.request_id = body.request_id or context.request_id
         check_priority(request, body.priority, settings.allow_priority)
@@ -65,6 +68,8 @@ async def answer(
     except ApiError as error:
         # The engine counts those that it refuses itself.
         service.metrics.engine.on_reject(_REASONS.get(error.code or "", InvalidRequest.__name__))
+        if isinstance(asked, TranslatedRequest):
+            asked.renamed(error)
         raise
     context.expert = job.label
     if settings.log_prompts:
@@ -75,10 +80,10 @@ async def answer(
         held.callback(generation.close)
         await generation.admit()
         fingerprint = runtime.catalogue.fingerprint(generation.weights())
-        reply = reply_type(job, runtime.codec, context.request_id, fingerprint, body.top_tokens is not None)
+        reply = reply_type(asked, job, runtime.codec, context.request_id, fingerprint, body.top_tokens is not None)
         if body.stream:
-            options = body.stream_options or StreamOptions()
-            return EventStream(_documents(generation, reply, options), reply.headers(), held.pop_all().close)
+            events = _documents(generation, reply)
+            return EventStream(events, reply, settings.sse_ping_seconds, held.pop_all().close)
         try:
             pieces = await unless_gone(request.receive, _collect(generation, len(job.choices)))
         except ClientGone:
@@ -100,14 +105,12 @@ async def _collect(generation: Generation, choices: int) -> list[list[Piece]]:
     return collected
 
 
-async def _documents(
-    generation: Generation, reply: Reply, options: StreamOptions
-) -> AsyncGenerator[dict[str, Any], None]:
+async def _documents(generation: Generation, reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
+    for document in reply.opening():
+        yield document
     async with contextlib.aclosing(generation.pieces()) as pieces:
         async for number, piece in pieces:
-            chunk = reply.chunk(number, piece)
-            if options.include_usage:
-                chunk["usage"] = reply.usage() if options.continuous_usage_stats else None
-            yield chunk
-    if options.include_usage:
-        yield reply.last_chunk()
+            for document in reply.chunks(number, piece):
+                yield document
+    for document in reply.closing():
+        yield document

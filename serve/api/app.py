@@ -14,9 +14,21 @@ from serve.api.errors import ApiError, did_you_mean
 from serve.api.keys import KeyRing
 from serve.api.openapi import OPERATIONS
 from serve.api.request_limits import RequestLimitsMiddleware
-from serve.api.routes import chat, completions, decisions, document, experts, models, probes, tokens
+from serve.api.routes import (
+    chat,
+    completions,
+    decisions,
+    document,
+    experts,
+    messages,
+    models,
+    probes,
+    responses,
+    tokens,
+)
 from serve.api.schemas import BodyParser
 from serve.api.service import Service
+from serve.api.trailing_slash import TrailingSlashMiddleware
 from serve.config import ApiSettings
 
 _PATHS = tuple(dict.fromkeys(path for _, path in OPERATIONS))
@@ -39,6 +51,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_middleware(TrailingSlashMiddleware)  # within the keys: what is open is open under its exact path alone
     app.add_middleware(ApiKeyMiddleware, keys=keys or KeyRing(settings), open_paths=probes.OPEN_PATHS)
     if settings.allowed_origins:  # outside of the keys: a browser asks first, and without one
         app.add_middleware(
@@ -69,8 +82,10 @@ def routers(service: Service, settings: ApiSettings) -> tuple[APIRouter, ...]:
         decisions.router(service, settings, bodies),
         document.router(settings.version),
         experts.router(service, settings, bodies),
+        messages.router(service, settings, bodies),
         models.router(service),
         probes.router(service, settings.version),
+        responses.router(service, settings, bodies),
         tokens.router(service, bodies),
     )
 

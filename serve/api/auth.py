@@ -73,6 +73,7 @@ def check_priority(request: Request, priority: int, allowed: bool) -> None:
 
 
 def _bearer(headers: Headers) -> bytes | None:
-    """The token, as bytes: headers are latin-1 to ASGI, keys are UTF-8."""
+    """The token, as bytes: headers are latin-1 to ASGI, keys are UTF-8. Anthropic's clients send it as `x-api-key`."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip().encode("latin-1") if scheme.lower() == "bearer" else None
+    found = key if scheme.lower() == "bearer" else headers.get("x-api-key")
+    return None if found is None else found.strip().encode("latin-1")

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from serve.api.choice import Piece
+from serve.api.choices_reply import ChoicesReply
 from serve.api.logprobs import TokenRecord, chat_logprobs_object
 from serve.api.messages import CallDelta, MessageReader, call_object
-from serve.api.reply import Reply
 
 
-class ChatReply(Reply):
+class ChatReply(ChoicesReply):
     """`chat.completion` and its chunks; the first chunk of each choice says whose message it is."""
 
     id_prefix: ClassVar = "chatcmpl-"

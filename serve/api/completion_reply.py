@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from serve.api.choice import Piece
+from serve.api.choices_reply import ChoicesReply
 from serve.api.logprobs import TokenRecord, logprobs_object
-from serve.api.reply import Reply
 
 
-class CompletionReply(Reply):
+class CompletionReply(ChoicesReply):
     """`text_completion`, whole and streamed."""
 
     id_prefix: ClassVar = "cmpl-"

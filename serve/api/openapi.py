@@ -65,6 +65,19 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/chat/completions"): Operation(
         "Answer a conversation.", "ChatCompletion", _MODEL, schemas.ChatRequest, streams=True
     ),
+    ("POST", "/v1/responses"): Operation(
+        "Answer a conversation, as OpenAI's Responses API.", "Response", _MODEL, schemas.ResponseRequest, streams=True
+    ),
+    ("POST", "/v1/messages"): Operation(
+        "Answer a conversation, as Anthropic's Messages API.",
+        "AnthropicMessage",
+        _MODEL,
+        schemas.AnthropicRequest,
+        True,
+    ),
+    ("POST", "/v1/messages/count_tokens"): Operation(
+        "Count the tokens of a conversation's prompt.", "TokenCount", _READS, schemas.AnthropicRequest
+    ),
     ("GET", "/v1/models"): Operation("The names that `model` may say.", "ModelList", (401, 503)),
     ("GET", "/v1/models/{name}"): Operation("One of them.", "Model", (401, 404, 503), parameter="name"),
     ("POST", "/v1/route"): Operation(

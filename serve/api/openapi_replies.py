@@ -37,13 +37,13 @@ def _page_of(name: str) -> Schema:
     return _object(object={"const": "list"}, data=_list_of(reference(name)))
 
 
+_RAN: Mapping[str, Schema] = {"expert": TEXT, "confidence": or_null(NUMBER)}
 _CHOICE: Mapping[str, Schema] = {
     "index": COUNT,
     "logprobs": or_null({"type": "object"}),
     "finish_reason": {"enum": ["stop", "length"]},
     "stop_reason": {"anyOf": [TEXT, COUNT, {"type": "null"}]},
-    "expert": TEXT,
-    "confidence": or_null(NUMBER),
+    **_RAN,
 }
 _REPLY: Mapping[str, Schema] = {
     "id": TEXT,
@@ -69,6 +69,28 @@ REPLIES: Mapping[str, Schema] = {
         **_REPLY, object={"const": "text_completion"}, choices=_list_of(_object(**_CHOICE, text=TEXT))
     ),
     "ChatCompletion": _object(**_REPLY, object={"const": "chat.completion"}, choices=_list_of(_object(**_CHAT_CHOICE))),
+    "Response": _object(
+        id=TEXT,
+        object={"const": "response"},
+        created_at=COUNT,
+        status={"enum": ["completed", "incomplete"]},
+        model=TEXT,
+        output=_list_of({"type": "object"}),
+        usage=_object(input_tokens=COUNT, output_tokens=COUNT, total_tokens=COUNT),
+        **_RAN,
+    ),
+    "AnthropicMessage": _object(
+        id=TEXT,
+        type={"const": "message"},
+        role={"const": "assistant"},
+        model=TEXT,
+        content=_list_of({"type": "object"}),
+        stop_reason={"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]},
+        stop_sequence=or_null(TEXT),
+        usage=_object(input_tokens=COUNT, output_tokens=COUNT),
+        **_RAN,
+    ),
+    "TokenCount": _object(input_tokens=COUNT),
     # One event: OpenAPI 3.1 has no word for the items of a stream, and clients read its schema as that of an item.
     "Event": _object(data={"type": "string", "description": "A chunk or an error as JSON; `[DONE]` at the end."}),
     "Model": _object(

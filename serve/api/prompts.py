@@ -84,6 +84,15 @@ def chat_text(runtime: Runtime, body: ChatRequest | TokenizeRequest) -> str:
     )
 
 
+def chat_length(runtime: Runtime, body: ChatRequest) -> int:
+    """Tokens of a chat's prompt.
+
+    Raises:
+        ApiError: 400, as for a chat.
+    """
+    return len(_chat_prompt(runtime, body).tokens)
+
+
 def check_length(runtime: Runtime, field: str, text: str) -> None:
     """Return if a text fits into the model's context.
 

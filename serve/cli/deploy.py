@@ -43,6 +43,7 @@ def command(
     max_header_bytes: options.MaxHeaderBytes = 64 * 2**10,
     max_body_bytes: options.MaxBodyBytes = 8 * 2**20,
     root_path: options.RootPath = "",
+    sse_ping_seconds: options.SsePingSeconds = 15.0,
     allow_priority: options.AllowPriority = False,
     max_choices: options.MaxChoices = 256,
     max_choices_per_key: options.MaxChoicesPerKey = None,

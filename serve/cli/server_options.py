@@ -96,6 +96,10 @@ GenerationConfig = Annotated[
         help="auto: requests that leave sampling fields out get those of the model's generation_config.json; none.",
     ),
 ]
+SsePingSeconds = Annotated[
+    float,
+    option("--sse-ping-seconds", help="Seconds between comments in a stream while it has nothing to say; 0: none."),
+]
 ToolCallParser = Annotated[
     str,
     option(

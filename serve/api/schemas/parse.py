@@ -79,7 +79,7 @@ class BodyParser:
         try:
             return schema.model_validate(_without_foreign(document, schema))
         except ValidationError as error:
-            raise _named(error, document) from error
+            raise named(error, document) from error
 
 
 @contextlib.contextmanager
@@ -128,7 +128,8 @@ def _without_foreign(document: dict[str, Any], schema: type[Body]) -> dict[str, 
     return kept
 
 
-def _named(error: ValidationError, document: Mapping[str, Any]) -> ApiError:
+def named(error: ValidationError, document: Mapping[str, Any]) -> ApiError:
+    """The first of a body's errors, with the path of the field."""
     first = error.errors(include_url=False, include_input=False)[0]
     param = _path(first["loc"], document)
     if first["type"] == "missing":

@@ -186,7 +186,7 @@ def test_a_fault_of_ours_is_500_without_its_details(http: httpx.Client, engine: 
         ("GET", "/nope", 404, "there is no /nope"),
         ("POST", "/v1/chat/completion", 404, "did you mean '/v1/chat/completions'?"),
         ("POST", "/v1/completion", 404, "did you mean '/v1/completions'?"),
-        ("POST", "/v1/completions/", 404, "did you mean '/v1/completions'?"),
+        ("POST", "/v1/completions//", 404, "did you mean '/v1/completions'?"),
         ("GET", "/docs", 404, "there is no /docs"),
         ("GET", "/v1/completions", 405, "it takes POST"),
         ("DELETE", "/health", 405, "it takes GET"),

@@ -6,18 +6,25 @@ import httpx
 import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import response_create_params
 
-from serve.api.schemas import ChatRequest, CompletionRequest, StreamOptions
+from serve.api.schemas import ChatRequest, CompletionRequest, ResponseRequest, StreamOptions
 from tests.serve.api.fakes import FakeEngine
 
 BODIES = {
     "/v1/completions": {"model": "sql", "prompt": "hi"},
     "/v1/chat/completions": {"model": "sql", "messages": [{"role": "user", "content": "hi"}]},
+    "/v1/responses": {"model": "sql", "input": "hi"},
 }
-SCHEMAS = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest}
+SCHEMAS = {
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
+    "/v1/responses": ResponseRequest,
+}
 TYPES = {
     "/v1/completions": completion_create_params.CompletionCreateParamsStreaming,
     "/v1/chat/completions": chat_create_params.CompletionCreateParamsStreaming,
+    "/v1/responses": response_create_params.ResponseCreateParamsStreaming,
 }
 FIELDS = [(path, name) for path, kind in TYPES.items() for name in sorted(get_type_hints(kind))]
 

@@ -9,7 +9,15 @@ from pydantic import ValidationError
 
 from serve.api.app import routers
 from serve.api.openapi import OPERATIONS, openapi_document
-from serve.api.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, RouteRequest, TokenizeRequest
+from serve.api.schemas import (
+    AnthropicRequest,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    ResponseRequest,
+    RouteRequest,
+    TokenizeRequest,
+)
 from serve.config import ApiSettings
 from tests.serve.api.fakes import FakeEngine, fake_service
 
@@ -95,6 +103,8 @@ def test_fields_that_may_be_left_out_may_be_null(body):
     [
         ("/v1/completions", CompletionRequest, {"model": "sql", "prompt": "x"}),
         ("/v1/chat/completions", ChatRequest, {"model": "sql", "messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/responses", ResponseRequest, {"input": "x"}),
+        ("/v1/messages", AnthropicRequest, {"messages": [{"role": "user", "content": "x"}]}),
         ("/v1/route", RouteRequest, {"prompt": "sql"}),
         ("/tokenize", TokenizeRequest, {"prompt": "sql"}),
         ("/detokenize", DetokenizeRequest, {"tokens": [97]}),
@@ -148,6 +158,11 @@ REPLIES = [
     ("POST", "/v1/completions", {"model": "nope", "prompt": "hi"}),
     ("POST", "/v1/chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "x"}]}),
     ("POST", "/v1/chat/completions", {"model": "sql", "messages": [{"role": "user", "content": "x"}], "stop": "ll"}),
+    ("POST", "/v1/responses", {"input": "hi"}),
+    ("POST", "/v1/responses", {"input": "hi", "store": True}),
+    ("POST", "/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}),
+    ("POST", "/v1/messages", {"messages": []}),
+    ("POST", "/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x"}]}),
     ("GET", "/v1/models", None),
     ("GET", "/v1/models/sql", None),
     ("POST", "/v1/route", {"prompt": "sql"}),

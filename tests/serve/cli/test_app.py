@@ -148,7 +148,7 @@ OPTIONS = (
     "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager "
     "--max-choices-per-key 50 --root-path /llm --allow-priority "
     "--body-timeout 5 --keep-alive-timeout 90 --max-header-bytes 8KiB "
-    "--tool-call-parser hermes --reasoning-parser qwen3"
+    "--tool-call-parser hermes --reasoning-parser qwen3 --sse-ping-seconds 3"
 )
 ON_ENGINE_DEATH = "--on-engine-death stay"
 HERE = "--max-connections 9 --header-timeout 2 --write-timeout 4"  # and not under Ray, whose proxy has the connections
@@ -177,6 +177,7 @@ def test_serves_options(run: Run, settings: list[ServerSettings]):
     assert (api.body_timeout, api.max_header_bytes) == (5, 8192)
     assert found.connections == ConnectionSettings(9, 2, 4, 90)
     assert found.generation_config == "none"
+    assert api.sse_ping_seconds == 3
     assert (found.tool_call_parser, found.reasoning_parser) == ("hermes", "qwen3")
     assert found.tls == TlsSettings(Path("cert"), Path("key"), "pw", Path("ca"))
     engine = found.engine
