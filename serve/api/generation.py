@@ -56,7 +56,7 @@ class Generation:
         except BaseException as error:
             self.close()
             if isinstance(error, EngineError):
-                raise _refusal(error, routed) from error
+                raise refusal(error, routed) from error
             raise  # cancelled, or a fault of this program
 
     def weights(self) -> Iterator[tuple[str, float]]:
@@ -117,7 +117,7 @@ class Generation:
             if not ended:
                 raise unavailable("the engine has stopped", "engine_dead")
         except EngineError as error:
-            queue.put_nowait(_refusal(error))
+            queue.put_nowait(refusal(error))
         except Exception as error:
             if isinstance(error, ApiError) and error.code in {"internal_error", "expert_unavailable"}:
                 self._end(index, "error")
@@ -142,7 +142,7 @@ async def _before(deadline: float | None, queue: "asyncio.Queue[_Item]") -> "_It
         return None
 
 
-def _refusal(error: EngineError, routed: bool = False) -> ApiError:
+def refusal(error: EngineError, routed: bool = False) -> ApiError:
     """The engine's refusal as the API says it; `routed`: the router had chosen, not the client."""
     message = str(error)
     match error:

@@ -78,6 +78,11 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/messages/count_tokens"): Operation(
         "Count the tokens of a conversation's prompt.", "TokenCount", _READS, schemas.AnthropicRequest
     ),
+    ("POST", "/v1/embeddings"): Operation("A vector for each text.", "EmbeddingList", _MODEL, schemas.EmbeddingRequest),
+    ("POST", "/v1/score"): Operation("How alike texts are.", "ScoreList", _MODEL, schemas.ScoreRequest),
+    ("POST", "/v1/classify"): Operation(
+        "The probabilities of some labels, given a prompt.", "ClassificationList", _MODEL, schemas.ClassifyRequest
+    ),
     ("GET", "/v1/models"): Operation("The names that `model` may say.", "ModelList", (401, 503)),
     ("GET", "/v1/models/{name}"): Operation("One of them.", "Model", (401, 404, 503), parameter="name"),
     ("POST", "/v1/route"): Operation(

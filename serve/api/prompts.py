@@ -57,7 +57,7 @@ def read_prompts(runtime: Runtime, body: GenerationRequest) -> Iterator[Prompt]:
     special = body.add_special_tokens is not False
     for prompt in body.prompt:
         if isinstance(prompt, str):
-            yield Prompt(_tokens(runtime, "prompt", prompt, special), prompt, prompt)
+            yield Prompt(text_tokens(runtime, "prompt", prompt, special), prompt, prompt)
         else:
             yield Prompt(prompt, None, None)
 
@@ -101,17 +101,22 @@ def check_length(runtime: Runtime, field: str, text: str) -> None:
     """
     most = runtime.catalogue.max_model_len
     # A token is a byte or more: short texts need not be tokenised to know.
-    if len(text.encode()) > most and len(_tokens(runtime, field, text, special=False)) > most:
+    if len(text.encode()) > most and len(text_tokens(runtime, field, text, special=False)) > most:
         raise _too_long(field, text, most)
 
 
 def _chat_prompt(runtime: Runtime, body: ChatRequest) -> Prompt:
     text = chat_text(runtime, body)
     # The template writes the special tokens itself.
-    return Prompt(_tokens(runtime, "messages", text, bool(body.add_special_tokens)), text, body.last_user_text)
+    return Prompt(text_tokens(runtime, "messages", text, bool(body.add_special_tokens)), text, body.last_user_text)
 
 
-def _tokens(runtime: Runtime, field: str, text: str, special: bool) -> tuple[int, ...]:
+def text_tokens(runtime: Runtime, field: str, text: str, special: bool) -> tuple[int, ...]:
+    """A text's tokens.
+
+    Raises:
+        ApiError: 400, they are more than the context holds.
+    """
     most = runtime.catalogue.max_model_len
     try:
         return runtime.codec.encode(text, special, most)

@@ -284,6 +284,13 @@ def _scored_positions(chunk: Chunk) -> range:
     return range(first, min(sequence.computed + chunk.count, len(sequence.request.prompt) - 1))
 
 
+def _mean(sequence: Sequence) -> tuple[float, ...] | None:
+    if sequence.pooled is None:
+        return None
+    tokens = len(sequence.request.prompt) if sequence.request.pooling == "mean" else 1
+    return tuple((sequence.pooled / tokens).tolist())
+
+
 def _output(sequence: Sequence, tokens: tuple[TokenOutput, ...]) -> Output:
     asked = sequence.request.params.prompt_logprobs is not None
     first = sequence.generated <= 1 and sequence.finish_reason not in {"abort", "error"}
@@ -295,4 +302,5 @@ def _output(sequence: Sequence, tokens: tuple[TokenOutput, ...]) -> Output:
         expert_error=sequence.expert_error,
         cached_tokens=sequence.cached,
         prompt_logprobs=tuple(sequence.prompt_logprobs) if asked and first else None,
+        pooled=_mean(sequence) if first else None,
     )

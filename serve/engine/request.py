@@ -12,6 +12,7 @@ from serve.engine.token_rules import TokenRules
 from serve.experts.version import ExpertLoadError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+Pooling = Literal["mean", "last"]
 MAX_LOGPROBS = 20
 
 
@@ -112,6 +113,9 @@ class Request:
         mask: says before each draw what may be drawn; this request's alone, as it remembers what was drawn.
         prompt_counts: whether the prompt's tokens are counted with this request. Of several continuations of one prompt
             only the first counts it.
+        scored_from: with `prompt_logprobs`, the first prompt token whose log-probability is wanted; those before it
+            may come from the prefix cache.
+        pooling: the prompt's hidden state is wanted, after the final norm: the mean over its tokens, or the last one's.
         warm_up: the server makes this request itself, before any client: the observer is not told of it.
     """
 
@@ -123,6 +127,8 @@ class Request:
     arrival: float = field(default_factory=time.monotonic)
     mask: TokenMask | None = None
     prompt_counts: bool = True
+    scored_from: int = 1
+    pooling: Pooling | None = None
     warm_up: bool = False
 
 
@@ -151,7 +157,9 @@ class Output:
         finish_reason: None while it goes on; "stop" (an end token, the last of the output), "length", "abort", "error".
         error: one line, where the reason is "error".
         cached_tokens: prompt tokens whose keys and values came from the prefix cache.
-        prompt_logprobs: on the first output, where asked for: one entry a prompt token, None for the first.
+        prompt_logprobs: on the first output, where asked for: one entry a prompt token, None for those before
+            `scored_from`.
+        pooled: on the first output, where asked for: the pooled hidden state, float32 values.
         expert_error: why one of the experts could not be loaded, where that ended the request.
     """
 
@@ -161,4 +169,5 @@ class Output:
     error: str | None = None
     cached_tokens: int = 0
     prompt_logprobs: tuple[TokenOutput | None, ...] | None = None
+    pooled: tuple[float, ...] | None = None
     expert_error: ExpertLoadError | None = None

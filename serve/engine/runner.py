@@ -39,7 +39,8 @@ class Runner:
             The logits, which the next step may overwrite, and how they were computed.
         """
         patched = self._patching.settle(chunks)
-        if self._graphs is not None and (found := self._graphs.run(chunks, patched)) is not None:
+        pooled = any(chunk.sequence.request.pooling for chunk in chunks)
+        if self._graphs is not None and not pooled and (found := self._graphs.run(chunks, patched)) is not None:
             carried = any(chunk.sequence.experts for chunk in chunks)
             logits = (
                 found if len(rows) == len(chunks) else found[torch.tensor(rows, dtype=torch.int64).to(found.device)]
@@ -50,11 +51,31 @@ class Runner:
         batch = self._batch(chunks, experts)
         with torch.inference_mode():
             hidden = self._decoder.forward(batch, self._cache)
+            if pooled:
+                self._pool(chunks, self._decoder.norm(hidden, experts))
             if not rows:
                 return hidden.new_empty(0, self._decoder.config.vocab_size), mode
             wanted = hidden[torch.tensor(rows, dtype=torch.int64, device=hidden.device)]
             logits = self._decoder.logits(wanted, head_experts)
         return logits, mode
+
+    @staticmethod
+    def _pool(chunks: Rows[Chunk], hidden: Tensor) -> None:
+        """Add the hidden states [T, hidden], after the final norm, to the sums of the sequences that want them."""
+        first = 0
+        for chunk in chunks:
+            sequence, request = chunk.sequence, chunk.sequence.request
+            # Tokens that are computed again, after a preemption, were looked at before.
+            start = max(sequence.computed, sequence.pooled_tokens)
+            end = min(sequence.computed + chunk.count, len(request.prompt))
+            if request.pooling == "last":
+                start = max(start, len(request.prompt) - 1)
+            if request.pooling and start < end:
+                rows = hidden[first + start - sequence.computed : first + end - sequence.computed]
+                found = rows.float().sum(0).cpu()
+                sequence.pooled = found if sequence.pooled is None else sequence.pooled + found
+            sequence.pooled_tokens = max(sequence.pooled_tokens, end)
+            first += chunk.count
 
     def _batch(self, chunks: Rows[Chunk], experts: ExpertBatch | None) -> ForwardBatch:
         size, device = self._block_size, self._decoder.device

@@ -48,7 +48,8 @@ class Plan:
 
     def largest_chunk(self, sequence: Sequence) -> int:
         """A sequence's tokens that the step may compute, by how many log-probabilities it has room for."""
-        return min(sequence.remaining, self.scorable) if sequence.scores else sequence.remaining
+        unscored = sequence.unscored
+        return sequence.remaining if unscored is None else min(sequence.remaining, unscored + self.scorable)
 
 
 class Scheduler:
@@ -151,10 +152,8 @@ class Scheduler:
         """Move a sequence from the queue to the running ones, with blocks for all its tokens, if there are enough."""
         size = self._config.block_size
         cached: list[int] = []
-        if self._config.enable_prefix_caching and sequence.request.params.prompt_logprobs is None:
-            # The last token is always computed: its logits are what the next token is drawn from.
-            full = (len(sequence.tokens) - 1) // size
-            cached = self._pool.match(sequence.key(block, size) for block in range(full))
+        if self._config.enable_prefix_caching:
+            cached = self._pool.match(sequence.key(block, size) for block in range(sequence.cacheable // size))
         missing = self._blocks_of(len(sequence.tokens)) - len(cached)
         if missing + self._pool.unheld(cached) > self._pool.free:
             return False
@@ -177,7 +176,8 @@ class Scheduler:
     def _take(self, plan: Plan, sequence: Sequence, count: int) -> None:
         self.waiting.charge(sequence.group, count)
         decoding = sequence.remaining == 1 and sequence.generated > 0
-        plan.scorable -= count * sequence.scores
+        if (unscored := sequence.unscored) is not None:
+            plan.scorable -= max(count - unscored, 0)
         plan.chunks.append(Chunk(sequence, count, count == sequence.remaining, not decoding))
 
     def _blocks_of(self, tokens: int) -> int:

@@ -1,5 +1,7 @@
 """One request on its way through the engine."""
 
+from torch import Tensor
+
 from serve.engine.kv_blocks import cache_root, chain_digest
 from serve.engine.request import FinishReason, Request, TokenOutput
 from serve.engine.sampling_state import SamplingState
@@ -27,6 +29,8 @@ class Sequence:
         lease: slots of its experts while it runs, or None.
         due: how many sequences may have left the queue before it is overdue.
         prompt_logprobs: of the prompt tokens computed so far, where asked for.
+        pooled: the sum of the hidden states that are pooled so far [hidden] float32, where asked for.
+        pooled_tokens: prompt tokens that were looked at for that.
         finish_reason, error: why it ended, or None.
         expert_error: why one of its experts could not be loaded, or None.
         scheduled, first_token: `time.monotonic()` of its first step and first token.
@@ -45,7 +49,9 @@ class Sequence:
         self.published = 0
         self.lease: Lease | None = None
         self.due = 0
-        self.prompt_logprobs: list[TokenOutput | None] = [None]
+        self.prompt_logprobs: list[TokenOutput | None] = [None] * max(request.scored_from, 1)
+        self.pooled: Tensor | None = None
+        self.pooled_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         self.expert_error: ExpertLoadError | None = None
@@ -64,10 +70,20 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
-    def scores(self) -> bool:
-        """Whether log-probabilities of prompt tokens that have yet to be computed are wanted."""
-        scored = self.request.params.prompt_logprobs is not None
-        return scored and self.computed < len(self.request.prompt) - 1
+    def unscored(self) -> int | None:
+        """The next tokens to compute that no log-probabilities are wanted of; None: of none at all."""
+        if self.request.params.prompt_logprobs is None or self.computed >= len(self.request.prompt) - 1:
+            return None
+        return max(self.request.scored_from - 1 - self.computed, 0)
+
+    @property
+    def cacheable(self) -> int:
+        """Tokens at the beginning that need not be computed where their keys and values are known."""
+        if self.request.pooling == "mean":
+            return 0
+        if self.request.params.prompt_logprobs is None:
+            return len(self.tokens) - 1  # the last token's logits are what the next token is drawn from
+        return min(self.request.scored_from, len(self.tokens)) - 1
 
     @property
     def order(self) -> tuple[int, float]:

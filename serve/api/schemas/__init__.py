@@ -12,6 +12,7 @@ from serve.api.schemas.completion import CompletionRequest
 from serve.api.schemas.expert import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest
 from serve.api.schemas.generation import GenerationRequest, StreamOptions
 from serve.api.schemas.parse import BodyParser
+from serve.api.schemas.pooling import ClassifyRequest, EmbeddingRequest, PooledRequest, PromptRequest, ScoreRequest
 from serve.api.schemas.response import ResponseRequest
 from serve.api.schemas.route import RouteRequest
 from serve.api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
@@ -21,13 +22,18 @@ __all__ = [
     "Body",
     "BodyParser",
     "ChatRequest",
+    "ClassifyRequest",
     "CompletionRequest",
     "DetokenizeRequest",
+    "EmbeddingRequest",
     "GenerationRequest",
     "LoadExpertRequest",
+    "PooledRequest",
+    "PromptRequest",
     "ReloadExpertRequest",
     "ResponseRequest",
     "RouteRequest",
+    "ScoreRequest",
     "StreamOptions",
     "TokenizeRequest",
     "UnloadExpertRequest",

@@ -94,6 +94,7 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.cached_tokens = 0
         self.hanging = 0.0
+        self.pooled: Callable[[Request], tuple[float, ...]] = lambda request: (float(len(request.prompt)), 1.0)
         self.logprob: Callable[[Request, int], float] = lambda request, token: -0.5
 
     def step_seconds(self) -> float:
@@ -119,11 +120,13 @@ class FakeEngine:
         name, params = request.request_id, request.params
         scored = None
         if params.prompt_logprobs is not None:
-            scored = (None, *(TokenOutput(token, -0.25, ((token, -0.25),)) for token in request.prompt[1:]))
+            known = [TokenOutput(token, -0.25, ((token, -0.25),)) for token in request.prompt[request.scored_from :]]
+            scored = (*(None for _ in range(request.scored_from)), *known)
+        pooled = None if request.pooling is None else self.pooled(request)
         tokens = self.model(request)[: params.max_tokens] if params.max_tokens else []
         if not tokens:
             self.running.discard(name)
-            yield Output(name, finish_reason="length", prompt_logprobs=scored)
+            yield Output(name, finish_reason="length", prompt_logprobs=scored, pooled=pooled)
             return
         for number, token in enumerate(tokens, 1):
             await asyncio.sleep(self.delay)
