@@ -34,6 +34,22 @@ class BankView(ctypes.Structure):
     )
 
 
+class LowRankView(ctypes.Structure):
+    """`LowRank` of csrc/kernels.h."""
+
+    _fields_ = (
+        ("a", ctypes.c_void_p),
+        ("b", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("ranks", ctypes.c_void_p),
+        ("segment", ctypes.c_void_p),
+        ("segments", ctypes.c_int64),
+        ("directions", ctypes.c_int64),
+        ("elements", ctypes.c_int64),
+        ("value_type", ctypes.c_int64),
+    )
+
+
 class BatchView(ctypes.Structure):
     """`Batch` of csrc/kernels.h."""
 

@@ -155,8 +155,9 @@ class Step {
   LinearArguments linear_of(const LinearWeights& weights, int64_t rows, int64_t columns, const void* x,
                             void* y) const {
     const Bank* bank = task_.batch ? weights.bank : nullptr;
-    return {task_.isa, task_.threads,  task_.type, 0,            task_.tokens, rows, columns, x,
-            columns,   weights.weight, columns,    weights.bias, y,            bank, task_.batch};
+    const LowRank* low_rank = task_.batch ? weights.low_rank : nullptr;
+    return {task_.isa, task_.threads,  task_.type, 0,            task_.tokens, rows, columns,     x,
+            columns,   weights.weight, columns,    weights.bias, y,            bank, task_.batch, low_rank};
   }
   const float* shift_of(const LinearWeights& weights) const { return task_.batch ? weights.shift : nullptr; }
 

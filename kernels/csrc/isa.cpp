@@ -22,7 +22,7 @@ namespace {
 
 extern const Kernels OVERTONE_ISA;
 const Kernels OVERTONE_ISA = {
-    packed_bytes, prepare, run,    scratch_floats, widest,
+    packed_bytes, prepare, shrink, run, scratch_floats, widest,
     attention_scratch, state_floats, attend, join_states, finish,
     norm, bias, silu, rotary,
 };

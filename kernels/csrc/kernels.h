@@ -24,6 +24,22 @@ struct Bank {
   int32_t value_type;
 };
 
+// LowRankBank of low_rank.py: rows [first_row, last_row) of a layer have factors of their own.
+struct Segment {
+  int64_t first_row, last_row;
+  int64_t first_rank;  // of its directions in a slot
+  int64_t start;       // of its part of B in a slot: [blocks, rank, kRowBlock]
+};
+struct LowRank {
+  const void* a;         // [slots, directions, columns]
+  const void* b;         // [slots, elements]
+  const float* scale;    // [slots, directions]
+  const int32_t* ranks;  // [slots, segments]
+  const Segment* segment;
+  int64_t segments, directions, elements;
+  int64_t value_type;
+};
+
 // ExpertBatch of batch.py: its groups flattened, and the table [tokens, width] they come from.
 struct Batch {
   int32_t groups;
@@ -47,6 +63,16 @@ struct Columns {
   void* data;
 };
 
+// Tokens of one group whose low-rank residuals are computed together.
+struct Run {
+  int32_t group;
+  int32_t first;  // into Batch::token
+  int32_t tokens;
+};
+constexpr int32_t kLongestRun = 32;
+
+class Team;
+
 struct LinearArguments {
   int64_t isa, threads;
   int64_t type;      // of x, weight, bias and y
@@ -58,13 +84,19 @@ struct LinearArguments {
   int64_t weight_stride;
   const void* bias;  // null for none
   void* y;           // [tokens, rows]
-  const Bank* bank;  // null, as the batch, for the plain product
-  const Batch* batch;
+  const Bank* bank;         // null where no expert has a sparse residual
+  const Batch* batch;       // null for the plain product
+  const LowRank* low_rank;  // null where no expert has a low-rank residual
 };
 
 struct Task : LinearArguments {
   int32_t pieces;
   const Columns* piece;
+  int32_t runs;
+  const Run* run;
+  float* u;  // scale * A x: [pairs of a token and its expert, directions]
+  void (*wait_for_u)(const Team&);
+  const Team* team;
   const float* shift;  // what the experts add to the bias: [slots, rows] with a batch, or null
   bool onto_y;         // y += the result, after its rounding
   void* packed;  // x as the instruction set wants it, `packed_stride` elements from token to token
@@ -149,6 +181,7 @@ struct LinearWeights {
   const void* weight;  // [rows, columns]
   const void* bias;
   const Bank* bank;
+  const LowRank* low_rank;
   const float* shift;
 };
 
@@ -208,8 +241,10 @@ struct UnpatchArguments {
 struct Kernels {
   // The linear layer. `prepare` fills this thread's share of the packed x and of the columns; when all threads are
   // done `run` computes blocks [first, last). `packed_bytes` says how much packed x needs, 0 for none.
+  // `shrink` makes this thread's share of u, which `run` waits for before it adds the first low-rank residual.
   int64_t (*packed_bytes)(Task*);
   void (*prepare)(const Task&, int thread, int threads);
+  void (*shrink)(const Task&, int thread, int threads);
   void (*run)(const Task&, int64_t first, int64_t last, float* scratch);
   int64_t (*scratch_floats)(const Task&);
   int32_t (*widest)(int64_t type);  // tokens of one Columns at most

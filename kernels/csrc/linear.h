@@ -7,11 +7,13 @@ constexpr int kSpan = 4;
 constexpr int kLongSpan = 256;
 constexpr int kWideSpan = 64;
 inline int64_t span_of(const Task& task) {
+  if (!task.bank && task.low_rank) return kSpan;
   return task.tokens == 1 ? kLongSpan : task.tokens <= 16 ? kSpan : kWideSpan;
 }
 
 #include "dense.h"
 #include "residual.h"
+#include "low_rank.h"
 
 template <class Step> int64_t packed_stride(const Task& task) {
   return (task.columns + Step::kColumns - 1) / Step::kColumns * Step::kColumns;
@@ -50,6 +52,34 @@ int64_t rows_in(const Task& task, int64_t block) {
   return left < kRowBlock ? left : kRowBlock;
 }
 
+// work(Value{}) with the type of a bank's values.
+template <class Work> void with_values(int64_t value_type, Work work) {
+  switch (value_type) {
+    case kBfloat16: return work(uint16_t{});
+    case kFloat32: return work(float{});
+    default: return work(int8_t{});
+  }
+}
+
+inline void fetch_low_rank(const Task& task, int64_t block) {
+  with_values(task.low_rank->value_type, [&](auto value) {
+    LowRankResidual<decltype(value)> residual{task};
+    for (int32_t i = 0; i < task.runs; i++) residual.fetch(task.run[i], block);
+  });
+}
+
+// Add the low-rank residuals of blocks [first, last) to `out`, [blocks][tokens][kRowBlock].
+inline void add_low_rank(const Task& task, int64_t first, int64_t last, float* out) {
+  with_values(task.low_rank->value_type, [&](auto value) {
+    LowRankResidual<decltype(value)> residual{task};
+    for (int32_t i = 0; i < task.runs; i++) {
+      const int32_t* token = task.batch->token + task.run[i].first;
+      for (int64_t block = first; block < last; block++)
+        residual.add(task.run[i], block, out + (block - first) * task.tokens * kRowBlock, token);
+    }
+  });
+}
+
 // Blocks [first, last): products, residuals, then the rounding to y. While residuals are added the memory already
 // fetches the weights of the next blocks, a cache line for each 16 entries.
 template <class X, class Step, class Value>
@@ -60,19 +90,39 @@ void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
   int64_t block_floats = task.tokens * kRowBlock, span = span_of(task);
   for (int64_t start = first; start < last; start += span) {
     int64_t end = start + span < last ? start + span : last;
-    for (int64_t block = start; block < end; block++)
+    for (int64_t block = start; block < end; block++) {
+      if (task.low_rank) fetch_low_rank(task, block);
       dense_block<Step>(task, walk, block * kRowBlock, rows_in(task, block), sums, out + (block - start) * block_floats);
+    }
     const char* ahead = (const char*)(walk.weight + end * kRowBlock * walk.stride);
     for (int32_t p = 0; p < task.pieces; p++) {
       Residual<X, Value> residual{task, *task.bank, *task.batch, false, kLine};
       for (int64_t block = start; block < end; block++, ahead += kLine * task.bank->entries)
         residual.add(task.piece[p], block, out + (block - start) * block_floats, ahead);
     }
+    if (task.low_rank) {
+      if (start == first) task.wait_for_u(*task.team);
+      add_low_rank(task, start, end, out);
+    }
     for (int64_t block = start; block < end; block++)
       for (int64_t t = 0; t < task.tokens; t++)
         finish_rows<X>(task, t, block * kRowBlock, out + (block - start) * block_floats + t * kRowBlock,
                        rows_in(task, block));
   }
+}
+
+// A block of y of the tokens in `count` places of the batch from `first` on, one after another; and back.
+template <class X> void load_block(const Task& task, int32_t first, int32_t count, int64_t block, float* out) {
+  int64_t rows = rows_in(task, block);
+  for (int32_t t = 0; t < count; t++, out += kRowBlock) {
+    const X* from = (const X*)task.y + task.batch->token[first + t] * task.rows + block * kRowBlock;
+    for (int64_t r = 0; r < kRowBlock; r += kLanes)
+      store(out + r, r < rows ? load_part(from + r, rows - r) : Float{});
+  }
+}
+template <class X> void store_block(const Task& task, int32_t first, int32_t count, int64_t block, const float* out) {
+  for (int32_t t = 0; t < count; t++, out += kRowBlock)
+    store_rows(out, rows_in(task, block), (X*)task.y + task.batch->token[first + t] * task.rows + block * kRowBlock);
 }
 
 // The same blocks where y holds the product already: a piece goes over all of them while its columns are in the cache.
@@ -82,34 +132,41 @@ template <class X, class Value> void run_residuals(const Task& task, int64_t fir
     const Columns& piece = task.piece[p];
     for (int64_t block = first; block < last; block++) {
       float out[32 * kRowBlock];
-      int64_t count = rows_in(task, block);
-      for (int t = 0; t < piece.tokens; t++) {
-        const X* from = (const X*)task.y + task.batch->token[piece.first + t] * task.rows + block * kRowBlock;
-        for (int64_t r = 0; r < kRowBlock; r += kLanes)
-          store(out + t * kRowBlock + r, r < count ? load_part(from + r, count - r) : Float{});
-      }
+      load_block<X>(task, piece.first, piece.tokens, block, out);
       residual.add(piece, block, out, (const char*)out);
-      for (int t = 0; t < piece.tokens; t++)
-        store_rows(out + t * kRowBlock, count,
-                   (X*)task.y + task.batch->token[piece.first + t] * task.rows + block * kRowBlock);
+      store_block<X>(task, piece.first, piece.tokens, block, out);
     }
   }
 }
 
+template <class X> void run_low_rank_residuals(const Task& task, int64_t first, int64_t last) {
+  int32_t place[kLongestRun];
+  for (int32_t t = 0; t < kLongestRun; t++) place[t] = t;
+  task.wait_for_u(*task.team);
+  with_values(task.low_rank->value_type, [&](auto value) {
+    LowRankResidual<decltype(value)> residual{task};
+    for (int32_t i = 0; i < task.runs; i++) {
+      const Run& run = task.run[i];
+      for (int64_t block = first; block < last; block++) {
+        float out[kLongestRun * kRowBlock];
+        load_block<X>(task, run.first, run.tokens, block, out);
+        residual.add(run, block, out, place);
+        store_block<X>(task, run.first, run.tokens, block, out);
+      }
+    }
+  });
+}
+
 template <class X, class Step, class Value>
 void run_with(const Task& task, int64_t first, int64_t last, float* scratch) {
-  if (task.add_to_y)
-    run_residuals<X, Value>(task, first, last);
-  else
-    run_whole<X, Step, Value>(task, first, last, scratch);
+  if (!task.add_to_y) return run_whole<X, Step, Value>(task, first, last, scratch);
+  if (task.bank) run_residuals<X, Value>(task, first, last);
+  if (task.low_rank) run_low_rank_residuals<X>(task, first, last);
 }
 
 template <class X, class Step> void run_as(const Task& task, int64_t first, int64_t last, float* scratch) {
-  switch (task.bank ? task.bank->value_type : kFloat32) {
-    case kBfloat16: return run_with<X, Step, uint16_t>(task, first, last, scratch);
-    case kFloat32: return run_with<X, Step, float>(task, first, last, scratch);
-    default: return run_with<X, Step, int8_t>(task, first, last, scratch);
-  }
+  with_values(task.bank ? task.bank->value_type : kFloat32,
+              [&](auto value) { run_with<X, Step, decltype(value)>(task, first, last, scratch); });
 }
 
 int64_t packed_bytes(Task* task) {
@@ -134,6 +191,14 @@ int64_t scratch_floats(const Task& task) { return task.add_to_y ? 0 : task.token
 void prepare(const Task& task, int thread, int threads) {
   if (task.type == kFloat32) return prepare_as<float, Float32Step>(task, thread, threads);
   return prepare_as<uint16_t, Bfloat16Step>(task, thread, threads);
+}
+
+void shrink(const Task& task, int thread, int threads) {
+  with_values(task.low_rank->value_type, [&](auto value) {
+    LowRankResidual<decltype(value)> residual{task};
+    if (task.type == kFloat32) return residual.template shrink<float>(thread, threads);
+    return residual.template shrink<uint16_t>(thread, threads);
+  });
 }
 
 void run(const Task& task, int64_t first, int64_t last, float* scratch) {

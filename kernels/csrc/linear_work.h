@@ -15,8 +15,11 @@ class LinearWork {
       : kernels_(kernels), threads_(threads), element_(type == kFloat32 ? 4 : 2) {
     if (!batch) return;
     int32_t widest = kernels.widest(type);
+    pairs_ = batch->start[batch->groups];
     for (int32_t group = 0; group < batch->groups; group++) {
       int32_t first = batch->start[group], last = batch->start[group + 1];
+      for (int32_t begin = first; begin < last; begin += kLongestRun)
+        runs_.push_back({group, begin, last - begin < kLongestRun ? last - begin : kLongestRun});
       int32_t most = last - first < kFewest ? 1 : widest;
       for (; first < last; first += most) {
         int32_t tokens = last - first < most ? last - first : most;
@@ -31,17 +34,19 @@ class LinearWork {
     if (!layer.add_to_y) grow(packed_bytes_, kernels_.packed_bytes(&task));
     grow(own_bytes_, kernels_.scratch_floats(task) * int64_t(sizeof(float)));
     if (layer.bank && layer.columns > columns_) columns_ = layer.columns;
+    if (task.low_rank) grow(u_bytes_, pairs_ * layer.low_rank->directions * int64_t(sizeof(float)));
   }
 
   int64_t bytes() const {
-    int64_t sum = packed_bytes_ + threads_ * own_bytes_;
+    int64_t sum = packed_bytes_ + u_bytes_ + threads_ * own_bytes_;
     for (const Columns& piece : pieces_) sum += bytes_of(piece);
     return sum;
   }
 
   void place(char* memory) {
     packed_ = memory;
-    own_ = memory + packed_bytes_;
+    u_ = memory + packed_bytes_;
+    own_ = u_ + u_bytes_;
     char* at = own_ + threads_ * own_bytes_;
     for (Columns& piece : pieces_) {
       piece.data = at;
@@ -49,7 +54,8 @@ class LinearWork {
     }
   }
 
-  // y = product + residuals, or y += residuals where `add_to_y`; each thread returns when its share is done.
+  // y = product + residuals, or y += residuals where `add_to_y`; each thread returns when its share is done. The threads'
+  // shares of u are exchanged while they compute their first products: that takes no barrier.
   void run(const LinearArguments& layer, Team& team, const float* shift = nullptr, bool onto_y = false) const {
     Task task = task_of(layer);
     task.shift = shift;
@@ -60,10 +66,15 @@ class LinearWork {
       prepares = true;
     }
     for (int32_t p = 0; p < task.pieces; p++) prepares = prepares || task.piece[p].width;
-    if (prepares) {
-      kernels_.prepare(task, team.thread, team.threads);
-      team.wait();
+    if (prepares) kernels_.prepare(task, team.thread, team.threads);
+    if (task.low_rank) {
+      task.u = reinterpret_cast<float*>(u_);
+      task.team = &team;
+      task.wait_for_u = [](const Team& own) { own.wait_for_others(); };
+      kernels_.shrink(task, team.thread, team.threads);
+      team.hand_over();
     }
+    if (prepares) team.wait();
     float* scratch = reinterpret_cast<float*>(own_ + team.thread * own_bytes_);
     team.share((layer.rows + kRowBlock - 1) / kRowBlock,
                [&](int64_t first, int64_t last) { kernels_.run(task, first, last, scratch); });
@@ -95,13 +106,28 @@ class LinearWork {
       task.piece = pieces_.data();
       task.pieces = static_cast<int32_t>(pieces_.size());
     }
+    if (layer.low_rank && directions(*layer.low_rank, *layer.batch)) {
+      task.run = runs_.data();
+      task.runs = static_cast<int32_t>(runs_.size());
+    } else {
+      task.low_rank = nullptr;
+    }
     return task;
   }
 
+  // Of all of a batch's groups: experts may have no low-rank residual of this layer.
+  static int64_t directions(const LowRank& bank, const Batch& batch) {
+    int64_t sum = 0;
+    for (int32_t group = 0; group < batch.groups; group++)
+      for (int64_t s = 0; s < bank.segments; s++) sum += bank.ranks[batch.slot[group] * bank.segments + s];
+    return sum;
+  }
+
   const Kernels& kernels_;
-  int64_t threads_, element_, columns_ = 0, packed_bytes_ = 0, own_bytes_ = 0;
+  int64_t threads_, element_, columns_ = 0, packed_bytes_ = 0, own_bytes_ = 0, u_bytes_ = 0, pairs_ = 0;
   std::vector<Columns> pieces_;
-  char *packed_ = nullptr, *own_ = nullptr;
+  std::vector<Run> runs_;
+  char *packed_ = nullptr, *own_ = nullptr, *u_ = nullptr;
 };
 
 }  // namespace overtone

@@ -18,6 +18,7 @@ struct Meeting {
   alignas(kLine) std::atomic<int> arrived{0};
   alignas(kLine) std::atomic<int> round{0};
   alignas(kLine) std::atomic<int64_t> dealt{0};
+  alignas(kLine) std::atomic<int> handed{0};
 };
 
 class Team {
@@ -35,8 +36,18 @@ class Team {
       meeting_.round.store(round + 1, std::memory_order_release);
       return;
     }
-    for (int spins = 0; meeting_.round.load(std::memory_order_acquire) == round; spins++)
-      spins < kSpins ? pause() : void(sched_yield());
+    spin_while([&] { return meeting_.round.load(std::memory_order_acquire) == round; });
+  }
+
+  // Say that this thread's part of what all need later is done, without waiting for the others' parts.
+  void hand_over() {
+    meeting_.handed.fetch_add(1, std::memory_order_release);
+    handed_ += threads;
+  }
+
+  // Go on when all threads have called `hand_over` as often as this one.
+  void wait_for_others() const {
+    spin_while([&] { return meeting_.handed.load(std::memory_order_acquire) < handed_; });
   }
 
   // run(first, last) with this thread's equal share of the items.
@@ -61,7 +72,12 @@ class Team {
 #endif
   }
 
+  template <class Waits> static void spin_while(Waits waits) {
+    for (int spins = 0; waits(); spins++) spins < kSpins ? pause() : void(sched_yield());
+  }
+
   Meeting& meeting_;
+  int handed_ = 0;
 };
 
 }  // namespace overtone

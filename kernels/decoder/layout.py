@@ -35,9 +35,8 @@ class Layout:
         """Lay out layers and their caches."""
         held = list(_objects(layers, keys, values))
         windows = list(dict.fromkeys(layer.window for layer in layers))
-        compiled = _all_compile(held, keys[0]) and not any(isinstance(part, LowRankBank) for part in held)
-        addresses = _addresses(layers, keys, values, windows) if compiled else None
-        slots = [part.slots for part in held if isinstance(part, ExpertBank)]
+        addresses = _addresses(layers, keys, values, windows) if _all_compile(held, keys[0]) else None
+        slots = [part.slots for part in held if isinstance(part, ExpertBank | LowRankBank)]
         slots += [len(delta) for layer in layers for delta in _deltas(layer) if delta is not None]
         return cls(held, windows, addresses, min(slots, default=None))
 
@@ -54,8 +53,9 @@ def _addresses(
         for norm in _norms(layer):
             addresses.extend((0, 0) if norm is None else (norm.weight.data_ptr(), _address(norm.delta)))
         for linear in _linears(layer):
-            bank = 0 if linear.bank is None else linear.bank.view_address
-            addresses.extend((linear.weight.data_ptr(), _address(linear.bias), bank, _address(linear.bias_delta)))
+            addresses.extend((linear.weight.data_ptr(), _address(linear.bias)))
+            addresses.extend(0 if bank is None else bank.view_address for bank in (linear.bank, linear.low_rank))
+            addresses.append(_address(linear.bias_delta))
         addresses.extend((key.data_ptr(), value.data_ptr(), windows.index(layer.window)))
     return addresses
 
@@ -63,8 +63,12 @@ def _addresses(
 def _all_compile(held: Sequence[object], cache: Tensor) -> bool:
     tensors = [part for part in held if isinstance(part, Tensor)]
     banks = [part for part in held if isinstance(part, ExpertBank)]
+    low_rank = [part for part in held if isinstance(part, LowRankBank)]
     on_cpu = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors)
-    return on_cpu and all(compiles(cache, bank) for bank in (None, *banks))
+    known = all(compiles(cache, bank) for bank in (None, *banks)) and all(
+        compiles(cache, None, one) for one in low_rank
+    )
+    return on_cpu and known
 
 
 def _objects(layers: Sequence[Layer], keys: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[object]:

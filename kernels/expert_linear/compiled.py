@@ -10,15 +10,18 @@ from torch import Tensor
 from kernels.compiled import TYPES, Library
 from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch
+from kernels.expert_linear.low_rank import LowRankBank
 from kernels.expert_linear.product import linear
 
-ARGUMENTS = Struct("15q")
+ARGUMENTS = Struct("16q")
 """`LinearArguments` of csrc/kernels.h."""
 
 
-def compiles(x: Tensor, bank: ExpertBank | None) -> bool:
+def compiles(x: Tensor, bank: ExpertBank | None, low_rank: LowRankBank | None = None) -> bool:
     """Whether the kernels know these dtypes: bf16 or fp32 layers; bf16, fp32 or int8 experts of 16-bit columns."""
     if x.dtype not in {torch.bfloat16, torch.float32}:
+        return False
+    if low_rank is not None and low_rank.a.dtype not in TYPES:
         return False
     return bank is None or (bank.index.dtype == torch.uint16 and bank.value.dtype in TYPES)
 
@@ -30,6 +33,7 @@ def expert_linear_compiled(
     bias: Tensor | None,
     bank: ExpertBank | None,
     batch: ExpertBatch | None,
+    low_rank: LowRankBank | None = None,
 ) -> Tensor:
     """Product and residuals in one pass over the weights, rounded once.
 
@@ -41,11 +45,12 @@ def expert_linear_compiled(
         x: `[T, K]` bf16 or fp32.
         weight: `[N, K]`.
         bias: `[N]` or None.
-        bank: residuals, or None for the plain product.
-        batch: the plan of the T tokens; None with no bank.
+        bank: sparse residuals, or None.
+        batch: the plan of the T tokens; None for the plain product.
+        low_rank: low-rank residuals, or None.
     """
     y = x.new_empty(x.shape[0], weight.shape[0])
-    _call(kernels, x, weight, bias, bank, batch, y, add=False)
+    _call(kernels, x, weight, bias, bank, batch, low_rank, y, add=False)
     return y
 
 
@@ -54,15 +59,17 @@ def linear_then_residuals(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    bank: ExpertBank,
+    bank: ExpertBank | None,
     batch: ExpertBatch,
+    low_rank: LowRankBank | None = None,
 ) -> Tensor:
     """The product by torch, then the residuals added to it: for many tokens, where torch's product is faster.
 
-    Shapes and semantics are those of `expert_linear`; in bf16 the product and each added expert are rounded.
+    Shapes and semantics are those of `expert_linear`; in bf16 the product and each part of an expert that is added
+    are rounded.
     """
     y = linear(x, weight, bias)
-    _call(kernels, x, weight, None, bank, batch, y, add=True)
+    _call(kernels, x, weight, None, bank, batch, low_rank, y, add=True)
     return y
 
 
@@ -73,6 +80,7 @@ def _call(
     bias: Tensor | None,
     bank: ExpertBank | None,
     batch: ExpertBatch | None,
+    low_rank: LowRankBank | None,
     y: Tensor,
     add: bool,
 ) -> None:
@@ -99,4 +107,5 @@ def _call(
         y.data_ptr(),
         0 if bank is None else bank.view_address,
         0 if batch is None else batch.view_address,
+        0 if low_rank is None else low_rank.view_address,
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import addressof
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from kernels.compiled import TYPES, LowRankView
 from kernels.expert_linear.bank import ROW_BLOCK, VALUE_DTYPES
 
 Factors: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -124,6 +127,24 @@ class LowRankBank:
     def nbytes(self) -> int:
         """Bytes of all slots."""
         return self.a.nbytes + self.b.nbytes + self.scale.nbytes + self.ranks.nbytes
+
+    @cached_property
+    def table(self) -> Tensor:
+        """`[S, 4]` int64 on the bank's device: first row, row after the last, first direction and start in B."""
+        rows = [(one.first_row, one.first_row + one.rows, one.first_rank, one.start) for one in self.segments]
+        return torch.tensor(rows, dtype=torch.int64, device=self.a.device)
+
+    @cached_property
+    def view(self) -> LowRankView:
+        """The bank as the compiled kernels read it; for the dtypes they know."""
+        parts = (self.a, self.b, self.scale, self.ranks, self.table)
+        sizes = (len(self.segments), self.a.shape[1], self.b.shape[1])
+        return LowRankView(*(part.data_ptr() for part in parts), *sizes, TYPES[self.a.dtype])
+
+    @cached_property
+    def view_address(self) -> int:
+        """Where `view` lies."""
+        return addressof(self.view)
 
     def load(self, slot: int, parts: Sequence[Factors | None]) -> None:
         """Put one expert's factors into a slot, replacing what was there.

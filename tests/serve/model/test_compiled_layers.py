@@ -16,7 +16,7 @@ from serve.model import Decoder, ForwardBatch, KvCache, ModelConfig
 from serve.model.layers import RmsNorm
 from serve.model.rope import RopeConfig
 from tests.kernels.conftest import kernels_of
-from tests.kernels.experts import filled_bank
+from tests.kernels.experts import filled_bank, filled_low_rank
 
 BLOCK, SLOTS, VOCABULARY = 4, 4, 60
 PLAIN = ModelConfig(
@@ -127,6 +127,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
         dtype: torch.dtype = torch.float32,
         isa: str = "avx2",
         values: torch.dtype | None = torch.bfloat16,
+        factors: torch.dtype | None = None,
         **settings: Any,
     ) -> Case:
         kernels = kernels_of(isa)
@@ -135,6 +136,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
         config = replace(PLAIN, **{**CONFIGS[name], **settings})
         decoder = Decoder(config, config.max_positions, dtype, torch.device("cpu"))
         fill(decoder, values)
+        if factors is not None:
+            fill_low_rank(decoder, factors)
         return Case(decoder, monkeypatch)
 
     return made
@@ -157,6 +160,15 @@ def fill(decoder: Decoder, values: torch.dtype | None) -> None:
             layer.bank = filled_bank(SLOTS, rows, columns, 3, values, seed)
             if layer.bias is not None:
                 layer.bias_delta = 0.3 * torch.randn(SLOTS, rows, generator=generator)
+
+
+def fill_low_rank(decoder: Decoder, factors: torch.dtype) -> None:
+    """Low-rank residuals beside what the layers have, of two segments whose border is inside a block of rows."""
+    for seed, layer in enumerate(decoder.layers):
+        for linear in (layer.qkv, layer.output, layer.gate_up, layer.down):
+            rows, columns = linear.weight.shape
+            segments = [(rows // 3, 5), (rows - rows // 3, 9)]
+            linear.low_rank = filled_low_rank(SLOTS, segments, columns, factors, seed)
 
 
 def batch_of(decoder: Decoder, spans: list[tuple[int, int]], experts: ExpertBatch | None) -> ForwardBatch:
@@ -198,9 +210,22 @@ def test_banks_of_every_type(make: Make, values: torch.dtype | None, isa: str) -
             case.check([batch_of(case.decoder, [(0, 30), (0, 3), (0, 31)], experts(64))])
 
 
-def test_the_number_of_threads_changes_nothing(make: Make) -> None:
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("values", "factors"),
+    [(None, torch.bfloat16), (None, torch.float32), (None, torch.int8), (torch.int8, torch.bfloat16)],
+)
+def test_low_rank_residuals(make: Make, values: torch.dtype | None, factors: torch.dtype, isa: str) -> None:
+    case = make("sizes of no vector", torch.bfloat16, isa, values, factors)
+    for experts in EXPERTS.values():
+        case.check([batch_of(case.decoder, [(0, 30), (0, 3), (0, 31)], experts(64))])
+        case.check([batch_of(case.decoder, [(0, 1)], experts(1)), batch_of(case.decoder, [(1, 2)], experts(1))])
+
+
+@pytest.mark.parametrize("factors", [None, torch.bfloat16])
+def test_the_number_of_threads_changes_nothing(make: Make, factors: torch.dtype | None) -> None:
     """Three threads on any machine: also where there are fewer processors and a barrier must yield."""
-    case = make("norms of heads, two windows", torch.bfloat16)
+    case = make("norms of heads, two windows", torch.bfloat16, factors=factors)
     # A context of several parts at the end, so that threads join what others computed.
     batches = [batch_of(case.decoder, [(s, s + 60)], EXPERTS["mixed"](60)) for s in range(0, 540, 60)]
     batches += [batch_of(case.decoder, [(540, 541)], EXPERTS["mixed"](1))]
@@ -237,6 +262,7 @@ def test_what_is_not_compiled_takes_the_single_operations(make: Make) -> None:
     assert not case.takes(many)
     assert not make(values=torch.float16).takes(few)
     assert not make(head_dim=9).takes(few)
+    assert not make(factors=torch.float16).takes(few)
 
 
 def test_changed_weights_and_new_banks_are_seen(make: Make) -> None:
