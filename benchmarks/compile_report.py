@@ -28,8 +28,15 @@ from kernels.expert_linear.bank import ROW_BLOCK
 
 BANDWIDTH = {80: 2039e9, 90: 3350e9, 100: 8000e9}
 """Bytes a second of the memory of an A100 80 GB, an H100 and a B200 (SXM), by NVIDIA's data sheets."""
-POINTERS = {"index": "*u16", "group_slot": "*i32", "group_start": "*i32", "group_token": "*i32"}
-FLOATS = {"scale": "*fp32", "group_gate": "*fp32"}
+POINTERS = {
+    "index": "*u16",
+    "ranks": "*i32",
+    "table": "*i64",
+    "group_slot": "*i32",
+    "group_start": "*i32",
+    "group_token": "*i32",
+}
+FLOATS = {"scale": "*fp32", "u": "*fp32", "group_gate": "*fp32"}
 OPERANDS = ("x", "weight", "bias", "y")
 
 
@@ -69,16 +76,20 @@ def compile_kernel(layer: Layer, capability: int, bytes_vs_ideal: float) -> Comp
     config = expert_linear.decode_config(layer.rows) if decode else expert_linear.RESIDUAL_CONFIG
     constants: dict[str, Any] = {
         "HAS_BIAS": True,
+        "HAS_SPARSE": True,
         "HAS_SCALE": layer.values == "i8",
+        "HAS_LOW_RANK": False,
         "WIDEN": False,
         "ROWS": config.rows,
         "COLUMNS": config.columns,
         "ENTRIES": config.entries,
+        "RANKS": expert_linear.RANKS,
         "TOKENS": expert_linear.TOKEN_TILE,
         "ROW_BLOCK": ROW_BLOCK,
     }
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    types = {**POINTERS, **FLOATS, **dict.fromkeys(OPERANDS, f"*{layer.dtype}"), "value": f"*{layer.values}"}
+    types = {**POINTERS, **FLOATS, **dict.fromkeys(OPERANDS, f"*{layer.dtype}")}
+    types |= dict.fromkeys(("value", "b"), f"*{layer.values}")
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     # Pointers and strides are multiples of 16 in every model's layers: what triton would find at launch.
     aligned = {*types, "columns", "rows", "x_stride", "weight_stride"}

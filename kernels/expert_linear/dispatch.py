@@ -56,12 +56,12 @@ def expert_linear(
     else:
         _check_experts(x, weight, bank, batch)
         _check_experts(x, weight, low_rank, batch)
-    if x.is_cuda and low_rank is None and bank is not None and batch is not None and find_spec("triton") is not None:
+    if x.is_cuda and batch is not None and find_spec("triton") is not None:
         # Triton is optional, and takes a second to import.
         from kernels.expert_linear.triton import expert_linear_triton
 
         with torch.cuda.device(x.device):  # Triton launches on the current one, which is the first unless told
-            return expert_linear_triton(x, weight, bias, bank, batch)
+            return expert_linear_triton(x, weight, bias, bank, batch, low_rank)
     kernels = library() if x.device.type == "cpu" and compiles(x, bank, low_rank) else None
     if kernels is not None and x.shape[0] <= MOST_TOKENS[x.dtype]:
         return expert_linear_compiled(kernels, x, weight, bias, bank, batch, low_rank)

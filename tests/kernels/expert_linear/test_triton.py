@@ -5,7 +5,7 @@ import torch
 
 from kernels.expert_linear import ExpertBatch
 from kernels.expert_linear.reference import expert_linear_reference
-from tests.kernels.experts import filled_bank, random_layer, unfilled_plan
+from tests.kernels.experts import filled_bank, filled_low_rank, random_layer, unfilled_plan
 
 pytest.importorskip("triton")
 from kernels.expert_linear.triton import MOST_DECODE_TOKENS, expert_linear_triton
@@ -87,6 +87,7 @@ def test_one_launch_does_the_work_of_any_later_step(tokens: int) -> None:
     """A captured launch reads at each replay how many groups there are, however many there were at the first."""
     x, weight, bias = random_layer(32, 33, 65, torch.float32)
     bank = filled_bank(5, 33, 65, 9, torch.float32)
+    low_rank = filled_low_rank(5, [(20, 4), (13, 7)], 65, torch.float32)
     plan = unfilled_plan(32, 2)
     steps = [
         [[-1, -1]] * tokens,
@@ -99,8 +100,60 @@ def test_one_launch_does_the_work_of_any_later_step(tokens: int) -> None:
         gates = torch.rand(tokens, 2, generator=torch.Generator().manual_seed(tokens))
         own = ExpertBatch.from_slots(slots, gates)
         plan.fill(own)
-        found = expert_linear_triton(x, weight, bias, bank, plan)
-        want = expert_linear_reference(x[:tokens].double(), weight, bias, bank, own)
+        found = expert_linear_triton(x, weight, bias, bank, plan, low_rank)
+        want = expert_linear_reference(x[:tokens].double(), weight, bias, bank, own, low_rank)
         torch.testing.assert_close(found[:tokens].double(), want, rtol=0, atol=2e-5)
         without = expert_linear_reference(x[tokens:].double(), weight, bias, None, None)
         torch.testing.assert_close(found[tokens:].double(), without, rtol=0, atol=2e-5)
+
+
+# Segments that end inside a tile and inside a block of rows, and a rank of more than one tile.
+SEGMENTS = [(17, 3), (20, 20), (4, 0), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "factors", "with_bank"),
+    [
+        (3, torch.float32, torch.float16, False),
+        (19, torch.float32, torch.int8, True),
+        (3, torch.bfloat16, torch.bfloat16, False),
+        (3, torch.bfloat16, torch.int8, True),
+        (3, torch.float16, torch.bfloat16, False),
+        (MOST_DECODE_TOKENS + 1, torch.float32, torch.bfloat16, True),
+        (MOST_DECODE_TOKENS + 1, torch.float32, torch.int8, False),
+    ],
+)
+def test_low_rank_matches_the_reference(tokens: int, dtype: torch.dtype, factors: torch.dtype, with_bank: bool) -> None:
+    x, weight, bias = random_layer(tokens, 44, 130, dtype)
+    bank = filled_bank(3, 44, 130, 5, dtype) if with_bank else None
+    low_rank = filled_low_rank(3, SEGMENTS, 130, factors)
+    slots = torch.tensor(SLOTS["mixed"](tokens))
+    batch = ExpertBatch.from_slots(slots, torch.rand(slots.shape))
+    want = expert_linear_reference(x.double(), weight, bias, bank, batch, low_rank)
+    got = expert_linear_triton(x, weight, bias, bank, batch, low_rank)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def test_low_rank_adds_the_same_bits_in_any_company_and_reads_no_further_than_its_rank() -> None:
+    x, weight, _ = random_layer(20, 44, 130, torch.float32)
+    weight.zero_()
+    low_rank = filled_low_rank(3, SEGMENTS, 130, torch.float32)
+    parts = [
+        [
+            None if part is None else (part[0].clone(), part[1].clone(), part[2].clone())
+            for part in low_rank.factors(slot)
+        ]
+        for slot in range(3)
+    ]
+    low_rank.a.fill_(torch.nan)
+    low_rank.b.fill_(torch.nan)
+    for slot, given in enumerate(parts):
+        low_rank.load(slot, given)
+    slots = [token * 7 % 4 - 1 for token in range(20)]
+    together = expert_linear_triton(x, weight, None, None, ExpertBatch.from_slots(slots), low_rank)
+    assert bool(together.isfinite().all())
+    for token in range(0, 20, 5):
+        own = ExpertBatch.from_slots([slots[token]])
+        alone = expert_linear_triton(x[token : token + 1], weight, None, None, own, low_rank)
+        assert torch.equal(together[token], alone[0])

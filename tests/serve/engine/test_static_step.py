@@ -108,7 +108,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ExpertBatch]]:
     found: list[ExpertBatch] = []
 
     def launch(
-        x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, bank: ExpertBank, batch: ExpertBatch, _: Any
+        x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, bank: ExpertBank, batch: ExpertBatch, *_: Any
     ) -> None:
         parts = (batch.group_slot, batch.group_start, batch.group_token, batch.group_gate)
         operands = [x, weight, bias, y, bank.index, bank.value, bank.scale, *parts]
