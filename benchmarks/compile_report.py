@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 from benchmarks.triton_traffic import Layer, ideal_bytes, ratios
 from kernels.expert_linear import triton as expert_linear
 from kernels.expert_linear.bank import ROW_BLOCK
+from kernels.expert_linear.low_rank_triton import RANKS, TOKEN_TILE
 
 BANDWIDTH = {80: 2039e9, 90: 3350e9, 100: 8000e9}
 """Bytes a second of the memory of an A100 80 GB, an H100 and a B200 (SXM), by NVIDIA's data sheets."""
@@ -83,8 +84,8 @@ def compile_kernel(layer: Layer, capability: int, bytes_vs_ideal: float) -> Comp
         "ROWS": config.rows,
         "COLUMNS": config.columns,
         "ENTRIES": config.entries,
-        "RANKS": expert_linear.RANKS,
-        "TOKENS": expert_linear.TOKEN_TILE,
+        "RANKS": RANKS,
+        "TOKENS": TOKEN_TILE,
         "ROW_BLOCK": ROW_BLOCK,
     }
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}

@@ -3,7 +3,6 @@
 from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch, ExpertGroup
 from kernels.expert_linear.dispatch import expert_linear
-from kernels.expert_linear.lookup import add_low_rank_rows
 from kernels.expert_linear.low_rank import LowRankBank
 
-__all__ = ["ExpertBank", "ExpertBatch", "ExpertGroup", "LowRankBank", "add_low_rank_rows", "expert_linear"]
+__all__ = ["ExpertBank", "ExpertBatch", "ExpertGroup", "LowRankBank", "expert_linear"]
