@@ -30,7 +30,8 @@ def _key() -> str:
     """Digest of all that the bundle depends on: the recipe, the zoo's files, the merger's source."""
     digest = hashlib.sha256()
     sources = sorted(Path(merge.__file__).parent.rglob("*.py"))
-    zoo = sorted(path for path in models_dir().parent.rglob("*") if path.suffix in {".safetensors", ".json", ".jsonl"})
+    zoo = [path for path in sorted(models_dir().rglob("*")) if path.suffix in {".safetensors", ".json"}]
+    zoo.append(models_dir().parent / "prompts.jsonl")
     for path in (RECIPE, *zoo, *sources):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())

@@ -1,0 +1,43 @@
+"""Labelled prompts of the real zoo, one JSON object a line: `python -m benchmarks.zoo.real.prompts`."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+from benchmarks.zoo.command import Parser, positive
+from benchmarks.zoo.real.tasks import TASKS
+from benchmarks.zoo.task import Phrasings, Split
+
+
+def prompt_lines(split: Split, per_task: int, seed: int = 0, phrasings: Phrasings = "train") -> Iterator[str]:
+    """Lines `{"task", "prompt", "answer"}`, task after task.
+
+    Args:
+        split: whose contents.
+        per_task: how many prompts a task, or all where it has fewer.
+        seed: the same arguments give the same lines.
+        phrasings: which wordings.
+    """
+    for task in TASKS:
+        for example in task.examples(split, per_task, seed, phrasings):
+            line = {"task": task.name, "prompt": example.prompt, "answer": example.answer}
+            yield json.dumps(line, ensure_ascii=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = Parser(prog="python -m benchmarks.zoo.real.prompts", description="Print labelled prompts of the real zoo.")
+    parser.add_argument("--split", choices=get_args(Split), default="train", help="whose contents (default train)")
+    parser.add_argument(
+        "--phrasings", choices=get_args(Phrasings), default="train", help="which wordings (default train)"
+    )
+    parser.add_argument("--per-task", type=positive, default=64, help="prompts a task (default 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
+    options = parser.parse_args(arguments)
+    for line in prompt_lines(options.split, options.per_task, options.seed, options.phrasings):
+        sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    main()
