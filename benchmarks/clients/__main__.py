@@ -1,35 +1,78 @@
 """`python -m benchmarks.clients`: exits with 1 where one of them finds a fault."""
 
+import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from benchmarks.clients.rows import Row, run_client
 from benchmarks.clients.schemathesis import attack_document
+from benchmarks.clients.sdks import CLIENTS
+from benchmarks.clients.shapes import SHAPES, run_shape
 from benchmarks.clients.vllm_bench import bench_serve
-from benchmarks.server import at_least, bundle_of, command_line, show
+from benchmarks.server import at_least, bundle_of, command_line, server_process, show
+
+_TEMPLATE = Path(__file__).with_name("tools.jinja")
+_OWN_SERVERS = ("vllm", "schemathesis")
+_SHAPES = "shapes"
+_NAMES = (*CLIENTS, _SHAPES, *_OWN_SERVERS)
 
 
 def main() -> int:
     """Run the command line."""
     parser = command_line("benchmarks.clients", "Let others' clients ask us.")
+    parser.add_argument("--only", action="append", choices=_NAMES, help="one of them; may be given several times")
+    parser.add_argument("--url", help="a running server, as in http://127.0.0.1:8000, instead of one of our own")
+    parser.add_argument("--model", default="backbone", help="the model that is asked (default backbone)")
     parser.add_argument("--requests", type=at_least(1), default=64, help="of vllm bench serve (default 64)")
     parser.add_argument("--examples", type=at_least(1), default=50, help="of schemathesis, an operation (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of schemathesis (default 0)")
-    parser.add_argument("--only", choices=("vllm", "schemathesis"), help="one of them instead of both")
     arguments = parser.parse_args()
-    bundle = bundle_of(arguments)
+    wanted = tuple(arguments.only or _NAMES)
     report: dict[str, Any] = {}
-    if arguments.only != "schemathesis":
-        report["vllm_bench_serve"] = bench_serve(bundle, arguments.requests, _say)
-    if arguments.only != "vllm":
-        report["schemathesis"] = attack_document(bundle, arguments.examples, arguments.seed, _say)
+    if rows := _rows(arguments, wanted):
+        report["clients"] = [row.document() for row in rows]
+    if arguments.url is None:  # both start servers that are set up for them
+        if "vllm" in wanted:
+            report["vllm_bench_serve"] = bench_serve(bundle_of(arguments), arguments.requests, _say)
+        if "schemathesis" in wanted:
+            report["schemathesis"] = attack_document(bundle_of(arguments), arguments.examples, arguments.seed, _say)
     report["clean"] = clean(report)
-    text = "\n".join(f"{name}: {value}" for name, value in report.items())
+    text = "\n".join([*map(str, rows), *(f"{name}: {value}" for name, value in report.items() if name != "clients")])
     return show(arguments, report, text, report["clean"])
 
 
 def clean(report: dict[str, Any]) -> bool:
-    """Whether every request of vLLM's was answered, and schemathesis found nothing."""
-    return not report.get("vllm_bench_serve", {}).get("failed") and not report.get("schemathesis", {}).get("failures")
+    """Whether no call failed, every request of vLLM's was answered, and schemathesis found nothing."""
+    failed = any(row["failures"] for row in report.get("clients", ()))
+    vllm, schemathesis = report.get("vllm_bench_serve", {}), report.get("schemathesis", {})
+    return not (failed or vllm.get("failed") or schemathesis.get("failures"))
+
+
+def _rows(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> list[Row]:
+    clients = [name for name in CLIENTS if name in wanted]
+    if not clients and _SHAPES not in wanted:
+        return []
+    with _server(arguments) as url:
+        rows = [run_client(name, CLIENTS[name], url, arguments.model, _say) for name in clients]
+        if _SHAPES in wanted:
+            rows += [run_shape(name, url, arguments.model) for name in SHAPES]
+    return rows
+
+
+@contextlib.contextmanager
+def _server(arguments: argparse.Namespace) -> Iterator[str]:
+    """The URL of the server to ask. The embedded models get a chat template that takes tools."""
+    if arguments.url is not None:
+        yield str(arguments.url).rstrip("/")
+        return
+    options = ["--log-level", "warning"]
+    if arguments.bundle is None:
+        options += ["--chat-template", str(_TEMPLATE)]
+    with server_process(bundle_of(arguments), options) as server:
+        yield server.url
 
 
 def _say(line: str) -> None:

@@ -2,5 +2,5 @@
 
 `app` puts the routes together, `server` runs them, `service` is what the routes talk to; a completion's way is
 `schemas` (what the body may say) → `prepare` (names, tokens, routing) → `admission` → `choice` (text of one choice) →
-`reply` (OpenAI's objects).
+`reply` (the objects of OpenAI's and Anthropic's APIs). `messages` reads tool calls and reasoning out of a reply's text.
 """

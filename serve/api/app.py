@@ -13,16 +13,18 @@ from serve.api.disconnect import CLIENT_CLOSED_REQUEST
 from serve.api.errors import ApiError, did_you_mean
 from serve.api.keys import KeyRing
 from serve.api.openapi import OPERATIONS
+from serve.api.prompt_work import PromptWork
 from serve.api.request_limits import RequestLimitsMiddleware
 from serve.api.routes import (
     chat,
+    classify,
     completions,
     decisions,
     document,
+    embeddings,
     experts,
     messages,
     models,
-    pooling,
     probes,
     responses,
     tokens,
@@ -77,15 +79,17 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
 def routers(service: Service, settings: ApiSettings) -> tuple[APIRouter, ...]:
     """The API's routes."""
     bodies = BodyParser(settings.max_body_bytes)
+    work = PromptWork(service, settings, bodies)
     return (
         chat.router(service, settings, bodies),
+        classify.router(work),
         completions.router(service, settings, bodies),
         decisions.router(service, settings, bodies),
         document.router(settings.version),
+        embeddings.router(work),
         experts.router(service, settings, bodies),
         messages.router(service, settings, bodies),
         models.router(service),
-        pooling.router(service, settings, bodies),
         probes.router(service, settings.version),
         responses.router(service, settings, bodies),
         tokens.router(service, bodies),

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.clients import schemathesis, vllm_bench
+from benchmarks.clients import rows, schemathesis, vllm_bench
 from benchmarks.clients.__main__ import clean
+from benchmarks.clients.sdks import CLIENTS
+from benchmarks.clients.shapes import SHAPES, run_shape
 from benchmarks.peers.environment import PeerError
+from tests.serve.api.fakes import FakeEngine, fake_service, live
 
 JUNIT = """<testsuites><testsuite>
 <testcase name="POST /tokenize"/>
@@ -37,6 +40,8 @@ def test_the_figures_of_vllms_client():
         ({"vllm_bench_serve": {"failed": 0}, "schemathesis": {"failures": []}}, True),
         ({"vllm_bench_serve": {"failed": 1}}, False),
         ({"schemathesis": {"failures": ["POST /tokenize: 500"]}}, False),
+        ({"clients": [{"failures": []}, {"failures": [], "skipped": "no network"}]}, True),
+        ({"clients": [{"failures": ["chat: 400"]}]}, False),
     ],
 )
 def test_what_is_clean(report, good: bool):
@@ -52,3 +57,26 @@ def test_where_they_cannot_be_installed_they_are_skipped(tmp_path: Path, monkeyp
     why = {"skipped": "pip install failed: no network"}
     assert vllm_bench.bench_serve(tmp_path, 4, print) == why
     assert schemathesis.attack_document(tmp_path, 4, 0, print) == why
+    monkeypatch.setattr(rows, "prepare", refuse)
+    row = rows.run_client("openai", CLIENTS["openai"], "http://x", "auto", print)
+    assert (row.skipped, row.calls, row.failures) == (why["skipped"], 0, ())
+
+
+def test_a_row_is_read_from_what_a_script_prints():
+    calls = [{"call": "chat", "error": None}, {"call": "tools", "error": "BadRequestError: no"}]
+    row = rows.read_row("openai", "1.2.3", f"a warning\n{json.dumps(calls)}\n")
+    assert row == rows.Row("openai", "1.2.3", 2, ("tools: BadRequestError: no",))
+    assert str(row) == "openai 1.2.3: 2 calls, 1 failures\n  tools: BadRequestError: no"
+
+
+def test_every_client_has_a_script_and_a_version():
+    folder = Path(rows.__file__).with_name("scripts")
+    assert {client.script for client in CLIENTS.values()} | {"calls.py"} == {path.name for path in folder.glob("*.py")}
+    assert all(client.version for client in CLIENTS.values())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_recorded_bodies_are_answered(name: str):
+    with live(fake_service(FakeEngine())) as url:
+        row = run_shape(name, url, "sql")
+    assert (row.calls, row.failures) == (1, ())

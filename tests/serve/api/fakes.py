@@ -84,6 +84,7 @@ class FakeEngine:
     def reset(self) -> None:
         self.model = says("hello")
         self.delay = 0.0
+        self.wait = 0.0  # of requests that generate nothing
         self.refusal: EngineError | None = None
         self.refuse_after = 0
         self.dead: str | None = None
@@ -125,6 +126,7 @@ class FakeEngine:
         pooled = None if request.pooling is None else self.pooled(request)
         tokens = self.model(request)[: params.max_tokens] if params.max_tokens else []
         if not tokens:
+            await asyncio.sleep(self.wait)
             self.running.discard(name)
             yield Output(name, finish_reason="length", prompt_logprobs=scored, pooled=pooled)
             return

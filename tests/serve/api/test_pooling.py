@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from tests.serve.api.fakes import FakeEngine, byte_text
+from serve.config import ApiSettings
+from tests.serve.api.fakes import FakeEngine, byte_text, fake_service, live
 from tests.serve.api.test_chat import HI, refused
 
 
@@ -121,6 +122,19 @@ def test_labels_of_a_chat(http: httpx.Client, engine: FakeEngine):
 def test_what_is_refused(http: httpx.Client, engine: FakeEngine, path: str, fields, param: str):
     refused(post(http, path, **fields), param)
     assert engine.requests == []
+
+
+def test_time_is_limited_and_prompts_are_logged(caplog: pytest.LogCaptureFixture):
+    engine = FakeEngine()
+    settings = ApiSettings(request_timeout=0.1, log_prompts=True)
+    with live(fake_service(engine), settings) as url, httpx.Client(base_url=url) as http:
+        with caplog.at_level("INFO", logger="overtone.access"):
+            assert post(http, "embeddings", input="abc").status_code == 200
+        assert "expert=sql" in caplog.text
+        assert "prompts=['abc']" in caplog.text
+        engine.wait = 5.0
+        assert post(http, "classify", input="abc", labels=["a", "b"]).status_code == 504
+    assert engine.running == set()
 
 
 def test_failures_of_the_engine(http: httpx.Client, engine: FakeEngine):
