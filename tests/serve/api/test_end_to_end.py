@@ -248,3 +248,27 @@ def test_a_decision(served):
         decision = http.post("/v1/route", json={"prompt": POEM}).json()["data"][0]
     assert decision["expert"] == "poetry"
     assert decision["confidence"] == decision["scores"]["poetry"] > 0.5
+
+
+@pytest.mark.parametrize("model", ["backbone", "sql"])
+def test_embeddings_are_the_mean_of_the_hidden_states(client: OpenAI, speaker: TinyBundle, model: str):
+    experts = ((model, 1.0),) if model != "backbone" else ()
+    reply = client.embeddings.create(model=model, input=[SQL, POEM])
+    with torch.inference_mode():
+        for text, item in zip((SQL, POEM), reply.data, strict=True):
+            state = speaker.dense(*experts).model(torch.tensor([list(text.encode())])).last_hidden_state[0].mean(0)
+            torch.testing.assert_close(torch.tensor(item.embedding), state / state.norm(), atol=1e-4, rtol=1e-3)
+
+
+def test_labels_have_the_probabilities_of_transformers(served, speaker: TinyBundle):
+    labels = [" yes", " no", " it depends"]
+    body = {"model": "sql", "input": SQL, "labels": labels}
+    item = httpx.post(f"{served[1]}/v1/classify", json=body).json()["data"][0]
+    model, prompt, found = speaker.dense(("sql", 1.0)), list(SQL.encode()), []
+    with torch.inference_mode():
+        for label in labels:
+            tokens = [*prompt, *label.encode()]
+            rows = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+            found.append(sum(float(rows[at - 1, tokens[at]]) for at in range(len(prompt), len(tokens))))
+    assert item["logprobs"] == pytest.approx(found, abs=1e-3)
+    assert item["probs"] == pytest.approx(torch.tensor(found).softmax(0).tolist(), abs=1e-3)
