@@ -1,12 +1,8 @@
 """Merging the backbone in a stream: a few tensors in memory at a time, whatever the number of models."""
 
 import json
-import os
 import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +11,7 @@ from torch import Tensor
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointError, CheckpointWriter, TensorSpec, copy_settings
 from merge.methods import BoundMethod, TaskVectors
 from merge.methods.vectors import blocks
+from merge.parallel import in_order
 from merge.ray_pool import RayPool
 from merge.task_vectors import task_vectors
 
@@ -73,7 +70,7 @@ def write_backbone(
 
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
-        for name, tensor in _in_order(writer.order, compute, threads, pool):
+        for name, tensor in in_order(writer.order, compute, threads, pool):
             try:
                 writer.write(name, tensor)
             except CheckpointError:
@@ -84,40 +81,6 @@ def write_backbone(
     copy_settings(base.path, directory)
     if out_dtype is not None:
         _declare(directory / "config.json", out_dtype)
-
-
-def _in_order(
-    names: Sequence[str], compute: Callable[[str], Tensor], threads: int | None, ray_pool: RayPool | None
-) -> Iterator[tuple[str, Tensor]]:
-    """Compute tensors several at a time; they come in the given order, and only as many wait or run."""
-    width = threads or (os.cpu_count() or 1 if ray_pool is None else ray_pool.width)
-    with _single_threaded_torch(), nullcontext(ray_pool) if ray_pool else ThreadPoolExecutor(width) as pool:
-        running: deque[tuple[str, Future[Tensor]]] = deque()
-        try:
-            for name in names:
-                if len(running) == width:
-                    done, future = running.popleft()
-                    yield done, future.result()
-                    del future  # its tensor is written: let it go before the next one is made
-                running.append((name, pool.submit(compute, name)))
-            while running:
-                done, future = running.popleft()
-                yield done, future.result()
-                del future
-        finally:
-            for _, future in running:
-                future.cancel()
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    """Keep torch from splitting sums and products over threads, whose number would show in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Scratch(threading.local):

@@ -14,7 +14,7 @@ tags:
 # {name}
 
 {count} fine-tunes of `{base}` served as one model: a backbone merged by `{method}`, and for each fine-tune an expert, a
-sparse residual that is added to the backbone's weights while its requests run.
+small residual that is added to the backbone's weights while its requests run.
 
 {table}
 

@@ -204,9 +204,9 @@ def _cut_experts(
 
 
 def _restored(data: Mapping[str, Any]) -> ExpertReport:
-    """A report as it was before JSON made its tuple a list."""
-    divergence = data["divergence"]
-    return ExpertReport(**{**data, "divergence": None if divergence is None else tuple(divergence)})
+    """A report as it was before JSON made its tuples lists."""
+    tuples = {key: None if data[key] is None else tuple(data[key]) for key in ("divergence", "ranks")}
+    return ExpertReport(**{**data, **tuples})
 
 
 def _prompts(inputs: Inputs) -> dict[str, Prompts]:
@@ -218,7 +218,7 @@ def _prompts(inputs: Inputs) -> dict[str, Prompts]:
 
 
 def _summary(report: ExpertReport) -> str:
-    text = f"{report.density:.2%} of the entries, {report.share:.2%} of the backbone's bytes"
+    text = f"{report.parts}, {report.share:.2%} of the backbone's bytes"
     if report.factor is not None:
         text += f", μ {report.factor:.3g}"
     if report.divergence is None:
@@ -230,7 +230,7 @@ def _summary(report: ExpertReport) -> str:
 def _row(report: ExpertReport) -> dict[str, str]:
     row = {
         "expert": report.name,
-        "entries kept": f"{report.density:.2%}",
+        "holds": report.parts,
         "bytes": f"{report.bytes:,}",
         "of the backbone's bytes": f"{report.share:.2%}",
     }

@@ -11,10 +11,12 @@ import torch
 from merge.bundle import BundleError, BundleWriter, available_host_bytes
 from merge.check.finding import Finding, errors, unreadable, warnings
 from merge.check.inputs import Inputs
+from merge.checkpoint import Checkpoint
 from merge.experts import job_bytes
+from merge.lora import AdaptedCheckpoint
 
 ENTRY_BYTES = 6
-"""Most bytes of an expert's entry: a 32-bit column and a 16-bit value."""
+"""Most bytes of an expert's entry, where a density says how many there are: a 32-bit column and a 16-bit value."""
 
 SLACK = 64 << 20
 """Bytes for headers, tokenizer, router and rounding."""
@@ -70,14 +72,19 @@ def bundle_bytes(inputs: Inputs) -> int:
         prod(info.shape) * (getattr(torch, out) if out and name in merged else info.dtype).itemsize
         for name, info in base.tensors.items()
     ) + sum(info.nbytes for info in base.buffers.values())
-    density = inputs.experts.density
-    expert = sum(
-        info.shape[0] * max(1, round(density * info.shape[1])) * ENTRY_BYTES
-        if len(info.shape) == 2
-        else 4 * prod(info.shape) * (len(info.shape) == 1)
-        for info in merged.values()
-    )
-    return backbone + expert * len(inputs.fine_tunes)
+    return backbone + sum(_expert_bytes(inputs, item, backbone) for item in inputs.fine_tunes.values())
+
+
+def _expert_bytes(inputs: Inputs, fine_tune: Checkpoint, backbone: int) -> int:
+    merged, config = inputs.merged().tensors, inputs.experts
+    norms = sum(4 * prod(info.shape) for info in merged.values() if len(info.shape) == 1)
+    if config.form == "lora" and isinstance(fine_tune, AdaptedCheckpoint):
+        return norms + sum(info.nbytes for info in fine_tune.adapter.tensors.values())
+    if config.budget is not None:
+        return norms + int(config.budget * backbone)
+    matrices = (info.shape for info in merged.values() if len(info.shape) == 2)
+    density = config.density or 0.0
+    return norms + sum(rows * max(1, round(density * columns)) * ENTRY_BYTES for rows, columns in matrices)
 
 
 def _existing(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from merge.check.tensors import compare_adapted, compare_tensors
 from merge.check.tokenizers import compare_tokenizers
 from merge.check.weights import Lineage, check_weights, sample_weights
 from merge.checkpoint import Checkpoint, CheckpointError
-from merge.experts import CalibrationError, check_runs, foreseen
+from merge.experts import CalibrationError, check_runs, foreseen, why_no_lora
 from merge.lora import AdaptedCheckpoint
 from merge.progress import Progress
 from merge.recipe import Recipe, RecipeError, load_recipe
@@ -105,7 +105,7 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
     if not fitting or len(fine_tunes) < len(recipe.models):
         return None, findings
     inputs = Inputs(recipe, recipe.experts.resolved(recipe.calibration is not None), base, fine_tunes, examples)
-    findings += _runnable(inputs)
+    findings += [*_runnable(inputs), *_loras(inputs)]
     findings += check_memory(inputs)
     findings += warnings("recipe", foreseen(inputs.experts))
     if out is not None:
@@ -132,6 +132,19 @@ def _runnable(inputs: Inputs) -> list[Finding]:
     except CalibrationError as error:
         return [*misfits, *errors("calibration", [str(error)])]
     return [*misfits, *warnings("calibration", told)]
+
+
+def _loras(inputs: Inputs) -> list[Finding]:
+    """Where experts shall be the fine-tunes' own LoRAs, are they?"""
+    if inputs.experts.form != "lora":
+        return []
+    reasons = {task: why_no_lora(inputs.base, fine_tune) for task, fine_tune in inputs.fine_tunes.items()}
+    return [
+        finding
+        for task, reason in reasons.items()
+        if reason is not None
+        for finding in errors(f"models.{task}", [f"{reason}: experts.form: lora is for plain LoRAs on the base"])
+    ]
 
 
 def _misfits(base: Checkpoint, fine_tune: Checkpoint) -> list[str]:

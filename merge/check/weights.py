@@ -149,7 +149,7 @@ def _without_expert(inputs: Inputs) -> set[str]:
     return {
         name
         for name, info in inputs.merged().tensors.items()
-        if len(info.shape) == 2 and not is_selected(name, config.include, config.exclude)
+        if len(info.shape) == 2 and not is_selected(name, config.include, config.exclude or ())
     }
 
 

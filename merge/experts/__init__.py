@@ -1,19 +1,24 @@
-"""Cutting experts: from a fine-tune and the stored backbone to a sparse residual.
+"""Cutting experts: from a fine-tune and the stored backbone to a small residual.
 
-`magnitude` is the paper's data-free expert; `activation` chooses entries by what the layers compute on prompts of the
-task (`examples`, `encoding`, `calibration`, `inputs`, `fit`); `distill` trains the kept values and `storage` rounds
-them; `extract` puts one task's expert together and `jobs` does that for many; `concerns` says what looks wrong with
-one; `running` loads and runs the checkpoints.
+`extract` puts one task's expert together and `jobs` does that for many. Its parts are low-rank (`low_rank`, in the
+metric of `grams`), sparse (`sparse`: `magnitude` is the paper's data-free expert, `activation` chooses entries by what
+the layers compute on prompts of the task, with `inputs` and `fit`), or a LoRA's own factors (`lora`); `factored` shares
+a `budget` of bytes between weights and kinds. `examples`, `encoding` and `calibration` make the prompts; `distill`
+trains the numbers and `storage` rounds them; `concerns` says what looks wrong with an expert; `running` loads and runs
+the checkpoints.
 """
 
 from merge.experts.concerns import concerns, foreseen
 from merge.experts.config import CalibrationConfig, ExpertConfig
 from merge.experts.encoding import PromptEncoder, encode_prompts, prompt_encoder
 from merge.experts.examples import CalibrationError, Example, read_examples, read_prompts, texts
-from merge.experts.extract import Calibration, Cut, Sources, cut_expert, expert_factors, task_magnitudes
+from merge.experts.extract import cut_expert
 from merge.experts.jobs import ExpertReport, Job, JobError, Prompts, job_bytes, run_jobs, usual_workers
+from merge.experts.lora import why_no_lora
 from merge.experts.magnitude import code_factor
 from merge.experts.running import build_model, check_runs, end_tokens, load_tokenizer
+from merge.experts.sources import Calibration, Cut, Sources
+from merge.experts.sparse import expert_factors, task_magnitudes
 
 __all__ = [
     "Calibration",
@@ -46,4 +51,5 @@ __all__ = [
     "task_magnitudes",
     "texts",
     "usual_workers",
+    "why_no_lora",
 ]

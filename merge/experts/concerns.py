@@ -1,6 +1,6 @@
 """What in an expert's figures suggests that it answers worse than it should."""
 
-from merge.experts.config import USUAL_MOST, ExpertConfig
+from merge.experts.config import USUAL_DENSITY, USUAL_MOST, ExpertConfig
 from merge.experts.jobs import ExpertReport
 from merge.experts.magnitude import usual_code_factor
 
@@ -33,7 +33,7 @@ def foreseen(config: ExpertConfig) -> list[str]:
     rescale = config.rescale
     if isinstance(rescale, float) and rescale > USUAL_MOST:
         return [f"experts.rescale is {rescale:g}: {ABOVE}"]
-    if rescale in {"code", "paper"} and (usual := usual_code_factor(config.density)) > USUAL_MOST:
+    if rescale in {"code", "paper"} and (usual := usual_code_factor(config.density or USUAL_DENSITY)) > USUAL_MOST:
         more = "" if rescale == "code" else ", times about the number of models"
         return [f"experts.rescale: {rescale} gives a μ of about {usual:.2g}{more} at this density: {ABOVE}"]
     return []

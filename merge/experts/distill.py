@@ -1,4 +1,4 @@
-"""Distillation of an expert's values: supports fixed, only the kept numbers learn.
+"""Distillation of an expert's numbers: the kept values of a sparse part, the factors of a low-rank one.
 
 Trained so that backbone + expert gives the fine-tune's hidden states on the prompts, and its next-token distribution
 along its own continuations.
@@ -6,16 +6,15 @@ along its own continuations.
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
+from merge.experts.placed import NONE, Product, Values, placed
 from merge.experts.storage import Storage, as_stored
 
 HIDDEN_WEIGHT = 100.0
@@ -33,28 +32,17 @@ class Settings:
 
     Attributes:
         steps: optimiser steps, one batch each.
-        rate: Adam's learning rate at the start; it decays linearly to 0.
+        rate: Adam's learning rate of values at the start; it decays linearly to 0.
+        factor_rate: that of factors.
         seed: of the batches' order.
         storage: of the values, which are rounded to it at the end.
     """
 
     steps: int
     rate: float = 1e-2
+    factor_rate: float = 3e-4
     seed: int = 0
     storage: Storage = "bf16"
-
-
-@dataclass
-class Values:
-    """The trainable part of one parameter.
-
-    Attributes:
-        index: [N, k] int64 columns of a 2-D weight, or None for a parameter that is trained whole.
-        value: [N, k] float32 (or the parameter's shape), what is added to the backbone there.
-    """
-
-    index: Tensor | None
-    value: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,8 +94,9 @@ def distill(
     batches: Sequence[Batch],
     teacher: Sequence[Target],
     settings: Settings,
+    products: Mapping[str, Product] = NONE,
 ) -> None:
-    """Train an expert's values in place.
+    """Train an expert's numbers in place.
 
     Semantics: minimise KL(p_fine-tune ‖ p_backbone+expert) + w |h − h_fine-tune|² / |h_fine-tune|² by Adam; the first
     term is the mean over a batch's predicting positions, the second over all its real ones, h what the output head
@@ -124,11 +113,18 @@ def distill(
         batches: the task's prompts with the fine-tune's continuations.
         teacher: the fine-tune's `targets` on the same batches.
         settings: steps and so on.
+        products: by parameter name; their factors are updated, and not rounded.
     """
-    with placed(model, values) as items:
+    with placed(model, values, products) as items:
         for item in items:
             item.train()
-        optimizer = torch.optim.Adam([item.value for item in items], lr=settings.rate, betas=(0.9, 0.99), foreach=True)
+        factors = [factor.requires_grad_(True) for product in products.values() for factor in (product.b, product.a)]
+        groups = [([item.value for item in items], settings.rate), (factors, settings.factor_rate)]
+        optimizer = torch.optim.Adam(
+            [{"params": params, "lr": rate, "initial": rate} for params, rate in groups if params],
+            betas=(0.9, 0.99),
+            foreach=True,
+        )
         for step, i in enumerate(_order(len(batches), settings)):
             hidden, logits = forward(model, batches[i])
             wanted = teacher[i]
@@ -137,87 +133,37 @@ def distill(
             loss += HIDDEN_WEIGHT * functional.mse_loss(hidden, wanted.hidden) / wanted.hidden.square().mean()
             loss.backward()  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:
-                group["lr"] = settings.rate * (1 - step / settings.steps)
+                group["lr"] = group["initial"] * (1 - step / settings.steps)
             optimizer.step()
+            optimizer.zero_grad()
             for item in items:
                 item.write()
+    for factor in factors:
+        factor.requires_grad_(False)
     for name, item in zip(values, items, strict=True):
         values[name].value = item.value if item.index is None else as_stored(item.value, settings.storage)
 
 
 @torch.inference_mode()
 def divergence(
-    model: PreTrainedModel, values: Mapping[str, Values], batches: Sequence[Batch], teacher: Sequence[Target]
+    model: PreTrainedModel,
+    values: Mapping[str, Values],
+    batches: Sequence[Batch],
+    teacher: Sequence[Target],
+    products: Mapping[str, Product] = NONE,
 ) -> float:
     """Mean KL(p_fine-tune ‖ p_backbone+expert) in nats a predicted token, with the values as they stand.
 
     The model holds the backbone's weights; they are the same afterwards.
     """
     total, count = 0.0, 0
-    with placed(model, values):
+    with placed(model, values, products):
         for batch, expected in zip(batches, teacher, strict=True):
             log_probs = functional.log_softmax(forward(model, batch)[1], -1)
             wanted = expected.log_probs.float()
             total += float(functional.kl_div(log_probs, wanted, reduction="sum", log_target=True))
             count += wanted.shape[0]
     return total / max(count, 1)
-
-
-class Placed:
-    """Values added to one parameter of a model, until they are taken out again."""
-
-    def __init__(self, parameter: nn.Parameter, values: Values) -> None:
-        self._parameter = parameter
-        self.index = values.index
-        self._backbone = self._gather(parameter.detach()).clone()
-        self.value = values.value.clone()
-        self._hook: RemovableHandle | None = None
-        self.write()
-
-    def train(self) -> None:
-        """From now on a backward pass leaves the gradient of `value`, and no dense one."""
-        self._parameter.requires_grad_(True)
-        self._hook = self._parameter.register_post_accumulate_grad_hook(self._take_gradient)  # type: ignore[no-untyped-call]
-
-    def write(self) -> None:
-        """Bring the parameter up to date with `value`."""
-        self._set(self._backbone + self.value)
-
-    def restore(self) -> None:
-        """Leave the parameter as it was found."""
-        if self._hook is not None:
-            self._hook.remove()
-        self._parameter.requires_grad_(False)
-        self._parameter.grad = None
-        self._set(self._backbone)
-
-    def _gather(self, dense: Tensor) -> Tensor:
-        return dense if self.index is None else dense.gather(1, self.index)
-
-    def _take_gradient(self, parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            self.value.grad = self._gather(parameter.grad)
-            parameter.grad = None
-
-    @torch.no_grad()
-    def _set(self, numbers: Tensor) -> None:
-        if self.index is None:
-            self._parameter.copy_(numbers)
-        else:
-            self._parameter.scatter_(1, self.index, numbers)
-
-
-@contextmanager
-def placed(model: PreTrainedModel, values: Mapping[str, Values]) -> Iterator[list[Placed]]:
-    """Have values added to a model's parameters for the length of a block."""
-    parameters = dict(model.named_parameters())
-    items: list[Placed] = []
-    try:
-        items.extend(Placed(parameters[name], item) for name, item in values.items())
-        yield items
-    finally:
-        for item in items:
-            item.restore()
 
 
 def _order(batches: int, settings: Settings) -> Iterator[int]:

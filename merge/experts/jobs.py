@@ -17,10 +17,12 @@ import torch
 
 from merge.bundle import available_host_bytes, expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
-from merge.experts.extract import Calibration, Cut, Sources, cut_expert
+from merge.experts.extract import cut_expert
 from merge.experts.running import build_model, end_tokens, load_tokenizer
+from merge.experts.sources import Calibration, Cut, Sources
 from merge.lifetime import die_with_parent
 from merge.ray_pool import RayPool
+from merge.wording import counted
 
 BYTES_A_PARAMETER = 20
 """Memory of a job that runs models: two decoders and their largest intermediates in float32, for each parameter."""
@@ -78,12 +80,13 @@ class ExpertReport:
         name: its task.
         nnz: entries that are not zero, dense deltas included.
         bytes: of its tensors.
-        density: stored entries as a fraction of the weights that have a residual.
+        density: stored entries as a fraction of the weights that have a sparse part; 0 where none has.
         share: its bytes as a fraction of the backbone's.
         divergence: mean KL to the fine-tune on the calibration prompts, in nats a token: (backbone alone, with expert).
         factor: μ; None for values that are not `rescaled`.
         prompts: calibration prompts that it was cut with.
         empty: those to which the fine-tune replied with an end token alone.
+        ranks: of the weights that have a low-rank part their number, the least rank, and the largest; None: no weight.
     """
 
     name: str
@@ -95,6 +98,18 @@ class ExpertReport:
     factor: float | None = None
     prompts: int = 0
     empty: int = 0
+    ranks: tuple[int, int, int] | None = None
+
+    @property
+    def parts(self) -> str:
+        """What the expert holds of the 2-D weights, in words."""
+        told = []
+        if self.ranks is not None:
+            count, least, most = self.ranks
+            told.append(f"rank {least if least == most else f'{least} to {most}'} in {counted(count, 'weight')}")
+        if self.density or self.ranks is None:
+            told.append(f"{self.density:.2%} of the entries" + (" of other weights" if self.ranks else ""))
+        return ", ".join(told)
 
 
 def run_job(job: Job) -> ExpertReport:
@@ -197,4 +212,9 @@ def _report(cut: Cut, job: Job, size: int) -> ExpertReport:
         factor=cut.factor,
         prompts=0 if job.prompts is None else len(job.prompts.tokens),
         empty=cut.empty,
+        ranks=_ranks([delta.rank for delta in expert.low_rank.values()]),
     )
+
+
+def _ranks(found: Sequence[int]) -> tuple[int, int, int] | None:
+    return (len(found), min(found), max(found)) if found else None

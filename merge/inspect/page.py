@@ -5,7 +5,7 @@ from html import escape
 
 from merge.inspect.pictures import Pictures
 from merge.inspect.similarity import PairTable
-from merge.inspect.summary import Inspection, ParameterSummary
+from merge.inspect.summary import Inspection, ParameterSummary, said
 from merge.inspect.svg import bar_chart, cell_table, line_chart
 
 STYLE = """
@@ -76,21 +76,27 @@ def _tiles(found: Inspection, pictures: Pictures) -> Iterable[str]:
     yield _tile(f"{found.backbone['parameters']:,}", "parameters of the backbone")
     yield _tile(_bytes(found.backbone["bytes"]), "bytes of the backbone")
     yield _tile(str(len(found.experts)), "expert" if len(found.experts) == 1 else "experts")
-    yield _tile(f"{sum(item.density for item in found.experts) / count:.2%}", "of a weight's entries in an expert")
+    if any(item.density for item in found.experts):
+        yield _tile(f"{sum(item.density for item in found.experts) / count:.2%}", "of a weight's entries in an expert")
+    ranks = [item.ranks for item in found.experts if item.ranks is not None]
+    if ranks:
+        yield _tile(
+            f"{min(least for least, _ in ranks)} to {max(most for _, most in ranks)}", "rank of an expert's weights"
+        )
     yield _tile(f"{total / count / max(1, found.backbone['bytes']):.2%}", "of the backbone's bytes in an expert")
     if pictures.confusion is not None:
         yield _tile(f"{pictures.confusion.accuracy:.1%}", "of the prompts routed right, cross-validated")
 
 
 def _experts(found: Inspection) -> str:
-    heads = ("expert", "values", "entries", "not zero", "density", "bytes", "of the backbone", "cut")
+    heads = ("expert", "values", "entries", "not zero", "density", "rank", "bytes", "of the backbone", "cut")
     numeric = {"entries", "not zero", "density", "bytes", "of the backbone"}
     rows = []
     for item in found.experts:
         cut = ", ".join(f"{key} {value}" for key, value in item.cut.items())
         cells = (
-            item.name, item.storage, f"{item.entries:,}", f"{item.nnz:,}", f"{item.density:.2%}", f"{item.bytes:,}",
-            f"{item.share:.2%}", cut,
+            item.name, item.storage, f"{item.entries:,}", f"{item.nnz:,}", f"{item.density:.2%}", said(item.ranks),
+            f"{item.bytes:,}", f"{item.share:.2%}", cut,
         )  # fmt: skip
         rows.append(
             "".join(
@@ -125,7 +131,7 @@ def _similarities(found: Inspection, pictures: Pictures) -> Iterable[str]:
         note = "Cosine of the fine-tunes' changes θₖ − θ₀, over the 2-D weights that experts change."
         yield _figure("Similarity of the task vectors", note, _cosines(pictures.task_similarity))
     else:
-        note = "Cosine of the experts' sparse residuals. The task vectors are not to be had."
+        note = "Cosine of what the experts add to 2-D weights. The task vectors are not to be had."
         yield _figure("Similarity of the experts", note, _cosines(found.similarity))
     note = (
         "Share of the entries that two experts have in common, of the smaller one's. Drawn at random it would be "
@@ -133,7 +139,7 @@ def _similarities(found: Inspection, pictures: Pictures) -> Iterable[str]:
     )
     yield _figure("Overlap of the experts", note, _shares(found.overlap, found.chance_overlap))
     if pictures.task_similarity is not None:
-        note = "Cosine of what the experts add to the backbone: sparse, and cut against the backbone, not the base."
+        note = "Cosine of what the experts add to the backbone: small, and cut against the backbone, not the base."
         yield _figure("Similarity of the experts' residuals", note, _cosines(found.similarity))
 
 

@@ -12,7 +12,7 @@ from merge.bundle import Bundle
 from merge.checkpoint import Checkpoint
 from merge.inspect.confusion import Confusion, cross_validated
 from merge.inspect.inputs import Inputs, find_inputs
-from merge.inspect.similarity import PairTable, cosines
+from merge.inspect.similarity import PairTable, cosines, dense_residual
 from merge.inspect.spectrum import Spectra, frequencies, radial_spectra
 from merge.methods import find_method
 from merge.methods.highpass import apply_mask, kept_fraction, normalized_mask, official_mask
@@ -72,7 +72,7 @@ def take_pictures(bundle: Bundle, shown: Progress) -> Pictures:
 
 
 def _matrices(bundle: Bundle) -> list[str]:
-    return sorted({name for task in bundle.expert_names for name in bundle.read_expert(task).sparse})
+    return sorted({name for task in bundle.expert_names for name in bundle.read_expert(task).matrices})
 
 
 def _spectra(bundle: Bundle, inputs: Inputs, names: Sequence[str], shown: Progress) -> Spectra | None:
@@ -81,9 +81,9 @@ def _spectra(bundle: Bundle, inputs: Inputs, names: Sequence[str], shown: Progre
     names = names[:: -(-len(names) // MOST_MATRICES)]
     if inputs.base is None or not inputs.fine_tunes:
         residuals = (
-            (delta.dense(1 + int(delta.index.to(torch.int64).max())),)
-            for task in bundle.expert_names
-            for name, delta in bundle.read_expert(task).sparse.items()
+            (dense_residual(expert, name),)
+            for expert in map(bundle.read_expert, bundle.expert_names)
+            for name in expert.matrices
             if name in names
         )
         curves, count = radial_spectra(("residuals of the experts",), residuals)

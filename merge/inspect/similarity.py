@@ -38,30 +38,61 @@ def cosines(names: Sequence[str], matrices: Sequence[str], read: Callable[[str, 
 
 
 def compare_experts(experts: Mapping[str, Expert]) -> tuple[PairTable, PairTable]:
-    """Cosines of the experts' sparse residuals, and the share of entries that they have in common.
+    """Cosines of what the experts add to 2-D weights, and the share of sparse entries that they have in common.
 
-    Semantics: overlap_ij = |S_i ∩ S_j| / min(|S_i|, |S_j|), S the places of entries that are not 0
+    Semantics: overlap_ij = |S_i ∩ S_j| / min(|S_i|, |S_j|), S the places of sparse entries that are not 0
 
     Memory: one dense matrix beside the experts.
     """
     names = sorted(experts)
     gram = torch.zeros(len(names), len(names), dtype=torch.float64)
     shared = torch.zeros_like(gram)
-    for key in sorted({key for expert in experts.values() for key in expert.sparse}):
-        deltas = {name: experts[name].sparse[key] for name in names if key in experts[name].sparse}
-        columns = 1 + max(int(delta.index.to(torch.int64).max()) for delta in deltas.values())
+    for key in sorted({key for expert in experts.values() for key in expert.matrices}):
+        columns = max(_columns(expert, key) for expert in experts.values())
         for i, name in enumerate(names):
-            if name not in deltas:
+            if key not in experts[name].matrices:
                 continue
-            dense = deltas[name].dense(columns)
+            dense = dense_residual(experts[name], key, columns)
             for j, other in enumerate(names[: i + 1]):
-                if other in deltas:
-                    numbers = deltas[other].numbers
-                    found = dense.gather(1, deltas[other].index.to(torch.int64))
-                    gram[i, j] += float((found * numbers).sum(dtype=torch.float64))
-                    shared[i, j] += int(((found != 0) & (numbers != 0)).sum())
+                gram[i, j] += _product(dense, experts[other], key)
+                if key in experts[name].sparse and key in experts[other].sparse:
+                    shared[i, j] += _in_common(experts[name], experts[other], key, columns)
     overlap = shared / torch.minimum(shared.diagonal()[:, None], shared.diagonal()[None, :]).clamp_min(1)
     return PairTable(tuple(names), _rows(_normalised(gram))), PairTable(tuple(names), _rows(overlap))
+
+
+def dense_residual(expert: Expert, key: str, columns: int | None = None) -> Tensor:
+    """What an expert adds to one 2-D weight, [N, columns] float32; None: as many columns as its parts tell."""
+    columns = columns or _columns(expert, key)
+    parts = [expert.sparse[key].dense(columns)] if key in expert.sparse else []
+    if key in expert.low_rank:
+        parts.append(expert.low_rank[key].dense(torch.float32))
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def _columns(expert: Expert, key: str) -> int:
+    if key in expert.low_rank:
+        return expert.low_rank[key].shape[1]
+    return 1 + int(expert.sparse[key].index.to(torch.int64).max()) if key in expert.sparse else 0
+
+
+def _product(dense: Tensor, expert: Expert, key: str) -> float:
+    """⟨dense, E⟩, E what the expert adds, which is not made dense."""
+    total = 0.0
+    if key in expert.sparse:
+        found = dense.gather(1, expert.sparse[key].index.to(torch.int64))
+        total += float((found * expert.sparse[key].numbers).sum(dtype=torch.float64))
+    if key in expert.low_rank:
+        part = expert.low_rank[key]
+        left = part.b.to(torch.float32) * part.scale
+        total += float((left.T @ dense * part.a.to(torch.float32)).sum(dtype=torch.float64))
+    return total
+
+
+def _in_common(one: Expert, other: Expert, key: str, columns: int) -> int:
+    numbers = other.sparse[key].numbers
+    found = one.sparse[key].dense(columns).gather(1, other.sparse[key].index.to(torch.int64))
+    return int(((found != 0) & (numbers != 0)).sum())
 
 
 def _normalised(gram: Tensor) -> Tensor:

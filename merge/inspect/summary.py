@@ -11,10 +11,13 @@ import torch
 from merge.bundle import Bundle, Expert, ExpertLayout, read_layout
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.export.dense import check_fits
-from merge.inspect.similarity import PairTable, compare_experts
+from merge.inspect.similarity import PairTable, compare_experts, dense_residual
 from merge.wording import counted
 
 _NUMBERED = re.compile(r"^(.*?\.)(\d+)\.(.+)$")
+
+
+_DTYPES = {torch.int8: "int8", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,13 @@ class ExpertSummary:
 
     Attributes:
         name: its task.
-        storage: of its values: bf16, int8, or both.
+        storage: of its values and factors: a dtype, or mixed.
         entries: stored, padding and dense deltas included.
         nnz: those that are not zero.
         bytes: of its tensors.
         share: its bytes over the backbone's.
-        density: entries of its 2-D residuals over the elements of those weights.
+        density: entries of its sparse parts over the elements of those weights.
+        ranks: the least and the largest rank of its low-rank parts; None where it has none.
         cut: how it was cut, in the file's own words.
     """
 
@@ -39,6 +43,7 @@ class ExpertSummary:
     bytes: int
     share: float
     density: float
+    ranks: tuple[int, int] | None
     cut: Mapping[str, str]
 
 
@@ -51,7 +56,7 @@ class ParameterSummary:
         layer: number of its layer, None outside of the layers.
         kind: its name within the layer, or all of it outside.
         elements: of the backbone's tensor.
-        density: stored entries over elements.
+        density: stored numbers, of entries and factors, over elements.
         bytes: of the residual's tensors.
         relative_norm: ‖E‖ / ‖W‖, Frobenius.
     """
@@ -79,8 +84,8 @@ class Inspection:
         notes: the merger's.
         experts: by name.
         parameters: by layer.
-        similarity: cosines of the experts' sparse residuals.
-        overlap: share of entries that two experts have in common.
+        similarity: cosines of what the experts add to 2-D weights.
+        overlap: share of sparse entries that two experts have in common.
         chance_overlap: what it would be if places were drawn at random.
     """
 
@@ -108,13 +113,13 @@ class Inspection:
             f"{self.name}: backbone of {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes, digest "
             f"{backbone['digest'][:12]}; {counted(len(self.experts), 'expert')}, {'a' if self.router else 'no'} router",
             "",
-            f"{'expert':<{width}}  values    entries  density      bytes  of backbone  cut by",
+            f"{'expert':<{width}}  values    entries  density     rank      bytes  of backbone  cut by",
         ]
         for item in self.experts:
             cut = ", ".join(value if not value.isdigit() else f"{key} {value}" for key, value in item.cut.items())
             lines.append(
-                f"{item.name:<{width}}  {item.storage:<6}  {item.entries:9,}  {item.density:7.2%}  {item.bytes:9,}  "
-                f"{item.share:11.2%}  {cut}"
+                f"{item.name:<{width}}  {item.storage:<6}  {item.entries:9,}  {item.density:7.2%}  "
+                f"{said(item.ranks):>7}  {item.bytes:9,}  {item.share:11.2%}  {cut}"
             )
         if len(self.experts) > 1:
             lines += ["", *_extremes(self)]
@@ -169,15 +174,18 @@ def layer_and_kind(name: str) -> tuple[int | None, str]:
 def _expert(expert: Expert, layout: ExpertLayout, size: int, backbone: Checkpoint, total: int) -> ExpertSummary:
     elements = sum(_elements(backbone, name) for name in expert.sparse)
     stored = sum(delta.index.numel() for delta in expert.sparse.values())
-    eight, some = len(layout.quantised), len(expert.sparse)
+    kinds = {"int8" if name in layout.quantised else "bf16" for name in expert.sparse}
+    kinds |= {_DTYPES[part.a.dtype] for part in expert.low_rank.values()}
+    ranks = [part.rank for part in expert.low_rank.values()]
     return ExpertSummary(
         name=expert.name,
-        storage="int8" if eight and eight == some else "bf16" if not eight else "mixed",
+        storage="mixed" if len(kinds) > 1 else next(iter(kinds), "bf16"),
         entries=expert.entries,
         nnz=expert.nnz,
         bytes=size,
         share=round(size / total, 6),
         density=round(stored / elements, 6) if elements else 0.0,
+        ranks=(min(ranks), max(ranks)) if ranks else None,
         cut=dict(expert.metadata),
     )
 
@@ -208,9 +216,16 @@ def _parameters(
 
 
 def _size_and_norm(expert: Expert, name: str) -> tuple[int, float]:
-    if name in expert.sparse:
-        return expert.sparse[name].index.numel(), float(expert.sparse[name].numbers.norm())
+    if name in expert.matrices:
+        stored = expert.sparse[name].index.numel() if name in expert.sparse else 0
+        stored += expert.low_rank[name].entries if name in expert.low_rank else 0
+        return stored, float(dense_residual(expert, name).norm())
     return expert.dense[name].numel(), float(expert.dense[name].norm())
+
+
+def said(ranks: tuple[int, int] | None) -> str:
+    """Ranks in a table's cell."""
+    return "-" if ranks is None else f"{ranks[0]}" if ranks[0] == ranks[1] else f"{ranks[0]}-{ranks[1]}"
 
 
 def _elements(backbone: Checkpoint, name: str) -> int:

@@ -50,15 +50,32 @@ class AdaptedCheckpoint(Checkpoint):
             change is not such a product: DoRA, a tensor that the adapter replaces, or one that is not 2-D.
         """
         shape = self.tensors[name].shape
-        if len(shape) != 2 or name in self.adapter.replacements:
-            return None
-        change = self.adapter.changes.get(name)
-        if change is None:
+        if len(shape) == 2 and name not in self.adapter.replacements and name not in self.adapter.changes:
             return torch.zeros(shape[0], 0, dtype=dtype), torch.zeros(0, shape[1], dtype=dtype)
-        if change.magnitude is not None:
+        found = self.stored_factors(name, dtype)
+        if found is None:
             return None
-        a, b = self._own(change.a, dtype), self._own(change.b, dtype) * change.scale
-        return (a.T, b.T) if change.transposed else (b, a)
+        left, right, scale = found
+        return left * scale, right
+
+    def stored_factors(self, name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, float] | None:
+        """The factors of a 2-D tensor's change as the adapter's file has them.
+
+        Args:
+            name: the tensor's.
+            dtype: of the factors; None: the file's.
+
+        Returns:
+            left [N, R], right [R, K] and s, where s · left @ right is added. None where the change is not such a
+            product (as for `factors`), or where there is no change.
+        """
+        change = self.adapter.changes.get(name)
+        if len(self.tensors[name].shape) != 2 or change is None or change.magnitude is not None:
+            return None
+        if name in self.adapter.replacements:
+            return None
+        a, b = self._own(change.a, dtype), self._own(change.b, dtype)
+        return (a.T, b.T, change.scale) if change.transposed else (b, a, change.scale)
 
     def _beneath(self, name: str, dtype: torch.dtype | None, check: bool) -> Tensor:
         """What the factors change: the model's tensor, or the one that the adapter has in its place."""
@@ -73,7 +90,7 @@ class AdaptedCheckpoint(Checkpoint):
             return (b.flatten(1) @ a.flatten(1)).view(b.shape[0], *a.shape[1:])
         return (b @ a).T if change.transposed else b @ a
 
-    def _own(self, name: str, dtype: torch.dtype) -> Tensor:
+    def _own(self, name: str, dtype: torch.dtype | None) -> Tensor:
         return Checkpoint(self.path, {}, self.adapter.tensors).tensor(name, dtype)
 
 

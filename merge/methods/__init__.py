@@ -4,7 +4,7 @@
 `parameters:` are checked against, for the whole recipe and, where annotated `PerTask`, for each model.
 """
 
-from merge.methods import dare, fr, iso_c, linear, task_arithmetic, ties, tsv_m
+from merge.methods import base, dare, fr, iso_c, knots, linear, task_arithmetic, ties, tsv_m
 from merge.methods.registry import METHODS, BoundMethod, Method, ParameterError, find_method, method
 from merge.methods.vectors import PerTask, TaskVectors
 
@@ -15,10 +15,12 @@ __all__ = [
     "ParameterError",
     "PerTask",
     "TaskVectors",
+    "base",
     "dare",
     "find_method",
     "fr",
     "iso_c",
+    "knots",
     "linear",
     "method",
     "task_arithmetic",

@@ -92,15 +92,27 @@ def of_matrix(matrix: Tensor, noise: float) -> Singular:
         noise: e², as from `rounding`; errors of the decomposition itself are allowed for.
     """
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    height, width = matrix.shape
+    kept = significant(s, (matrix.shape[0], matrix.shape[1]), noise)
+    return Singular(u[:, :kept], s[:kept], vh[:kept])
+
+
+def significant(s: Tensor, shape: tuple[int, int], noise: float) -> int:
+    """How many singular values of a matrix stand for something, by the rule of `of_matrix`.
+
+    Args:
+        s: its singular values, [R], descending.
+        shape: the matrix's.
+        noise: e².
+    """
+    height, width = shape
     least = float(smallest(s).sum())
     kept = int((s > max(least, noise**0.5 * (height**0.5 + width**0.5))).sum())
     squares = s.square().double()
     head, tail = float(squares[:kept].sum()), float(squares[kept:].sum())
     explained = SLACK * noise * (height - kept) * (width - kept) + len(s) * least**2
     if tail > explained or tail >= head or 2 * kept > len(s):
-        kept = int((s > 0).sum())
-    return Singular(u[:, :kept], s[:kept], vh[:kept])
+        return int((s > 0).sum())
+    return kept
 
 
 SLACK = 1.5

@@ -93,9 +93,13 @@ class TaskVectors:
         return len(self.tasks)
 
     def add_to(self, total: Tensor, weight: PerTask | Mapping[str, float]) -> Tensor:
-        """Add Σ_i weight_i τ_i to a tensor, which is returned."""
+        """Add Σ_i weight_i τ_i to a tensor, which is returned; of a LoRA its factors, at the cost of their rank."""
         for task in self.tasks:
-            self._add(task, total, weight[task])
+            factors = self._factors(task)
+            if factors is None:
+                self._add(task, total, weight[task])
+            else:
+                total.addmm_(factors.left, factors.right, alpha=weight[task])
         return total
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "TaskVectors":

@@ -129,6 +129,8 @@ class Recipe(_Block):
                 raise ValueError(f"a model has the bundle's name {name!r}: requests could not tell them apart")
         if self.calibration is None and "router" in self.model_fields_set:
             raise ValueError("router needs prompts: add a calibration block with a file")
+        if self.experts.form == "lora" and self.merge_method != "base":
+            raise ValueError("experts.form: lora keeps LoRAs of the base as they are: set merge_method: base")
         self.experts.resolved(self.calibration is not None)
         return self
 

@@ -259,3 +259,57 @@ def test_frank_wolfe_from_a_recipe(inputs: Path, tmp_path: Path, capsys: pytest.
     vertices = [item.tensor(name).float() for item in (base, one, two)]
     points = [first + 2 / 3 * (second - first) for first in vertices[1:] for second in vertices]
     assert any(torch.allclose(merged.tensor(name), point, atol=1e-5) for point in points)
+
+
+LOW_RANK = {"experts": {"budget": 0.2, "distill": 3}, "merge_method": "linear"}
+
+
+def test_experts_of_a_budget_are_the_same_in_one_process_and_in_two_and_say_their_ranks(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe(inputs, "budget", **LOW_RANK)
+    reports = {name: merge_recipe(path, tmp_path / name, workers=workers) for name, workers in (("a", 1), ("b", 2))}
+    for name in ("one", "two"):
+        first, second = ((tmp_path / which / "experts" / f"{name}.safetensors").read_bytes() for which in reports)
+        assert first == second
+    report = reports["a"].experts[0]
+    assert report.ranks is not None
+    count, least, most = report.ranks
+    assert 1 <= least <= most
+    assert report.divergence is not None
+    assert report.divergence[1] < report.divergence[0]
+    assert f"expert one: rank {least} to {most} in {count} weights" in capsys.readouterr().err
+    assert "| one | rank" in (tmp_path / "a" / "README.md").read_text()
+    assert 0.15 < report.share <= 0.21
+
+
+def test_a_report_of_ranks_survives_a_resumed_merge(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(inputs, "resumed", calibration=None, experts={"budget": 0.2}, merge_method="linear")
+    whole = merge_recipe(path, tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("merge.run.model_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            merge_recipe(path, tmp_path / "out", progress=False)
+    again = merge_recipe(path, tmp_path / "out", progress=False, resume=True)
+    assert again.experts == whole.experts
+
+
+def test_a_lora_on_its_base_is_served_as_it_is(inputs: Path, tmp_path: Path) -> None:
+    made = factors(Q, 32, 32)
+    write_adapter(inputs / "exact", made)
+    settings = {"models": [{"model": "exact"}], "calibration": None, "merge_method": "base"}
+    merge_recipe(recipe(inputs, "exact_lora", experts={"form": "lora"}, **settings), tmp_path / "out", progress=False)
+    bundle = open_bundle(tmp_path / "out")
+    part = bundle.read_expert("exact").low_rank[f"{Q}.weight"]
+    assert torch.equal(part.a, made[f"{Q}.lora_A.weight"])
+    assert torch.equal(part.b, made[f"{Q}.lora_B.weight"])
+    backbone, base = open_checkpoint(bundle.backbone_dir), open_checkpoint(inputs / "base")
+    assert all(torch.equal(backbone.tensor(name), base.tensor(name)) for name in base.tensors)
+    full = recipe(inputs, "not_lora", experts={"form": "lora"}, **{**settings, "models": [{"model": "one"}]})
+    with pytest.raises(CheckError, match="is a full checkpoint: experts.form: lora is for plain LoRAs on the base"):
+        merge_recipe(full, tmp_path / "no", progress=False)
+    other = recipe(inputs, "not_base", experts={"form": "lora"}, **{**settings, "merge_method": "linear"})
+    with pytest.raises(CheckError, match="experts.form: lora keeps LoRAs of the base as they are: set merge_method: b"):
+        merge_recipe(other, tmp_path / "no", progress=False)

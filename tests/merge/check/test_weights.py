@@ -91,12 +91,14 @@ def test_what_an_expert_leaves_out_is_told_with_its_share(models: Path) -> None:
     edit_tensors(models / "one", lambda tensors: tensors.update({"lm_head.weight": head}))
     kept = sum(float((one[name] - base[name]).square().sum()) for name in base if base[name].ndim == 2)
     lost = float((head - base["lm_head.weight"]).square().sum())
+    assert warnings(models) == [], "experts of a budget hold embeddings and head as well"
+    write_recipe(models, experts={"density": 0.1})
     (warned,) = warnings(models)
     assert warned.startswith(f"models.one: {lost / (kept + lost):.0%} of what it changed")
     assert "lm_head.weight, model.embed_tokens.weight, which experts leave out" in warned
     _, told_by_merge = checked_inputs(models / "recipe.yml", models / "out")
     assert [str(finding) for finding in told_by_merge] == [f"warning: {warned}"], "so few matrices are all read"
-    write_recipe(models, experts={"exclude": []})
+    write_recipe(models, experts={"density": 0.1, "exclude": []})
     assert warnings(models) == []
 
 
@@ -109,6 +111,7 @@ def test_merging_warns_of_another_base(models: Path) -> None:
 
 def test_a_sample_estimates_the_whole(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_tensors(models / "one", lambda tensors: tensors["lm_head.weight"].add_(0.01))
+    write_recipe(models, experts={"form": "sparse"})
     share = float(warnings(models)[0].split(": ")[1].partition("%")[0])
     monkeypatch.setattr("merge.check.weights.SAMPLED", 5)
     _, (warned,) = checked_inputs(models / "recipe.yml", models / "out")

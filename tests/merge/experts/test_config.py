@@ -7,8 +7,9 @@ from merge.experts import ExpertConfig
 @pytest.mark.parametrize(
     ("settings", "calibrated", "expected"),
     [
-        ({}, False, ("residual", "exact", None, None, 0)),
-        ({}, True, ("activation", "least_squares", None, None, 60)),
+        ({"form": "sparse"}, False, ("residual", "exact", None, None, 0)),
+        ({"form": "sparse"}, True, ("activation", "least_squares", None, None, 60)),
+        ({"density": 0.01}, True, ("activation", "least_squares", None, None, 60)),
         ({"selection": "residual"}, False, ("residual", "exact", None, None, 0)),
         ({"selection": "residual", "values": "rescaled"}, False, ("residual", "rescaled", "nearest", None, 0)),
         ({"selection": "magnitude"}, False, ("magnitude", "exact", None, "replace", 0)),
@@ -26,13 +27,66 @@ from merge.experts import ExpertConfig
 )
 def test_what_is_left_out_is_filled_in(settings: dict[str, object], calibrated: bool, expected: object) -> None:
     found = ExpertConfig.model_validate(settings).resolved(calibrated)
+    assert found.form == "sparse"
+    assert found.density == settings.get("density", 0.02)
+    assert found.exclude == ("*embed_tokens*", "*lm_head*")
     assert (found.selection, found.values, found.rescale, found.overlap, found.distill) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "calibrated", "expected"),
+    [
+        ({}, False, ("auto", 0.01, "residual", 0)),
+        ({}, True, ("auto", 0.01, "activation", 60)),
+        ({"budget": "0.5%"}, False, ("auto", 0.005, "residual", 0)),
+        ({"budget": 0.02, "selection": "residual"}, True, ("auto", 0.02, "residual", 0)),
+        ({"form": "low_rank", "distill": 0}, True, ("low_rank", 0.01, "activation", 0)),
+        ({"form": "low_rank", "selection": "residual", "distill": 5}, True, ("low_rank", 0.01, "residual", 5)),
+        ({"form": "both"}, False, ("both", 0.01, "residual", 0)),
+        ({"form": "lora"}, True, ("lora", None, None, 0)),
+    ],
+)
+def test_experts_of_a_budget_are_filled_in(settings: dict[str, object], calibrated: bool, expected: object) -> None:
+    found = ExpertConfig.model_validate(settings).resolved(calibrated)
+    assert (found.form, found.budget, found.selection, found.distill) == expected
+    assert found.density is None
+    assert found.exclude == ()
+    assert found.needs_prompts == (calibrated and found.form != "lora" and settings.get("selection") != "residual") or (
+        bool(settings.get("distill"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": "1%", "density": 0.02}, "budget and density both say how large an expert is"),
+        ({"form": "low_rank", "density": 0.02}, "density is for form: sparse"),
+        ({"budget": 0.01, "values": "exact"}, "values is for form: sparse"),
+        ({"form": "both", "rescale": "code"}, "rescale is for form: sparse"),
+        ({"form": "auto", "selection": "magnitude"}, "selection: magnitude is for form: sparse"),
+        ({"form": "lora", "budget": 0.01}, "budget and distill say nothing about form: lora"),
+        ({"budget": "lots"}, "budget"),
+        ({"budget": "0%"}, "greater than 0"),
+        ({"budget": "120%"}, "less than or equal to 1"),
+        ({"form": "dense"}, "form"),
+    ],
+)
+def test_forms_take_their_own_settings_only(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ExpertConfig.model_validate(settings)
+
+
+def test_a_sparse_expert_may_have_a_budget() -> None:
+    found = ExpertConfig.model_validate({"form": "sparse", "budget": "1%"}).resolved(calibrated=False)
+    assert (found.form, found.budget, found.density, found.selection) == ("sparse", 0.01, None, "residual")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"selection": "activation"}, "selection: activation needs prompts"),
+        ({"form": "low_rank", "selection": "activation"}, "selection: activation needs prompts"),
+        ({"form": "low_rank", "distill": 5}, "distill: 5 needs prompts"),
         ({"values": "least_squares"}, "values: least_squares needs prompts"),
         ({"rescale": "calibrated"}, "rescale: calibrated needs prompts"),
         ({"distill": 5}, "distill: 5 needs prompts"),

@@ -3,8 +3,9 @@ import torch
 from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch, make_batches
-from merge.experts.distill import Settings, Target, Values, distill, divergence, forward, targets
+from merge.experts.distill import Settings, Target, distill, divergence, forward, targets
 from merge.experts.magnitude import largest_entries
+from merge.experts.placed import Values
 from merge.experts.running import assign
 from tests.merge.experts.conftest import World
 

@@ -7,9 +7,10 @@ from merge.checkpoint import CheckpointError
 from merge.experts import Calibration, ExpertConfig, cut_expert, expert_factors, task_magnitudes
 from merge.experts.calibration import continue_greedily, make_batches
 from merge.experts.config import FACTORS
-from merge.experts.distill import Values, divergence, targets
-from merge.experts.extract import Sources
+from merge.experts.distill import divergence, targets
+from merge.experts.placed import Values
 from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
+from merge.experts.sources import Sources
 from tests.merge.experts.conftest import World
 
 PROMPTS = [[1, 5 + i, 6, 7 + 2 * i] for i in range(6)]

@@ -13,7 +13,7 @@ SHAPE = (96, 160)
 RANK = 6
 TASKS = ("a", "b", "c")
 BASE = random_vectors(SHAPE, 1, seed=9, dtype=torch.float32)["task0"] * 0.05
-SPECTRAL = pytest.mark.parametrize("method", ["iso_c", "tsv_m"])
+SPECTRAL = pytest.mark.parametrize("method", ["iso_c", "knots", "tsv_m"])
 
 
 def low_rank(seed: int, size: float = 0.004) -> Factors:
@@ -77,7 +77,8 @@ def test_merged_loras_have_the_rank_of_their_sum(method: str, vectors: TaskVecto
 def test_a_lora_merges_alike_from_its_factors_and_from_its_stored_sum(method: str) -> None:
     exact = change(method, as_factors())
     assert difference(change(method, as_stored(torch.float32)), exact) < 1e-3
-    assert difference(change(method, as_stored(torch.bfloat16)), exact) < 0.35
+    # TIES cuts small entries off, and noise decides which those are.
+    assert difference(change(method, as_stored(torch.bfloat16)), exact) < (0.7 if method == "knots" else 0.35)
 
 
 @SPECTRAL

@@ -54,15 +54,13 @@ def test_the_shortest_recipe_has_data_free_experts(tmp_path: Path) -> None:
     recipe = load(tmp_path, "name: demo\nbase_model: base\nmodels: [{model: a}]\n")
     assert recipe.merge_method == "fr"
     experts = recipe.experts.resolved(calibrated=False)
-    assert (experts.selection, experts.values, experts.rescale, experts.overlap, experts.distill) == (
-        "residual", "exact", None, None, 0,
-    )  # fmt: skip
+    assert (experts.form, experts.budget, experts.selection, experts.distill) == ("auto", 0.01, "residual", 0)
 
 
 @pytest.mark.parametrize(
     ("block", "expected"),
     [
-        ("{}", ("activation", "least_squares", None, None)),
+        ("{density: 0.01}", ("activation", "least_squares", None, None)),
         ("{selection: magnitude}", ("magnitude", "exact", None, "replace")),
         ("{selection: magnitude, values: rescaled}", ("magnitude", "rescaled", "nearest", "add")),
         ("{rescale: paper}", ("activation", "rescaled", "paper", "add")),

@@ -1,0 +1,189 @@
+"""Experts within a budget of bytes that all weights share: low-rank parts, entries, or both.
+
+Each weight's change is decomposed, and the directions of all weights are bought by the error that they remove per byte.
+Where entries remove more for their bytes, `auto` gives a weight entries in their place; `both` spends half of the
+budget on entries of what the directions leave.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from merge.bundle import LowRankDelta
+from merge.checkpoint import Checkpoint
+from merge.experts.budget import Curve, price, shared, spent
+from merge.experts.entry_bytes import entry_bytes
+from merge.experts.grams import Gram
+from merge.experts.lora import own_factors
+from merge.experts.low_rank import Directions, direction_bytes, directions, metric_of, stored
+from merge.experts.magnitude import largest_entries
+from merge.experts.placed import Product, Values
+from merge.experts.sources import Sources
+from merge.experts.storage import as_stored
+from merge.methods.vectors import EMBEDDINGS
+from merge.parallel import in_order
+
+MOST_RANK = 256
+"""Directions of one weight, at most, which is what the kernels take."""
+
+MOST_ENTRIES = 0.25
+"""Fraction of a row that may be entries; beyond that a weight is better stored whole."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What was chosen for the 2-D weights.
+
+    Attributes:
+        values: entries by weight.
+        products: low-rank parts by weight, not rounded yet.
+    """
+
+    values: dict[str, Values]
+    products: dict[str, Product]
+
+    def rounded(self, sources: Sources) -> dict[str, LowRankDelta]:
+        """The low-rank parts as a file holds them."""
+        return {name: stored(item.b, item.a, sources.config.storage) for name, item in self.products.items()}
+
+
+def choose_parts(fine_tune: Checkpoint, sources: Sources, room: int, grams: Sequence[Gram] = ()) -> Parts:
+    """Choose what an expert holds of the 2-D weights, by the configuration's form and budget.
+
+    Every weight is decomposed by one thread alone, so the outcome does not depend on their number.
+
+    Args:
+        fine_tune: θ_k.
+        sources: base, stored backbone and settings.
+        room: bytes that they may take.
+        grams: what the layers read; weights that are in none have all inputs count alike.
+    """
+    form, storage = sources.config.form, sources.config.storage
+    measured = {name for gram in grams for name in gram.weights}
+    rest = [Gram((name,), torch.empty(0)) for name in sources.weights() if name not in measured]
+    most = _most_rank(sources, room)
+
+    def compute(gram: Gram) -> dict[str, tuple[Directions, Curve | None]]:
+        metric = metric_of(gram.matrix) if gram.matrix.numel() else None
+        found = {}
+        for name in gram.weights:
+            change = own_factors(fine_tune, sources, name)
+            dense = sources.lacking(fine_tune, name) if change is None else None
+            curve = _entries(dense, gram.matrix, sources, room) if form == "auto" and dense is not None else None
+            item = directions(change or _known(dense), most, metric)
+            if _is_looked_up(name, sources):
+                often = 1 / max(1, int(_known(dense).any(1).sum()) if dense is not None else item.b.shape[0])
+                item = replace(item, gain=item.gain * often)
+                curve = curve and replace(curve, gain=curve.gain * often)
+            found[name] = item, curve
+        return found
+
+    chosen = _Pool(room)
+    entries: dict[str, Curve] = {}
+    for _, found in in_order([*grams, *rest], compute, torch.get_num_threads()):
+        for name, (item, curve) in found.items():
+            chosen.add(name, item, direction_bytes(item.b.shape[0], item.a.shape[1], storage))
+            if curve is not None:
+                entries[name] = curve
+    matrices = {name: gram.matrix for gram in (*grams, *rest) for name in gram.weights}
+    if form == "both":
+        return _with_entries_of_the_rest(fine_tune, sources, chosen, matrices, room)
+    level = price(chosen.curves, shared(chosen.curves, room))
+    better = {name for name, curve in entries.items() if curve.worth(level) > chosen.curves[name].worth(level)}
+    curves = {name: entries[name] if name in better else curve for name, curve in chosen.curves.items()}
+    pieces = shared(curves, room)
+    products = {name: chosen.product(name, count) for name, count in pieces.items() if count and name not in better}
+    values = {
+        name: _kept(sources.lacking(fine_tune, name), pieces[name], matrices[name], sources)
+        for name in sorted(better)
+        if pieces[name]
+    }
+    return Parts(values, products)
+
+
+def _is_looked_up(name: str, sources: Sources) -> bool:
+    """Whether a weight is an embedding alone, and no output head: a token reads one of its rows, not all.
+
+    So an error of it counts for the mean of the rows that changed, where that of a linear layer counts for their sum.
+    """
+    return fnmatchcase(name, EMBEDDINGS[0]) and "lm_head.weight" in sources.base.tensors
+
+
+def _known(change: Tensor | None) -> Tensor:
+    assert change is not None
+    return change
+
+
+class _Pool:
+    """The directions of all weights so far, without those that the budget cannot reach any more."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._found: dict[str, Directions] = {}
+        self.curves: dict[str, Curve] = {}
+
+    def add(self, name: str, found: Directions, cost: int) -> None:
+        """Take in the directions of one weight."""
+        self._found[name], self.curves[name] = found, Curve(found.gain, cost)
+        # More weights only make the budget dearer. One more piece may fit where a larger one does not.
+        reach = shared(self.curves, self._room + max(curve.cost for curve in self.curves.values()))
+        for other, count in reach.items():
+            if count < len(self.curves[other].gain):
+                self._found[other] = self._found[other].leading(count)
+                self.curves[other] = Curve(self._found[other].gain, self.curves[other].cost)
+
+    def product(self, name: str, count: int) -> Product:
+        """The best `count` directions of a weight."""
+        found = self._found[name].leading(count)
+        return Product(found.b, found.a)
+
+
+def _most_rank(sources: Sources, room: int) -> int:
+    """Directions to compute of each weight: some times what each gets where all get the same."""
+    shapes = [sources.base.tensors[name].shape for name in sources.weights()]
+    each = sum(direction_bytes(shape[0], shape[1], sources.config.storage) for shape in shapes)
+    return min(MOST_RANK, 16 + ceil(8 * room / max(1, each)))
+
+
+def _entries(change: Tensor, gram: Tensor, sources: Sources, room: int) -> Curve:
+    """What ever more entries of each row remove of the error; of inputs, only their power is looked at."""
+    rows, columns = change.shape
+    most = max(1, min(columns, int(MOST_ENTRIES * columns), room // rows))
+    gain = _score(change, gram).topk(most, 1).values.double().square().sum(0)
+    size = entry_bytes(max(1 / columns, 0.005), sources.config.storage)
+    return Curve(gain, ceil(rows * size), 2 * rows if sources.config.storage == "int8" else 0)
+
+
+def _score(change: Tensor, gram: Tensor) -> Tensor:
+    return change.abs() * gram.diagonal().sqrt() if gram.numel() else change.abs()
+
+
+def _kept(change: Tensor, k: int, gram: Tensor, sources: Sources) -> Values:
+    index = largest_entries(_score(change, gram), k)
+    return Values(index, as_stored(change.gather(1, index), sources.config.storage))
+
+
+def _with_entries_of_the_rest(
+    fine_tune: Checkpoint, sources: Sources, chosen: _Pool, grams: Mapping[str, Tensor], room: int
+) -> Parts:
+    pieces = shared(chosen.curves, room // 2)
+    products = {name: chosen.product(name, count) for name, count in pieces.items() if count}
+
+    def left(name: str) -> Tensor:
+        change = sources.lacking(fine_tune, name)
+        if name in products:
+            part = stored(products[name].b, products[name].a, sources.config.storage)
+            change -= part.dense(torch.float32)
+        return change
+
+    def curve(name: str) -> Curve:
+        return _entries(left(name), grams[name], sources, room)
+
+    curves = dict(in_order(sources.weights(), curve, torch.get_num_threads()))
+    counts = shared(curves, room - spent(chosen.curves, pieces))
+    values = {name: _kept(left(name), count, grams[name], sources) for name, count in counts.items() if count}
+    return Parts(values, products)

@@ -1,0 +1,63 @@
+"""An expert that is the fine-tune's own LoRA, as its file has it."""
+
+import torch
+
+from merge.bundle import LowRankDelta
+from merge.checkpoint import Checkpoint
+from merge.experts.sources import Sources
+from merge.lora import AdaptedCheckpoint
+from merge.methods.vectors import Factors
+
+
+def why_no_lora(base: Checkpoint, fine_tune: Checkpoint) -> str | None:
+    """Why a fine-tune is not just a LoRA on the base; None: it is."""
+    if not isinstance(fine_tune, AdaptedCheckpoint):
+        return f"{fine_tune.path} is a full checkpoint"
+    if fine_tune.model.path.resolve() != base.path.resolve():
+        return f"{fine_tune.path} sits on {fine_tune.model.path}"
+    for name, change in sorted(fine_tune.adapter.changes.items()):
+        if change.magnitude is not None:
+            return f"{fine_tune.path} is a DoRA"
+        if len(base.tensors[name].shape) != 2:
+            return f"{fine_tune.path} changes {name}, which is not 2-D"
+    for name in sorted(fine_tune.adapter.replacements):
+        if len(base.tensors[name].shape) != 1:
+            return f"{fine_tune.path} replaces {name} as a whole"
+    return None
+
+
+def keeps_base(sources: Sources, name: str) -> bool:
+    """Whether the stored backbone has the base's own numbers in one tensor."""
+    return torch.equal(sources.backbone.tensor(name, torch.float32), sources.base.tensor(name, torch.float32))
+
+
+def own_factors(fine_tune: Checkpoint, sources: Sources, name: str) -> Factors | None:
+    """θ_k − θ_m of a 2-D weight as factors, float32: of a LoRA on the base, where the backbone is the base there."""
+    if not isinstance(fine_tune, AdaptedCheckpoint):
+        return None
+    if fine_tune.model.path.resolve() != sources.base.path.resolve():
+        return None
+    found = fine_tune.factors(name, torch.float32)
+    return Factors(*found) if found is not None and keeps_base(sources, name) else None
+
+
+def lora_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelta] | None:
+    """The LoRA's factors as they are stored, with alpha / r as their scale.
+
+    Returns:
+        By weight. None where the expert cannot be that LoRA: the fine-tune is something else, the backbone is not the
+        base in some weight, or a weight that the LoRA changes gets no residual.
+    """
+    if why_no_lora(sources.base, fine_tune) is not None or not isinstance(fine_tune, AdaptedCheckpoint):
+        return None
+    if not set(fine_tune.adapter.changes) <= set(sources.weights()):
+        return None
+    if not all(keeps_base(sources, name) for name in sources.base.tensors):
+        return None
+    parts = {}
+    for name in sorted(fine_tune.adapter.changes):
+        found = fine_tune.stored_factors(name)
+        assert found is not None  # `why_no_lora` has seen to it
+        left, right, scale = found
+        parts[name] = LowRankDelta(right.contiguous(), left.contiguous(), torch.full((len(right),), scale))
+    return parts

@@ -1,0 +1,56 @@
+"""Computing many things several at a time, each by one thread alone, so that their number shows in no bit."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+
+from merge.ray_pool import RayPool
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+def in_order(
+    keys: Sequence[Key], compute: Callable[[Key], Result], threads: int | None, ray_pool: RayPool | None = None
+) -> Iterator[tuple[Key, Result]]:
+    """Compute several at a time; results come in the given order, and only as many wait or run.
+
+    Args:
+        keys: what to compute.
+        compute: a key's result.
+        threads: how many at a time; None: as many as there are processors.
+        ray_pool: Ray's workers, which then compute in place of threads.
+    """
+    width = threads or (os.cpu_count() or 1 if ray_pool is None else ray_pool.width)
+    with _single_threaded_torch(), nullcontext(ray_pool) if ray_pool else ThreadPoolExecutor(width) as pool:
+        running: deque[tuple[Key, Future[Result]]] = deque()
+        try:
+            for key in keys:
+                if len(running) == width:
+                    done, future = running.popleft()
+                    yield done, future.result()
+                    del future  # its result is used: let it go before the next one is made
+                running.append((key, pool.submit(compute, key)))
+            while running:
+                done, future = running.popleft()
+                yield done, future.result()
+                del future
+        finally:
+            for _, future in running:
+                future.cancel()
+
+
+@contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    """Keep torch from splitting sums and products over threads, whose number would show in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

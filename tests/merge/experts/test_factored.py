@@ -1,0 +1,206 @@
+"""Experts of a shared budget, on tiny models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from merge.bundle import Expert, backbone_digest, read_expert, write_expert
+from merge.bundle.expert_header import expert_bytes
+from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.experts import Calibration, ExpertConfig, Sources, cut_expert
+from merge.experts.calibration import continue_greedily, make_batches
+from merge.experts.distill import divergence, targets
+from merge.experts.factored import choose_parts
+from merge.experts.placed import Product, Values
+from merge.lora import open_adapter
+from tests.merge.experts.conftest import World
+from tests.merge.lora.adapters import Q, factors, write_adapter
+from tests.merge.tiny import save_fine_tune, save_tiny
+
+PROMPTS = [[1, 5 + i, 6, 7 + 2 * i] for i in range(6)]
+UP = "model.layers.0.mlp.up_proj.weight"
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.fixture
+def calibration(tuned: PreTrainedModel, model: PreTrainedModel) -> Calibration:
+    return Calibration(tuned, model, PROMPTS, frozenset({2}), 4)
+
+
+def sources(world: World, backbone: Checkpoint | None = None, calibrated: bool = False, **config: object) -> Sources:
+    found = backbone or world.backbone
+    resolved = ExpertConfig.model_validate(config).resolved(calibrated)
+    return Sources(world.base, found, backbone_digest(found.path), resolved)
+
+
+def lacking(given: Sources, expert: Expert, fine_tune: Checkpoint) -> float:
+    """Squared error of what backbone + expert lacks, over the 2-D weights."""
+    total = 0.0
+    for name in given.weights():
+        left = given.lacking(fine_tune, name)
+        if name in expert.sparse:
+            left -= expert.sparse[name].dense(left.shape[1])
+        if name in expert.low_rank:
+            left -= expert.low_rank[name].dense(torch.float32)
+        total += float(left.square().sum())
+    return total
+
+
+@pytest.mark.parametrize("form", ["auto", "low_rank", "both"])
+@pytest.mark.parametrize("storage", ["int8", "bf16"])
+def test_an_expert_keeps_within_its_budget_and_uses_it(world: World, tmp_path: Path, form: str, storage: str) -> None:
+    given = sources(world, form=form, budget=0.2, storage=storage)
+    expert = cut_expert("one", world.fine_tunes["one"], given).expert
+    write_expert(tmp_path / "one.safetensors", expert)
+    size = expert_bytes(tmp_path / "one.safetensors")
+    assert 0.18 * world.backbone.nbytes < size <= 0.2 * world.backbone.nbytes * (1.02 if expert.sparse else 1)
+    assert read_expert(tmp_path / "one.safetensors").low_rank.keys() == expert.low_rank.keys()
+    assert bool(expert.sparse) or form != "both"
+    assert not expert.sparse or form != "low_rank"
+    assert expert.metadata["form"] == form
+    assert expert.density == 0
+
+
+def test_more_bytes_leave_less_of_the_error(world: World) -> None:
+    tune = world.fine_tunes["one"]
+    left = []
+    for budget in (0.1, 0.2, 0.6):
+        given = sources(world, form="low_rank", budget=budget)
+        left.append(lacking(given, cut_expert("one", tune, given).expert, tune))
+    assert left[0] > left[1] > left[2] > 0
+    everything = sources(world, form="low_rank", budget=1.0, storage="bf16")
+    parts = choose_parts(tune, everything, 10**6)
+    assert EMBEDDING in parts.products
+
+
+def test_a_shared_budget_beats_one_rank_for_all(world: World) -> None:
+    tune = world.fine_tunes["one"]
+    given = sources(world, form="low_rank", budget=0.2, exclude=["*embed*"])
+    parts = choose_parts(tune, given, given.room(640))
+    taken = sum((p.b.shape[0] + p.a.shape[1] + 4) * len(p.a) for p in parts.products.values())
+    each = sum(sum(world.base.tensors[name].shape) + 4 for name in given.weights())
+    uniform, found = 0.0, lacking(given, cut_expert("one", tune, given).expert, tune)
+    for name in given.weights():
+        s = torch.linalg.svdvals(given.lacking(tune, name))
+        uniform += float(s[taken // each :].square().sum())
+    assert found < uniform
+
+
+def test_what_did_not_change_takes_no_bytes(world: World, tmp_path: Path) -> None:
+    tune = open_checkpoint(save_fine_tune(world.base.path, tmp_path / "frozen", 5, 0.2, embeddings=False))
+    given = sources(world, world.base, form="auto", budget=0.2)
+    expert = cut_expert("frozen", tune, given).expert
+    assert EMBEDDING not in expert.low_rank
+    assert EMBEDDING not in expert.sparse
+
+
+def test_auto_keeps_a_change_of_few_entries_as_entries(world: World) -> None:
+    class Spiked(Checkpoint):
+        def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> torch.Tensor:
+            tensor = world.backbone.tensor(name, dtype, check)
+            if name == UP:
+                tensor = tensor.clone()
+                tensor[torch.arange(48), torch.arange(48) * 7 % 32] += 1.0
+            elif name.endswith("q_proj.weight"):
+                tensor = tensor + torch.outer(torch.ones(len(tensor)), torch.ones(tensor.shape[1]))
+            return tensor
+
+    tune = Spiked(world.base.path, world.base.config, world.base.tensors)
+    given = sources(world, form="auto", budget=0.03)
+    expert = cut_expert("spiked", tune, given).expert
+    assert set(expert.sparse) == {UP}
+    assert set(expert.low_rank) == {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
+    assert lacking(given, expert, tune) < 0.01 * 48
+    assert not expert.dense
+
+
+def test_prompts_help_and_what_is_stored_is_what_was_scored(world: World, calibration: Calibration) -> None:
+    tune, found = world.fine_tunes["two"], {}
+    for steps in (0, 20):
+        given = sources(world, calibrated=True, form="low_rank", budget=0.2, distill=steps)
+        cut = cut_expert("two", tune, given, calibration)
+        assert cut.divergence is not None
+        assert cut.divergence[1] < cut.divergence[0]
+        found[steps] = cut.divergence[1]
+        lesson = make_batches(PROMPTS, continue_greedily(calibration.fine_tune, PROMPTS, 4, {2}), 8)
+        read = {key: Product(part.b.float() * part.scale, part.a.float()) for key, part in cut.expert.low_rank.items()}
+        norms = {key: Values(None, delta) for key, delta in cut.expert.dense.items()}
+        teacher = targets(calibration.fine_tune, lesson)
+        assert divergence(calibration.student, norms, lesson, teacher, read) == pytest.approx(
+            cut.divergence[1], rel=1e-4
+        )
+    assert found[20] < found[0]
+
+
+def test_the_number_of_threads_shows_in_no_bit(world: World) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(cut_expert("one", world.fine_tunes["one"], sources(world, budget=0.2)).expert)
+    finally:
+        torch.set_num_threads(before)
+    one, other = found
+    assert one.low_rank.keys() == other.low_rank.keys()
+    for name, part in one.low_rank.items():
+        assert torch.equal(part.a, other.low_rank[name].a)
+        assert torch.equal(part.b, other.low_rank[name].b)
+        assert torch.equal(part.scale, other.low_rank[name].scale)
+
+
+def test_where_norms_use_the_budget_up_half_of_it_still_goes_to_the_weights(world: World) -> None:
+    expert = cut_expert("one", world.fine_tunes["one"], sources(world, budget=0.01, form="low_rank")).expert
+    assert len(expert.dense) == 5
+    assert 0 < sum(part.nbytes for part in expert.low_rank.values()) <= 0.005 * world.backbone.nbytes
+
+
+def test_a_sparse_expert_keeps_to_a_budget(world: World, tmp_path: Path) -> None:
+    given = sources(world, form="sparse", budget=0.3)
+    write_expert(tmp_path / "one.safetensors", cut_expert("one", world.fine_tunes["one"], given).expert)
+    assert 0.15 < expert_bytes(tmp_path / "one.safetensors") / world.backbone.nbytes < 0.33
+
+
+class TestLora:
+    @pytest.fixture
+    def lora(self, world: World, tmp_path: Path) -> Checkpoint:
+        made = {**factors(Q, 32, 32), **factors("model.layers.1.mlp.up_proj", 48, 32, seed=1)}
+        return open_adapter(write_adapter(tmp_path / "lora", made), world.base)
+
+    def test_it_is_kept_as_it_is_whatever_its_bytes(self, world: World, lora: Checkpoint) -> None:
+        expert = cut_expert("lora", lora, sources(world, world.base, form="lora")).expert
+        assert not expert.sparse
+        assert not expert.dense
+        made = factors(Q, 32, 32)
+        part = expert.low_rank[f"{Q}.weight"]
+        assert torch.equal(part.a, made[f"{Q}.lora_A.weight"])
+        assert torch.equal(part.b, made[f"{Q}.lora_B.weight"])
+        assert part.scale.tolist() == [1.5] * 4
+        assert set(expert.low_rank) == {f"{Q}.weight", "model.layers.1.mlp.up_proj.weight"}
+
+    def test_it_is_kept_as_it_is_where_the_budget_allows(self, world: World, lora: Checkpoint) -> None:
+        kept = cut_expert("lora", lora, sources(world, world.base, budget=0.5)).expert
+        assert kept.metadata == {"form": "lora"}
+        assert kept.low_rank[f"{Q}.weight"].a.dtype == torch.float32
+        given = sources(world, world.base, budget=0.05)
+        small = cut_expert("lora", lora, given).expert
+        assert small.metadata["form"] == "auto"
+        assert small.low_rank[f"{Q}.weight"].a.dtype == torch.int8
+        assert max(part.rank for part in small.low_rank.values()) <= 4
+
+    def test_elsewhere_it_is_refused_with_the_reason(self, world: World, lora: Checkpoint) -> None:
+        with pytest.raises(ValueError, match="the backbone is not the base: use merge_method: base"):
+            cut_expert("lora", lora, sources(world, form="lora"))
+        with pytest.raises(ValueError, match="is a full checkpoint"):
+            cut_expert("one", world.fine_tunes["one"], sources(world, world.base, form="lora"))
+
+
+def test_an_embedding_that_is_no_head_counts_by_row(tmp_path: Path) -> None:
+    base = open_checkpoint(save_tiny(tmp_path / "base", tied=False))
+    tune = open_checkpoint(save_fine_tune(base.path, tmp_path / "tune", 3, 0.3))
+    config = ExpertConfig(form="low_rank", budget=0.05).resolved(calibrated=False)
+    given = Sources(base, base, backbone_digest(base.path), config)
+    parts = choose_parts(tune, given, given.room(0))
+    assert EMBEDDING not in parts.products, "as large a change as that of the head, of which each token reads one row"
+    assert parts.products["lm_head.weight"].a.shape[0] > 0

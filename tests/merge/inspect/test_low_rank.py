@@ -1,0 +1,62 @@
+"""Bundles whose experts have low-rank parts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from merge.bundle import Expert, LowRankDelta, SparseDelta, open_bundle
+from merge.inspect.similarity import compare_experts, dense_residual
+from merge.inspect.summary import inspect_bundle
+from merge.run import merge_recipe
+from tests.merge.tiny import save_fine_tune, save_tiny
+
+KEY = "layer.weight"
+
+
+def expert(name: str, seed: int, sparse: bool, low_rank: bool) -> Expert:
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.stack([torch.randperm(9, generator=generator)[:3].sort().values for _ in range(6)])
+    values = SparseDelta(index.to(torch.uint16), torch.randn(6, 3, generator=generator).to(torch.bfloat16))
+    product = LowRankDelta(
+        torch.randint(-127, 128, (2, 9), generator=generator, dtype=torch.int8),
+        torch.randint(-127, 128, (6, 2), generator=generator, dtype=torch.int8),
+        torch.rand(2, generator=generator) * 1e-4,
+    )
+    return Expert(name, "digest", 0.0, {KEY: values} if sparse else {}, {}, {}, {KEY: product} if low_rank else {})
+
+
+def test_cosines_are_those_of_the_whole_residuals() -> None:
+    experts = {
+        "both": expert("both", 0, sparse=True, low_rank=True),
+        "product": expert("product", 1, sparse=False, low_rank=True),
+        "sparse": expert("sparse", 2, sparse=True, low_rank=False),
+    }
+    cosine, overlap = compare_experts(experts)
+    whole = torch.stack([dense_residual(experts[name], KEY, 9).flatten() for name in cosine.names])
+    expected = torch.nn.functional.cosine_similarity(whole[:, None], whole[None], dim=2)
+    torch.testing.assert_close(torch.tensor(cosine.values), expected, rtol=0, atol=1e-5)
+    assert overlap.values[0][1] == overlap.values[1][1] == 0
+    assert overlap.values[0][2] > 0
+
+
+def test_ranks_are_told(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base")
+    for seed, name in enumerate(("one", "two")):
+        save_fine_tune(base, tmp_path / name, seed, size=0.3)
+    recipe = {
+        "name": "tiny", "base_model": "base", "merge_method": "linear", "models": [{"model": "one"}, {"model": "two"}],
+        "experts": {"form": "low_rank", "budget": 0.1},
+    }  # fmt: skip
+    (tmp_path / "recipe.yml").write_text(json.dumps(recipe))
+    merge_recipe(tmp_path / "recipe.yml", tmp_path / "bundle", progress=False)
+    found = inspect_bundle(open_bundle(tmp_path / "bundle"))
+    for item in found.experts:
+        assert item.ranks is not None
+        assert 1 <= item.ranks[0] <= item.ranks[1]
+        assert item.storage == "int8"
+        assert item.density == 0
+    assert found.similarity.values[0][1] < 0, "what two models are apart from their mean points both ways"
+    assert "rank" in found.as_text()
+    assert sum(item.bytes for item in found.parameters) == pytest.approx(found.experts[0].bytes, rel=0.3)
