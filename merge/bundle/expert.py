@@ -69,6 +69,13 @@ class Expert:
         """Names of the 2-D weights that have a sparse part, a low-rank part or both, in alphabetical order."""
         return tuple(sorted({*self.sparse, *self.low_rank}))
 
+    def matrix(self, name: str, columns: int) -> Tensor:
+        """The residual of a 2-D weight, one of `matrices`: its parts' sum as a dense [N, columns] float32 matrix."""
+        if name not in self.low_rank:
+            return self.sparse[name].dense(columns)
+        dense = self.low_rank[name].dense()
+        return dense.add_(self.sparse[name].dense(columns)) if name in self.sparse else dense
+
 
 def write_expert(path: Path, expert: Expert) -> None:
     """Write an expert file; it appears whole or not at all.

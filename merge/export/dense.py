@@ -66,7 +66,7 @@ def export_dense(bundle: Bundle, task: str, out: Path, dtype: torch.dtype | None
         copy_settings(backbone.path, directory)
         if dtype is not None:
             _declare(directory / "config.json", dtype)
-    changed = {str(planned[name]).removeprefix("torch.") for name in (*expert.sparse, *expert.dense)}
+    changed = {str(planned[name]).removeprefix("torch.") for name in (*expert.matrices, *expert.dense)}
     return DenseReport(
         out=out,
         task=task,
@@ -82,12 +82,15 @@ def check_fits(expert: Expert, backbone: Checkpoint) -> None:
     Raises:
         BundleError: a name or a shape does not fit.
     """
-    for name in (*expert.sparse, *expert.dense):
+    for name in (*expert.matrices, *expert.dense):
         info = backbone.tensors.get(name)
         if info is None:
             raise BundleError(f"expert {expert.name!r} has a residual for {name}, which the backbone does not have")
         if name in expert.dense:
             fits = expert.dense[name].shape == info.shape
+        elif name in expert.low_rank:
+            # A sparse part beside it was checked against the low-rank part when the expert was read.
+            fits = expert.low_rank[name].shape == info.shape
         else:
             index = expert.sparse[name].index
             highest = int(index.to(torch.int64).max())
@@ -98,8 +101,8 @@ def check_fits(expert: Expert, backbone: Checkpoint) -> None:
 
 def residual_of(expert: Expert, name: str, backbone: Checkpoint) -> Tensor | None:
     """The residual of one tensor, dense, float32; None where the expert leaves it alone."""
-    if name in expert.sparse:
-        return expert.sparse[name].dense(backbone.tensors[name].shape[1])
+    if name in expert.sparse or name in expert.low_rank:
+        return expert.matrix(name, backbone.tensors[name].shape[1])
     return expert.dense.get(name)
 
 

@@ -1,9 +1,11 @@
-"""Bringing a sparse residual to low rank."""
+"""The factors that a LoRA holds: an expert's own, or those nearest to a residual that is not of low rank."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from merge.bundle import LowRankDelta
 
 EXACT = 1024
 """Up to this many rows or columns all singular values are computed; beyond, the largest by random projection."""
@@ -56,3 +58,20 @@ def low_rank(residual: Tensor, rank: int) -> Factors:
     a[:kept], b[:, :kept] = root[:, None] * vh[:kept], u[:, :kept] * root
     size = float(residual.square().sum(dtype=torch.float64))
     return Factors(a, b, size, float((residual - b @ a).square().sum(dtype=torch.float64)))
+
+
+def own_factors(delta: LowRankDelta, rank: int) -> Factors:
+    """The factors of a low-rank part as they are, the scales in B.
+
+    Semantics: A = A_delta,  B = B_delta diag(scale), each product rounded to float32
+
+    Args:
+        delta: of rank r.
+        rank: R, at least r; the rest of A and B is 0.
+    """
+    a, b = torch.zeros(rank, delta.shape[1]), torch.zeros(delta.shape[0], rank)
+    a[: delta.rank], b[:, : delta.rank] = delta.a, delta.b.to(torch.float32) * delta.scale
+    # ‖B A‖² = tr(BᵀB A Aᵀ), without the product itself.
+    grams = [factor.to(torch.float64) for factor in (a, b)]
+    size = float(((grams[1].T @ grams[1]) * (grams[0] @ grams[0].T)).sum())
+    return Factors(a, b, max(0.0, size), 0.0)

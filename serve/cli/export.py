@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 LARGE = 0.3
-"""Relative error of an adapter that deserves a word of warning; a sparse residual is seldom of low rank."""
+"""Relative error of an adapter that deserves a word of warning: a sparse part is seldom of low rank."""
 
 
 class Format(StrEnum):
@@ -43,32 +43,40 @@ def command(
     dtype: Annotated[
         Dtype | None, option("--dtype", help="hf: store the weights in this dtype, not the backbone's.")
     ] = None,
-    rank: Annotated[int | None, option("--rank", help="peft: the adapter's rank.", min=1)] = None,
+    rank: Annotated[
+        int | None,
+        option(
+            "--rank",
+            help="peft: the adapter's rank; by default the largest of the expert's own, where it has no sparse part.",
+            min=1,
+        ),
+    ] = None,
     norms: Annotated[
         bool, option("--norms", help="peft: keep changed norms, whole, which PEFT loads but vLLM does not.")
     ] = False,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write one task as a checkpoint that transformers loads, or as a LoRA for PEFT, vLLM or LoRAX."""
-    if format_ is Format.PEFT and rank is None:
-        raise typer.BadParameter("an adapter needs a rank, as in --rank 16", param_hint="--rank")
     if format_ is Format.PEFT and dtype is not None:
-        raise typer.BadParameter("goes with --format hf; an adapter is stored in float32", param_hint="--dtype")
+        raise typer.BadParameter("goes with --format hf; an adapter's dtype is chosen for it", param_hint="--dtype")
     if format_ is Format.HF and (rank is not None or norms):
         raise typer.BadParameter("goes with --format peft", param_hint="--rank" if rank is not None else "--norms")
 
     import torch  # takes a second to import; --help should not
 
     from merge.bundle import open_bundle
-    from merge.export import export_adapter, export_dense
+    from merge.export import MissingRankError, export_adapter, export_dense
 
     opened = open_bundle(bundle)
     report: DenseReport | AdapterReport
-    if rank is None:
+    if format_ is Format.HF:
         report = export_dense(opened, task, out, None if dtype is None else getattr(torch, dtype))
         text = _dense_text(report)
     else:
-        report = export_adapter(opened, task, out, rank, norms)
+        try:
+            report = export_adapter(opened, task, out, rank, norms)
+        except MissingRankError as error:
+            raise typer.BadParameter(str(error), param_hint="--rank") from error
         text = _adapter_text(report)
     typer.echo(json.dumps(asdict(report), default=str) if as_json else text)
 
@@ -84,11 +92,12 @@ def _dense_text(report: "DenseReport") -> str:
 
 
 def _adapter_text(report: "AdapterReport") -> str:
-    lines = [
-        f"{report.out}: {report.task} as a LoRA of rank {report.rank}, {report.bytes:,} bytes",
-        f"  relative Frobenius error {report.error:.1%} of the residual in all",
-        *(f"    {error:.1%}  {name}" for name, error in report.layers.items()),
-    ]
+    lines = [f"{report.out}: {report.task} as a LoRA of rank {report.rank}, {report.bytes:,} bytes"]
+    if report.lossless:
+        lines.append("  the factors are the expert's own, with their scales in B: nothing of them is lost")
+    else:
+        lines.append(f"  relative Frobenius error {report.error:.1%} of the residual in all")
+        lines += [f"    {error:.1%}  {name}" for name, error in report.layers.items()]
     if report.error > LARGE:
         lines.insert(
             2, "  that is most likely too much to answer as the expert does: try a higher --rank, or --format hf"

@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 from kernels.expert_linear import ExpertBatch
 from serve.cli import main
 from serve.model import load_model
-from tests.merge.export.bundles import Exported, write
+from tests.merge.export.bundles import UP, Exported, factors, write
 from tests.serve.model.test_decoder import fill_slots, run
 
 PROMPT = [1, 5, 9, 13, 6, 8]
@@ -73,6 +73,16 @@ def test_an_adapter_of_enough_rank_comes_without_a_warning(tmp_path: Path, capsy
     made = write(tmp_path / "bundle")
     assert export(made.bundle.path, tmp_path / "out", "--task", "one", "--format", "peft", "--rank", 32) == 0
     assert "try a higher --rank" not in capsys.readouterr().out
+
+
+def test_an_adapter_of_a_low_rank_expert_needs_no_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = write(tmp_path / "bundle", weights=(), low_rank={UP: factors(48, 32, 3)})
+    assert export(made.bundle.path, tmp_path / "out", "--task", "one", "--format", "peft") == 0
+    out = capsys.readouterr().out
+    assert "as a LoRA of rank 3" in out
+    assert "the factors are the expert's own" in out
+    assert "dropped" in out
+    assert "error" not in out
 
 
 @pytest.mark.parametrize(
