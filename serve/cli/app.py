@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serve.cli import bench, check, demo, deploy, export, health, inspect, merge, route, serve
+from serve.cli import bench, check, demo, deploy, export, health, init, inspect, merge, route, serve
 from serve.cli import eval as evaluate
 from serve.cli.environment import check_environment
 from serve.cli.variables import check_variables
@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "eval": evaluate.command,
     "export": export.command,
     "health": health.command,
+    "init": init.command,
     "inspect": inspect.command,
     "merge": merge.command,
     "route": route.command,
