@@ -30,7 +30,7 @@ from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge
 from merge.methods import BoundMethod
 from merge.progress import Progress
 from merge.ray_pool import RayPool
-from merge.router import train_router
+from merge.router import read_foreign, train_router
 from merge.staging import Staging
 from merge.wording import counted
 
@@ -101,8 +101,11 @@ def merge_recipe(
         backbone = open_checkpoint(staging.path / "backbone")
         experts = _cut_experts(inputs, backbone, staging, shown, workers, pool)
         if inputs.prompts is not None:
-            shown.say("router: training")
-            save_router(staging.path / "router", train_router(inputs.prompts, inputs.recipe.router))
+            config = inputs.recipe.router
+            shown.say(f"router: training on {' and '.join(config.chosen_features)} features")
+            foreign = [] if config.foreign is None else read_foreign(config.foreign)
+            model = train_router(inputs.prompts, config, foreign, staging.path / "backbone")
+            save_router(staging.path / "router", model)
         notes = _notes(inputs, warned, experts)
         (staging.path / "recipe.yml").write_bytes(recipe.read_bytes())
         (staging.path / "README.md").write_text(model_card(inputs.recipe, [_row(item) for item in experts], notes))

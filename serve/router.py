@@ -1,27 +1,35 @@
 """Deciding which expert answers a prompt."""
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from merge.bundle import Bundle, BundleError, RouterModel, load_router
+from merge.bundle import Bundle, BundleError, EncodedFeatures, RouterModel, load_router
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decision:
     """Which expert, how sure.
 
     Attributes:
         expert: the chosen expert, or None: the backbone alone.
         confidence: probability of what was chosen, 0 to 1; for None, of there being no fitting expert.
-        scores: each expert's probability.
+        names: the experts that the router knows.
+        chances: [E] float64, each one's probability.
     """
 
     expert: str | None
     confidence: float
-    scores: Mapping[str, float]
+    names: tuple[str, ...]
+    chances: NDArray[np.float64]
+
+    @cached_property
+    def scores(self) -> Mapping[str, float]:
+        """Each expert's probability."""
+        return dict(zip(self.names, self.chances.tolist(), strict=True))
 
 
 class Router:
@@ -60,14 +68,26 @@ class Router:
         """The experts it can choose."""
         return self.model.names
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it reads prompts by a neural encoder, which takes milliseconds."""
+        return isinstance(self.model.featurizer, EncodedFeatures)
+
     def decide(self, prompt: str) -> Decision:
         """Choose the most probable expert, or none where its probability is under the threshold."""
-        chances = self.model.probabilities(prompt)
-        scores = dict(zip(self.model.names, chances.tolist(), strict=True))
-        best = self.model.names[int(chances.argmax())] if scores else None
-        if best is not None and scores[best] >= self.threshold:
-            return Decision(best, scores[best], scores)
-        return Decision(None, max(0.0, 1.0 - sum(scores.values())), scores)
+        return self.decide_all([prompt])[0]
+
+    def decide_all(self, prompts: Sequence[str]) -> list[Decision]:
+        """Choose for several prompts, each for itself."""
+        return [self.decision(chances) for chances in self.model.probabilities_of(prompts)]
+
+    def decision(self, chances: NDArray[np.float64]) -> Decision:
+        """The decision that these probabilities [E] make."""
+        if len(chances):
+            best = int(chances.argmax())
+            if chances[best] >= self.threshold:
+                return Decision(self.names[best], float(chances[best]), self.names, chances)
+        return Decision(None, max(0.0, 1.0 - float(chances.sum())), self.names, chances)
 
     def of_model(self, model: RouterModel) -> "Router":
         """Other heads under this router's threshold."""
@@ -79,11 +99,12 @@ class Router:
         if len(kept) == len(self.names):
             return self
         names, model = tuple(other for other in self.names if other != name), self.model
-        weight = np.take(model.weight.T, kept, axis=1).T  # keeps the order in memory
-        return self.of_model(dataclasses.replace(model, names=names, weight=weight, bias=model.bias[kept]))
+        return self.of_model(replace(model, names=names, weight=model.weight[kept], bias=model.bias[kept]))
 
     def with_head_of(self, source: RouterModel, name: str) -> "Router":
         """This router with the head that another one has for an expert, in the place of its own.
+
+        Where the other one compares prompts with other landmarks, they come with the head.
 
         Semantics:  the head's logit z = (w · f + b - offset) / temperature stays what it was in `source`.
 
@@ -93,16 +114,33 @@ class Router:
         if name not in source.names:
             raise ValueError(f"the router has no head for {name!r}; it has: {', '.join(source.names)}")
         mine = self.without(name).model
-        if source.featurizer != mine.featurizer:
-            raise ValueError("the router reads text with another featurizer than this server's")
         row, scale = source.names.index(name), mine.temperature / source.temperature
         bias = (source.bias[row] - source.offset) * scale + mine.offset
-        head = source.weight.T[:, row : row + 1] * np.float32(scale)
+        head = source.weight[row : row + 1] * np.float32(scale)
+        mine, head = _joined(mine, source, head)
         return self.of_model(
-            dataclasses.replace(
+            replace(
                 mine,
                 names=(*mine.names, name),
-                weight=np.concatenate([mine.weight.T, head], axis=1).T,
+                weight=np.concatenate([mine.weight, head.astype(mine.weight.dtype)]),
                 bias=np.append(mine.bias, np.float32(bias)),
             )
         )
+
+
+def _joined(
+    mine: RouterModel, source: RouterModel, head: NDArray[np.floating]
+) -> tuple[RouterModel, NDArray[np.floating]]:
+    """Both over the same features: those of `mine`, and the landmarks of `source` after them where they are others."""
+    features, other = mine.featurizer, source.featurizer
+    if features == other:
+        return mine, head
+    if not (
+        isinstance(features, EncodedFeatures) and isinstance(other, EncodedFeatures) and features.reads_like(other)
+    ):
+        raise ValueError("the router reads text with another featurizer than this server's")
+    counted, before, more = features.counted, len(features.landmarks), len(other.landmarks)
+    landmarks = np.concatenate([features.landmarks, other.landmarks])
+    head = np.concatenate([head[:, :counted], np.zeros((1, before), head.dtype), head[:, counted:]], axis=1)
+    weight = np.concatenate([mine.weight, np.zeros((len(mine.names), more), mine.weight.dtype)], axis=1)
+    return replace(mine, weight=weight, featurizer=replace(features, landmarks=landmarks)), head

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.text.sources import ENCODER_PACKAGE, encoder_directory
+from merge.router import RouterConfig, train_router
 
 ENCODED_TOKENS = 64
 
@@ -26,19 +27,21 @@ class Classifier(Protocol):
         """Probability of the best expert from which it is chosen; 0: always."""
         ...
 
-    def probabilities(self, text: str) -> NDArray[np.float64]:
-        """[E] of each expert."""
+    def probabilities_of(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """[n, E] of each text and expert."""
         ...
 
 
 Train = Callable[[Mapping[str, Sequence[str]]], Classifier]
 
 
-def overtone(prompts: Mapping[str, Sequence[str]]) -> Classifier:
-    """The router as `overtone merge` trains it, with its defaults."""
-    from merge.router import train_router
+def overtone(features: str) -> Train:
+    """The router as `overtone merge` trains it, with these features and its defaults."""
 
-    return train_router(prompts)
+    def train(prompts: Mapping[str, Sequence[str]]) -> Classifier:
+        return train_router(prompts, RouterConfig.model_validate({"features": tuple(features.split("+"))}))
+
+    return train
 
 
 class TfIdf:
@@ -57,9 +60,9 @@ class TfIdf:
         self._model.fit([text for text, _ in pairs], [name for _, name in pairs])
         self.names: Sequence[str] = tuple(self._model.classes_)
 
-    def probabilities(self, text: str) -> NDArray[np.float64]:
-        """[E]."""
-        return np.asarray(self._model.predict_proba([text])[0], dtype=np.float64)
+    def probabilities_of(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """[n, E]."""
+        return np.asarray(self._model.predict_proba(list(texts)), dtype=np.float64)
 
 
 class NearestCentroid:
@@ -80,9 +83,9 @@ class NearestCentroid:
         means = [self._encoded(prompts[name]).mean(axis=0) for name in self.names]
         self._centroids = np.stack([mean / np.linalg.norm(mean) for mean in means])
 
-    def probabilities(self, text: str) -> NDArray[np.float64]:
-        """[E]."""
-        return np.asarray((1.0 + self._centroids @ self._encoded([text])[0]) / 2, dtype=np.float64)
+    def probabilities_of(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """[n, E]."""
+        return np.asarray((1.0 + self._encoded(texts) @ self._centroids.T) / 2, dtype=np.float64)
 
     def _encoded(self, texts: Sequence[str]) -> NDArray[np.float64]:
         rows = []
@@ -104,7 +107,8 @@ class NearestCentroid:
 
 def classifiers() -> dict[str, Train]:
     """What can be compared here, by the name in the rows' `features`."""
-    found: dict[str, Train] = {"ngram": overtone, "tfidf-logistic-regression": TfIdf}
+    found: dict[str, Train] = {"ngram": overtone("ngram")}
     if importlib.util.find_spec(ENCODER_PACKAGE) is not None:
+        found |= {name: overtone(name) for name in ("encoder", "ngram+encoder")}
         found["minilm-nearest-centroid"] = NearestCentroid
-    return found
+    return found | {"tfidf-logistic-regression": TfIdf}

@@ -3,9 +3,10 @@
 `expert` is the file format of one expert (`expert_header` its header, `residual` and `low_rank` its parts, `quantise`
 and `gaps` the 8-bit form of sparse ones), `tensor_file` reads files that may change meanwhile, `manifest` is the table
 of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one, `router_model` holds the part of
-the router that both sides must compute alike, `end_tokens`, `tokenizer` and `architectures` what both sides must
-understand alike about a model directory, `adapter_config` and `adapter_names` the same about a LoRA directory,
-`adapter` reads one as an expert, and `host_memory` says how much memory either side may take.
+the router that both sides must compute alike (`ngrams`, `text_encoder` and `text_features` its features, `head_matrix`
+its scores, `router_files` and `encoder_files` its files), `end_tokens`, `tokenizer` and `architectures` what both
+sides must understand alike about a model directory, `adapter_config` and `adapter_names` the same about a LoRA
+directory, `adapter` reads one as an expert, and `host_memory` says how much memory either side may take.
 """
 
 from merge.bundle.adapter import read_adapter, read_adapter_ranks
@@ -13,6 +14,7 @@ from merge.bundle.adapter_config import ADAPTER_CONFIG, AdapterError
 from merge.bundle.adapter_names import ADAPTER_WEIGHTS
 from merge.bundle.architectures import SERVED_ARCHITECTURES
 from merge.bundle.digest import backbone_digest, expert_digest
+from merge.bundle.encoder_files import EncoderFiles
 from merge.bundle.end_tokens import end_tokens
 from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.expert import Expert, read_expert, read_expert_content, write_expert
@@ -20,11 +22,15 @@ from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_layout
 from merge.bundle.host_memory import available_host_bytes
 from merge.bundle.low_rank import LowRankDelta, check_low_rank
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
+from merge.bundle.ngrams import Featurizer, SparseRow
 from merge.bundle.quantise import dequantise_rows, quantise_rows
 from merge.bundle.reader import Bundle, open_bundle, open_model
 from merge.bundle.residual import SparseDelta, index_dtype
-from merge.bundle.router_model import Featurizer, RouterModel, load_router, save_router
+from merge.bundle.router_files import load_router, save_router
+from merge.bundle.router_model import RouterModel
 from merge.bundle.tensor_file import read_failure
+from merge.bundle.text_encoder import TextEncoder, backbone_encoder
+from merge.bundle.text_features import EncodedFeatures, TextFeatures
 from merge.bundle.tokenizer import read_tokenizer
 from merge.bundle.writer import BundleWriter
 
@@ -37,6 +43,8 @@ __all__ = [
     "Bundle",
     "BundleError",
     "BundleWriter",
+    "EncodedFeatures",
+    "EncoderFiles",
     "Expert",
     "ExpertCard",
     "ExpertLayout",
@@ -48,9 +56,13 @@ __all__ = [
     "MissingFileError",
     "RouterModel",
     "SparseDelta",
+    "SparseRow",
+    "TextEncoder",
+    "TextFeatures",
     "UnreadableFileError",
     "available_host_bytes",
     "backbone_digest",
+    "backbone_encoder",
     "check_low_rank",
     "dequantise_rows",
     "end_tokens",

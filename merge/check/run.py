@@ -9,6 +9,7 @@ from merge.check.finding import CheckError, Finding, errors, unreadable, warning
 from merge.check.generation import check_end_tokens, compare_generation
 from merge.check.inputs import Inputs, open_base, open_examples, open_fine_tunes
 from merge.check.place import check_memory, check_room, check_target
+from merge.check.router import check_router
 from merge.check.settings import compare_settings
 from merge.check.tensors import compare_adapted, compare_tensors
 from merge.check.tokenizers import compare_tokenizers
@@ -90,7 +91,7 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
     findings = [*warnings("recipe", recipe.remarks), *findings]
     fine_tunes, more = open_fine_tunes(recipe, base)
     examples, worse = open_examples(recipe)
-    findings += [*more, *worse, *target]
+    findings += [*more, *worse, *check_router(recipe), *target]
     if base is None:
         return None, findings
     findings += [*_selection(recipe, base), *_served(base), *check_end_tokens(base, "base")]

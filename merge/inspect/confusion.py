@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from merge.router import RouterConfig, train_router
+from merge.router import RouterConfig, read_foreign, train_router
 from merge.router.phrasings import assign_folds
 from merge.wording import counted
 
@@ -35,11 +36,13 @@ class Confusion:
         return right / max(1, sum(map(sum, self.counts)))
 
 
-def cross_validated(prompts: Mapping[str, Sequence[str]], config: RouterConfig, folds: int = 4) -> Confusion:
+def cross_validated(
+    prompts: Mapping[str, Sequence[str]], config: RouterConfig, folds: int = 4, backbone: Path | None = None
+) -> Confusion:
     """Train a router for each fold of the prompts, prompts worded alike in one fold, and route the fold by it.
 
     Raises:
-        ValueError: a task has too few different prompts.
+        ValueError: a task has too few different prompts, or the router cannot be trained as `config` says.
     """
     tasks = tuple(sorted(prompts))
     unique = {task: list(dict.fromkeys(prompts[task])) for task in tasks}
@@ -48,15 +51,15 @@ def cross_validated(prompts: Mapping[str, Sequence[str]], config: RouterConfig, 
             raise ValueError(
                 f"task {task!r} has {counted(len(unique[task]), 'prompt')}; {folds} folds need {2 * folds}"
             )
+    foreign = [] if config.foreign is None else read_foreign(config.foreign)
     fold_of = {task: assign_folds(unique[task], folds) for task in tasks}
     counts = [[0] * (len(tasks) + 1) for _ in tasks]
     for fold in range(folds):
         seen = {t: [p for p, f in zip(unique[t], fold_of[t], strict=True) if f != fold] for t in tasks}
-        router = train_router(seen, config)
+        router = train_router(seen, config, foreign, backbone)
         for row, task in enumerate(tasks):
-            for prompt, place in zip(unique[task], fold_of[task], strict=True):
-                if place == fold:
-                    chances = router.probabilities(prompt)
-                    best = int(np.argmax(chances))
-                    counts[row][best if chances[best] >= router.threshold else len(tasks)] += 1
+            asked = [prompt for prompt, place in zip(unique[task], fold_of[task], strict=True) if place == fold]
+            for chances in router.probabilities_of(asked):
+                best = int(np.argmax(chances))
+                counts[row][best if chances[best] >= router.threshold else len(tasks)] += 1
     return Confusion(tasks, (*tasks, NONE), tuple(map(tuple, counts)), folds)

@@ -65,7 +65,7 @@ def take_pictures(bundle: Bundle, shown: Progress) -> Pictures:
     if inputs.prompts is not None and inputs.recipe is not None and bundle.router_dir is not None:
         shown.say("router: cross-validating")
         try:
-            confusion = cross_validated(inputs.prompts, inputs.recipe.router)
+            confusion = cross_validated(inputs.prompts, inputs.recipe.router, backbone=bundle.backbone_dir)
         except ValueError as error:
             remarks.append(f"The router was not cross-validated: {error}.")
     return Pictures(spectra, similarity, confusion, tuple(remarks))

@@ -71,6 +71,7 @@ def load_recipe(path: Path) -> Recipe:
             "base_model": folder / recipe.base_model.expanduser(),
             "models": tuple(_located(entry, folder) for entry in recipe.models),
             "calibration": calibration,
+            "router": recipe.router.located(folder),
         }
     )
 

@@ -1,5 +1,6 @@
 """From scores to probabilities, and the probability under which nobody is chosen."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -99,3 +100,19 @@ def choose_threshold(scores: Tensor, labels: Tensor, calibration: Calibration) -
     )
     between = float(candidates[gain >= gain.max() - 1e-9].median())
     return round(min(between, float(right.quantile(LOST))), 4)
+
+
+def foreign_threshold(scores: Tensor, calibration: Calibration, most: float) -> float:
+    """The lowest threshold that at most a share `most` of prompts of no expert reach.
+
+    Args:
+        scores: [n, E] float64, held-out scores of those prompts, n ≥ 1.
+        calibration: of the scores.
+        most: the share, 0 to 1.
+    """
+    confidence = probabilities(scores, calibration.offset, calibration.temperature)[:, :-1].max(dim=1).values
+    ordered = confidence.sort(descending=True).values
+    allowed = int(most * len(ordered))
+    if allowed >= len(ordered):
+        return 0.0
+    return min(1.0, math.ceil(float(ordered[allowed]) * 10_000 + 1e-6) / 10_000)  # just above the first to be kept out

@@ -3,9 +3,9 @@
 Semantics:  weight, bias = argmin Σ_n max(0, 1 - y_n (weight · d f_n + bias))² + ridge/2 (|weight|² + bias²)
             with y_n = 1 where prompt n is the expert's, else -1, and d = diag(idf)
 
-The features are scaled by inverse document frequency while a head is fitted, and the scale is folded into its weight: a
-head needs nothing but itself and the features, and can be added to other heads. Heads are fitted one by one by
-scikit-learn's LinearSVC (liblinear, dual coordinate descent on sparse rows). Where there are many prompts, a head sees
+Features that count words are scaled by inverse document frequency while a head is fitted, and the scale is folded into
+its weight: a head needs nothing but itself and the features, and can be added to other heads. Heads are fitted one by
+one by scikit-learn's LinearSVC (liblinear, dual coordinate descent on sparse rows). Where there are many prompts, a head sees
 the others' prompts nearest to its own and a sample of the rest: on CLINC150's 150 intents with 100 prompts each, 2,000
 of them took a third of the time that all 15,000 took, at the same accuracy (0.923).
 """
@@ -48,7 +48,9 @@ def sparse_rows(rows: Sequence[tuple[NDArray[np.intp], NDArray[np.float32]]], si
     return csr_matrix((values, places, ends.astype(np.int32)), shape=(len(rows), size))
 
 
-def fit_heads(features: SparseRows, labels: NDArray[np.int64], experts: int, ridge: float, seed: int) -> Heads:
+def fit_heads(
+    features: SparseRows, labels: NDArray[np.int64], experts: int, ridge: float, seed: int, counted: int | None = None
+) -> Heads:
     """Fit a head for each of the labels 0 to `experts` - 1.
 
     Args:
@@ -57,11 +59,15 @@ def fit_heads(features: SparseRows, labels: NDArray[np.int64], experts: int, rid
         experts: E.
         ridge: strength of the regularisation.
         seed: of the sample of other experts' prompts.
+        counted: features, the first ones, that count words; None: all.
     """
     from scipy.sparse import diags
     from sklearn.svm import LinearSVC
 
-    idf = inverse_document_frequency(features)
+    counted = features.shape[1] if counted is None else counted
+    idf = np.concatenate(
+        [inverse_document_frequency(features[:, :counted]), np.ones(features.shape[1] - counted, dtype=np.float64)]
+    )
     scaled = (features @ diags(idf)).tocsr()
     weight = np.zeros((experts, features.shape[1]), dtype=np.float32)
     bias = np.zeros(experts, dtype=np.float32)

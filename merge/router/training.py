@@ -2,17 +2,19 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from merge.bundle import Featurizer, RouterModel
+from merge.bundle import Featurizer, RouterModel, TextFeatures
 from merge.router.background import background_prompts
-from merge.router.calibration import Calibration, calibrate, choose_threshold
+from merge.router.calibration import Calibration, calibrate, choose_threshold, foreign_threshold
 from merge.router.config import RouterConfig
+from merge.router.features import make_features, training_rows, unwhitened
 from merge.router.heads import Heads, SparseRows, fit_heads, sparse_rows
 from merge.router.phrasings import assign_folds, phrasing_keys
 
@@ -21,9 +23,6 @@ SCORED = 500_000
 
 COPIED = 10_000
 """Most prompts of which word-dropout copies are made: so many prompts bring wordings enough."""
-
-WORDS = 2
-"""The longest word n-gram of a new router's features."""
 
 LEAST_PROMPTS = 2
 """Different prompts of a task that a router can be trained on: one to fit and one to hold out."""
@@ -38,14 +37,17 @@ def too_few_prompts(task: str) -> str:
 class _Data:
     """Features of all prompts and of their copies.
 
-    features [n, D] sparse; labels [n] int64 (E: no expert); folds [n] int64; scored [n] bool: a prompt or a decoy,
-    which calibration looks at, and not a word-dropout copy.
+    features [n, D] sparse, the first `counted` of them n-grams; labels [n] int64 (E: no expert); folds [n] int64;
+    scored [n] bool: a prompt or a decoy, which calibration looks at, and not a word-dropout copy; foreign [n] bool: a
+    prompt of no expert that the user gave.
     """
 
     features: SparseRows
+    counted: int
     labels: NDArray[np.int64]
     folds: NDArray[np.int64]
     scored: NDArray[np.bool_]
+    foreign: NDArray[np.bool_]
 
     def kept(self, with_copies: bool) -> NDArray[np.intp]:
         """The rows to fit on."""
@@ -53,25 +55,40 @@ class _Data:
 
 
 @dataclass(frozen=True)
+class _HeldOut:
+    """Scores [m, E] float64 of prompts by heads that were fitted without their fold, labels [m], foreign [m] bool."""
+
+    scores: Tensor
+    labels: Tensor
+    foreign: Tensor
+
+
+@dataclass(frozen=True)
 class _Fit:
-    """How heads are fitted, and how that did on wordings that were held out: scores [m, E] and labels [m]."""
+    """How heads are fitted, and how that did on wordings that were held out."""
 
     ridge: float
     with_copies: bool
-    scores: Tensor
-    labels: Tensor
+    held_out: _HeldOut
     calibration: Calibration
 
 
-def train_router(prompts_by_task: Mapping[str, Sequence[str]], config: RouterConfig | None = None) -> RouterModel:
+def train_router(
+    prompts_by_task: Mapping[str, Sequence[str]],
+    config: RouterConfig | None = None,
+    foreign: Sequence[str] = (),
+    backbone: Path | None = None,
+) -> RouterModel:
     """Train and calibrate a router.
 
     Args:
         prompts_by_task: the experts' names, each with some dozens of prompts (at least 2).
-        config: settings; None for the defaults.
+        config: settings; None for the defaults. Its `foreign` is not read: see `read_foreign`.
+        foreign: prompts that belong to no expert, beside the built-in ones.
+        backbone: the model directory that the features `backbone` read.
 
     Raises:
-        ValueError: no task, or a task with fewer than two different prompts.
+        ValueError: no task, a task with fewer than two different prompts, or no encoder where one is asked for.
     """
     config = config or RouterConfig()
     names = tuple(sorted(prompts_by_task))
@@ -80,20 +97,20 @@ def train_router(prompts_by_task: Mapping[str, Sequence[str]], config: RouterCon
     for name in names:
         if len(set(prompts_by_task[name])) < LEAST_PROMPTS:
             raise ValueError(too_few_prompts(name))
-    featurizer = Featurizer(bits=config.bits, words=WORDS)
-    data = _prepare([prompts_by_task[name] for name in names], featurizer, config)
+    tasks = [prompts_by_task[name] for name in names]
+    features = make_features(tasks, [*background_prompts(), *foreign], config, backbone)
+    data = _prepare(tasks, features, config, foreign=foreign)
     best = _choose_fit(data, len(names), config)
     fitted, kept = best.calibration, data.kept(best.with_copies)
-    heads = fit_heads(data.features[kept], data.labels[kept], len(names), best.ridge, config.seed)
-    threshold = config.threshold if config.threshold is not None else choose_threshold(best.scores, best.labels, fitted)
+    heads = fit_heads(data.features[kept], data.labels[kept], len(names), best.ridge, config.seed, data.counted)
     return RouterModel(
         names=names,
-        weight=_as_stored(heads.weight),
+        weight=_as_stored(unwhitened(features, heads.weight)),
         bias=heads.bias,
         offset=round(fitted.offset, 6),
         temperature=round(fitted.temperature, 6),
-        threshold=threshold,
-        featurizer=featurizer,
+        threshold=_threshold(best, config),
+        featurizer=features,
     )
 
 
@@ -116,47 +133,54 @@ def add_expert(
         raise ValueError(f"the router knows {name!r} already")
     if not prompts:
         raise ValueError(f"no prompts for the new expert {name!r}")
-    config = config or RouterConfig(bits=model.featurizer.bits)
+    config = config or RouterConfig()
     data = _prepare([prompts], model.featurizer, config, extra_background=others)
-    heads = fit_heads(data.features, data.labels, 1, config.ridges[0], config.seed)
-    if (
-        not model.featurizer.words
-    ):  # the heads of format 1 were fitted to 0 and 1, and calibrated so; here it is -1 and 1
+    heads = fit_heads(data.features, data.labels, 1, config.ridges[0], config.seed, data.counted)
+    features = model.featurizer
+    if isinstance(features, Featurizer) and not features.words:
+        # the heads of format 1 were fitted to 0 and 1, and calibrated so; here it is -1 and 1
         heads = Heads(heads.weight * np.float32(0.5), (heads.bias + np.float32(1)) * np.float32(0.5))
-    return RouterModel(
+    weight = _as_stored(unwhitened(features, heads.weight))
+    return replace(
+        model,
         names=(*model.names, name),
-        weight=np.concatenate([model.weight, _as_stored(heads.weight)]),
+        weight=np.concatenate([model.weight, weight]),
         bias=np.concatenate([model.bias, heads.bias]),
-        offset=model.offset,
-        temperature=model.temperature,
-        threshold=model.threshold,
-        featurizer=model.featurizer,
     )
 
 
 def _prepare(
-    tasks: Sequence[Sequence[str]], featurizer: Featurizer, config: RouterConfig, extra_background: Sequence[str] = ()
+    tasks: Sequence[Sequence[str]],
+    features: TextFeatures,
+    config: RouterConfig,
+    extra_background: Sequence[str] = (),
+    foreign: Sequence[str] = (),
 ) -> _Data:
     rng = random.Random(config.seed)
     copied = config.copies if sum(map(len, tasks)) <= COPIED else 0
     keywords = sorted({word for prompts in tasks for key in phrasing_keys(prompts) for words in key for word in words})
-    rows, labels, folds, scored = [], [], [], []
-    for label, prompts in enumerate([*tasks, [*background_prompts(), *extra_background]]):
+    given = frozenset(foreign)
+    texts: list[str] = []
+    labels, folds, scored, strange = [], [], [], []
+    for label, prompts in enumerate([*tasks, [*background_prompts(), *extra_background, *foreign]]):
         unique = list(dict.fromkeys(prompts))
         for prompt, fold in zip(unique, assign_folds(unique, config.folds), strict=True):
-            texts = [prompt]
-            if label == len(tasks):
-                texts += [_swap_word(prompt, keywords, rng) for _ in range(config.decoys)]
-            copies = [_drop_words(text, config.word_dropout, rng) for text in texts for _ in range(copied)]
-            rows += [featurizer.nonzero(text) for text in (*texts, *copies)]
-            labels += [label] * (len(texts) + len(copies))
-            folds += [fold] * (len(texts) + len(copies))
-            scored += [True] * len(texts) + [False] * len(copies)
+            own = [prompt]
+            if label == len(tasks) and prompt not in given:
+                own += [_swap_word(prompt, keywords, rng) for _ in range(config.decoys)]
+            copies = [_drop_words(text, config.word_dropout, rng) for text in own for _ in range(copied)]
+            texts += [*own, *copies]
+            labels += [label] * (len(own) + len(copies))
+            folds += [fold] * (len(own) + len(copies))
+            scored += [True] * len(own) + [False] * len(copies)
+            strange += [label == len(tasks) and prompt in given] * (len(own) + len(copies))
     return _Data(
-        features=sparse_rows(rows, featurizer.size),
+        features=sparse_rows(training_rows(features, texts), features.size),
+        counted=features.counted,
         labels=np.array(labels),
         folds=np.array(folds),
         scored=np.array(scored),
+        foreign=np.array(strange),
     )
 
 
@@ -173,6 +197,16 @@ def _swap_word(prompt: str, keywords: Sequence[str], rng: random.Random) -> str:
     return " ".join(words)
 
 
+def _threshold(fit: _Fit, config: RouterConfig) -> float:
+    held_out = fit.held_out
+    if config.threshold is not None:
+        return config.threshold
+    if config.max_foreign_routed is not None:
+        chosen = held_out.scores[held_out.foreign]
+        return foreign_threshold(chosen, fit.calibration, config.max_foreign_routed)
+    return choose_threshold(held_out.scores, held_out.labels, fit.calibration)
+
+
 def _choose_fit(data: _Data, experts: int, config: RouterConfig) -> _Fit:
     """The fit whose held-out scores calibrate best: which ridge, and whether with the word-dropout copies.
 
@@ -182,33 +216,33 @@ def _choose_fit(data: _Data, experts: int, config: RouterConfig) -> _Fit:
     fits = []
     for ridge in config.ridges:
         for with_copies in (False,) if data.scored.all() else (True, False):
-            scores, labels = _held_out_scores(data, experts, ridge, with_copies, config.seed)
-            fits.append(_Fit(ridge, with_copies, scores, labels, calibrate(scores, labels)))
+            held_out = _held_out_scores(data, experts, ridge, with_copies, config.seed)
+            fits.append(_Fit(ridge, with_copies, held_out, calibrate(held_out.scores, held_out.labels)))
     return min(fits, key=lambda fit: fit.calibration.loss)
 
 
-def _held_out_scores(data: _Data, experts: int, ridge: float, with_copies: bool, seed: int) -> tuple[Tensor, Tensor]:
-    """Scores [m, E] float64 of prompts by heads that were fitted without their fold, and their labels [m].
+def _held_out_scores(data: _Data, experts: int, ridge: float, with_copies: bool, seed: int) -> _HeldOut:
+    """Scores of prompts by heads that were fitted without their fold.
 
     Of many prompts, the first folds are used, and at equal steps as many of the experts' prompts as keep the scores
     under `SCORED`. Background prompts of these folds are all used.
     """
-    scores, labels, left = [], [], max(SCORED // experts, 2 * experts)
+    scores, rows, left = [], [], max(SCORED // experts, 2 * experts)
     for fold in sorted(set(data.folds.tolist())):
         if left <= 0:
             break
         kept = data.kept(with_copies)
         kept = kept[data.folds[kept] != fold]
-        heads = fit_heads(data.features[kept], data.labels[kept], experts, ridge, seed)
+        heads = fit_heads(data.features[kept], data.labels[kept], experts, ridge, seed, data.counted)
         held_out = np.flatnonzero((data.folds == fold) & data.scored)
         own, stray = held_out[data.labels[held_out] < experts], held_out[data.labels[held_out] == experts]
         step = max(1, -(-len(own) // left))
         own = own[::step]
         left = left - len(own) if step == 1 else 0
-        chosen = np.concatenate([own, stray])
-        scores.append(torch.from_numpy(heads.scores(data.features[chosen])))
-        labels.append(torch.from_numpy(data.labels[chosen]))
-    return torch.cat(scores), torch.cat(labels)
+        rows.append(np.concatenate([own, stray]))
+        scores.append(torch.from_numpy(heads.scores(data.features[rows[-1]])))
+    chosen = np.concatenate(rows)
+    return _HeldOut(torch.cat(scores), torch.from_numpy(data.labels[chosen]), torch.from_numpy(data.foreign[chosen]))
 
 
 def _as_stored(weight: NDArray[np.float32]) -> NDArray[np.float32]:

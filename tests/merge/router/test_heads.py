@@ -4,6 +4,7 @@ import pytest
 from merge.bundle import Featurizer
 from merge.router import background_prompts
 from merge.router.heads import fit_heads, inverse_document_frequency, sparse_rows
+from tests.merge.bundle.test_router_model import dense
 
 FEATURIZER = Featurizer(bits=11, words=2)
 TASKS = [
@@ -17,8 +18,8 @@ FEATURES = sparse_rows([FEATURIZER.nonzero(text) for text in TEXTS], FEATURIZER.
 
 
 def test_rows_are_the_features_of_the_texts() -> None:
-    dense = np.stack([FEATURIZER.features(text) for text in TEXTS])
-    np.testing.assert_array_equal(FEATURES.toarray().astype(np.float32), dense)
+    expected = np.stack([dense(FEATURIZER, text) for text in TEXTS])
+    np.testing.assert_array_equal(FEATURES.toarray().astype(np.float32), expected)
 
 
 def test_a_head_is_at_the_minimum_of_its_loss() -> None:

@@ -6,6 +6,7 @@ from merge.bundle import Featurizer, RouterModel
 from merge.router import RouterConfig, add_expert, train_router, training
 from merge.router.calibration import LOST, calibrate, choose_threshold, class_weights, probabilities
 from merge.router.heads import fit_heads
+from tests.merge.bundle.test_router_model import dense
 
 WORDS = ["lamp", "chair", "table", "river", "stone", "cloud", "apple", "bread"]
 PHRASINGS = {
@@ -18,7 +19,7 @@ HELD_OUT = {
     "sort": "Give the letters of {} sorted",
     "upper": "{} in capitals?",
 }
-CONFIG = RouterConfig(bits=11)
+CONFIG = RouterConfig(features=("ngram",), bits=11)
 
 
 def prompts(task: str) -> list[str]:
@@ -53,7 +54,7 @@ def test_training_is_deterministic_and_ignores_the_order_of_tasks(model) -> None
 def test_copies_are_used_where_they_help_on_held_out_wordings() -> None:
     found = {}
     for copies in (0, 1):
-        config = RouterConfig(bits=11, copies=copies)
+        config = RouterConfig(features=("ngram",), bits=11, copies=copies)
         data = training._prepare([prompts(task) for task in PHRASINGS], Featurizer(bits=11, words=2), config)
         found[copies] = training._choose_fit(data, len(PHRASINGS), config)
     assert not found[0].with_copies
@@ -66,11 +67,11 @@ def test_calibration_looks_at_a_bounded_number_of_scores(monkeypatch) -> None:
     data = training._prepare(list(tasks.values()), Featurizer(bits=10, words=2), config)
     fits = []
     monkeypatch.setattr(training, "fit_heads", lambda *args: fits.append(args) or fit_heads(*args))
-    _, labels = training._held_out_scores(data, 5, 1.0, False, 0)
+    labels = training._held_out_scores(data, 5, 1.0, False, 0).labels
     assert (len(fits), int((labels < 5).sum())) == (4, 200)
     fits.clear()
     monkeypatch.setattr(training, "SCORED", 5 * 30)
-    _, labels = training._held_out_scores(data, 5, 1.0, False, 0)
+    labels = training._held_out_scores(data, 5, 1.0, False, 0).labels
     assert len(fits) == 1
     assert int((labels < 5).sum()) <= 30
     assert set(labels.tolist()) == {0, 1, 2, 3, 4, 5}
@@ -101,7 +102,10 @@ def test_a_new_head_scores_as_the_heads_of_an_earlier_format_do() -> None:
         featurizer=Featurizer(bits=11),
     )
     model = add_expert(old, "sort", prompts("sort"), [], CONFIG)
-    score = [float(model.weight[1] @ model.features(text) + model.bias[1]) for text in ("Sort the letters of lamp", "")]
+    score = [
+        float(model.weight[1] @ dense(model.featurizer, text) + model.bias[1])
+        for text in ("Sort the letters of lamp", "")
+    ]
     assert score[0] > 0.8
     assert score[1] < 0.3
 

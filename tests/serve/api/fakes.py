@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, I
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import uvicorn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -167,9 +168,9 @@ class WordRouter:
         self.names = names
 
     def decide(self, prompt: str) -> Decision:
-        scores = {name: 0.9 if name in prompt else 0.05 for name in self.names}
+        chances = np.array([0.9 if name in prompt else 0.05 for name in self.names])
         best = next((name for name in self.names if name in prompt), None)
-        return Decision(best, 0.9 if best else 0.6, scores)
+        return Decision(best, 0.9 if best else 0.6, self.names, chances)
 
 
 def fake_service(engine: FakeEngine, experts: tuple[str, ...] = ("sql", "poetry")) -> Service:

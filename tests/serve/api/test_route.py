@@ -2,6 +2,7 @@ import dataclasses
 import threading
 
 import httpx
+import numpy as np
 import pytest
 
 from serve.api.prepare import prepare
@@ -83,7 +84,7 @@ class ThreadRouter:
 
     def decide(self, prompt: str) -> Decision:
         self.threads.add(threading.current_thread())
-        return Decision(None, 1.0, {})
+        return Decision(None, 1.0, (), np.zeros(0))
 
 
 @pytest.mark.parametrize(("experts", "prompts", "inline"), [(2, 200, True), (5000, 1, True), (5000, 3, False)])
