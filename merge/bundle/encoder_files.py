@@ -123,7 +123,7 @@ class EncoderFiles:
         try:
             config = CONFIG_MAPPING[self.config["model_type"]].from_dict(dict(self.config))
             with torch.random.fork_rng(devices=[]):  # the first weights are random
-                model = AutoModel.from_config(config, dtype=dtype)
+                model: nn.Module = AutoModel.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
             _without_pooler(model)
             model.load_state_dict(_restored(self.tensors))
             tokenizer = Tokenizer.from_str(self.tokenizer)
@@ -137,7 +137,7 @@ class EncoderFiles:
 def _without_pooler(model: nn.Module) -> None:
     """BERT's pooler is trained for another purpose, and is not read."""
     if isinstance(getattr(model, "pooler", None), nn.Module):
-        model.pooler = None
+        model.register_module("pooler", None)
 
 
 def _rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
