@@ -150,10 +150,21 @@ def _most_rank(sources: Sources, room: int) -> int:
 
 
 def _entries(change: Tensor, gram: Tensor, sources: Sources, room: int) -> Curve:
-    """What ever more entries of each row remove of the error; of inputs, only their power is looked at."""
+    """What ever more entries of each row remove of the error.
+
+    Entries are chosen by the power of their inputs alone. What they remove then is measured for as many as the weight
+    would get of the budget, and the whole curve is put right by that: inputs that go together make entries worth less.
+    """
     rows, columns = change.shape
     most = max(1, min(columns, int(MOST_ENTRIES * columns), room // rows))
-    gain = _score(change, gram).topk(most, 1).values.double().square().sum(0)
+    best = _score(change, gram).topk(most, 1)
+    gain = best.values.double().square().sum(0)
+    if gram.numel():
+        k = max(1, min(most, round((sources.config.budget or 0.0) * columns)))
+        index = best.indices[:, :k]
+        left = change.scatter(1, index, 0.0)
+        removed = float(((change @ gram) * change).sum() - ((left @ gram) * left).sum())
+        gain *= max(0.0, removed) / max(float(gain[:k].sum()), 1e-300)
     size = entry_bytes(max(1 / columns, 0.005), sources.config.storage)
     return Curve(gain, ceil(rows * size), 2 * rows if sources.config.storage == "int8" else 0)
 

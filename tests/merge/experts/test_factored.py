@@ -13,6 +13,7 @@ from merge.experts import Calibration, ExpertConfig, Sources, cut_expert
 from merge.experts.calibration import continue_greedily, make_batches
 from merge.experts.distill import divergence, targets
 from merge.experts.factored import choose_parts
+from merge.experts.grams import Gram
 from merge.experts.placed import Product, Values
 from merge.lora import open_adapter
 from tests.merge.experts.conftest import World
@@ -204,3 +205,23 @@ def test_an_embedding_that_is_no_head_counts_by_row(tmp_path: Path) -> None:
     parts = choose_parts(tune, given, given.room(0))
     assert EMBEDDING not in parts.products, "as large a change as that of the head, of which each token reads one row"
     assert parts.products["lm_head.weight"].a.shape[0] > 0
+
+
+def test_what_entries_remove_is_measured_where_inputs_go_together(world: World) -> None:
+    """Of a row that sums to 0, which inputs of equal columns do not see, no entry is worth its bytes."""
+
+    class Balanced(Checkpoint):
+        def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> torch.Tensor:
+            tensor = world.backbone.tensor(name, dtype, check)
+            if name == UP:
+                tensor = tensor.clone()
+                tensor[:, :2] += torch.tensor([1.0, -1.0], dtype=tensor.dtype)
+                tensor[:, 2:] += 0.01
+            return tensor
+
+    tune = Balanced(world.base.path, world.base.config, world.base.tensors)
+    given = sources(world, form="auto", budget=0.02, selection="residual")
+    alike = torch.ones(32, 32) + 1e-3 * torch.eye(32)
+    parts = choose_parts(tune, given, given.room(0), [Gram((UP,), alike)])
+    assert UP in parts.products
+    assert not parts.values

@@ -1,0 +1,245 @@
+"""What experts keep of a real model's fine-tunes, by form and bytes: `python -m benchmarks.experts_real --json`.
+
+LoRA and full fine-tunes of the real zoo; a backbone that is the base and one that is their average; experts that are
+cut without prompts and with some. Each cell is the exact match on held-out requests with the task's own expert, and
+its share of the fine-tune's. Full fine-tunes are looked for under `--full`; `python -m benchmarks.zoo.real.train
+--full` makes them.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from benchmarks.zoo.command import Parser, positive
+from benchmarks.zoo.real.base import BaseUnavailableError, base_dir, zoo_dir
+from benchmarks.zoo.real.measure import Loaded, accuracy
+from benchmarks.zoo.real.packing import encode
+from benchmarks.zoo.real.paths import adapters_dir
+from benchmarks.zoo.real.tasks import TASKS, find_task
+from merge.backbone import write_backbone
+from merge.bundle import Expert, backbone_digest, write_expert
+from merge.bundle.expert_header import expert_bytes
+from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.experts import Calibration, ExpertConfig, Sources, build_model, cut_expert
+from merge.experts.placed import Hooked, Product
+from merge.experts.running import assign
+from merge.lora import is_adapter, open_adapter
+from merge.methods import find_method
+from merge.progress import Progress
+
+FORMS = ("auto", "low_rank", "both", "sparse")
+BUDGETS = (0.25, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fine-tune's expert.
+
+    Attributes:
+        kind: `lora` or `full`.
+        backbone: `base` or `linear`.
+        task: its name.
+        form: of the expert.
+        budget: per cent of the backbone's bytes that it may take.
+        prompts: whether it was cut with prompts.
+        bytes: per cent that it takes.
+        accuracy: of backbone + expert on held-out requests.
+        fine_tune: of the fine-tune on the same requests.
+        alone: of the backbone.
+        divergence: mean KL to the fine-tune on the calibration prompts, nats a token; None without prompts.
+    """
+
+    kind: str
+    backbone: str
+    task: str
+    form: str
+    budget: float
+    prompts: bool
+    bytes: float
+    accuracy: float
+    fine_tune: float
+    alone: float
+    divergence: float | None
+
+
+class Bench:
+    """One base, its tokenizer, and the requests of each task."""
+
+    def __init__(self, base: Path, requests: int, prompts: int, distill: int | None, seed: int) -> None:
+        self.base = open_checkpoint(base)
+        self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.bfloat16, local_files_only=True
+        )
+        self._model.requires_grad_(False).train(False)
+        self._requests, self._prompts, self._distill, self._seed = requests, prompts, distill, seed
+        self._ends = frozenset({int(self._tokenizer.eos_token_id)})
+
+    def score(self, checkpoint: Checkpoint, task: str, expert: Expert | None = None) -> float:
+        """Accuracy of a checkpoint, with an expert added, on the task's held-out requests; bfloat16."""
+        chosen = find_task(task)
+        assign(self._model, checkpoint)
+        with added(self._model, expert):
+            examples = chosen.examples("test", self._requests, self._seed, "held_out")
+            return accuracy(Loaded(self._model, self._tokenizer), chosen, examples)
+
+    def cut(
+        self, task: str, fine_tune: Checkpoint, backbone: Checkpoint, settings: Mapping[str, Any], prompts: bool
+    ) -> tuple[Expert, float, float | None]:
+        """Cut an expert; with it its bytes as a fraction of the backbone's, and its divergence."""
+        known = {"distill": self._distill} if prompts and self._distill is not None else {}
+        config = ExpertConfig.model_validate({**settings, **known}).resolved(prompts)
+        calibration = None
+        if config.needs_prompts:
+            examples = find_task(task).examples("train", self._prompts, self._seed + 1, "train")
+            tokens = [encode(self._tokenizer, example)[0] for example in examples]
+            models = build_model(self.base.path), build_model(self.base.path)
+            calibration = Calibration(*models, tokens, self._ends, find_task(task).longest)
+        cut = cut_expert(task, fine_tune, Sources(self.base, backbone, "0" * 64, config), calibration)
+        with tempfile.TemporaryDirectory() as scratch:
+            write_expert(Path(scratch, "expert.safetensors"), cut.expert)
+            size = expert_bytes(Path(scratch, "expert.safetensors"))
+        return cut.expert, size / backbone.nbytes, None if cut.divergence is None else cut.divergence[1]
+
+
+@contextmanager
+def added(model: PreTrainedModel, expert: Expert | None) -> Iterator[None]:
+    """Have an expert in a model for the length of a block: low-rank parts beside the weights, as the server has them.
+
+    Entries and 1-D deltas are added to the model's own weights, and rounded to their dtype.
+    """
+    if expert is None:
+        yield
+        return
+    parameters, kept, hooked = dict(model.named_parameters()), {}, []
+    with torch.no_grad():
+        for name in (*expert.sparse, *expert.dense):
+            parameter = parameters[name]
+            kept[name] = parameter.clone()
+            delta = expert.sparse[name].dense(parameter.shape[1]) if name in expert.sparse else expert.dense[name]
+            parameter.copy_(parameter.float() + delta)
+    for name, part in expert.low_rank.items():
+        dtype = parameters[name].dtype
+        product = Product((part.b.float() * part.scale).to(dtype), part.a.to(dtype))
+        hooked.append(Hooked(model, parameters[name], product))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in kept.items():
+                parameters[name].copy_(tensor)
+        for layer in hooked:
+            layer.restore()
+
+
+def fine_tunes(base: Checkpoint, folder: Path, tasks: Sequence[str] | None) -> dict[str, Checkpoint]:
+    """The fine-tunes in a folder, by task."""
+    found = {}
+    for task in TASKS:
+        directory = folder / task.name
+        if directory.is_dir() and (tasks is None or task.name in tasks):
+            found[task.name] = open_adapter(directory, base) if is_adapter(directory) else open_checkpoint(directory)
+    return found
+
+
+def measure(bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: argparse.Namespace) -> Iterator[Row]:
+    """All experts of one kind of fine-tunes."""
+    plans = [
+        (form, budget, prompts)
+        for form in options.forms
+        for budget in options.budgets
+        for prompts in ((False, True) if options.prompts == "both" else (options.prompts == "with",))
+    ]
+    with ExitStack() as stack:
+        backbones = {"base": bench.base}
+        if "linear" in options.backbones:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            method = find_method("linear")
+            write_backbone(directory, bench.base, tunes, method.bind(method.parameters(), {}))
+            backbones["linear"] = open_checkpoint(directory)
+            assert backbone_digest(directory)
+        shown = stack.enter_context(
+            Progress(not options.quiet).stage(f"{kind} experts", len(options.backbones) * len(tunes) * len(plans))
+        )
+        for task, fine_tune in tunes.items():
+            reference = bench.score(fine_tune, task)
+            for name in options.backbones:
+                alone = bench.score(backbones[name], task)
+                for form, budget, prompts in plans:
+                    settings = {"form": form, "budget": budget / 100}
+                    expert, size, divergence = bench.cut(task, fine_tune, backbones[name], settings, prompts)
+                    right = bench.score(backbones[name], task, expert)
+                    yield Row(kind, name, task, form, budget, prompts, 100 * size, right, reference, alone, divergence)
+                    shown()
+
+
+def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Averages over the tasks: accuracy, share of the fine-tunes' and bytes of each kind, backbone, form and budget."""
+    keys = sorted({(row.kind, row.backbone, row.prompts, row.form, row.budget) for row in rows})
+    lines = []
+    for key in keys:
+        chosen = [row for row in rows if (row.kind, row.backbone, row.prompts, row.form, row.budget) == key]
+        reference = fmean(row.fine_tune for row in chosen)
+        found = fmean(row.accuracy for row in chosen)
+        lines.append(
+            {
+                **dict(zip(("kind", "backbone", "prompts", "form", "budget"), key, strict=True)),
+                "bytes": round(fmean(row.bytes for row in chosen), 3),
+                "accuracy": round(found, 4),
+                "fine_tune": round(reference, 4),
+                "share": round(found / reference, 4) if reference else None,
+                "alone": round(fmean(row.alone for row in chosen), 4),
+            }
+        )
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = Parser(prog="python -m benchmarks.experts_real", description="What experts keep of real fine-tunes.")
+    parser.add_argument("--lora", type=Path, default=adapters_dir(), help="folder of LoRAs (default: the shipped ones)")
+    parser.add_argument("--full", type=Path, help="folder of full fine-tunes (default: the cache's)")
+    parser.add_argument("--kinds", nargs="+", choices=("lora", "full"), default=("lora", "full"))
+    parser.add_argument("--tasks", nargs="+", help="some of the tasks (default: all that are there)")
+    parser.add_argument("--backbones", nargs="+", choices=("base", "linear"), default=("base", "linear"))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
+    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="per cent of the backbone's bytes")
+    parser.add_argument("--prompts", choices=("without", "with", "both"), default="both", help="to cut experts with")
+    parser.add_argument("--calibration", type=positive, default=48, help="prompts that an expert is cut with")
+    parser.add_argument("--distill", type=int, help="steps of distillation (default: the recipe's)")
+    parser.add_argument("--requests", type=positive, default=60, help="held-out requests a task (default 60)")
+    parser.add_argument("--seed", type=int, default=1, help="of the requests and prompts (default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    options = parser.parse_args(arguments)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        bench = Bench(base_dir(), options.requests, options.calibration, options.distill, options.seed)
+    except BaseUnavailableError as error:
+        parser.exit(1, f"error: {error}\n")
+    folders = {"lora": options.lora, "full": options.full or zoo_dir() / "full"}
+    pools = {kind: fine_tunes(bench.base, folders[kind], options.tasks) for kind in options.kinds}
+    for kind, tunes in pools.items():
+        if not tunes:
+            print(f"no {kind} fine-tunes in {folders[kind]}", file=sys.stderr, flush=True)
+    rows = [row for kind, tunes in pools.items() if tunes for row in measure(bench, kind, tunes, options)]
+    if options.json:
+        print(json.dumps({"summary": table(rows), "rows": [asdict(row) for row in rows]}, indent=2))
+        return
+    for line in table(rows):
+        print("  ".join(f"{key} {value}" for key, value in line.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from benchmarks.experts_real import Row, added, main, table
+from merge.bundle import backbone_digest
+from merge.checkpoint import open_checkpoint
+from merge.experts import ExpertConfig, Sources, cut_expert
+from tests.merge.tiny import save_fine_tune, save_tiny
+
+
+def test_an_expert_is_added_as_the_server_has_it_and_taken_out_again(tmp_path: Path) -> None:
+    base = open_checkpoint(save_tiny(tmp_path / "base"))
+    tune = open_checkpoint(save_fine_tune(base.path, tmp_path / "tune", 1, 0.3))
+    config = ExpertConfig(form="both", budget=0.5).resolved(calibrated=False)
+    expert = cut_expert("tune", tune, Sources(base, base, backbone_digest(base.path), config)).expert
+    assert expert.sparse
+    assert expert.low_rank
+    assert expert.dense
+    model, whole = (LlamaForCausalLM.from_pretrained(base.path).requires_grad_(False) for _ in range(2))
+    for name, parameter in whole.named_parameters():
+        if name in expert.dense:
+            parameter.add_(expert.dense[name])
+        if name in expert.sparse:
+            parameter.add_(expert.sparse[name].dense(parameter.shape[1]))
+        if name in expert.low_rank:
+            parameter.add_(expert.low_rank[name].dense())
+    ids = torch.tensor([[1, 7, 9, 12]])
+    before = model(ids).logits
+    with added(model, expert):
+        torch.testing.assert_close(model(ids).logits, whole(ids).logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_the_table_has_averages_over_the_tasks() -> None:
+    common = {"kind": "lora", "backbone": "base", "form": "auto", "prompts": False, "alone": 0.1, "divergence": None}
+    rows = [
+        Row(task="a", budget=1.0, bytes=0.9, accuracy=0.9, fine_tune=1.0, **common),  # type: ignore[arg-type]
+        Row(task="b", budget=1.0, bytes=1.0, accuracy=0.5, fine_tune=0.6, **common),  # type: ignore[arg-type]
+        Row(task="b", budget=0.5, bytes=0.5, accuracy=0.3, fine_tune=0.6, **common),  # type: ignore[arg-type]
+    ]
+    half, whole = table(rows)
+    assert (half["budget"], half["share"]) == (0.5, 0.5)
+    assert (whole["accuracy"], whole["fine_tune"], whole["share"], whole["bytes"]) == (0.7, 0.8, 0.875, 0.95)
+
+
+def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--forms", "dense"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
