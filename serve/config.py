@@ -1,5 +1,6 @@
 """The server's settings, layer by layer: HTTP's, and around it the server's with the engine's."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -132,12 +133,40 @@ class TlsSettings:
     ca_certs: Path | None = None
 
 
+ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
+"""What a LoRA adapter may be called: vLLM's users name them as the Hub does, `owner/name`."""
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """A LoRA adapter to serve.
+
+    Attributes:
+        name: how requests ask for it.
+        path: its directory, as PEFT writes it.
+        base_model_name: what /v1/models says its parent is; None: the served model.
+    """
+
+    name: str
+    path: Path
+    base_model_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(ADAPTER_NAME, self.name):
+            raise ValueError(
+                f"{self.name!r} cannot name an adapter: a name has 1 to 128 letters, digits and any of . _ : / -, and "
+                "begins with a letter or a digit"
+            )
+
+
 @dataclass(frozen=True)
 class ServerSettings:
     """Everything `overtone serve` needs.
 
     Attributes:
-        bundle: the bundle's directory.
+        bundle: the bundle's directory, or a Hugging Face model directory in place of one.
+        lora_modules: LoRA adapters of the bundle's backbone, or of that model, to serve as experts.
+        router: directory of a router to take instead of the bundle's own.
         host: address to listen on.
         port: TCP port; 0 takes a free one.
         served_model_names: names of the routed model, instead of the bundle's own.
@@ -160,6 +189,8 @@ class ServerSettings:
     """
 
     bundle: Path
+    lora_modules: tuple[LoraModule, ...] = ()
+    router: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     served_model_names: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """Deciding which expert answers a prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -47,8 +47,8 @@ class Router:
         self.threshold = model.threshold if threshold is None else threshold
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, threshold: float | None = None) -> "Router":
-        """Load the router of a bundle; `threshold` overrides the trained one.
+    def from_bundle(cls, bundle: Bundle, threshold: float | None = None, adapters: Iterable[str] = ()) -> "Router":
+        """Load the router of a bundle; `threshold` overrides the trained one, `adapters` are experts beside its own.
 
         Raises:
             BundleError: the bundle has no router, or it routes to an expert that the bundle does not hold.
@@ -58,9 +58,9 @@ class Router:
                 f"{bundle.path} has no router: merge it with calibration prompts, or name experts in requests"
             )
         model = load_router(bundle.router_dir)
-        unknown = sorted(set(model.names) - set(bundle.expert_names))
+        unknown = sorted(set(model.names) - {*bundle.expert_names, *adapters})
         if unknown:
-            raise BundleError(f"the router of {bundle.path} names experts that are not there: {', '.join(unknown)}")
+            raise BundleError(f"the router {bundle.router_dir} names experts that are not there: {', '.join(unknown)}")
         return cls(model, threshold)
 
     @property

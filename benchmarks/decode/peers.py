@@ -20,6 +20,12 @@ COMPILED = ("vllm-compiled", "vllm-lora-compiled")
 WITHOUT_ADAPTERS = ("vllm", "vllm-compiled", "openvino", "llama.cpp")
 """Peers, as they are started here, that run the backbone alone."""
 FOLDER = Path(peers.__file__).parent
+VLLM_SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_CPU_OMP_THREADS_BIND": "0-1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+"""Variables of a vLLM worker: one process, two cores, 2 GiB of KV cache."""
 
 
 @contextmanager
@@ -42,17 +48,12 @@ def running(
             worker = stack.enter_context(Worker(name, [python, FOLDER / script, *arguments], environment))
             found[name] = _runner(name, worker, vocabulary)
 
-        settings = {
-            "VLLM_CPU_KVCACHE_SPACE": "2",
-            "VLLM_CPU_OMP_THREADS_BIND": "0-1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        }
         for name in ("vllm", "vllm-lora", *COMPILED):
             if name in names:
                 mode = "compiled" if name in COMPILED else "eager"
                 folder = () if name in WITHOUT_ADAPTERS else (str(loras),)
-                arguments = (str(model), str(length), mode, *folder)
-                start(name, "vllm_worker.py", prepare(VLLM, say), *arguments, **settings)
+                arguments = (str(model), str(length), mode, "bfloat16", *folder)
+                start(name, "vllm_worker.py", prepare(VLLM, say), *arguments, **VLLM_SETTINGS)
         if "peft" in names:
             start("peft", "peft_worker.py", prepare(PEFT, say), str(model), str(loras))
         if "openvino" in names:

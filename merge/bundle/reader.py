@@ -104,7 +104,8 @@ def open_bundle(path: Path, verify: bool = False) -> Bundle:
 def open_model(path: Path) -> Bundle:
     """Open a Hugging Face model directory as a bundle of a backbone without experts; a bundle is opened as what it is.
 
-    All weights are read once for their digest.
+    All weights are read once for their digest. Its name is the directory's, or the bundle's where it is the folder
+    `backbone` of one.
 
     Raises:
         BundleError: it is neither of them, its weights are not safetensors, or a file cannot be read.
@@ -118,7 +119,7 @@ def open_model(path: Path) -> Bundle:
     except OSError as error:
         raise UnreadableFileError(unreadable(Path(error.filename or path), error)) from error
     manifest = Manifest(
-        name=path.resolve().name or "model",
+        name=_name(path),
         created=datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"),
         format_version=BUNDLE_FORMAT,
         backbone_digest=digest,
@@ -127,3 +128,8 @@ def open_model(path: Path) -> Bundle:
         files={},
     )
     return Bundle(path, manifest, plain=True)
+
+
+def _name(directory: Path) -> str:
+    real = directory.resolve()
+    return (real.parent.name if real.name == "backbone" else real.name) or "model"

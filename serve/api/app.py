@@ -11,6 +11,7 @@ from serve.api.auth import ApiKeyMiddleware
 from serve.api.context import ContextMiddleware
 from serve.api.disconnect import CLIENT_CLOSED_REQUEST
 from serve.api.errors import ApiError, did_you_mean
+from serve.api.expert_admin import ExpertAdmin
 from serve.api.keys import KeyRing
 from serve.api.openapi import OPERATIONS
 from serve.api.prompt_work import PromptWork
@@ -23,6 +24,7 @@ from serve.api.routes import (
     document,
     embeddings,
     experts,
+    lora,
     messages,
     models,
     probes,
@@ -80,6 +82,7 @@ def routers(service: Service, settings: ApiSettings) -> tuple[APIRouter, ...]:
     """The API's routes."""
     bodies = BodyParser(settings.max_body_bytes)
     work = PromptWork(service, settings, bodies)
+    admin = ExpertAdmin(service, settings)
     return (
         chat.router(service, settings, bodies),
         classify.router(work),
@@ -87,7 +90,8 @@ def routers(service: Service, settings: ApiSettings) -> tuple[APIRouter, ...]:
         decisions.router(service, settings, bodies),
         document.router(settings.version),
         embeddings.router(work),
-        experts.router(service, settings, bodies),
+        experts.router(admin, bodies),
+        lora.router(admin, bodies),
         messages.router(service, settings, bodies),
         models.router(service),
         probes.router(service, settings.version),

@@ -33,10 +33,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Entry:
-    """One expert: digest of its content, and its file within the bundle."""
+    """One expert.
+
+    Attributes:
+        digest: of its content.
+        root: its file, or the directory of a LoRA adapter.
+        parent: the model that it belongs to, as clients are told.
+    """
 
     digest: str
     root: str
+    parent: str = BACKBONE
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,14 @@ class Catalogue:
         """
         return dataclasses.replace(self, experts={**self.experts, name: entry})
 
+    def with_adapter(self, name: str, digest: str, root: str, base: str | None = None) -> "Catalogue":
+        """These names and a LoRA adapter, whose parent is the served model unless `base` says otherwise.
+
+        Raises:
+            ValueError: the name means something else.
+        """
+        return self.with_expert(name, Entry(digest, root, base or self.routing[0]))
+
     def without_expert(self, name: str) -> "Catalogue":
         """These names but one."""
         return dataclasses.replace(self, experts={n: entry for n, entry in self.experts.items() if n != name})
@@ -161,13 +176,13 @@ class Catalogue:
         if not self.knows(model):
             raise model_not_found(model, self.names)
         if (entry := self.experts.get(model)) is not None:
-            return self._card(model, entry.root, BACKBONE)
+            return self._card(model, entry.root, entry.parent)
         return self._card(model, self.backbone_root, None)
 
     def cards(self) -> list[dict[str, object]]:
         """OpenAI's model objects: the served names, the backbone, each expert with the backbone as its parent."""
         routed = [self._card(name, self.backbone_root, None) for name in self._answering]
-        experts = [self._card(name, entry.root, BACKBONE) for name, entry in self.experts.items()]
+        experts = [self._card(name, entry.root, entry.parent) for name, entry in self.experts.items()]
         return [*routed, self._card(BACKBONE, self.backbone_root, None), *experts]
 
     @property

@@ -55,8 +55,8 @@ def invalid(param: str | None, message: str, code: str = "invalid_value") -> Api
 
 
 def no_router() -> ApiError:
-    """400: the router is asked, and the bundle has none."""
-    return invalid("model", "this bundle has no router; name an expert (see GET /v1/models) or 'backbone'")
+    """400: the router is asked, and there is none."""
+    return invalid("model", "this server has no router; name an expert (see GET /v1/models) or 'backbone'")
 
 
 def model_not_found(name: str, known: Sequence[str], param: str = "model") -> ApiError:

@@ -3,17 +3,24 @@
 import asyncio
 import dataclasses
 from collections.abc import Set
+from pathlib import PurePath
 from typing import Any
 
-from merge.bundle import BundleError, load_router
+from merge.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleError, load_router
 from serve.api.catalogue import AUTO, BACKBONE, Entry
-from serve.api.errors import ApiError, invalid, model_not_found
+from serve.api.errors import ApiError, invalid, model_not_found, shortened
 from serve.api.expert_paths import path_within, still_within
-from serve.api.schemas import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest
+from serve.api.schemas import (
+    LoadExpertRequest,
+    LoadLoraRequest,
+    ReloadExpertRequest,
+    UnloadExpertRequest,
+    UnloadLoraRequest,
+)
 from serve.api.service import Runtime, Service
 from serve.config import ApiSettings
 from serve.engine import UnknownExpert
-from serve.experts import ExpertInfo, ExpertLoadError, GenerationMismatch
+from serve.experts import EXPERT_SUFFIX, ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch
 from serve.router import Router
 
 _BY_NAME = "the router does not know it: it is reached by its name alone"
@@ -51,20 +58,58 @@ class ExpertAdmin:
         Raises:
             ApiError: 400 or 403 where it cannot be loaded, 409 where the generation is another; nothing changed.
         """
-        directories = self._settings.expert_dirs
-        path = path_within("path", body.path, directories)
-        if not path.is_file() or path.suffix != ".safetensors":
-            raise invalid("path", "path must be an expert's .safetensors file")
+        path = path_within("path", body.path, self._settings.expert_dirs)
+        if path.is_dir() and path.suffix != EXPERT_SUFFIX:
+            self._check_adapter("path", body.path)
+        elif not path.is_file() or path.suffix != EXPERT_SUFFIX:
+            raise invalid("path", "path must be an expert's .safetensors file or a LoRA adapter's directory")
         async with self._lock:
             runtime = self._service.ready()
-            if body.name in (*runtime.catalogue.routing, AUTO, BACKBONE):
-                raise invalid("name", f"{body.name!r} is a name that requests use for something else")
-            if runtime.engine.stats().expert_slots == 0:
-                message = "this server has no slots for experts; start it with --expert-slots"
-                raise ApiError(409, message, code="no_expert_slots")
+            _check_new(runtime, "name", body.name)
             router = await self._taught(runtime, body)
             info = await _load(runtime, body.name, path, body.expected_generation)
             return self._settle(info, router)
+
+    async def load_adapter(self, body: LoadLoraRequest) -> None:
+        """Load a LoRA adapter, with vLLM's request and its errors.
+
+        Raises:
+            ApiError: 400 or 403 where it cannot be loaded, 404 where there is none; nothing changed.
+        """
+        name = body.lora_name
+        try:
+            path = path_within("lora_path", body.lora_path, self._settings.expert_dirs)
+            self._check_adapter("lora_path", body.lora_path)
+        except ApiError as error:
+            raise _no_adapter(error.message) if error.code == "not_found" else error from error
+        async with self._lock:
+            runtime = self._service.ready()
+            _check_new(runtime, "lora_name", name)
+            if name in runtime.catalogue.experts and not body.load_inplace:
+                message = (
+                    f"The lora adapter {name!r} has already been loaded. If you want to load the adapter in place, set "
+                    "'load_inplace' to True."
+                )
+                raise ApiError(400, message, "InvalidUserInput", "lora_name", "already_loaded")
+            try:
+                info = await runtime.engine.load_expert(name, path)
+            except ExpertLoadError as error:
+                if error.reason == "missing":
+                    raise _no_adapter(str(error)) from error
+                raise invalid("lora_path", str(error), "expert_not_loadable") from error
+            self._settle(info, runtime.router)
+
+    async def unload_adapter(self, body: UnloadLoraRequest) -> None:
+        """Forget a LoRA adapter, with vLLM's request and its errors.
+
+        Raises:
+            ApiError: 404.
+        """
+        name = body.lora_name
+        if name not in self._service.ready().catalogue.experts:
+            message = f"The lora adapter {shortened(name)!r} cannot be found."
+            raise ApiError(404, message, "NotFoundError", "lora_name", "model_not_found")
+        await self._unload(name)
 
     async def reload(self, body: ReloadExpertRequest) -> dict[str, Any]:
         """Read an expert's file again.
@@ -75,6 +120,9 @@ class ExpertAdmin:
         async with self._lock:
             runtime = self._service.ready()
             path = still_within(_info(runtime, body.name).version.path, self._settings.expert_dirs)
+            if path.suffix != EXPERT_SUFFIX:
+                for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+                    still_within(path / file, self._settings.expert_dirs)
             info = await _load(runtime, body.name, path, body.expected_generation)
             return self._settle(info, runtime.router)
 
@@ -84,22 +132,35 @@ class ExpertAdmin:
         Raises:
             ApiError: 404, or 409 where the generation is another; nothing changed.
         """
+        version = await self._unload(body.name, body.expected_generation)
+        return {"object": "expert.unloaded", "id": body.name, "generation": version.generation, "unloaded": True}
+
+    async def _unload(self, name: str, expected_generation: int | None = None) -> ExpertVersion:
         async with self._lock:
             runtime = self._service.ready()
-            _info(runtime, body.name)
-            router = runtime.router and await asyncio.to_thread(runtime.router.without, body.name)
+            _info(runtime, name)
+            router = runtime.router and await asyncio.to_thread(runtime.router.without, name)
             try:
-                version = await runtime.engine.unload_expert(body.name, body.expected_generation)
+                version = await runtime.engine.unload_expert(name, expected_generation)
             except UnknownExpert as error:
-                raise model_not_found(body.name, tuple(runtime.catalogue.experts), "name") from error
+                raise model_not_found(name, tuple(runtime.catalogue.experts), "name") from error
             except GenerationMismatch as error:
                 raise _conflict(error) from error
             self._service.runtime = dataclasses.replace(
                 runtime,
-                catalogue=runtime.catalogue.without_expert(body.name),
+                catalogue=runtime.catalogue.without_expert(name),
                 router=router,
             )
-            return {"object": "expert.unloaded", "id": body.name, "generation": version.generation, "unloaded": True}
+            return version
+
+    def _check_adapter(self, field: str, path: str) -> None:
+        """Return if an adapter's files are in the configured directories, too, wherever links lead.
+
+        Raises:
+            ApiError: one is not, or is missing.
+        """
+        for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            path_within(field, str(PurePath(path) / file), self._settings.expert_dirs)
 
     async def _taught(self, runtime: Runtime, body: LoadExpertRequest) -> Router | None:
         """The router that knows the new expert, as far as the request teaches it."""
@@ -108,7 +169,7 @@ class ExpertAdmin:
             return router
         field = "router" if body.router is not None else "prompts"
         if router is None:
-            raise invalid(field, f"{field}: this server's bundle has no router to teach")
+            raise invalid(field, f"{field}: this server has no router to teach")
         try:
             if body.router is not None:
                 directory = path_within("router", body.router, self._settings.expert_dirs)
@@ -125,9 +186,31 @@ class ExpertAdmin:
         """Let requests see a loaded expert, also where the server began to drain while it was loaded."""
         runtime, version = self._service.runtime, info.version
         assert runtime is not None
-        catalogue = runtime.catalogue.with_expert(version.name, Entry(version.digest, str(version.path)))
+        catalogue, root = runtime.catalogue, str(version.path)
+        if version.path.suffix == EXPERT_SUFFIX:
+            catalogue = catalogue.with_expert(version.name, Entry(version.digest, root))
+        else:
+            known = catalogue.experts.get(version.name)
+            catalogue = catalogue.with_adapter(version.name, version.digest, root, known.parent if known else None)
         self._service.runtime = dataclasses.replace(runtime, catalogue=catalogue, router=router)
         return _card(info, _routed(router))
+
+
+def _check_new(runtime: Runtime, field: str, name: str) -> None:
+    """Return if an expert may have the name, and there are slots for it.
+
+    Raises:
+        ApiError: 400 for a name that means something else, 409 without slots.
+    """
+    if name in (*runtime.catalogue.routing, AUTO, BACKBONE):
+        raise invalid(field, f"{name!r} is a name that requests use for something else")
+    if runtime.engine.stats().expert_slots == 0:
+        message = "this server has no slots for experts; start it with --expert-slots, or --enable-lora for adapters"
+        raise ApiError(409, message, code="no_expert_slots")
+
+
+def _no_adapter(message: str) -> ApiError:
+    return ApiError(404, message, "NotFoundError", "lora_path", "not_found")
 
 
 async def _load(runtime: Runtime, name: str, path: Any, expected_generation: int | None) -> ExpertInfo:

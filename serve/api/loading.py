@@ -1,9 +1,10 @@
-"""From a bundle's directory to something that answers."""
+"""From a bundle's or a model's directory to something that answers."""
 
+import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from merge.bundle import Bundle, open_bundle
+from merge.bundle import Bundle, open_model
 from serve.api.catalogue import Catalogue
 from serve.api.chat_template import ChatTemplate
 from serve.api.client import EngineClient
@@ -12,7 +13,7 @@ from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.service import Runtime
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
-from serve.config import ServerSettings
+from serve.config import LoraModule, ServerSettings
 from serve.engine import EngineError, build_engine
 from serve.metrics import Metrics
 from serve.model import read_config
@@ -28,7 +29,7 @@ Connect = Callable[[Bundle], EngineClient]
 def load_runtime(
     settings: ServerSettings, metrics: Metrics, tracing: Tracing | None = None, connect: Connect | None = None
 ) -> Runtime:
-    """Open the bundle, load tokenizer, router and model. The engine's loop is not started yet.
+    """Open the bundle or the model, load tokenizer, router, weights and adapters. The engine's loop is not started yet.
 
     Args:
         settings: what to serve, and how.
@@ -37,12 +38,13 @@ def load_runtime(
         connect: gives the engine of the bundle; None: it is loaded into this process.
 
     Raises:
-        ValueError: the bundle, or a part of it, is missing, damaged or does not fit.
+        ValueError: the bundle, an adapter or a part of one is missing, damaged or does not fit.
     """
     tracing = tracing or SilentTracing()
-    bundle = open_bundle(settings.bundle)
+    bundle = dataclasses.replace(open_model(settings.bundle), other_router=settings.router)
     codec = TextCodec.from_directory(bundle.backbone_dir)
-    router = Router.from_bundle(bundle, settings.router_threshold) if bundle.router_dir else None
+    adapters = [module.name for module in settings.lora_modules]
+    router = Router.from_bundle(bundle, settings.router_threshold, adapters) if bundle.router_dir else None
     chat_template = ChatTemplate.from_directory(bundle.backbone_dir, settings.chat_template)
     dialect = Dialect.of(
         None if chat_template is None else chat_template.for_tools,
@@ -58,7 +60,7 @@ def load_runtime(
     if router is None:
         names = ", ".join(settings.served_model_names or (bundle.manifest.name,))
         _log.warning(
-            "the bundle has no router: %s answers with the backbone alone and 'auto' is refused; name an expert",
+            "there is no router: %s answers with the backbone alone and 'auto' is refused; name an expert",
             names,
         )
     if dialect.tools:
@@ -66,11 +68,12 @@ def load_runtime(
     if defaults.given:
         recommended = ", ".join(f"{name} {value:g}" for name, value in defaults.given.items())
         _log.info("the model's generation_config.json sets defaults of requests: %s", recommended)
+    catalogue = Catalogue.from_bundle(bundle, max_model_len, settings.served_model_names)
     return Runtime(
         engine=engine,
         codec=codec,
         router=router,
-        catalogue=Catalogue.from_bundle(bundle, max_model_len, settings.served_model_names),
+        catalogue=_with_adapters(catalogue, engine, settings.lora_modules),
         tracing=tracing,
         vocab_size=config.vocab_size,
         structures=Structures(codec, config.eos_token_ids),
@@ -82,8 +85,21 @@ def load_runtime(
 
 def _engine(settings: ServerSettings, bundle: Bundle, metrics: Metrics, tracing: Tracing) -> EngineClient:
     try:
-        engine = build_engine(bundle, settings.engine, observer=TracedObserver(metrics.engine, tracing))
+        adapters = {module.name: module.path for module in settings.lora_modules}
+        engine = build_engine(bundle, settings.engine, TracedObserver(metrics.engine, tracing), adapters)
     except EngineError as error:
         raise ValueError(str(error)) from error
     metrics.watch(engine.stats)
     return engine
+
+
+def _with_adapters(catalogue: Catalogue, engine: EngineClient, modules: Sequence[LoraModule]) -> Catalogue:
+    """The names with those of the adapters.
+
+    Raises:
+        ValueError: a name means something else.
+    """
+    digests = {info.version.name: info.version.digest for info in engine.experts()} if modules else {}
+    for module in modules:
+        catalogue = catalogue.with_adapter(module.name, digests[module.name], str(module.path), module.base_model_name)
+    return catalogue

@@ -99,6 +99,12 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/experts/unload"): Operation(
         "Forget an expert. Needs an admin key.", "UnloadedExpert", _CHANGES, schemas.UnloadExpertRequest
     ),
+    ("POST", "/v1/load_lora_adapter"): Operation(
+        "Load a LoRA adapter. Needs an admin key.", None, _CHANGES, schemas.LoadLoraRequest
+    ),
+    ("POST", "/v1/unload_lora_adapter"): Operation(
+        "Forget a LoRA adapter. Needs an admin key.", None, _CHANGES, schemas.UnloadLoraRequest
+    ),
     ("POST", "/tokenize"): Operation("Text or messages to token ids.", "Tokens", _READS, schemas.TokenizeRequest),
     ("POST", "/detokenize"): Operation("Token ids to text.", "Text", _READS, schemas.DetokenizeRequest),
     ("GET", "/version"): Operation("The server's version.", "Version", (401,)),

@@ -39,7 +39,7 @@ class Runtime:
     Attributes:
         engine: generates, in tokens.
         codec: its tokenizer.
-        router: None where the bundle has none.
+        router: None where there is none.
         catalogue: names and digests.
         vocab_size: token ids that the model has rows for.
         structures: what keeps text to a grammar, over the model's tokens.
@@ -134,7 +134,7 @@ class Service:
         """Ask the router, and count its answer.
 
         Raises:
-            ApiError: 400 where the bundle has no router.
+            ApiError: 400 where there is no router.
         """
         if runtime.router is None:
             raise no_router()

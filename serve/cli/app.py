@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from serve.cli import bench, check, demo, deploy, export, health, init, inspect, merge, route, serve
+from serve.cli import bench, check, demo, deploy, export, health, init, inspect, merge, route, router, serve
 from serve.cli import eval as evaluate
 from serve.cli.environment import check_environment
+from serve.cli.lora_modules import spread
 from serve.cli.variables import check_variables
 from serve.version import overtone_version
 
@@ -28,6 +29,9 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
 }
 """Name → function; its docstring is the command's help."""
 
+ROUTER: Mapping[str, Callable[..., Any]] = {"train": router.train}
+"""What `overtone router` runs."""
+
 BENCHMARKS: Mapping[str, Callable[..., Any]] = {"latency": bench.command}
 """What `overtone bench` runs."""
 
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         program = typer.main.get_command(_program())
         if not {"--help", "--version"}.intersection(arguments):
             check_variables(program, os.environ)
-        code = program.main(arguments, prog_name="overtone", standalone_mode=False)
+        code = program.main(spread(arguments), prog_name="overtone", standalone_mode=False)
     except typer.TyperException as error:
         _fail(error.format_message(), error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
@@ -68,11 +72,15 @@ def _program() -> typer.Typer:
     )
     for name, command in COMMANDS.items():
         program.command(name)(command)
-    group = typer.Typer(help="Measure a running server.")
-    group.callback()(lambda: None)  # a group of one command stays a group
-    for name, command in BENCHMARKS.items():
-        group.command(name)(command)
-    program.add_typer(group, name="bench")
+    for title, help_, commands in (
+        ("bench", "Measure a running server.", BENCHMARKS),
+        ("router", "Make a router without a merge.", ROUTER),
+    ):
+        group = typer.Typer(help=help_)
+        group.callback()(lambda: None)  # a group of one command stays a group
+        for name, command in commands.items():
+            group.command(name)(command)
+        program.add_typer(group, name=title)
     program.callback()(_options)
     return program
 

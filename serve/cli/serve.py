@@ -1,4 +1,4 @@
-"""`overtone serve`: a bundle behind OpenAI's API."""
+"""`overtone serve`: a bundle, or a model with LoRA adapters, behind OpenAI's API."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,11 @@ from serve.cli.options import option
 
 
 def command(
-    bundle: options.Bundle,
+    bundle: options.BundleOrModel,
+    lora_modules: options.LoraModules = None,
+    enable_lora: options.EnableLora = False,
+    max_lora_rank: options.MaxLoraRank = None,
+    router: options.RouterDirectory = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8000,
     served_model_name: options.ServedModelName = None,
@@ -66,7 +70,7 @@ def command(
         Path | None, option("--ssl-ca-certs", help="Clients must bring a certificate that these sign.")
     ] = None,
 ) -> None:
-    """Serve a bundle behind OpenAI's API."""
+    """Serve a bundle, or a model with LoRA adapters, behind OpenAI's API."""
     given = dict(locals())
     from serve.api.server import run  # torch takes a second to import; --help should not
     from serve.config import TlsSettings

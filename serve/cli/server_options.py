@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serve.cli.lora_modules import lora_modules
 from serve.cli.options import byte_size, option
 
 if TYPE_CHECKING:
@@ -16,6 +17,40 @@ if TYPE_CHECKING:
 SIZE = "<size>"
 
 Bundle = Annotated[Path, typer.Argument(help="The bundle's directory.", envvar="OVERTONE_BUNDLE", show_default=False)]
+BundleOrModel = Annotated[
+    Path,
+    typer.Argument(
+        help="The bundle's directory, or that of a Hugging Face model.",
+        envvar="OVERTONE_BUNDLE",
+        show_default=False,
+    ),
+]
+LoraModules = Annotated[
+    list[str] | None,
+    option(
+        "--lora-modules",
+        help="LoRA adapters to serve as experts: NAME=PATH ..., or JSON with name, path and base_model_name.",
+    ),
+]
+EnableLora = Annotated[
+    bool,
+    option(
+        "--enable-lora/--no-enable-lora",
+        help="Make room for adapters that are loaded while the server runs; --lora-modules does so, too.",
+    ),
+]
+MaxLoraRank = Annotated[
+    int | None,
+    option(
+        "--max-lora-rank",
+        help="Largest rank of an adapter; 16, or that of the --lora-modules, if not given.",
+        show_default=False,
+    ),
+]
+RouterDirectory = Annotated[
+    Path | None,
+    option("--router", help="Directory of a router, as `overtone router train` writes it, instead of the bundle's."),
+]
 Host = Annotated[str, option("--host", help="Address to listen on.")]
 Port = Annotated[int, option("--port", help="TCP port; 0 takes a free one.")]
 ServedModelName = Annotated[
@@ -132,7 +167,9 @@ KvCacheBytes = Annotated[
         metavar=SIZE,
     ),
 ]
-ExpertSlots = Annotated[int | None, option("--expert-slots", help="Experts on the device at once.")]
+ExpertSlots = Annotated[
+    int | None, option("--expert-slots", "--max-loras", help="Experts and adapters on the device at once.")
+]
 MaxExpertHostBytes = Annotated[
     int | None,
     option(
@@ -197,6 +234,7 @@ def server_settings(options: Mapping[str, Any]) -> "ServerSettings":
     given = {_FIELDS.get(name, name): value for name, value in options.items()}
     if given.get("engine_timeout") == 0:
         given["engine_timeout"] = None
+    given["lora_modules"] = lora_modules(given.get("lora_modules") or ())
     for name in ("served_model_names", "api_keys", "admin_api_keys", "expert_dirs", "allowed_origins"):
         given[name] = tuple(given.get(name) or ())
 

@@ -2,6 +2,8 @@
 
 import logging
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -11,11 +13,12 @@ from serve.engine.engine import Engine
 from serve.engine.errors import EngineError
 from serve.engine.graphs import captures_steps
 from serve.engine.loop import AsyncEngine
+from serve.engine.lora import LoraRoom
 from serve.engine.memory import num_blocks
 from serve.engine.patch_costs import PatchCosts, measure_patch_costs
 from serve.engine.patching import Patching
 from serve.engine.records import EngineObserver, SilentObserver
-from serve.experts import ExpertStore
+from serve.experts import AdapterRules, ExpertLoadError, ExpertStore
 from serve.model import (
     Decoder,
     KvCache,
@@ -28,6 +31,9 @@ from serve.model import (
 
 MAX_DEFAULT_SLOTS = 64
 
+LORA_SLOTS = 8
+"""Slots by default where adapters are to be loaded later."""
+
 HOST_SHARE = 0.3
 """Largest part of the host's free memory, once everything else is in place, that experts are kept in by default."""
 
@@ -36,14 +42,30 @@ _log = logging.getLogger("overtone")
 _DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver | None = None) -> AsyncEngine:
+def build_engine(
+    bundle: Bundle,
+    config: EngineConfig,
+    observer: EngineObserver | None = None,
+    adapters: Mapping[str, Path] | None = None,
+) -> AsyncEngine:
     """Load a bundle's backbone, make slots for its experts, and KV blocks in what memory remains.
+
+    Args:
+        bundle: the bundle, or a model directory opened as one.
+        config: the settings.
+        observer: told of what the engine does.
+        adapters: directories of LoRA adapters of the backbone, by the names that requests ask for them.
 
     Raises:
         ModelError: the backbone cannot be served.
-        EngineError: a setting does not fit the model, the machine or the memory (named).
+        EngineError: an adapter cannot be served, or a setting does not fit the model, the machine or the memory; the
+            message names it.
     """
     observer = observer or SilentObserver()
+    adapters = adapters or {}
+    if both := sorted(set(adapters) & set(bundle.expert_names)):
+        raise EngineError(f"the adapter {both[0]!r} has the name of an expert of {bundle.path}: choose another name")
+    room = LoraRoom.of(config, adapters)
     device = _device(config)
     spare = captures_steps(config, device)
     if spare and config.patching == "auto":
@@ -54,13 +76,14 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     max_model_len = _max_model_len(config, read_config(bundle.backbone_dir).max_positions)
     decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len)
     names = bundle.expert_names
-    slots = min(len(names), MAX_DEFAULT_SLOTS) if config.max_expert_slots is None else config.max_expert_slots
+    slots = _slots(config, len(names) + len(adapters))
     shape, unreadable = ResidualShape.of_readable([bundle.expert_path(name) for name in names])
     if unreadable:
         _log.error(
             "%d of %d experts cannot be served, and a slot may be too small for them later; the first: %s",
             *(len(unreadable), len(names), unreadable[0]),
         )
+    shape = shape.with_ranks(room.ranks({name: placement.shape for name, placement in decoder.placements.items()}))
     banks = ResidualBanks(decoder, shape, slots)
     costs = _patch_costs(bundle, decoder, banks, config) if config.patching == "auto" else None
     blocks = num_blocks(decoder, config, max_model_len, spare)
@@ -69,11 +92,23 @@ def build_engine(bundle: Bundle, config: EngineConfig, observer: EngineObserver 
     if host_bytes is None:
         host_bytes = int(available_host_bytes() * HOST_SHARE)
     wake = threading.Event()
-    experts = ExpertStore(banks, bundle.manifest.backbone_digest, observer, host_bytes, on_change=wake.set)
+    rules = AdapterRules(room.max_rank, bundle.backbone_dir, decoder.config.tied)
+    experts = ExpertStore(banks, bundle.manifest.backbone_digest, observer, host_bytes, wake.set, rules)
     for name in names:
         experts.register(name, bundle.expert_path(name), bundle.card(name).digest)
+    for name, path in adapters.items():
+        try:
+            experts.load(name, path)
+        except ExpertLoadError as error:
+            raise EngineError(str(error)) from error
     engine = Engine(decoder, cache, experts, Patching(banks, costs), config, max_model_len, observer)
     return AsyncEngine(engine, config, observer, wake)
+
+
+def _slots(config: EngineConfig, experts: int) -> int:
+    if config.max_expert_slots is not None:
+        return config.max_expert_slots
+    return min(max(experts, LORA_SLOTS if config.enable_lora else 0), MAX_DEFAULT_SLOTS)
 
 
 def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config: EngineConfig) -> PatchCosts | None:

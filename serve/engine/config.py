@@ -5,6 +5,9 @@ from typing import Literal, get_args
 
 PatchingMode = Literal["off", "auto"]
 
+MAX_LORA_RANK = 256
+"""The largest rank that the kernels are tested with."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -20,7 +23,11 @@ class EngineConfig:
         kv_cache_bytes: memory for KV blocks. None: what all sequences can need at most, but no more than 30 % of the
             memory that is free once weights and experts are in place and, on a CPU, than twice the weights or 1 GiB,
             whichever is larger, or one sequence.
-        max_expert_slots: experts resident on the device at once; None: all of the bundle, up to 64.
+        max_expert_slots: experts resident on the device at once; None: all that are there at start, up to 64, and at
+            least 8 with `enable_lora`.
+        enable_lora: make room for LoRA adapters in every linear layer, so that they can be loaded while the server
+            runs; adapters that are given at start ask for it by themselves.
+        max_lora_rank: the largest rank of an adapter, 1 to 256; None: 16, or that of the adapters given at start.
         max_expert_host_bytes: memory for experts kept ready on the host; None: as much as all of them take, up to a
             share of what is free once everything else is in place. 0: none are kept.
         max_num_queued_reqs: requests that may wait beyond the `max_num_seqs` that run.
@@ -40,6 +47,8 @@ class EngineConfig:
     block_size: int = 16
     kv_cache_bytes: int | None = None
     max_expert_slots: int | None = None
+    enable_lora: bool = False
+    max_lora_rank: int | None = None
     max_expert_host_bytes: int | None = None
     max_num_queued_reqs: int = 1024
     max_num_queued_tokens: int | None = None
@@ -52,9 +61,11 @@ class EngineConfig:
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("max_model_len", "kv_cache_bytes", "max_expert_slots"):
+        for name in ("max_model_len", "kv_cache_bytes", "max_expert_slots", "max_lora_rank"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or unset")
+        if self.max_lora_rank is not None and self.max_lora_rank > MAX_LORA_RANK:
+            raise ValueError(f"max_lora_rank is {self.max_lora_rank}; it must be at most {MAX_LORA_RANK}")
         if self.patching not in get_args(PatchingMode):
             raise ValueError(f"patching is {self.patching!r}; it must be one of {', '.join(get_args(PatchingMode))}")
         if self.max_num_queued_reqs < 0:

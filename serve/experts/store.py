@@ -15,6 +15,7 @@ from merge.bundle import (
     UnreadableFileError,
     read_expert_content,
 )
+from serve.experts.adapters import AdapterRules
 from serve.experts.failures import FailureLog
 from serve.experts.host_tier import HostTier
 from serve.experts.slots import Lease, Slot, SlotTable
@@ -22,6 +23,9 @@ from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, Ge
 from serve.model import ModelError, PackedExpert, ResidualBanks
 
 Tier = Literal["host", "device"]
+
+EXPERT_SUFFIX = ".safetensors"
+"""What the name of an expert's file ends in; a path without it is the directory of a LoRA adapter."""
 
 
 class ExpertListener(Protocol):
@@ -52,6 +56,7 @@ class ExpertStore:
         listener: ExpertListener,
         max_host_bytes: int | None = None,
         on_change: Callable[[], None] = lambda: None,
+        adapters: AdapterRules | None = None,
     ) -> None:
         """Make a store without experts.
 
@@ -61,7 +66,9 @@ class ExpertStore:
             listener: told of loads and evictions.
             max_host_bytes: limit of the host tier; None: no limit.
             on_change: called when a lease became ready or failed.
+            adapters: what is asked of LoRA adapters; None: none are served.
         """
+        self._adapters = adapters
         self._banks, self._backbone, self._listener = banks, backbone_digest, listener
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -114,13 +121,13 @@ class ExpertStore:
             return tuple(self._info(self._versions[name], places) for name in sorted(self._versions))
 
     def load(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:
-        """Read and check an expert file, then make it what the name stands for. Waits for the disk.
+        """Read and check an expert, then make it what the name stands for. Waits for the disk.
 
         Sequences that were admitted with an earlier version keep it.
 
         Args:
             name: new, or of an expert to replace.
-            path: the file.
+            path: the file, or the directory of a LoRA adapter.
             expected_generation: where given, the generation that the name must have now; 0 for a new name.
 
         Raises:
@@ -250,9 +257,12 @@ class ExpertStore:
         return packed
 
     def _read(self, name: str, path: Path) -> tuple[str, PackedExpert]:
-        """The digest and the packed form of a file, both of the same bytes."""
+        """The digest and the packed form of an expert's file or an adapter's directory, both of the same bytes."""
         try:
-            digest, expert = read_expert_content(path, self._backbone)
+            if self._adapters is not None and path.suffix != EXPERT_SUFFIX:
+                digest, expert = self._adapters.read(name, path, self._backbone)
+            else:
+                digest, expert = read_expert_content(path, self._backbone)
             return digest, self._banks.pack(expert)
         except (BundleError, ModelError, OSError) as error:
             raise ExpertLoadError(f"expert {name!r} cannot be served: {error}", name, _reason(error)) from error

@@ -54,8 +54,8 @@ class ExpertVersion:
 
     Attributes:
         name: how requests ask for it.
-        path: its file.
-        digest: SHA-256 of the file, the identity of its content.
+        path: its file, or its directory where it is a LoRA adapter.
+        digest: SHA-256 of the file, or over both files of an adapter: the identity of its content.
         generation: counts registrations in this process, so that a caller can say which one it means.
     """
 

@@ -1,7 +1,7 @@
 """What a set of experts needs of the slots that are made for them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from merge.bundle import BundleError, read_layout
@@ -24,6 +24,11 @@ class ResidualShape:
     quantised: frozenset[str] = frozenset()
     ranks: Mapping[str, int] = field(default_factory=dict)
     quantised_ranks: frozenset[str] = frozenset()
+
+    def with_ranks(self, ranks: Mapping[str, int]) -> "ResidualShape":
+        """The same with room for floating-point factors of these ranks."""
+        both = {name: max(self.ranks.get(name, 0), ranks.get(name, 0)) for name in {**self.ranks, **ranks}}
+        return replace(self, ranks=both, quantised_ranks=self.quantised_ranks - ranks.keys())
 
     @classmethod
     def of(cls, experts: Sequence[Path]) -> "ResidualShape":

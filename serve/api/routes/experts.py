@@ -9,14 +9,11 @@ from serve.api.context import context_of
 from serve.api.expert_admin import ExpertAdmin
 from serve.api.routes import READ
 from serve.api.schemas import BodyParser, LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest
-from serve.api.service import Service
-from serve.config import ApiSettings
 
 
-def router(service: Service, settings: ApiSettings, bodies: BodyParser) -> APIRouter:
-    """The routes over a service."""
+def router(admin: ExpertAdmin, bodies: BodyParser) -> APIRouter:
+    """The routes over what changes experts."""
     routes = APIRouter()
-    admin = ExpertAdmin(service, settings)
 
     @routes.api_route("/v1/experts", methods=READ)
     async def experts() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from serve.api.schemas.chat import ChatRequest
 from serve.api.schemas.completion import CompletionRequest
 from serve.api.schemas.expert import LoadExpertRequest, ReloadExpertRequest, UnloadExpertRequest
 from serve.api.schemas.generation import GenerationRequest, StreamOptions
+from serve.api.schemas.lora import LoadLoraRequest, UnloadLoraRequest
 from serve.api.schemas.parse import BodyParser
 from serve.api.schemas.pooling import ClassifyRequest, EmbeddingRequest, PooledRequest, PromptRequest, ScoreRequest
 from serve.api.schemas.response import ResponseRequest
@@ -28,6 +29,7 @@ __all__ = [
     "EmbeddingRequest",
     "GenerationRequest",
     "LoadExpertRequest",
+    "LoadLoraRequest",
     "PooledRequest",
     "PromptRequest",
     "ReloadExpertRequest",
@@ -37,4 +39,5 @@ __all__ = [
     "StreamOptions",
     "TokenizeRequest",
     "UnloadExpertRequest",
+    "UnloadLoraRequest",
 ]

@@ -19,6 +19,7 @@ from merge.bundle import (
     save_router,
     write_expert,
 )
+from tests.merge.bundle.test_router_model import dense
 from tests.serve.api.fakes import EOS, byte_codec
 from tests.serve.conftest import TinyBundle, random_expert, random_model
 
@@ -29,7 +30,7 @@ TOPICS = {"sql": "SELECT name FROM table WHERE age = 1", "poetry": "O sweet rose
 def topic_router() -> RouterModel:
     """Knows a text by its likeness to each expert's topic."""
     featurizer = Featurizer(bits=12)
-    weight = np.stack([featurizer.features(text) for text in TOPICS.values()])
+    weight = np.stack([dense(featurizer, text) for text in TOPICS.values()])
     bias = np.zeros(len(TOPICS), dtype=np.float32)
     return RouterModel(tuple(TOPICS), weight, bias, offset=0.3, temperature=0.05, threshold=0.5, featurizer=featurizer)
 

@@ -90,4 +90,4 @@ def test_a_bundle_without_a_router_says_so_at_the_start(tmp_path: Path, caplog: 
     runtime = load_runtime(ServerSettings(bundle.path), Metrics(), connect=lambda _: FakeEngine())
     assert runtime.catalogue.cards()[0]["id"] == "speaker"
     assert not runtime.catalogue.routed
-    assert "the bundle has no router: speaker answers with the backbone alone" in caplog.text
+    assert "there is no router: speaker answers with the backbone alone" in caplog.text

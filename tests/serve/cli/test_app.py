@@ -69,6 +69,8 @@ def test_help_lists_the_commands(run: Run):
         (("serve", "b", "--port", "65536"), 1, "port is 65536"),
         (("serve", "b", "--log-level", "loud"), 1, "log_level"),
         (("serve", "b", "--max-num-seqs", "0"), 1, "max_num_seqs"),
+        (("serve", "b", "--max-lora-rank", "512"), 1, "it must be at most 256"),
+        (("serve", "b", "--lora-modules", "a"), 2, "must be NAME=PATH"),
         (("serve", "b", "--api-key", ""), 1, "API key"),
         (("serve", "b", "--api-key-file", "nowhere"), 1, "cannot read the API keys in nowhere"),
         (("serve", "b", "--port", "0", "--expert-dir", "nowhere"), 1, "--expert-dir nowhere is not a directory"),
@@ -150,15 +152,21 @@ OPTIONS = (
     "--body-timeout 5 --keep-alive-timeout 90 --max-header-bytes 8KiB "
     "--tool-call-parser hermes --reasoning-parser qwen3 --sse-ping-seconds 3"
 )
+LORAS = "--enable-lora --max-lora-rank 32 --router r --lora-modules sql=loras/sql poetry=loras/poetry"
 ON_ENGINE_DEATH = "--on-engine-death stay"
 HERE = "--max-connections 9 --header-timeout 2 --write-timeout 4"  # and not under Ray, whose proxy has the connections
 TLS = "--ssl-certfile cert --ssl-keyfile key --ssl-keyfile-password pw --ssl-ca-certs ca"
 
 
 def test_serves_options(run: Run, settings: list[ServerSettings]):
-    given = (*OPTIONS.split(), *ON_ENGINE_DEATH.split(), *TLS.split(), *HERE.split())
+    given = (*OPTIONS.split(), *ON_ENGINE_DEATH.split(), *TLS.split(), *HERE.split(), *LORAS.split())
     assert run("serve", "somewhere", *given)[0] == 0
     (found,) = settings
+    assert [(module.name, module.path) for module in found.lora_modules] == [
+        ("sql", Path("loras/sql")),
+        ("poetry", Path("loras/poetry")),
+    ]
+    assert (found.router, found.engine.enable_lora, found.engine.max_lora_rank) == (Path("r"), True, 32)
     assert found.on_engine_death == "stay"
     assert (found.host, found.port, found.served_model_names) == ("0.0.0.0", 9, ("one", "two"))
     assert (found.api.api_keys, found.router_threshold) == (("k1", "k2"), 0.25)

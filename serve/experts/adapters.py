@@ -1,0 +1,62 @@
+"""LoRA adapters as experts: what is served of them beyond what the reader checks."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge.bundle import Expert, read_adapter
+from serve.model import ModelError
+
+_EMBEDDING = "model.embed_tokens.weight"
+
+_log = logging.getLogger("overtone")
+
+
+@dataclass(frozen=True)
+class AdapterRules:
+    """What this server asks of a LoRA adapter.
+
+    Attributes:
+        max_rank: the largest rank; 0: adapters are not served.
+        base: the model's directory.
+        tied: the model's output head is its embedding.
+    """
+
+    max_rank: int
+    base: Path
+    tied: bool
+
+    def read(self, name: str, directory: Path, backbone_digest: str) -> tuple[str, Expert]:
+        """The content digest of an adapter and the expert that it is.
+
+        Raises:
+            ModelError: adapters are not served, a rank is too large, or it would change a tied head.
+            BundleError: see `read_adapter`.
+        """
+        if not self.max_rank:
+            raise ModelError(
+                f"{directory}: the server has no room for LoRA adapters; start it with --enable-lora or --lora-modules"
+            )
+        digest, expert = read_adapter(directory, name, backbone_digest)
+        rank = max(delta.rank for delta in expert.low_rank.values())
+        if rank > self.max_rank:
+            raise ModelError(
+                f"{directory} has rank {rank}, more than the server's {self.max_rank}: start it with "
+                f"--max-lora-rank {rank}"
+            )
+        if self.tied and _EMBEDDING in expert.low_rank:
+            raise ModelError(
+                f"{directory} adapts embed_tokens, which {self.base} also uses as output head (tie_word_embeddings); "
+                "untie the base, or train without that module"
+            )
+        self._compare_base(name, expert.metadata.get("base_model_name_or_path", ""))
+        return digest, expert
+
+    def _compare_base(self, name: str, trained_on: str) -> None:
+        """Warn where the adapter says that it belongs to a model of another name; its shapes are checked anyway."""
+        own, other = self.base.resolve().name.casefold(), Path(trained_on).name.casefold()
+        if other and own != other:
+            _log.warning(
+                "adapter %r was trained on %s and is served on %s: replies are wrong unless they are the same model",
+                *(name, trained_on, self.base),
+            )
