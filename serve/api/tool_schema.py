@@ -17,7 +17,7 @@ def calls_schema(tools: Sequence[Tool], several: bool) -> dict[str, Any]:
     definitions, calls = {}, []
     for number, tool in enumerate(tools):
         place = f"tool{number}"
-        parameters = dict(tool.function.parameters) or {"type": "object"}
+        parameters = dict(tool.function.parameters or {}) or {"type": "object"}
         # References lead from the schema's root, which is not the root any more.
         definitions[place] = _moved(prepared(parameters, bool(tool.function.strict)), f"#/$defs/{place}")
         calls.append(

@@ -55,8 +55,11 @@ Content = Annotated[str, BeforeValidator(_text), WithJsonSchema({"anyOf": [{"typ
 
 
 def _with_ignored(schema: dict[str, Any]) -> None:
-    """What a message may carry beside its fields."""
-    schema["properties"] |= {key: {} for key in sorted(HINTS | REPLY_KEYS)}
+    """What a message may carry beside its fields, and what may be null or missing in one of the assistant."""
+    fields = schema["properties"] | {key: {} for key in sorted(HINTS | REPLY_KEYS | {"reasoning"})}
+    for name in ("content", "tool_calls"):
+        fields[name] = {"anyOf": [fields[name], {"type": "null"}]}
+    schema["properties"], schema["required"] = fields, ["role"]
     schema["additionalProperties"] = {"enum": [None, []]}
 
 
@@ -89,7 +92,8 @@ class Message(Body):
         if value.get("role") == "assistant":
             ignored |= REPLY_KEYS
             given = value.get("reasoning_content") or value.get("reasoning")
-            value = {**value, "content": value.get("content") or "", "reasoning_content": given, "reasoning": None}
+            content = "" if value.get("content") is None else value["content"]
+            value = {**value, "content": content, "reasoning_content": given, "reasoning": None}
         unset = {name for name in value if name not in cls.model_fields and value[name] in (None, [])} | ignored
         return {name: field for name, field in value.items() if name not in unset and field is not None}
 

@@ -7,9 +7,8 @@ from serve.api.errors import invalid, shortened
 MAX_ITEMS = 4096
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 _ROLES = ("user", "assistant", "system", "developer")
-_ITEM = {"type": "object", "properties": {"type": {"type": "string"}, "role": {"enum": list(_ROLES)}}}
 INPUT_SCHEMA = {
-    "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": _ITEM}],
+    "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": {"type": "object"}}],
     "examples": ["Write 1994 as a Roman numeral."],
 }
 

@@ -31,7 +31,7 @@ class Function(Body):
 
     name: ToolName
     description: str | None = None
-    parameters: Mapping[str, Any] = {}
+    parameters: Mapping[str, Any] | None = None
     strict: bool | None = None
 
 
@@ -45,7 +45,7 @@ class Tool(Body):
         """What the chat template sees."""
         function = self.function
         about = {} if function.description is None else {"description": function.description}
-        parameters = dict(function.parameters) or {"type": "object", "properties": {}}
+        parameters = dict(function.parameters or {}) or {"type": "object", "properties": {}}
         return {"type": "function", "function": {"name": function.name, **about, "parameters": parameters}}
 
 
@@ -88,7 +88,7 @@ class Call(Body):
     model_config = ConfigDict(json_schema_extra={"additionalProperties": {}})
 
     id: Annotated[str, Field(max_length=256)] | None = None
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = None
     function: CalledFunction
 
     def as_template_input(self) -> dict[str, Any]:

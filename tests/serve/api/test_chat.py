@@ -271,6 +271,7 @@ def test_what_is_not_implemented_is_refused_by_name(http: httpx.Client, engine: 
         ([{"role": "user", "content": ["x"]}], "messages.0.content", "not like"),
         ([{"role": "user", "content": [{"type": {}, "text": "x"}]}], "messages.0.content", "not like"),
         ([{"role": "user", "content": "x", "nmae": "x"}], "messages.0.nmae", "unknown field"),
+        ([{"role": "assistant", "content": False}], "messages.0.content", "string"),
         ([{"role": "function", "content": "x", "name": "f"}], "messages.0", "use tools"),
         ([{"role": "assistant", "content": "x", "function_call": {"name": "f"}}], "messages.0", "use tools"),
         ([{"role": "assistant", "tool_calls": [{}]}], "messages.0.tool_calls.0.function", "required"),
