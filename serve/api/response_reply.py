@@ -16,12 +16,17 @@ class ResponseReply(BlockReply[ResponseRequest]):
 
     id_prefix: ClassVar = "resp_"
 
-    _number = 0
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._number = 0
+        self._records: list[dict[str, Any]] = []
+        self._unsent: list[dict[str, Any]] = []  # records whose text a parser may still hold back
 
     def whole(self, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """The response, from all pieces."""
         self.read_all(pieces[0])
-        return self._response(self._records(pieces[0]))
+        self._note(pieces[0])
+        return self._response()
 
     def opening(self) -> Iterator[dict[str, Any]]:
         """The events before the first token."""
@@ -30,11 +35,9 @@ class ResponseReply(BlockReply[ResponseRequest]):
 
     def chunks(self, number: int, piece: Piece) -> Iterator[dict[str, Any]]:  # noqa: ARG002
         """The events of a piece."""
-        records = self._records([piece])
+        self._note([piece])
         for event in self.read(piece):
-            yield from self._events(event, records)
-            if event.step == "delta":
-                records = []
+            yield from self._events(event)
 
     def closing(self) -> Iterator[dict[str, Any]]:
         """The response as it is at the end."""
@@ -52,7 +55,7 @@ class ResponseReply(BlockReply[ResponseRequest]):
         self._number += 1
         return {"type": kind, "sequence_number": self._number - 1, **fields}
 
-    def _events(self, event: BlockEvent, records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _events(self, event: BlockEvent) -> Iterator[dict[str, Any]]:
         block = event.block
         item = {"item_id": _item_id(block), "output_index": block.index}
         place = item if block.kind == "call" else {**item, "content_index": 0}
@@ -61,21 +64,24 @@ class ResponseReply(BlockReply[ResponseRequest]):
             if block.kind != "call":
                 yield self._event("response.content_part.added", **place, part=_part(block))
         elif event.step == "delta":
-            with_records = {"logprobs": records} if block.kind == "text" else {}
-            yield self._event(f"response.{_WORDS[block.kind]}.delta", **place, delta=event.text, **with_records)
+            records: dict[str, Any] = {}
+            if block.kind == "text":
+                records["logprobs"], self._unsent = self._unsent, []
+            yield self._event(f"response.{_WORDS[block.kind]}.delta", **place, delta=event.text, **records)
         else:
             said: dict[str, Any] = {"arguments": block.text} if block.kind == "call" else {"text": block.text}
-            with_records = {"logprobs": []} if block.kind == "text" else {}
-            yield self._event(f"response.{_WORDS[block.kind]}.done", **place, **said, **with_records)
+            if block.kind == "text":
+                said["logprobs"] = self._records
+            yield self._event(f"response.{_WORDS[block.kind]}.done", **place, **said)
             if block.kind != "call":
-                yield self._event("response.content_part.done", **place, part=_part(block))
+                yield self._event("response.content_part.done", **place, part=_part(block, self._records))
             yield self._event("response.output_item.done", output_index=block.index, item=self._item(block))
 
-    def _item(self, block: Block, records: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    def _item(self, block: Block) -> dict[str, Any]:
         cut = self.finish_reason == "length" and block is self.blocks[-1]
-        return _item(block, "incomplete" if cut else "completed", records)
+        return _item(block, "incomplete" if cut else "completed", self._records)
 
-    def _response(self, records: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    def _response(self) -> dict[str, Any]:
         asked, params, ended = self._asked, self._job.choices[0].request.params, self.finish_reason is not None
         fields = asked.model_dump(include=_ECHOED, by_alias=True, exclude_none=True)
         target = self._job.choices[0].target
@@ -90,7 +96,7 @@ class ResponseReply(BlockReply[ResponseRequest]):
             "max_output_tokens": asked.max_output_tokens,
             "metadata": fields.get("metadata", {}),
             "model": self._head["model"],
-            "output": [self._item(block, records) for block in self.blocks] if ended else [],
+            "output": [self._item(block) for block in self.blocks] if ended else [],
             "parallel_tool_calls": asked.parallel_tool_calls,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None, **fields.get("reasoning", {})},
@@ -119,12 +125,12 @@ class ResponseReply(BlockReply[ResponseRequest]):
             "total_tokens": usage["total_tokens"],
         }
 
-    def _records(self, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-        if not self._logprobs:
-            return []
-        records: list[TokenRecord] = [record for piece in pieces for record in piece.records]
-        found: list[dict[str, Any]] = chat_logprobs_object(self._codec, records)["content"]  # type: ignore[assignment]
-        return found
+    def _note(self, pieces: Sequence[Piece]) -> None:
+        if self._logprobs:
+            tokens: list[TokenRecord] = [record for piece in pieces for record in piece.records]
+            found: list[dict[str, Any]] = chat_logprobs_object(self._codec, tokens)["content"]  # type: ignore[assignment]
+            self._records += found
+            self._unsent += found
 
 
 _ECHOED = {"metadata", "reasoning", "text", "tool_choice", "tools"}

@@ -136,6 +136,17 @@ def test_logprobs(http: httpx.Client):
     assert len(records[0]["top_logprobs"]) == 2
 
 
+def test_no_record_is_lost_where_text_is_held_back(hermes):  # noqa: F811
+    engine, _, client = hermes
+    engine.model = says("a <tool> b")
+    fields = {"include": ["message.output_text.logprobs"], "tools": [FLAT]}
+    events = list(client.responses.create(model="sql", input="hi", stream=True, **fields))
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert [record.token for delta in deltas for record in delta.logprobs] == [*"a <tool> b"]
+    (item,) = events[-1].response.output
+    assert len(item.content[0].logprobs) == len("a <tool> b") + 1
+
+
 def test_a_failure_is_the_last_event(http: httpx.Client, engine: FakeEngine):
     engine.output_error = "broken"
     lines = respond(http, stream=True).text.strip().split("\n\n")
