@@ -1,10 +1,13 @@
 """What the parsers of tool calls have in common."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 
 from serve.api.messages.call_reader import CallReader
-from serve.api.messages.events import CallDelta, Event
+from serve.api.messages.events import CallDelta, Event, held_back
+
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 class CallParser(ABC):
@@ -22,6 +25,8 @@ class CallParser(ABC):
         self._buffer = ""
         self._blanks = ""
         self._fresh = True  # nothing but blanks since the beginning, or since the last call
+        self._tag: str | None = None  # and blanks, behind which a call must begin
+        self._listed = False  # further calls may follow in a list
         self._opening = ""
         self._reader: CallReader | None = None
         self.calls = 0
@@ -40,7 +45,8 @@ class CallParser(ABC):
             self._give_up()
             while self._step():
                 pass
-        self._end()
+        if self._reader is None and not self._formal():  # else it is arguments, or no text
+            self._say((self._tag or "") + self._buffer)
         if not self.calls and self._fresh and self._blanks:
             self._events.append(self._blanks)
         events, self._events = self._events, []
@@ -51,16 +57,77 @@ class CallParser(ABC):
         """Use up some of the buffer; whether there may be more to do."""
 
     @abstractmethod
-    def _end(self) -> None:
-        """Say what is left of the buffer, as far as it is text."""
+    def _formal(self) -> bool:
+        """Whether what is left of the buffer at the end is the form of calls, and no text."""
 
-    @abstractmethod
     def _called(self) -> None:
         """A call has ended."""
+        return
 
-    @abstractmethod
     def _not_called(self) -> None:
         """What began like a call is text."""
+        return
+
+    def _look_for(self, tag: str) -> bool:
+        """Say the text before a tag; whether it was found."""
+        at = self._buffer.find(tag)
+        if at >= 0:
+            self._say(self._buffer[:at])
+            self._tag, self._buffer = tag, self._buffer[at + len(tag) :]
+            return True
+        kept = len(self._buffer) - held_back(self._buffer, (tag,))
+        self._say(self._buffer[:kept])
+        self._buffer = self._buffer[kept:]
+        return False
+
+    def _behind_tag(self) -> str:
+        """What stands behind the tag and its blanks, as far as it is there."""
+        rest = self._buffer.lstrip()
+        self._tag = (self._tag or "") + self._buffer[: len(self._buffer) - len(rest)]
+        self._buffer = rest
+        return rest
+
+    def _call(self, name: str | None = None, written: str = "") -> bool:
+        """Read a call behind the tag; `written`: what stood between them."""
+        opening, self._tag = (self._tag or "") + written, None
+        self._read(opening, tagged=True, name=name)
+        return True
+
+    def _no_call(self) -> bool:
+        """The tag is text."""
+        tag, self._tag = self._tag or "", None
+        self._say(tag)
+        return True
+
+    def _list(self) -> bool:
+        """A bracket behind the tag: calls must follow."""
+        inner = self._buffer[1:].lstrip()
+        if not inner:
+            return False
+        if inner[0] != "{":
+            return self._no_call()
+        bracket, self._buffer = self._buffer[: len(self._buffer) - len(inner)], inner
+        self._listed = True
+        return self._call(written=bracket)
+
+    def _next_in_list(self) -> bool:
+        """Another call, or the list's end."""
+        between = _BETWEEN.match(self._buffer)
+        opening = between[0] if between else ""
+        rest = self._buffer[len(opening) :]
+        if not rest:
+            return False
+        if rest[0] == "{":
+            self._buffer = rest
+            self._read(opening, tagged=True)
+        else:
+            self._listed = False
+            self._buffer = rest[1:] if rest[0] == "]" else self._buffer
+        return True
+
+    def _between_calls(self) -> bool:
+        """Whether nothing but commas and blanks of a list is left."""
+        return self._listed and _BETWEEN.fullmatch(self._buffer) is not None
 
     def _say(self, text: str) -> None:
         if not self._fresh:
@@ -107,5 +174,6 @@ class CallParser(ABC):
         assert self._reader is not None
         self._buffer = self._reader.raw + self._buffer
         self._reader = None
+        self._listed = False
         self._say(self._opening)
         self._not_called()

@@ -26,6 +26,10 @@ _SIGNS = (
 )
 
 
+_OTHERS = ("<function=", "<arg_key>")
+"""Signs of calls in XML, as Qwen 3 Coder and GLM write them, within the same tags."""
+
+
 @dataclass(frozen=True)
 class Dialect:
     """A model's.
@@ -52,8 +56,9 @@ class Dialect:
         """
         knows_tools = template is not None and "tools" in template
         if tools == AUTO:
-            signs = _SIGNS if knows_tools else ()
-            found = next((name for name, words in signs if any(word in (template or "") for word in words)), None)
+            source = template if template is not None and knows_tools else ""
+            signs = () if any(word in source for word in _OTHERS) else _SIGNS
+            found = next((name for name, words in signs if any(word in source for word in words)), None)
         elif tools == NONE:
             found = None
         elif not knows_tools:

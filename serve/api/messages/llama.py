@@ -4,9 +4,9 @@ import re
 from typing import ClassVar
 
 from serve.api.messages.call_parser import CallParser
-from serve.api.messages.events import held_back
 
 _TAG = "<|python_tag|>"
+_BEFORE = re.compile(r"\s*")
 _BETWEEN = re.compile(r"\s*(?:;\s*)?")
 
 
@@ -19,28 +19,20 @@ class LlamaParser(CallParser):
     markers: ClassVar = (_TAG,)
 
     _may_begin = True  # a call may begin here without a tag
-    _tag = ""  # a tag and blanks, behind which a call must begin
 
     def _step(self) -> bool:
         if self._reader is not None:
             return bool(self._buffer) and self._read_on()
-        if self._tag:
-            return self._after_tag()
-        if self._may_begin:
-            return self._beginning()
-        at = self._buffer.find(_TAG)
-        if at >= 0:
-            self._say(self._buffer[:at])
-            self._tag, self._buffer = _TAG, self._buffer[at + len(_TAG) :]
-            return True
-        kept = len(self._buffer) - held_back(self._buffer, (_TAG,))
-        self._say(self._buffer[:kept])
-        self._buffer = self._buffer[kept:]
-        return False
+        if self._tag is not None:
+            rest = self._behind_tag()
+            if not rest:
+                return False
+            return self._call() if rest[0] == "{" else self._no_call()
+        return self._beginning() if self._may_begin else self._look_for(_TAG)
 
     def _beginning(self) -> bool:
-        between = _BETWEEN.match(self._buffer) if self.calls else re.match(r"\s*", self._buffer)
-        opening = between[0] if between else ""
+        blanks = (_BETWEEN if self.calls else _BEFORE).match(self._buffer)
+        opening = blanks[0] if blanks else ""
         rest = self._buffer[len(opening) :]
         if not rest:
             return False
@@ -50,22 +42,8 @@ class LlamaParser(CallParser):
             self._read(opening, tagged=False)
         return True
 
-    def _after_tag(self) -> bool:
-        rest = self._buffer.lstrip()
-        self._tag += self._buffer[: len(self._buffer) - len(rest)]
-        self._buffer = rest
-        if not rest:
-            return False
-        tag, self._tag = self._tag, ""
-        if rest[0] == "{":
-            self._read(tag, tagged=True)
-        else:
-            self._say(tag)
-        return True
-
-    def _end(self) -> None:
-        if self._reader is None and not (self.calls and _BETWEEN.fullmatch(self._buffer)):
-            self._say(self._tag + self._buffer)
+    def _formal(self) -> bool:
+        return bool(self.calls) and self._tag is None and _BETWEEN.fullmatch(self._buffer) is not None
 
     def _called(self) -> None:
         self._may_begin = True
