@@ -191,3 +191,18 @@ def test_loras_and_full_fine_tunes_merge_together() -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert isinstance(of_task(BASE, mixed, "a"), Singular)
     assert len(of_task(BASE, mixed, "a").s) == RANK
+
+
+@pytest.mark.parametrize(("method", "share"), [("linear", 1 / 3), ("task_arithmetic", 0.3)])
+def test_averages_of_loras_are_made_from_their_factors(method: str, share: float) -> None:
+    total = sum((item.left.double() @ item.right.double() for item in LORAS.values()), torch.zeros(SHAPE).double())
+    torch.testing.assert_close(change(method, as_factors()), share * total, rtol=0, atol=1e-9)
+
+
+def test_knots_of_one_lora_cuts_its_right_singular_vectors_alone() -> None:
+    vectors = TaskVectors(["a"], lambda _: random_vectors(SHAPE, 1)["task0"], factors=lambda _: LORAS["a"])
+    found = bound("knots", density=0.5)("w", BASE, vectors) - BASE
+    exact = LORAS["a"].left @ LORAS["a"].right
+    u = torch.linalg.svd(exact, full_matrices=False).U[:, :RANK]
+    torch.testing.assert_close(u @ (u.T @ found), found, rtol=0, atol=1e-5)
+    assert 0.1 < difference(found, exact) < 0.7
