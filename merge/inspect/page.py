@@ -1,11 +1,12 @@
 """The report: one HTML file with everything in it, and nothing that it would fetch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+from merge.inspect.layers import said
 from merge.inspect.pictures import Pictures
 from merge.inspect.similarity import PairTable
-from merge.inspect.summary import Inspection, ParameterSummary, said
+from merge.inspect.summary import Inspection, ParameterSummary
 from merge.inspect.svg import bar_chart, cell_table, line_chart
 
 STYLE = """
@@ -57,7 +58,7 @@ def html_page(found: Inspection, pictures: Pictures) -> str:
         pictures: what its inputs allow to be measured.
     """
     figures = [_experts(found), _spectra(pictures), *_similarities(found, pictures), _confusion(pictures)]
-    figures += [_layers(found), _sizes(found)]
+    figures += [_layers(found), _ranks(found), _sizes(found)]
     remarks = [*found.notes, *pictures.remarks]
     listed = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
     return _PAGE.format(
@@ -89,14 +90,14 @@ def _tiles(found: Inspection, pictures: Pictures) -> Iterable[str]:
 
 
 def _experts(found: Inspection) -> str:
-    heads = ("expert", "values", "entries", "not zero", "density", "rank", "bytes", "of the backbone", "cut")
+    heads = ("expert", "form", "values", "entries", "not zero", "density", "rank", "bytes", "of the backbone", "cut")
     numeric = {"entries", "not zero", "density", "bytes", "of the backbone"}
     rows = []
     for item in found.experts:
         cut = ", ".join(f"{key} {value}" for key, value in item.cut.items())
         cells = (
-            item.name, item.storage, f"{item.entries:,}", f"{item.nnz:,}", f"{item.density:.2%}", said(item.ranks),
-            f"{item.bytes:,}", f"{item.share:.2%}", cut,
+            item.name, item.form, item.storage, f"{item.entries:,}", f"{item.nnz:,}", f"{item.density:.2%}",
+            said(item.ranks), f"{item.bytes:,}", f"{item.share:.2%}", cut,
         )  # fmt: skip
         rows.append(
             "".join(
@@ -133,11 +134,12 @@ def _similarities(found: Inspection, pictures: Pictures) -> Iterable[str]:
     else:
         note = "Cosine of what the experts add to 2-D weights. The task vectors are not to be had."
         yield _figure("Similarity of the experts", note, _cosines(found.similarity))
-    note = (
-        "Share of the entries that two experts have in common, of the smaller one's. Drawn at random it would be "
-        f"{found.chance_overlap:.1%}. The diagonal is left out."
-    )
-    yield _figure("Overlap of the experts", note, _shares(found.overlap, found.chance_overlap))
+    if found.chance_overlap:
+        note = (
+            "Share of the sparse entries that two experts have in common, of the smaller one's. Drawn at random it "
+            f"would be {found.chance_overlap:.1%}. The diagonal is left out."
+        )
+        yield _figure("Overlap of the experts", note, _shares(found.overlap, found.chance_overlap))
     if pictures.task_similarity is not None:
         note = "Cosine of what the experts add to the backbone: small, and cut against the backbone, not the base."
         yield _figure("Similarity of the experts' residuals", note, _cosines(found.similarity))
@@ -161,16 +163,29 @@ def _confusion(pictures: Pictures) -> str:
 
 
 def _layers(found: Inspection) -> str:
-    inside = [item for item in found.parameters if item.layer is not None]
-    if not inside:
-        return ""
-    layers = sorted({item.layer for item in inside if item.layer is not None})
-    kinds = list(dict.fromkeys(item.kind for item in inside))
-    cells = {(item.kind, item.layer): item for item in inside}
-    values = [[_norm(cells.get((kind, layer))) for layer in layers] for kind in kinds]
-    table = cell_table(kinds, [str(layer) for layer in layers], values, "relative norm", lambda v: f"{v:.1%}")
     note = "‖E‖ / ‖W‖ by layer, mean over the experts: where the residuals change the backbone most."
-    return _figure("Size of the residuals", note, table)
+    norms = {(item.kind, item.layer): item.relative_norm for item in found.parameters if item.layer is not None}
+    return _by_layer("Size of the residuals", note, norms, lambda value: f"{value:.1%}")
+
+
+def _ranks(found: Inspection) -> str:
+    note = "Rank of the low-rank parts by layer, mean over the experts that have one there."
+    ranks = {
+        (item.kind, item.layer): item.rank
+        for item in found.parameters
+        if item.layer is not None and item.rank is not None
+    }
+    return _by_layer("Ranks", note, ranks, lambda value: f"{value:.3g}")
+
+
+def _by_layer(title: str, note: str, cells: Mapping[tuple[str, int], float], text: Callable[[float], str]) -> str:
+    """A figure of one number for each kind of parameter and each layer; nothing without any."""
+    if not cells:
+        return ""
+    kinds = list(dict.fromkeys(kind for kind, _ in cells))
+    layers = sorted({layer for _, layer in cells})
+    values = [[cells.get((kind, layer)) for layer in layers] for kind in kinds]
+    return _figure(title, note, cell_table(kinds, [str(layer) for layer in layers], values, title.lower(), text))
 
 
 def _sizes(found: Inspection) -> str:
@@ -202,10 +217,6 @@ def _shares(table: PairTable, chance: float) -> str:
 def _off_diagonal(table: PairTable) -> list[list[float | None]]:
     """The table without its diagonal, whose colour would be the strongest and say nothing."""
     return [[None if i == j else number for j, number in enumerate(row)] for i, row in enumerate(table.values)]
-
-
-def _norm(item: ParameterSummary | None) -> float | None:
-    return None if item is None else item.relative_norm
 
 
 def _figure(title: str, note: str, body: str, wide: bool = False) -> str:

@@ -63,11 +63,7 @@ def compare_experts(experts: Mapping[str, Expert]) -> tuple[PairTable, PairTable
 
 def dense_residual(expert: Expert, key: str, columns: int | None = None) -> Tensor:
     """What an expert adds to one 2-D weight, [N, columns] float32; None: as many columns as its parts tell."""
-    columns = columns or _columns(expert, key)
-    parts = [expert.sparse[key].dense(columns)] if key in expert.sparse else []
-    if key in expert.low_rank:
-        parts.append(expert.low_rank[key].dense(torch.float32))
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    return expert.matrix(key, columns or _columns(expert, key))
 
 
 def _columns(expert: Expert, key: str) -> int:

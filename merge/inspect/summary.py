@@ -1,6 +1,5 @@
 """What a bundle says of itself: its experts, their sizes, and how they are spread over the layers."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -11,11 +10,9 @@ import torch
 from merge.bundle import Bundle, Expert, ExpertLayout, read_layout
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.export.dense import check_fits
+from merge.inspect.layers import layer_and_kind, rank_lines, said
 from merge.inspect.similarity import PairTable, compare_experts, dense_residual
 from merge.wording import counted
-
-_NUMBERED = re.compile(r"^(.*?\.)(\d+)\.(.+)$")
-
 
 _DTYPES = {torch.int8: "int8", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -26,24 +23,30 @@ class ExpertSummary:
 
     Attributes:
         name: its task.
+        form: of its 2-D residuals: sparse, low_rank, or both (of one weight, or of different ones); none without any.
         storage: of its values and factors: a dtype, or mixed.
         entries: stored, padding and dense deltas included.
         nnz: those that are not zero.
         bytes: of its tensors.
+        low_rank_bytes: of those, the bytes of its low-rank parts.
         share: its bytes over the backbone's.
         density: entries of its sparse parts over the elements of those weights.
         ranks: the least and the largest rank of its low-rank parts; None where it has none.
+        rank_of: the rank of each weight with a low-rank part.
         cut: how it was cut, in the file's own words.
     """
 
     name: str
+    form: str
     storage: str
     entries: int
     nnz: int
     bytes: int
+    low_rank_bytes: int
     share: float
     density: float
     ranks: tuple[int, int] | None
+    rank_of: Mapping[str, int]
     cut: Mapping[str, str]
 
 
@@ -58,6 +61,7 @@ class ParameterSummary:
         elements: of the backbone's tensor.
         density: stored numbers, of entries and factors, over elements.
         bytes: of the residual's tensors.
+        rank: of the low-rank parts; None where no expert has one.
         relative_norm: ‖E‖ / ‖W‖, Frobenius.
     """
 
@@ -67,6 +71,7 @@ class ParameterSummary:
     elements: int
     density: float
     bytes: float
+    rank: float | None
     relative_norm: float
 
 
@@ -86,7 +91,7 @@ class Inspection:
         parameters: by layer.
         similarity: cosines of what the experts add to 2-D weights.
         overlap: share of sparse entries that two experts have in common.
-        chance_overlap: what it would be if places were drawn at random.
+        chance_overlap: what it would be if places were drawn at random; 0 where no expert has a sparse part.
     """
 
     name: str
@@ -113,14 +118,17 @@ class Inspection:
             f"{self.name}: backbone of {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes, digest "
             f"{backbone['digest'][:12]}; {counted(len(self.experts), 'expert')}, {'a' if self.router else 'no'} router",
             "",
-            f"{'expert':<{width}}  values    entries  density     rank      bytes  of backbone  cut by",
+            f"{'expert':<{width}}  form      values    entries  density     rank      bytes  of backbone  cut by",
         ]
         for item in self.experts:
             cut = ", ".join(value if not value.isdigit() else f"{key} {value}" for key, value in item.cut.items())
             lines.append(
-                f"{item.name:<{width}}  {item.storage:<6}  {item.entries:9,}  {item.density:7.2%}  "
+                f"{item.name:<{width}}  {item.form:<8}  {item.storage:<6}  {item.entries:9,}  {item.density:7.2%}  "
                 f"{said(item.ranks):>7}  {item.bytes:9,}  {item.share:11.2%}  {cut}"
             )
+        ranks = rank_lines({item.name: item.rank_of for item in self.experts})
+        if ranks:
+            lines += ["", *ranks]
         if len(self.experts) > 1:
             lines += ["", *_extremes(self)]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -144,6 +152,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         _expert(experts[name], layouts[name], bundle.card(name).bytes, backbone, manifest.backbone_bytes)
         for name in experts
     )
+    densities = [item.density for item in summaries if item.density]
     return Inspection(
         name=manifest.name,
         path=str(bundle.path),
@@ -160,15 +169,8 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         parameters=_parameters(experts, layouts, backbone),
         similarity=cosine,
         overlap=overlap,
-        chance_overlap=round(fmean(item.density for item in summaries), 6) if summaries else 0.0,
+        chance_overlap=round(fmean(densities), 6) if densities else 0.0,
     )
-
-
-def layer_and_kind(name: str) -> tuple[int | None, str]:
-    """Split a parameter's name: ("model.layers.3.mlp.up_proj.weight") gives (3, "mlp.up_proj")."""
-    found = _NUMBERED.match(name)
-    layer, kind = (int(found[2]), found[3]) if found else (None, name)
-    return layer, kind.removesuffix(".weight")
 
 
 def _expert(expert: Expert, layout: ExpertLayout, size: int, backbone: Checkpoint, total: int) -> ExpertSummary:
@@ -176,16 +178,20 @@ def _expert(expert: Expert, layout: ExpertLayout, size: int, backbone: Checkpoin
     stored = sum(delta.index.numel() for delta in expert.sparse.values())
     kinds = {"int8" if name in layout.quantised else "bf16" for name in expert.sparse}
     kinds |= {_DTYPES[part.a.dtype] for part in expert.low_rank.values()}
-    ranks = [part.rank for part in expert.low_rank.values()]
+    rank_of = {name: part.rank for name, part in sorted(expert.low_rank.items())}
+    ranks = rank_of.values()
     return ExpertSummary(
         name=expert.name,
+        form=_form(expert),
         storage="mixed" if len(kinds) > 1 else next(iter(kinds), "bf16"),
         entries=expert.entries,
         nnz=expert.nnz,
         bytes=size,
+        low_rank_bytes=sum(part.nbytes for part in expert.low_rank.values()),
         share=round(size / total, 6),
         density=round(stored / elements, 6) if elements else 0.0,
         ranks=(min(ranks), max(ranks)) if ranks else None,
+        rank_of=rank_of,
         cut=dict(expert.metadata),
     )
 
@@ -201,6 +207,7 @@ def _parameters(
         layer, kind = layer_and_kind(name)
         elements, norm = _elements(backbone, name), float(backbone.tensor(name, torch.float32).norm())
         sizes = [_size_and_norm(experts[task], name) for task in holders]
+        ranks = [experts[task].low_rank[name].rank for task in holders if name in experts[task].low_rank]
         found.append(
             ParameterSummary(
                 name=name,
@@ -209,10 +216,17 @@ def _parameters(
                 elements=elements,
                 density=round(fmean(stored for stored, _ in sizes) / elements, 6),
                 bytes=round(fmean(layouts[task].bytes[name] for task in holders), 1),
+                rank=round(fmean(ranks), 2) if ranks else None,
                 relative_norm=round(fmean(size for _, size in sizes) / norm, 6) if norm else 0.0,
             )
         )
     return tuple(sorted(found, key=lambda item: (item.layer is None, item.layer or 0, item.name)))
+
+
+def _form(expert: Expert) -> str:
+    if expert.sparse and expert.low_rank:
+        return "both"
+    return "sparse" if expert.sparse else "low_rank" if expert.low_rank else "none"
 
 
 def _size_and_norm(expert: Expert, name: str) -> tuple[int, float]:
@@ -223,18 +237,16 @@ def _size_and_norm(expert: Expert, name: str) -> tuple[int, float]:
     return expert.dense[name].numel(), float(expert.dense[name].norm())
 
 
-def said(ranks: tuple[int, int] | None) -> str:
-    """Ranks in a table's cell."""
-    return "-" if ranks is None else f"{ranks[0]}" if ranks[0] == ranks[1] else f"{ranks[0]}-{ranks[1]}"
-
-
 def _elements(backbone: Checkpoint, name: str) -> int:
     return backbone.tensors[name].nbytes // backbone.tensors[name].dtype.itemsize
 
 
 def _extremes(inspection: Inspection) -> Sequence[str]:
     lines = []
-    for title, table in (("cosine of residuals", inspection.similarity), ("shared entries", inspection.overlap)):
+    tables = [("cosine of residuals", inspection.similarity)]
+    if inspection.chance_overlap:
+        tables.append(("shared entries", inspection.overlap))
+    for title, table in tables:
         pairs = [
             (table.values[i][j], table.names[i], table.names[j]) for i in range(len(table.names)) for j in range(i)
         ]
@@ -242,5 +254,6 @@ def _extremes(inspection: Inspection) -> Sequence[str]:
         lines.append(
             f"{title}: {high[0]:.3f} at most ({high[1]}, {high[2]}), {low[0]:.3f} at least ({low[1]}, {low[2]})"
         )
-    lines[-1] += f"; {inspection.chance_overlap:.3f} by chance"
+    if inspection.chance_overlap:
+        lines[-1] += f"; {inspection.chance_overlap:.3f} by chance"
     return lines

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from merge.bundle import Expert, LowRankDelta, SparseDelta, open_bundle
+from merge.inspect import html_page, inspect_bundle, take_pictures
+from merge.inspect.layers import layer_and_kind, rank_lines, ranks_by_layer
 from merge.inspect.similarity import compare_experts, dense_residual
-from merge.inspect.summary import inspect_bundle
+from merge.progress import Progress
 from merge.run import merge_recipe
+from tests.merge.export.bundles import NORMS, UP, WEIGHTS, factors, write
 from tests.merge.tiny import save_fine_tune, save_tiny
 
 KEY = "layer.weight"
@@ -60,3 +63,60 @@ def test_ranks_are_told(tmp_path: Path) -> None:
     assert found.similarity.values[0][1] < 0, "what two models are apart from their mean points both ways"
     assert "rank" in found.as_text()
     assert sum(item.bytes for item in found.parameters) == pytest.approx(found.experts[0].bytes, rel=0.3)
+
+
+Q = WEIGHTS[2]
+
+
+@pytest.mark.parametrize(
+    ("weights", "low_rank", "norms", "form", "ranks"),
+    [
+        ((UP,), {}, NORMS, "sparse", None),
+        ((), {UP: 2, Q: 5}, NORMS, "low_rank", (2, 5)),
+        ((UP,), {Q: 3}, NORMS, "both", (3, 3)),
+        ((), {}, NORMS, "none", None),
+    ],
+)
+def test_the_form_of_an_expert(
+    weights: tuple[str, ...],
+    low_rank: dict[str, int],
+    norms: tuple[str, ...],
+    form: str,
+    ranks: tuple[int, int] | None,
+    tmp_path: Path,
+) -> None:
+    shapes = {UP: (48, 32), Q: (32, 32)}
+    parts = {name: factors(*shapes[name], rank) for name, rank in low_rank.items()}
+    found = inspect_bundle(write(tmp_path / "bundle", weights=weights, low_rank=parts, norms=norms).bundle)
+    (item,) = found.experts
+    assert (item.form, item.ranks, dict(item.rank_of)) == (form, ranks, low_rank)
+    assert item.low_rank_bytes == sum(rank * (2 * sum(shapes[name]) + 4) for name, rank in low_rank.items())
+    assert {one.name: one.rank for one in found.parameters if one.rank is not None} == low_rank
+    assert form in found.as_text()
+    assert json.loads(json.dumps(found.as_json()))["experts"][0]["rank_of"] == low_rank
+    page = html_page(found, take_pictures(open_bundle(tmp_path / "bundle"), Progress(False)))
+    assert ("Ranks" in page) == bool(low_rank)
+    assert (">rank in layer" in page, "Overlap of the experts" in page) == (False, bool(weights))
+    for name, rank in low_rank.items():
+        layer, kind = layer_and_kind(name)
+        assert kind in page
+        if form == "low_rank":
+            assert f"\n{layer:<13}  {rank:>7}" in found.as_text()
+
+
+def test_ranks_by_layer() -> None:
+    ranks = {
+        "model.layers.10.a.weight": 4,
+        "model.layers.2.a.weight": 1,
+        "model.layers.2.b.weight": 9,
+        "lm_head.weight": 2,
+    }
+    assert ranks_by_layer(ranks) == {"10": (4, 4), "2": (1, 9), "lm_head": (2, 2)}
+    lines = rank_lines({"one": ranks, "lora": {"model.layers.2.a.weight": 8, "model.layers.3.a.weight": 8}})
+    assert lines == [
+        "rank in layer      one",
+        "2                  1-9",
+        "10                   4",
+        "lm_head              2",
+    ]
+    assert rank_lines({f"e{n}": ranks for n in range(9)}) == []

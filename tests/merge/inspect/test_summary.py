@@ -8,7 +8,7 @@ import torch
 from merge.bundle import Bundle, BundleError, write_expert
 from merge.checkpoint import open_checkpoint
 from merge.inspect import inspect_bundle
-from merge.inspect.summary import layer_and_kind
+from merge.inspect.layers import layer_and_kind
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
