@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 
 from serve.config import ApiSettings
+from serve.engine import QueueFull
 from tests.serve.api.fakes import FakeEngine, byte_text, fake_service, live
 from tests.serve.api.test_chat import HI, refused
 
@@ -70,9 +71,9 @@ def test_labels(http: httpx.Client, engine: FakeEngine):
     np.testing.assert_allclose(item["probs"], [1 / (1 + math.exp(0.25)), 1 / (1 + math.exp(-0.25))])
     assert (item["label"], item["num_classes"], item["expert"]) == (" no", 2, "sql")
     assert reply["usage"]["prompt_tokens"] == 3
-    prefix, first, second = engine.requests
-    assert [byte_text(request.prompt) for request in engine.requests] == ["so:", "so: yes", "so: no"]
-    assert (first.scored_from, second.scored_from, prefix.params.prompt_logprobs) == (3, 3, None)
+    prefix, *scored = engine.requests
+    assert (byte_text(prefix.prompt), prefix.params.prompt_logprobs) == ("so:", None)
+    assert {(byte_text(request.prompt), request.scored_from) for request in scored} == {("so: yes", 3), ("so: no", 3)}
     mean = post(http, "classify", input="so:", labels=[" yes", " no"], normalization="mean").json()["data"][0]
     assert mean["logprobs"] == [-0.25, -0.25]
 
@@ -90,7 +91,7 @@ def test_labels_of_several_prompts_are_routed(http: httpx.Client):
 
 def test_labels_of_a_chat(http: httpx.Client, engine: FakeEngine):
     assert post(http, "classify", model="auto", messages=HI, labels=["a", "b"]).status_code == 200
-    assert byte_text(engine.requests[1].prompt) == "u:hia:a"
+    assert {byte_text(request.prompt) for request in engine.requests} == {"u:hia:", "u:hia:a", "u:hia:b"}
     assert post(http, "classify", messages=[{"role": "system", "content": "x"}], labels=["a", "b"]).status_code == 200
 
 
@@ -137,6 +138,7 @@ def test_time_is_limited_and_prompts_are_logged(caplog: pytest.LogCaptureFixture
     assert engine.running == set()
 
 
-def test_failures_of_the_engine(http: httpx.Client, engine: FakeEngine):
-    engine.dead = "broken"
-    assert post(http, "embeddings", input="x").status_code == 503
+def test_refusals_of_the_engine(http: httpx.Client, engine: FakeEngine):
+    engine.refusal = QueueFull("too many")
+    assert post(http, "embeddings", input="x").status_code == 429
+    assert post(http, "classify", input="x", labels=["a", "b"]).status_code == 429
