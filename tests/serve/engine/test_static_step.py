@@ -21,7 +21,7 @@ from serve.experts import ExpertVersion
 from serve.experts.slots import Lease, Slot
 from serve.model import Decoder, KvCache, ResidualBanks, ResidualShape, load_model, read_config
 from tests.kernels.experts import random_rows
-from tests.serve.conftest import greedy, random_model
+from tests.serve.conftest import greedy, random_low_rank, random_model
 from tests.serve.engine.replays import without_compiled_kernels
 
 pytest.importorskip("triton")
@@ -153,6 +153,10 @@ def test_the_kernels_of_a_gpu_are_right_at_every_replay(tmp_path: Path, monkeypa
     for slot in range(3):
         for bank in banks._banks.values():
             bank.load(slot, *random_rows(bank.out_features, bank.in_features, 3, slot))
+        for low_rank in banks._low_rank.values():
+            rank = 1 + slot % 2
+            parts = [random_low_rank((one.rows, low_rank.in_features), rank, generator) for one in low_rank.segments]
+            low_rank.load(slot, [(part.a, part.b, part.scale) for part in parts])
         for delta in banks._deltas.values():
             delta[slot] = 0.3 * torch.randn(delta.shape[1], generator=generator)
     cache = KvCache.allocate(decoder.config, 9, BLOCK, torch.float32, decoder.device, spare=True).with_spare
@@ -173,11 +177,13 @@ def test_the_kernels_of_a_gpu_are_right_at_every_replay(tmp_path: Path, monkeypa
 
 
 def _everything(decoder: Decoder) -> ResidualShape:
-    """An expert that changes every parameter."""
+    """An expert that changes every parameter, the 2-D ones by a sparse and a low-rank part."""
     shapes = {name: placement.shape for name, placement in decoder.placements.items()}
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     return ResidualShape(
-        {name: 3 for name, shape in shapes.items() if len(shape) == 2},
+        dict.fromkeys(matrices, 3),
         frozenset(name for name, shape in shapes.items() if len(shape) == 1),
+        ranks=dict.fromkeys(matrices, 2),
     )
 
 
