@@ -19,7 +19,7 @@ from merge.bundle import (
     tensor_file,
     write_expert,
 )
-from merge.bundle.router_model import load_router
+from merge.bundle.router_files import load_router
 from merge.bundle.tensor_file import read_tensor_file
 from tests.merge.bundle.test_expert import make_expert
 from tests.users import another_user, open_to_all
