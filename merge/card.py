@@ -30,11 +30,11 @@ def model_card(recipe: Recipe, rows: Sequence[Mapping[str, str]], notes: Sequenc
 
     Args:
         recipe: the recipe.
-        rows: the table's rows, one an expert, with the same keys each.
+        rows: the table's rows, one an expert; a cell that one lacks stays empty.
         notes: sentences to list below the table.
     """
-    heads = list(rows[0])
-    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    lines = [heads, ["---"] * len(heads), *([row.get(head, "") for head in heads] for row in rows)]
     return _TEXT.format(
         name=recipe.name,
         count=len(recipe.models),

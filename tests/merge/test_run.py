@@ -313,3 +313,26 @@ def test_a_lora_on_its_base_is_served_as_it_is(inputs: Path, tmp_path: Path) -> 
     other = recipe(inputs, "not_base", experts={"form": "lora"}, **{**settings, "merge_method": "linear"})
     with pytest.raises(CheckError, match="experts.form: lora keeps LoRAs of the base as they are: set merge_method: b"):
         merge_recipe(other, tmp_path / "no", progress=False)
+
+
+def test_a_lora_that_fits_is_kept_beside_an_expert_that_was_fitted(inputs: Path, tmp_path: Path) -> None:
+    made = factors(Q, 32, 32)
+    write_adapter(inputs / "zlora", made)
+    lines = [json.loads(line) for line in (inputs / "prompts.jsonl").read_text().splitlines()]
+    lines = [{**line, "task": {"two": "zlora"}.get(line["task"], line["task"])} for line in lines]
+    (inputs / "zlora.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    path = recipe(
+        inputs, "mixed", models=[{"model": "one"}, {"model": "zlora"}], merge_method="base",
+        experts={"budget": 0.3, "distill": 2},
+        calibration={"file": "zlora.jsonl", "per_task": 6, "answer_tokens": 5},
+    )  # fmt: skip
+    report = merge_recipe(path, tmp_path / "out", progress=False)
+    fitted, kept = report.experts
+    assert fitted.divergence is not None
+    assert kept.divergence is None
+    assert kept.ranks == (1, 4, 4)
+    rows = [line for line in (tmp_path / "out" / "README.md").read_text().splitlines() if line.startswith("| ")]
+    assert len({line.count("|") for line in rows}) == 1
+    bundle = open_bundle(tmp_path / "out")
+    assert torch.equal(bundle.read_expert("zlora").low_rank[f"{Q}.weight"].a, made[f"{Q}.lora_A.weight"])
+    assert bundle.read_expert("one").metadata["form"] == "auto"
