@@ -19,6 +19,9 @@ from serve.model.layers import Linear, Part, Placement, RmsNorm
 from serve.model.packed import PackedExpert, PackedFactors, PackedRows
 from serve.model.residual_shape import ResidualShape
 
+LAYERS = "model.layers."
+"""What the names of weights begin with that `--enable-lora` makes room for."""
+
 
 class ResidualBanks:
     """Slots for experts beside every weight of a decoder that some expert changes.
@@ -103,9 +106,10 @@ class ResidualBanks:
             segment = 0 if bank is None else _segment_at(bank, placement.rows.start)
             most = 0 if bank is None else bank.segments[segment].most_rank
             if bank is None or residual.rank > most:
+                room = f", or with --enable-lora --max-lora-rank {residual.rank}" if name.startswith(LAYERS) else ""
                 raise ModelError(
                     f"{who}: {name} has rank {residual.rank}, but the slots were made for rank {most}, the largest of "
-                    "any expert in the bundle at start: restart with this expert in the bundle"
+                    f"any expert in the bundle at start: restart with this expert in the bundle{room}"
                 )
             if bank.a.dtype == torch.int8 and not residual.quantised:
                 raise ModelError(

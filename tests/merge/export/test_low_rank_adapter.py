@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from merge.bundle import LowRankDelta
+from merge.bundle import LowRankDelta, read_adapter
+from merge.checkpoint import open_checkpoint
 from merge.export import MissingRankError, export_adapter, export_dense
+from merge.lora import open_adapter
 from tests.merge.export.bundles import EMBEDDING, UP, WEIGHTS, Exported, factors, write
 from tests.merge.export.test_adapter import PREFIX, products
 
@@ -110,3 +112,26 @@ def test_a_dense_checkpoint_holds_both_parts(tmp_path: Path) -> None:
     for name, parameter in loaded.named_parameters():
         torch.testing.assert_close(parameter, dict(made.model.named_parameters())[name], rtol=1e-6, atol=1e-6)
     assert (report.dtype, report.rounding) == ("float32", 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_the_adapter_is_read_back_as_the_same_expert(dtype: torch.dtype, tmp_path: Path) -> None:
+    """By what `overtone serve --lora-modules` and a merge read adapters with."""
+    made = write(
+        tmp_path / "bundle",
+        weights=(),
+        norms=(),
+        tied=False,
+        low_rank=parts({EMBEDDING: 3, HEAD: 2, UP: 4, Q: 1}, dtype),
+    )
+    export_adapter(made.bundle, "one", tmp_path / "out")
+    digest = made.bundle.manifest.backbone_digest
+    _, served = read_adapter(tmp_path / "out", "one", digest)
+    expert = made.bundle.read_expert("one")
+    merged = open_adapter(tmp_path / "out", open_checkpoint(made.bundle.backbone_dir))
+    exact = dict(made.model.named_parameters())
+    for name, delta in expert.low_rank.items():
+        torch.testing.assert_close(served.low_rank[name].dense(), delta.dense(), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(merged.tensor(name), exact[name].detach(), rtol=1e-6, atol=1e-6)
+    untouched = set(served.low_rank) - set(expert.low_rank)
+    assert all(not served.low_rank[name].dense().any() for name in untouched)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from merge.bundle import Expert
+from merge.bundle import Expert, write_expert
 from serve.engine import Engine, Request, SilentObserver, StepRecord, build
 from serve.engine.patch_costs import PatchCosts
+from serve.experts import ExpertLoadError
 from tests.serve.conftest import (
     TinyBundle,
     drain,
@@ -141,3 +142,19 @@ def test_a_bundle_of_low_rank_experts_alone_is_never_patched(
     assert "patching is off: experts with a low-rank part stay fused" in caplog.text
     engine.add(Request("r", PROMPTS[0], greedy(3), (("low", 1.0),)))
     assert tokens_of(drain(engine)["r"]) == bundle.greedy(PROMPTS[0], 3, ("low", 1.0))
+
+
+async def test_room_for_adapters_is_room_for_low_rank_experts(mixed: TinyBundle, tmp_path: Path) -> None:
+    """As the error says that refuses a rank over that of the bundle's experts."""
+    weight = "model.layers.0.mlp.up_proj.weight"
+    part = random_low_rank((80, 48), 9, torch.Generator().manual_seed(0))
+    made = Expert("new", mixed.bundle.manifest.backbone_digest, 0.0, {}, {}, low_rank={weight: part})
+    write_expert(tmp_path / "new.safetensors", made)
+    narrow = engine_of(mixed.bundle)
+    with pytest.raises(ExpertLoadError, match=f"{weight} has rank 9, .* --enable-lora --max-lora-rank 9"):
+        await narrow.load_expert("new", tmp_path / "new.safetensors")
+    wide = engine_of(mixed.bundle, enable_lora=True, max_lora_rank=9)
+    await wide.load_expert("new", tmp_path / "new.safetensors")
+    wide.engine.add(Request("r", PROMPTS[0], greedy(4), (("new", 1.0),)))
+    want = replace(mixed, experts={**mixed.experts, "new": made}).greedy(PROMPTS[0], 4, ("new", 1.0))
+    assert tokens_of(drain(wide.engine)["r"]) == want

@@ -80,7 +80,11 @@ def test_slots_are_made_whatever_a_damaged_header_says(decoder: Decoder) -> None
         ({Q: random_low_rank((47, 48), 1, torch.Generator())}, rf"{Q} has 47 rows.*\[48, 48\]"),
         ({Q: random_low_rank((48, 80), 1, torch.Generator())}, rf"the low-rank part of {Q} is for 80 columns"),
         ({"model.norm.weight": factors("", 1)}, "the 2-D residual of model.norm.weight"),
-        ({Q: factors(Q, 3)}, f"{Q} has rank 3, but the slots were made for rank 2, .*restart with this expert"),
+        (
+            {Q: factors(Q, 3)},
+            f"{Q} has rank 3, but the slots were made for rank 2, .* --enable-lora --max-lora-rank 3$",
+        ),
+        ({EMBEDDING: factors(EMBEDDING, 3)}, f"{EMBEDDING} has rank 3, .*restart with this expert in the bundle$"),
         ({K: factors(K, 1)}, f"{K} has rank 1, but the slots were made for rank 0"),
         ({DOWN: factors(DOWN, 4)}, f"{DOWN} has rank 4, but the slots were made for rank 0"),
         ({GATE: factors(GATE, 1)}, f"{GATE} has torch.bfloat16 factors, but every expert .* 8-bit .*restart"),
