@@ -5,10 +5,10 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.decode.measure import measure
-from benchmarks.decode.model import Shape
+from benchmarks.decode.model import Kind, Shape
 from benchmarks.decode.peers import COMPILED, NAMES
 
 
@@ -22,14 +22,20 @@ def main() -> None:
     parser.add_argument(
         "--peers", nargs="?", const=",".join(NAMES), default="", help=f"any of {', '.join((*NAMES, *COMPILED))}"
     )
-    parser.add_argument("--storage", choices=("int8", "bf16"), default="int8", help="of the experts' values")
+    parser.add_argument(
+        "--experts",
+        choices=get_args(Kind),
+        default="sparse",
+        help="a bundle's sparse or low-rank experts, or LoRA adapters of rank 16, of which peers serve the same files",
+    )
+    parser.add_argument("--storage", choices=("int8", "bf16"), default="int8", help="of sparse experts' values")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="four layers, two rounds")
     options = parser.parse_args()
     names = [name for name in options.peers.split(",") if name]
     shape, rounds = (Shape(layers=4), 2) if options.quick else (Shape(), options.rounds)
     with tempfile.TemporaryDirectory(prefix="overtone-decode-") as folder:
-        report = measure(Path(folder), shape, options.context, names, rounds, _say, options.storage)
+        report = measure(Path(folder), shape, options.context, names, rounds, _say, options.storage, options.experts)
     if options.json:
         print(json.dumps(report))
     else:

@@ -10,7 +10,8 @@ import torch
 
 from benchmarks.decode import peers
 from benchmarks.decode.cases import Case, decode_cases
-from benchmarks.decode.model import Shape, write_loras, write_model
+from benchmarks.decode.logits import logprob_errors
+from benchmarks.decode.model import Kind, Shape, write_loras, write_model
 from benchmarks.decode.ours import running
 from benchmarks.decode.patching import patching
 from benchmarks.decode.timing import Run, Timing
@@ -38,6 +39,7 @@ def measure(
     rounds: int,
     say: Say,
     storage: Storage = "int8",
+    kind: Kind = "sparse",
 ) -> dict[str, Any]:
     """Run the benchmark: the document that `--json` prints.
 
@@ -48,18 +50,21 @@ def measure(
         names: peers to run beside the engine.
         rounds: how often everything is measured.
         say: told of progress.
-        storage: of the experts' values.
+        storage: of sparse experts' values.
+        kind: of the experts; with LoRAs the peers serve the same files.
     """
     say("writing the model and its experts")
-    bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY, storage)
+    bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY, storage, kind)
     cases = decode_cases(32) if context is None else _context_cases(context)
     prefill = _prefill_cases() if context is None else []
     length = max(case.prompt for case in cases + prefill) + STEPS + 1
     loras = folder / "loras"
-    if names:
+    if names or kind == "lora16":
         write_loras(loras, bundle, [f"e{i}" for i in range(EXPERTS)], RANK)
+    adapters = _adapters(loras) if kind == "lora16" else {}
+    logits: dict[str, Any] = {}
     with (
-        running(bundle, shape.vocabulary, length) as ours,
+        running(bundle, shape.vocabulary, length, adapters) as ours,
         peers.running(names, bundle.backbone_dir, loras, shape.vocabulary, length, say) as others,
     ):
         decoder = load_model(bundle.backbone_dir)
@@ -70,26 +75,37 @@ def measure(
         if context is None:
             say("the engine's own cases in turn")
             rows.alternate(cases)
+        if adapters:
+            logits = {"logprob_errors": logprob_errors(ours, bundle.backbone_dir, adapters, shape.vocabulary, say)}
     report = rows.context_report() if context is not None else rows.report()
     if context is None:
-        narrow = write_model(folder / "narrow", shape.narrow(), EXPERTS, DENSITY, storage)
-        with running(narrow, shape.vocabulary, length) as ours:
+        narrow = write_model(folder / "narrow", shape.narrow(), EXPERTS, DENSITY, storage, kind)
+        if adapters:
+            write_loras(folder / "narrow-loras", narrow, list(adapters), RANK)
+            adapters = _adapters(folder / "narrow-loras")
+        with running(narrow, shape.vocabulary, length, adapters) as ours:
             found = {
                 case.name: statistics.median(ours.run(case, STEPS + 1).step_ms for _ in range(9)) for case in cases
             }
         report |= {"python_overhead_ms": _round(found["backbone/1"]), "overhead_ms": _rounded(found)}
-        report |= {"patching": patching(bundle, decoder)}
+        if kind == "sparse":
+            report |= {"patching": patching(bundle, decoder)}
     kernels = library()
     return {
         "parameters": bundle.manifest.backbone_bytes // 2,
-        "density": DENSITY,
-        "storage": storage,
+        "experts": kind,
+        **({"density": DENSITY, "storage": storage} if kind == "sparse" else {}),
         "dtype": "bfloat16",
         "threads": torch.get_num_threads(),
         "kernels": ISAS[kernels.isa] if kernels else "torch",
         "rounds": rounds,
         **report,
+        **logits,
     }
+
+
+def _adapters(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted(folder.iterdir())}
 
 
 class _Rows:
@@ -148,12 +164,27 @@ class _Rows:
                 name: {case: round(statistics.median(found)) for case, found in cases.items()}
                 for name, cases in self._prefill.items()
             },
+            **self._against_peers(),
             "steps_ms": self._steps(),
         }
 
     def context_report(self) -> dict[str, Any]:
         """Steps at every context."""
-        return {"floor_ms": _round(statistics.median(self._floors)), "steps_ms": self._steps()}
+        floor = _round(statistics.median(self._floors))
+        return {"floor_ms": floor, **self._against_peers(), "steps_ms": self._steps()}
+
+    def _against_peers(self) -> dict[str, Any]:
+        """Each peer's step by the engine's of the same round, the median of all rounds."""
+        own = self._timings["overtone"]
+        ratios = {
+            peer: {
+                case: round(statistics.median(a.step_ms / b.step_ms for a, b in zip(found, own[case], strict=True)), 2)
+                for case, found in cases.items()
+            }
+            for peer, cases in self._timings.items()
+            if peer != "overtone"
+        }
+        return {"peer_ratio": ratios} if ratios else {}
 
     def _steps(self) -> dict[str, dict[str, dict[str, float]]]:
         """Median times of a step: median over the rounds, and the rounds' extremes."""

@@ -6,6 +6,7 @@ Speed depends on shapes and bytes, not on what the weights mean, so no trained m
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -18,12 +19,16 @@ from merge.bundle import (
     Bundle,
     BundleWriter,
     Expert,
+    LowRankDelta,
     ManifestFields,
     backbone_digest,
     open_bundle,
     write_expert,
 )
 from merge.experts.storage import Storage, to_sparse
+
+Kind = Literal["sparse", "low_rank8_int8", "lora16"]
+"""Experts of a bundle in sparse rows, or of rank 8 in 8 bits; or LoRA adapters of rank 16, which no bundle holds."""
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -45,8 +50,10 @@ class Shape:
         return Shape(64, 64, self.layers, 2, 1, self.vocabulary, self.positions)
 
 
-def write_model(path: Path, shape: Shape, experts: int, density: float, storage: Storage = "int8") -> Bundle:
-    """Write a bundle in bfloat16 with experts `e0`, `e1`, ... on every linear layer."""
+def write_model(
+    path: Path, shape: Shape, experts: int, density: float, storage: Storage = "int8", kind: Kind = "sparse"
+) -> Bundle:
+    """Write a bundle in bfloat16 with experts `e0`, `e1`, ... on every linear layer; of LoRAs, with none."""
     torch.manual_seed(0)
     config = Qwen2Config(
         hidden_size=shape.hidden,
@@ -66,8 +73,11 @@ def write_model(path: Path, shape: Shape, experts: int, density: float, storage:
         write_tokenizer(staging.path / "backbone", shape.vocabulary)
         digest = backbone_digest(staging.path / "backbone")
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name.split(".")[-2] in LINEARS}
-        for number in range(experts):
-            expert = random_expert(f"e{number}", digest, shapes, density, number, storage)
+        for number in range(0 if kind == "lora16" else experts):
+            if kind == "sparse":
+                expert = random_expert(f"e{number}", digest, shapes, density, number, storage)
+            else:
+                expert = random_low_rank(f"e{number}", digest, shapes, 8, number)
             write_expert(staging.path / "experts" / f"{expert.name}.safetensors", expert)
         staging.finish(ManifestFields(name="random", created="2026-01-01T00:00:00+00:00"))
     return open_bundle(path)
@@ -98,6 +108,18 @@ def random_expert(
             value = 0.02 * torch.randn(index.shape, generator=generator)
             sparse[parameter] = to_sparse(index, value, shape[1], storage)
     return Expert(name, digest, density, sparse, {})
+
+
+def random_low_rank(name: str, digest: str, shapes: dict[str, tuple[int, ...]], rank: int, seed: int) -> Expert:
+    """Factors in 8 bits for each 2-D weight."""
+    generator = torch.Generator().manual_seed(seed)
+    deltas = {}
+    for parameter, shape in shapes.items():
+        if len(shape) == 2:
+            a = torch.randint(-127, 128, (rank, shape[1]), generator=generator, dtype=torch.int8)
+            b = torch.randint(-127, 128, (shape[0], rank), generator=generator, dtype=torch.int8)
+            deltas[parameter] = LowRankDelta(a, b, torch.full((rank,), 0.02 * 0.02 / 73**2))
+    return Expert(name, digest, 0.0, {}, {}, low_rank=deltas)
 
 
 def write_loras(folder: Path, bundle: Bundle, names: list[str], rank: int) -> None:

@@ -2,14 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 from benchmarks.decode.cases import Case
 from benchmarks.decode.timing import Timing
 from merge.bundle import Bundle
 from serve.engine import AsyncEngine, EngineConfig, Output, Request, SamplingParams, build_engine
+
+TOP = 20
+"""Tokens of which log-probabilities are compared."""
 
 
 class Ours:
@@ -36,6 +40,28 @@ class Ours:
         ]
         return Timing(await asyncio.gather(*(_arrivals(stream, start) for stream in streams)))
 
+    def top_logprobs(self, prompts: Sequence[Sequence[int]], experts: Sequence[str]) -> list[dict[int, float]]:
+        """Of each prompt's next token, the `TOP` most likely ones with their log-probabilities, all in one batch."""
+        return self._runner.run(self._top_logprobs(prompts, experts))
+
+    async def _top_logprobs(self, prompts: Sequence[Sequence[int]], experts: Sequence[str]) -> list[dict[int, float]]:
+        number = next(self._numbers)
+        params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, logprobs=TOP)
+        streams = [
+            self._engine.generate(Request(f"{number}-{i}", tuple(prompt), params, ((expert, 1.0),)))
+            for i, (prompt, expert) in enumerate(zip(prompts, experts, strict=True))
+        ]
+        return await asyncio.gather(*map(_first, streams))
+
+
+async def _first(stream: AsyncIterator[Output]) -> dict[int, float]:
+    async for output in stream:
+        if output.finish_reason == "error":
+            raise RuntimeError(f"the engine failed: {output.error}")
+        if output.tokens:
+            return dict(output.tokens[0].top_logprobs or ())
+    raise RuntimeError("the engine gave no token")
+
 
 async def _arrivals(stream: AsyncIterator[Output], start: float) -> list[float]:
     """When each token came, in seconds since `start`."""
@@ -48,16 +74,17 @@ async def _arrivals(stream: AsyncIterator[Output], start: float) -> list[float]:
 
 
 @contextmanager
-def running(bundle: Bundle, vocabulary: int, max_model_len: int) -> Iterator[Ours]:
-    """Start an engine with all experts resident; it is shut down when the block is left."""
-    engine = build_engine(
-        bundle, EngineConfig(max_model_len=max_model_len, max_num_seqs=8, enable_prefix_caching=False)
-    )
+def running(
+    bundle: Bundle, vocabulary: int, max_model_len: int, adapters: Mapping[str, Path] | None = None
+) -> Iterator[Ours]:
+    """Start an engine with all experts and adapters resident; it is shut down when the block is left."""
+    config = EngineConfig(max_model_len=max_model_len, max_num_seqs=8, enable_prefix_caching=False)
+    engine = build_engine(bundle, config, adapters=adapters)
     with asyncio.Runner() as runner:
         ours = Ours(engine, vocabulary, runner)
         runner.run(_start(engine))
         try:
-            for name in bundle.expert_names:
+            for name in (*bundle.expert_names, *(adapters or ())):
                 ours.run(Case("load", (name,), 4), 2)
             yield ours
         finally:

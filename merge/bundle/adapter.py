@@ -167,8 +167,8 @@ def _grouped(directory: Path, names: list[str]) -> dict[str, dict[str, str]]:
 def _whole(name: str, inner: str) -> str:
     if inner.split(".")[-2:-1] in (["embed_tokens"], ["lm_head"]):
         return (
-            f"{name} is a whole embedding, as of a resized vocabulary; if the base's is meant, save the adapter with "
-            f"save_embedding_layers=False, else {MERGED}"
+            f"{name} is a whole embedding; if it is the base's, save the adapter with save_embedding_layers=False; if "
+            f"it was trained, {MERGED}; one of a resized vocabulary does not fit the base"
         )
     return f"{name} replaces a whole tensor; {MERGED}"
 

@@ -1,4 +1,8 @@
-from benchmarks.decode.measure import measure
+import pytest
+
+from benchmarks.decode.cases import Case
+from benchmarks.decode.measure import _Rows, measure
+from benchmarks.decode.timing import Timing
 from tests.benchmarks.decode.test_model import TINY
 
 
@@ -21,3 +25,29 @@ def test_a_report_has_what_it_promises(tmp_path):
 def test_contexts_up_to_the_longest(tmp_path):
     report = measure(tmp_path, TINY, 64, [], 1, lambda _: None)
     assert set(report["steps_ms"]["overtone"]) == {"backbone/1@64", "backbone/8@64", "distinct8/8@64"}
+
+
+def test_low_rank_experts(tmp_path):
+    report = measure(tmp_path, TINY, None, [], 1, lambda _: None, kind="low_rank8_int8")
+    assert report["experts"] == "low_rank8_int8"
+    assert set(report["distinct8"]) == {"8"}
+    assert not {"density", "storage", "patching"} & set(report)
+
+
+# PEFT's own use of what transformers deprecates is not this project's to mend.
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+def test_loras_answer_as_peft_does(tmp_path):
+    report = measure(tmp_path, TINY, None, [], 1, lambda _: None, kind="lora16")
+    assert report["experts"] == "lora16"
+    assert set(report["steps_ms"]["overtone"]) >= {"one_expert/8", "distinct8/8"}
+    errors = report["logprob_errors"]
+    assert 0 < errors["overtone"] < 3 * errors["peft"]
+
+
+def test_peers_are_told_by_steps_of_the_same_round():
+    runs = {
+        name: lambda *_, step=step: Timing([[0.0, step, 2 * step]]) for name, step in (("overtone", 1), ("vllm", 5))
+    }
+    rows = _Rows(runs, lambda: 1.0)
+    rows.measure(0, [Case("backbone/1", (None,), 4)], [])
+    assert rows.context_report()["peer_ratio"] == {"vllm": {"backbone/1": 5.0}}

@@ -18,6 +18,14 @@ def test_the_model_is_a_bundle_with_experts_on_every_linear(tmp_path):
         assert delta.index.shape[1] == round(0.1 * columns), name
 
 
+def test_low_rank_experts_on_every_linear_and_no_experts_beside_loras(tmp_path):
+    bundle = write_model(tmp_path / "low", TINY, experts=1, density=0.1, kind="low_rank8_int8")
+    low_rank = bundle.read_expert("e0").low_rank
+    assert len(low_rank) == 7 * TINY.layers
+    assert all(delta.quantised and delta.rank == 8 for delta in low_rank.values())
+    assert write_model(tmp_path / "loras", TINY, experts=1, density=0.1, kind="lora16").expert_names == ()
+
+
 def test_a_random_expert_has_ascending_distinct_columns():
     expert = random_expert("e", "digest", {"w.weight": (200, 129), "w.bias": (200,)}, 0.05, seed=3)
     index = expert.sparse["w.weight"].index.to(torch.int64)

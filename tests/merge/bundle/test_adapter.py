@@ -118,7 +118,7 @@ WHOLE = torch.zeros(2, 2)
         (_bad(FACTORS, A, lambda a: a[..., None]), "only linear layers and embeddings"),
         (_bad(FACTORS, A, lambda a: a.to(torch.int8)), "is torch.int8; factors must be"),
         ({**FACTORS, f"{Q}.lora_magnitude_vector": torch.ones(8)}, "is a magnitude vector of DoRA"),
-        ({**FACTORS, f"{EMBED}.weight": WHOLE}, "is a whole embedding, as of a resized vocabulary"),
+        ({**FACTORS, f"{EMBED}.weight": WHOLE}, "one of a resized vocabulary does not fit the base"),
         ({**FACTORS, "model.norm.weight": torch.ones(6)}, "replaces a whole tensor; merge it"),
         ({**FACTORS, f"{Q}.lora_mystery.weight": WHOLE}, "is not a factor of a plain LoRA"),
         ({}, "it holds no factors"),
