@@ -1,5 +1,6 @@
 """From a bundle to an engine: load, make room, put together."""
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Mapping
@@ -83,7 +84,8 @@ def build_engine(
             "%d of %d experts cannot be served, and a slot may be too small for them later; the first: %s",
             *(len(unreadable), len(names), unreadable[0]),
         )
-    shape = shape.with_ranks(room.ranks({name: placement.shape for name, placement in decoder.placements.items()}))
+    ranks = room.ranks({name: placement.shape for name, placement in decoder.placements.items()})
+    shape = dataclasses.replace(shape, adapter_ranks=ranks)
     banks = ResidualBanks(decoder, shape, slots)
     costs = _patch_costs(bundle, decoder, banks, config) if config.patching == "auto" else None
     blocks = num_blocks(decoder, config, max_model_len, spare)

@@ -1,7 +1,7 @@
 """What a set of experts needs of the slots that are made for them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from merge.bundle import BundleError, read_layout
@@ -17,6 +17,8 @@ class ResidualShape:
         quantised: the 2-D weights of which every expert's sparse part has 8-bit values.
         ranks: the largest rank of each 2-D weight's low-rank part.
         quantised_ranks: the 2-D weights of which every expert's low-rank part has 8-bit factors.
+        adapter_ranks: the largest rank that a LoRA adapter may have on each 2-D weight. It may be more than the weight
+            has rows or columns, which an expert's own rank may not.
     """
 
     entries: Mapping[str, int]
@@ -24,11 +26,7 @@ class ResidualShape:
     quantised: frozenset[str] = frozenset()
     ranks: Mapping[str, int] = field(default_factory=dict)
     quantised_ranks: frozenset[str] = frozenset()
-
-    def with_ranks(self, ranks: Mapping[str, int]) -> "ResidualShape":
-        """The same with room for floating-point factors of these ranks."""
-        both = {name: max(self.ranks.get(name, 0), ranks.get(name, 0)) for name in {**self.ranks, **ranks}}
-        return replace(self, ranks=both, quantised_ranks=self.quantised_ranks - ranks.keys())
+    adapter_ranks: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, experts: Sequence[Path]) -> "ResidualShape":

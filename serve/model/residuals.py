@@ -229,13 +229,16 @@ class ResidualBanks:
                 stacked.setdefault(placement.part, []).append((name, placement))
         for part, weights in stacked.items():
             # A damaged file's header may say 0, and the file is refused when it is loaded.
-            found = [name for name, _ in weights if shape.ranks.get(name, 0) > 0]
+            found = [name for name, _ in weights if shape.ranks.get(name, 0) > 0 or name in shape.adapter_ranks]
             if not found:
                 continue
             assert isinstance(part.layer, Linear)
-            segments = [(one.shape[0], min(shape.ranks.get(name, 0), *one.shape)) for name, one in weights]
+            segments = [
+                (one.shape[0], max(shape.adapter_ranks.get(name, 0), min(shape.ranks.get(name, 0), *one.shape)))
+                for name, one in weights
+            ]
             # Factors take the dtype of the weights, as in PEFT and vLLM, unless all of them are integers.
-            quantised = shape.quantised_ranks.issuperset(found)
+            quantised = (shape.quantised_ranks - shape.adapter_ranks.keys()).issuperset(found)
             dtype = torch.int8 if quantised else part.layer.weight.dtype
             columns, device = part.layer.weight.shape[1], part.layer.weight.device
             bank = LowRankBank.allocate(self.slots, segments, columns, dtype, device)

@@ -73,6 +73,13 @@ def test_an_embedding_and_a_head_of_their_own_are_adapted(base: Path, tmp_path: 
     check(peft_model(base, {"ends": path}), PROMPTS[0], "ends", drain(engine)["x"])
 
 
+def test_a_rank_may_be_more_than_a_weight_has_rows(base: Path, tmp_path: Path) -> None:
+    path = write_adapter(base, tmp_path / "wide", 6, target_modules=["k_proj", "v_proj"], r=20)
+    engine = engine_of(open_model(base), {"wide": path}).engine
+    engine.add(Request("x", PROMPTS[0], greedy(6, logprobs=1), (("wide", 1.0),)))
+    check(peft_model(base, {"wide": path}), PROMPTS[0], "wide", drain(engine)["x"])
+
+
 def test_a_tied_embedding_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path / "base", tie_word_embeddings=True)
     path = write_adapter(tmp_path / "base", tmp_path / "a", 0, target_modules=["embed_tokens"], r=4)
