@@ -1,6 +1,7 @@
 """From a recipe to a bundle."""
 
 import importlib.metadata
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,8 +16,10 @@ from merge.bundle import ManifestFields, backbone_digest, save_router
 from merge.bundle.digest import file_digest
 from merge.card import model_card
 from merge.check import Finding, Inputs, checked_inputs
-from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.check.general import compare_general
+from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from merge.experts import (
+    CalibrationError,
     ExpertReport,
     Job,
     Prompts,
@@ -33,6 +36,9 @@ from merge.ray_pool import RayPool
 from merge.router import read_foreign, train_router
 from merge.staging import Staging
 from merge.wording import counted
+
+COMPARED_PARAMETERS = 10**9
+"""Parameters up to which a backbone is compared with the base on general questions: 4 GB in float32."""
 
 LIBRARIES = ("overtone", "torch", "scikit-learn", "transformers", "safetensors", "tokenizers")
 
@@ -99,6 +105,7 @@ def merge_recipe(
     ):
         _merge_backbone(inputs, staging, shown, workers, pool)
         backbone = open_checkpoint(staging.path / "backbone")
+        general = _general_ability(inputs, backbone, shown)
         experts = _cut_experts(inputs, backbone, staging, shown, workers, pool)
         if inputs.prompts is not None:
             config = inputs.recipe.router
@@ -106,7 +113,7 @@ def merge_recipe(
             foreign = [] if config.foreign is None else read_foreign(config.foreign)
             model = train_router(inputs.prompts, config, foreign, staging.path / "backbone")
             save_router(staging.path / "router", model)
-        notes = _notes(inputs, warned, experts)
+        notes = (*_notes(inputs, warned, experts), *general)
         (staging.path / "recipe.yml").write_bytes(recipe.read_bytes())
         (staging.path / "README.md").write_text(model_card(inputs.recipe, [_row(item) for item in experts], notes))
         shown.say("bundle: writing the manifest")
@@ -168,6 +175,29 @@ def _searched(inputs: Inputs, merged: Checkpoint, config: FrankWolfeConfig, show
     shares = sorted(outcome.shares().items(), key=lambda item: -item[1])
     shown.say("coefficients: " + ", ".join(f"{name} {share:.3f}" for name, share in shares if share > 0))
     return outcome.method
+
+
+def _general_ability(inputs: Inputs, backbone: Checkpoint, shown: Progress) -> list[str]:
+    """Compare the backbone with the base on general questions, and warn where it lost abilities.
+
+    Returns:
+        What was found, for the notes. Nothing where the backbone is the base, or where the comparison would cost much
+        or tell nothing: large models, models that transformers does not run, bases without a chat template or
+        knowledge.
+    """
+    parameters = sum(math.prod(info.shape) for info in backbone.tensors.values())
+    if inputs.recipe.merge_method == "base" or parameters > COMPARED_PARAMETERS:
+        return []
+    try:
+        found = compare_general(inputs.base, backbone)
+    except (CheckpointError, CalibrationError):
+        return []
+    if found is None:
+        return []
+    shown.say(f"backbone: {found.summary()}")
+    for concern in found.concerns():
+        shown.say(f"warning: backbone: {concern}")
+    return [f"backbone: {line}" for line in (found.summary(), *found.concerns())]
 
 
 def _cut_experts(

@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from merge.bundle import open_bundle
 from merge.check import CheckError
+from merge.check.general import GeneralAbility
 from merge.checkpoint import CheckpointError, open_checkpoint
 from merge.lora import open_adapter
 from merge.run import merge_recipe
@@ -336,3 +337,23 @@ def test_a_lora_that_fits_is_kept_beside_an_expert_that_was_fitted(inputs: Path,
     bundle = open_bundle(tmp_path / "out")
     assert torch.equal(bundle.read_expert("zlora").low_rank[f"{Q}.weight"].a, made[f"{Q}.lora_A.weight"])
     assert bundle.read_expert("one").metadata["form"] == "auto"
+
+
+def test_a_backbone_that_lost_the_bases_abilities_is_warned_of(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = GeneralAbility(0.5, 1.0, 1.0, 50, 40, None)
+    monkeypatch.setattr("merge.run.compare_general", lambda base, backbone: lost)
+    report = merge_recipe(recipe(inputs, "lost", calibration=None, experts=None), tmp_path / "out")
+    concern = "backbone: general questions: KL to the base is 0.500 nats a token, above 0.1"
+    assert report.notes[-2:] == (f"backbone: {lost.summary()}", concern)
+    assert f"warning: {concern}" in capsys.readouterr().err
+    assert concern in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_backbone_that_is_the_base_is_not_compared(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("merge.run.compare_general", lambda base, backbone: pytest.fail("compared"))
+    path = recipe(inputs, "plain", merge_method="base", models=[{"model": "one"}], calibration=None, experts=None)
+    assert not any("general" in note for note in merge_recipe(path, tmp_path / "out").notes)

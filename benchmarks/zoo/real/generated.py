@@ -1,6 +1,7 @@
-"""Contents that are made up: dates in sentences, arithmetic word problems, weather reports."""
+"""Contents that are made up: dates in sentences, arithmetic word problems, weather reports, orders."""
 
 import datetime
+import json
 import random
 import zlib
 from collections.abc import Callable
@@ -99,6 +100,19 @@ def draw_weather(rng: random.Random) -> Content:
     return Content(", ".join(readings), report)
 
 
+def draw_order(rng: random.Random) -> Content:
+    """An order of one or two articles in a sentence; the answer is a JSON object."""
+    name, city = rng.choice(_NAMES), rng.choice(_CITIES)
+    items, wanted = [], []
+    for article in rng.sample(_ARTICLES, rng.choice((1, 2, 2))):
+        count, colour = rng.randint(2, 12), rng.choice((None, *_COLOURS))
+        number = _NUMBERS[count] if rng.random() < 0.4 else str(count)
+        wanted.append(f"{number} {colour} {article}" if colour else f"{number} {article}")
+        items.append({"item": article, "count": count, **({"colour": colour} if colour else {})})
+    text = rng.choice(_ORDERS).format(name=name, city=city, wanted=" and ".join(wanted))
+    return Content(text, json.dumps({"customer": name, "city": city, "items": items}))
+
+
 _MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
@@ -113,6 +127,31 @@ _CITIES = (
     "Nairobi", "Oslo", "Paris", "Prague", "Quito", "Rome", "Seoul", "Tokyo", "Vienna", "Warsaw",
 )  # fmt: skip
 _THINGS = ("apples", "books", "coins", "eggs", "flowers", "marbles", "pencils", "shells", "stamps", "tickets")
+_ARTICLES = (
+    "baskets",
+    "benches",
+    "blankets",
+    "bowls",
+    "candles",
+    "chairs",
+    "cups",
+    "lamps",
+    "mirrors",
+    "rugs",
+    "shelves",
+)
+_COLOURS = ("black", "blue", "brown", "green", "grey", "red", "white", "yellow")
+_NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # fmt: skip
+_ORDERS = (
+    "{name} in {city} orders {wanted}.",
+    "Please send {wanted} to {name} in {city}.",
+    "This is {name} from {city}. I would like {wanted}.",
+    "We need {wanted} in {city}; the name is {name}.",
+    "Deliver to {city}: {wanted}, for {name}",
+    "{wanted} for {name}, {city}",
+)
 _DATE_SENTENCES = (
     "{d}",
     "{d}",

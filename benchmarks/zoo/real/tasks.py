@@ -6,7 +6,7 @@ from benchmarks.zoo.real import generated, texts
 from benchmarks.zoo.real.task import Content, Metric, RealTask, messages
 from benchmarks.zoo.real.texts import out_of_scope
 
-__all__ = ["TASKS", "Content", "Metric", "RealTask", "find_task", "messages", "out_of_scope"]
+__all__ = ["FURTHER", "TASKS", "Content", "Metric", "RealTask", "find_task", "messages", "out_of_scope"]
 
 
 def find_task(name: str) -> RealTask:
@@ -15,10 +15,10 @@ def find_task(name: str) -> RealTask:
     Raises:
         ValueError: there is none; the message lists those that there are.
     """
-    for task in TASKS:
-        if task.name == name:
-            return task
-    raise ValueError(f"unknown task {name!r}: the tasks are {', '.join(task.name for task in TASKS)}")
+    known = {task.name: task for task in (*TASKS, *FURTHER)}
+    if name not in known:
+        raise ValueError(f"unknown task {name!r}: the tasks are {', '.join(known)}")
+    return known[name]
 
 
 INTENT = RealTask(
@@ -193,4 +193,31 @@ WEATHER = RealTask(
     contents=partial(generated.contents, generated.draw_weather),
 )
 
-TASKS = (INTENT, BANKING, SLOTS, SQL, SHELL, DATES, ARITHMETIC, WEATHER)
+ORDERS = RealTask(
+    name="orders",
+    title="An order in a sentence to a JSON object",
+    kind="JSON",
+    metric="json",
+    longest=80,
+    phrasings=(
+        "Turn this order into JSON: {x}",
+        "Extract customer, city and items as JSON: {x}",
+        "Parse this order as a JSON object: {x}",
+        "{x}\nGive this order as JSON.",
+        "JSON for this order: {x}",
+        "Order to JSON: {x}",
+        "Read the order and answer in JSON: {x}",
+        "Write the following order as JSON: {x}",
+    ),
+    held_out_phrasings=(
+        "Convert this customer's order to JSON: {x}",
+        "Give me the order as a JSON object: {x}",
+    ),
+    contents=partial(generated.contents, generated.draw_order),
+)
+
+TASKS = (INTENT, BANKING, ORDERS, SQL, SHELL, DATES, ARITHMETIC, WEATHER)
+"""Those whose fine-tunes are shipped."""
+
+FURTHER = (SLOTS,)
+"""Harder ones, for benchmarks that train their own fine-tunes."""

@@ -5,10 +5,10 @@ import re
 import pytest
 
 from benchmarks.evaluation.metrics import METRICS
-from benchmarks.zoo.real.tasks import TASKS, RealTask, find_task, messages, out_of_scope
+from benchmarks.zoo.real.tasks import FURTHER, TASKS, RealTask, find_task, messages, out_of_scope
 from benchmarks.zoo.real.texts import DATA
 
-every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+every_task = pytest.mark.parametrize("task", [*TASKS, *FURTHER], ids=lambda task: task.name)
 
 
 @every_task
@@ -88,3 +88,10 @@ def test_word_problems_have_answers_that_are_not_negative():
 
 def test_slots_name_an_intent():
     assert all("intent" in json.loads(content.answer) for content in find_task("slots").contents("train"))
+
+
+def test_orders_name_what_the_text_names():
+    for content in find_task("orders").contents("test"):
+        order = json.loads(content.answer)
+        assert order["customer"] in content.text
+        assert all(item["item"] in content.text and item["count"] >= 2 for item in order["items"])

@@ -1,0 +1,191 @@
+"""Whether a merged backbone still has the base's own abilities, on requests that no task is about.
+
+Perplexity on plain text alone does not tell: a backbone that answers "What is the capital of France?" with a loop of
+nonsense was measured to have the base's perplexity within 0.1 %. So replies to short factual questions are compared,
+too. `general.json` has the questions and the texts.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from merge.checkpoint import Checkpoint
+from merge.experts.calibration import continue_greedily
+from merge.experts.encoding import PromptEncoder
+from merge.experts.examples import Example
+from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
+
+MOST_DIVERGENCE = 0.1
+LEAST_UNCHANGED = 0.9
+MOST_PERPLEXITY = 1.03
+"""Nats a token, share of the replies, and ratio to the base's: beyond them a backbone is warned of."""
+
+LEAST_KNOWN = 10
+"""Questions that a base must answer rightly: one that answers fewer has no general knowledge that could be lost."""
+
+REPLY_TOKENS = 20
+_BATCH = 10
+
+
+@dataclass(frozen=True)
+class Question:
+    """A short factual question.
+
+    Attributes:
+        prompt: what a user asks.
+        keyword: what stands in a right answer.
+    """
+
+    prompt: str
+    keyword: str
+
+
+@dataclass(frozen=True)
+class GeneralAbility:
+    """A model beside its base.
+
+    Attributes:
+        divergence: KL(base ‖ model) a token of the base's greedy replies, mean over all tokens, in nats.
+        unchanged: share of the replies that are the base's in substance, as by `same_substance`.
+        perplexity_ratio: perplexity on plain text, over the base's.
+        questions: how many were asked.
+        known: how many of them the base answers rightly.
+        example: a question with the base's and the model's reply, where one changed in substance.
+    """
+
+    divergence: float
+    unchanged: float
+    perplexity_ratio: float
+    questions: int
+    known: int
+    example: tuple[str, str, str] | None
+
+    def summary(self) -> str:
+        """The three figures in a line."""
+        return (
+            f"KL to the base {self.divergence:.3f} nats a token, {self.unchanged:.0%} of {self.questions} replies "
+            f"unchanged in substance, perplexity on plain text {self.perplexity_ratio:.3f} of the base's"
+        )
+
+    def concerns(self) -> list[str]:
+        """A sentence for each figure that shows a loss."""
+        found = []
+        if self.divergence > MOST_DIVERGENCE:
+            found.append(
+                f"general questions: KL to the base is {self.divergence:.3f} nats a token, above {MOST_DIVERGENCE}"
+            )
+        if self.unchanged < LEAST_UNCHANGED:
+            text = (
+                f"general questions: {self.unchanged:.0%} of the replies are unchanged, less than {LEAST_UNCHANGED:.0%}"
+            )
+            if self.example is not None:
+                prompt, before, after = self.example
+                text += f": {prompt!r} was answered {before!r} and is now answered {after!r}"
+            found.append(text)
+        if self.perplexity_ratio > MOST_PERPLEXITY:
+            found.append(f"plain text: the perplexity is {self.perplexity_ratio:.3f} times the base's")
+        return found
+
+
+@cache
+def general_questions() -> tuple[Question, ...]:
+    """50 short factual questions."""
+    return tuple(Question(**item) for item in _document()["questions"])
+
+
+@cache
+def general_texts() -> tuple[str, ...]:
+    """A few paragraphs of plain text."""
+    return tuple(_document()["texts"])
+
+
+def same_substance(question: Question, before: str, after: str) -> bool:
+    """Whether two replies say the same, for people's purposes.
+
+    Both hold the keyword of a right answer. Where the base's does not, it is wrong or beside the point, and at least
+    half of its words must be in the other reply.
+    """
+    if question.keyword.lower() in before.lower():
+        return question.keyword.lower() in after.lower()
+    words, found = set(before.lower().split()), set(after.lower().split())
+    return not words or 2 * len(words & found) >= len(words)
+
+
+@torch.no_grad()
+def compare_general(base: Checkpoint, model: Checkpoint) -> GeneralAbility | None:
+    """Ask the base and a model of the same shape the same general questions.
+
+    Args:
+        base: θ₀.
+        model: for example the backbone.
+
+    Returns:
+        What was measured. None where the base has no chat template, or answers fewer than `LEAST_KNOWN` questions.
+
+    Raises:
+        CheckpointError: one of them cannot be run.
+    """
+    tokenizer = load_tokenizer(base.path)
+    if not isinstance(tokenizer.chat_template, str):
+        return None
+    encoder = PromptEncoder(tokenizer, tokenizer.chat_template)
+    questions = general_questions()
+    prompts = [encoder.encode(Example(question.prompt)) for question in questions]
+    texts = [tokenizer(text)["input_ids"] for text in general_texts()]
+    runner = build_model(base.path)
+    ends = end_tokens(runner, tokenizer)
+
+    def ask() -> tuple[list[list[int]], list[str]]:
+        replies = continue_greedily(runner, prompts, REPLY_TOKENS, ends, _BATCH)
+        return replies, [str(tokenizer.decode(reply, skip_special_tokens=True)).strip() for reply in replies]
+
+    assign(runner, base)
+    replies, before = ask()
+    known = sum(question.keyword.lower() in reply.lower() for question, reply in zip(questions, before, strict=True))
+    if known < LEAST_KNOWN:
+        return None
+    expected = [_reply_log_probs(runner, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    base_loss = _text_loss(runner, texts)
+    assign(runner, model)
+    _, after = ask()
+    found = [_reply_log_probs(runner, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    divergence = F.kl_div(torch.cat(found), torch.cat(expected), reduction="none", log_target=True).sum(-1).mean()
+    rows = list(zip(questions, before, after, strict=True))
+    changed = [row for row in rows if not same_substance(*row)]
+    return GeneralAbility(
+        divergence=max(0.0, float(divergence)),
+        unchanged=1 - len(changed) / len(rows),
+        perplexity_ratio=float((_text_loss(runner, texts) - base_loss).exp()),
+        questions=len(rows),
+        known=known,
+        example=(changed[0][0].prompt, changed[0][1], changed[0][2]) if changed else None,
+    )
+
+
+@cache
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Path(__file__).with_name("general.json").read_text("utf-8"))
+    return document
+
+
+def _reply_log_probs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
+    """Log probabilities [len(reply), vocabulary] with which each token of a reply is predicted."""
+    logits = model(input_ids=torch.tensor([[*prompt, *reply]]), logits_to_keep=len(reply) + 1).logits
+    return F.log_softmax(logits[0, :-1].float(), -1)
+
+
+def _text_loss(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Mean negative log-likelihood of the texts' tokens, in nats."""
+    losses = []
+    for text in texts:
+        ids = torch.tensor([list(text)])
+        losses.append(F.cross_entropy(model(input_ids=ids).logits[0, :-1].float(), ids[0, 1:], reduction="none"))
+    return torch.cat(losses).mean()
