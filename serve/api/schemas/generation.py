@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from serve.api.errors import invalid, shortened
@@ -87,19 +87,22 @@ Word = Annotated[str, Field(min_length=1, max_length=256)]
 RequestId = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 
 
+def _plain(value: bool) -> bool:
+    if value:
+        raise ValueError("is not supported; leave it out")
+    return value
+
+
+PlainEvents = Annotated[bool, Field(json_schema_extra={"const": False}), AfterValidator(_plain)]
+"""OpenAI's obfuscation of the sizes of events, which there is none of."""
+
+
 class StreamOptions(Body):
     """How to stream. `continuous_usage_stats` puts the usage so far on every chunk, as vLLM does."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
-    include_obfuscation: Annotated[bool, Field(json_schema_extra={"const": False})] = False
-
-    @field_validator("include_obfuscation")
-    @classmethod
-    def _plain(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("is not supported; leave it out")
-        return value
+    include_obfuscation: PlainEvents = False
 
 
 class GenerationRequest(Body):

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from serve.api.errors import invalid
 from serve.api.schemas.body import Body, ListField
 from serve.api.schemas.chat import MAX_MESSAGES, MAX_METADATA, Hint
+from serve.api.schemas.generation import PlainEvents
 from serve.api.schemas.response_input import INPUT_SCHEMA, input_messages
 from serve.api.schemas.structure import JsonObjectFormat, TextFormat
 from serve.api.schemas.tool import MAX_TOOLS, ToolName
@@ -43,6 +44,12 @@ class ReasoningConfig(Body):
     effort: Hint | None = None
     summary: Hint | None = None
     generate_summary: Hint | None = None
+
+
+class EventOptions(Body):
+    """How to stream."""
+
+    include_obfuscation: PlainEvents = False
 
 
 class FlatTool(Body):
@@ -110,9 +117,7 @@ class ResponseRequest(TranslatedRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     include: Annotated[tuple[Literal[INCLUDES], ...], Field(fail_fast=True, max_length=16), ListField] = ()  # type: ignore[valid-type]
     store: bool = False
-    stream_options: Annotated[Mapping[Literal["include_obfuscation"], Literal[False]], Field(max_length=1)] | None = (
-        None
-    )
+    stream_options: EventOptions | None = None
     metadata: Annotated[Mapping[Hint, Hint], Field(max_length=MAX_METADATA)] | None = None
     service_tier: Hint | None = None
     prompt_cache_key: Hint | None = None

@@ -177,6 +177,9 @@ def test_a_failure_is_the_last_event(http: httpx.Client, engine: FakeEngine):
         ({"text": {"verbosity": "low"}}, "text.verbosity", "invalid_value"),
         ({"include": ["file_search_call.results"]}, "include.0", "invalid_value"),
         ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "invalid_value"),
+        ({"stream_options": {"include_obfuscation": 0}}, "stream_options.include_obfuscation", "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, "stream_options.include_usage", "unknown_field"),
     ],
 )
 def test_what_is_refused(http: httpx.Client, engine: FakeEngine, fields, param, code):
