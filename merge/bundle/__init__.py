@@ -24,7 +24,7 @@ from merge.bundle.low_rank import LowRankDelta, check_low_rank
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
 from merge.bundle.ngrams import Featurizer, SparseRow
 from merge.bundle.quantise import dequantise_rows, quantise_rows
-from merge.bundle.reader import Bundle, open_bundle, open_model
+from merge.bundle.reader import Bundle, model_name, open_bundle, open_model
 from merge.bundle.residual import SparseDelta, index_dtype
 from merge.bundle.router_files import load_router, save_router
 from merge.bundle.router_model import RouterModel
@@ -70,6 +70,7 @@ __all__ = [
     "expert_digest",
     "index_dtype",
     "load_router",
+    "model_name",
     "open_bundle",
     "open_model",
     "quantise_rows",

@@ -104,8 +104,7 @@ def open_bundle(path: Path, verify: bool = False) -> Bundle:
 def open_model(path: Path) -> Bundle:
     """Open a Hugging Face model directory as a bundle of a backbone without experts; a bundle is opened as what it is.
 
-    All weights are read once for their digest. Its name is the directory's, or the bundle's where it is the folder
-    `backbone` of one.
+    All weights are read once for their digest. Its name is that of `model_name`.
 
     Raises:
         BundleError: it is neither of them, its weights are not safetensors, or a file cannot be read.
@@ -119,7 +118,7 @@ def open_model(path: Path) -> Bundle:
     except OSError as error:
         raise UnreadableFileError(unreadable(Path(error.filename or path), error)) from error
     manifest = Manifest(
-        name=_name(path),
+        name=model_name(path),
         created=datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"),
         format_version=BUNDLE_FORMAT,
         backbone_digest=digest,
@@ -130,6 +129,13 @@ def open_model(path: Path) -> Bundle:
     return Bundle(path, manifest, plain=True)
 
 
-def _name(directory: Path) -> str:
+def model_name(directory: Path) -> str:
+    """What a model is called by its directory: the last part of its path.
+
+    The folder `backbone` of a bundle has the bundle's name, and a snapshot in the Hub's cache
+    (`models--OWNER--NAME/snapshots/REVISION`) the repository's.
+    """
     real = directory.resolve()
+    if real.parent.name == "snapshots":
+        return real.parent.parent.name.rpartition("--")[2]
     return (real.parent.name if real.name == "backbone" else real.name) or "model"

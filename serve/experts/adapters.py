@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge.bundle import Expert, read_adapter
+from merge.bundle import Expert, model_name, read_adapter
 from serve.model import ModelError
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -54,8 +54,7 @@ class AdapterRules:
 
     def _compare_base(self, name: str, trained_on: str) -> None:
         """Warn where the adapter says that it belongs to a model of another name; its shapes are checked anyway."""
-        own, other = self.base.resolve().name.casefold(), Path(trained_on).name.casefold()
-        if other and own != other:
+        if trained_on and model_name(self.base).casefold() != model_name(Path(trained_on)).casefold():
             _log.warning(
                 "adapter %r was trained on %s and is served on %s: replies are wrong unless they are the same model",
                 *(name, trained_on, self.base),

@@ -12,6 +12,7 @@ from merge.bundle import (
     Manifest,
     MissingFileError,
     backbone_digest,
+    model_name,
     open_bundle,
     open_model,
 )
@@ -52,6 +53,19 @@ def test_a_model_directory_is_a_bundle_without_experts(tmp_path: Path) -> None:
     assert opened.manifest.backbone_bytes == (model / "model.safetensors").stat().st_size
     assert datetime.fromisoformat(opened.manifest.created).tzinfo is not None
     assert dataclasses.replace(opened, other_router=tmp_path).router_dir == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("models/qwen", "qwen"),
+        ("bundles/mine/backbone", "mine"),
+        ("hub/models--Qwen--Qwen2.5-0.5B/snapshots/06065", "Qwen2.5-0.5B"),
+        ("/", "model"),
+    ],
+)
+def test_what_a_model_is_called(path: str, name: str) -> None:
+    assert model_name(Path(path)) == name
 
 
 def test_what_is_neither_a_bundle_nor_a_model(tmp_path: Path) -> None:
