@@ -156,6 +156,8 @@ def _entries(change: Tensor, gram: Tensor, sources: Sources, room: int) -> Curve
     would get of the budget, and the whole curve is put right by that: inputs that go together make entries worth less.
     """
     rows, columns = change.shape
+    if not bool(change.any()):
+        return Curve(torch.zeros(0, dtype=torch.float64), rows)
     most = max(1, min(columns, int(MOST_ENTRIES * columns), room // rows))
     best = _score(change, gram).topk(most, 1)
     gain = best.values.double().square().sum(0)
