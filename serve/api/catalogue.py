@@ -115,12 +115,14 @@ class Catalogue:
         return dataclasses.replace(self, experts={**self.experts, name: entry})
 
     def with_adapter(self, name: str, digest: str, root: str, base: str | None = None) -> "Catalogue":
-        """These names and a LoRA adapter, whose parent is the served model unless `base` says otherwise.
+        """These names and a LoRA adapter.
+
+        Its parent is `base` or, as in vLLM, the served model's name; with a router, which that name asks, the backbone.
 
         Raises:
             ValueError: the name means something else.
         """
-        return self.with_expert(name, Entry(digest, root, base or self.routing[0]))
+        return self.with_expert(name, Entry(digest, root, base or (BACKBONE if self.routed else self.routing[0])))
 
     def without_expert(self, name: str) -> "Catalogue":
         """These names but one."""

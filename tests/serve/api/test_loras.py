@@ -91,7 +91,7 @@ def error(reply: httpx.Response) -> dict[str, Any]:
 def test_models_are_listed_as_vllm_does(client: httpx.Client, folder: Path, speaker: TinyBundle) -> None:
     cards = {card["id"]: card for card in client.get("/v1/models").json()["data"]}
     assert list(cards) == ["speaker", "auto", "backbone", "sql", "poetry"]
-    assert (cards["sql"]["root"], cards["sql"]["parent"]) == (str(folder / "sql"), "speaker")
+    assert (cards["sql"]["root"], cards["sql"]["parent"]) == (str(folder / "sql"), "backbone")
     assert (cards["poetry"]["root"], cards["poetry"]["parent"]) == (str(folder / "poetry"), "speaker-base")
     assert (cards["speaker"]["root"], cards["speaker"]["parent"]) == (str(speaker.bundle.backbone_dir), None)
     assert client.get("/v1/models/sql").json() == cards["sql"]
@@ -112,7 +112,7 @@ def test_an_adapter_is_loaded_and_unloaded_as_in_vllm(client: httpx.Client, fold
     assert reply.headers["content-type"].startswith("text/plain")
     assert answer(client, "acme/maths")[1] == "acme/maths"
     card = client.get("/v1/models/acme/maths").json()
-    assert (card["root"], card["parent"]) == (str(folder / "maths"), "speaker")
+    assert (card["root"], card["parent"]) == (str(folder / "maths"), "backbone")
 
     reply = post(client, "load", lora_name="acme/maths", lora_path="sql")
     assert (reply.status_code, error(reply)["type"]) == (400, "InvalidUserInput")
@@ -134,7 +134,7 @@ def test_the_projects_own_endpoints_take_adapters_too(client: httpx.Client, fold
     adapter(folder / "maths", 70)
     assert client.post("/v1/experts/reload", json={"name": "m"}).status_code == 200
     assert answer(client, "m") != first
-    assert client.get("/v1/models/m").json()["parent"] == "speaker"
+    assert client.get("/v1/models/m").json()["parent"] == "backbone"
     assert client.post("/v1/experts/unload", json={"name": "m"}).json()["unloaded"]
     adapter(folder / "maths", 20)
 
@@ -185,6 +185,8 @@ def test_without_a_router_the_model_answers_alone(
     plain = dataclasses.replace(settings, router=None, served_model_names=())
     runtime = load_runtime(plain, Metrics())
     assert runtime.catalogue.routing == ("bundle", "auto")
+    assert runtime.catalogue.card("sql")["parent"] == "bundle"
+    assert runtime.catalogue.card("poetry")["parent"] == "speaker-base"
     assert "there is no router: bundle answers with the backbone alone" in caplog.text
 
 
