@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.compiled import ISAS, library
-from kernels.expert_linear import ExpertBank, ExpertBatch, expert_linear
+from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank, expert_linear
 from kernels.patch import Patch, patch, unpatch
 from serve.model.huge_pages import hold_together
 
@@ -30,6 +30,8 @@ SHAPES = ((896, 896), (896, 4864), (4864, 896), (4096, 4096), (4096, 11008), (11
 TOKENS = (1, 8, 64, 512)
 EXPERTS = 8
 DENSITY = 0.01
+LOW_RANK = {"low_rank8_int8": (8, torch.int8), "lora16_bf16": (16, torch.bfloat16)}
+"""Rank and dtype of the low-rank experts."""
 COLD_BYTES = 320 << 20
 DTYPE = torch.bfloat16
 
@@ -44,8 +46,8 @@ class Case:
         shape: columns and rows.
         tokens: T.
         experts: none, one, distinct8 or zipf.
-        mode: torch (its linear), plain (ours), fused, fused_int8 (experts in 8 bits), patched (a product on patched
-            weights), patch or unpatch.
+        mode: torch (its linear), plain (ours), fused, fused_int8 (experts in 8 bits), low_rank8_int8 and lora16_bf16
+            (low-rank experts), patched (a product on patched weights), patch or unpatch.
         us: microseconds a call, median.
         ratio: us by the plain product's.
         floor_us: the time its bytes take at the bandwidth at which the run reads these weights: weights and each
@@ -72,6 +74,7 @@ class Layer:
         patched: the same with an expert patched in.
         banks: for each copy a bank of experts.
         banks8: the same in 8 bits.
+        low_rank: for each of `LOW_RANK` and each copy a bank of low-rank experts.
         rows: columns and values of the patched expert.
     """
 
@@ -79,6 +82,7 @@ class Layer:
     patched: Tensor
     banks: list[ExpertBank]
     banks8: list[ExpertBank]
+    low_rank: dict[str, list[LowRankBank]]
     rows: tuple[Tensor, Tensor]
 
     @classmethod
@@ -99,19 +103,39 @@ class Layer:
             scale = value.abs().amax(1) / 127
             bank8.load(slot, index, (value / scale[:, None]).round().to(torch.int8), scale)
         banks, banks8 = ([_copy(one, device) for _ in range(copies)] for one in (bank, bank8))
+        low_rank = {name: _low_rank_banks(rows, columns, copies, device, *kind) for name, kind in LOW_RANK.items()}
         index, value = (part.to(device) for part in bank.rows(0))
         patched = torch.empty_like(weights)
         hold_together([patched])
         patched.copy_(weights)
         for one in patched:
             patch(one, index, value)
-        return cls(weights, patched, banks, banks8, (index, value))
+        return cls(weights, patched, banks, banks8, low_rank, (index, value))
 
 
 def _copy(bank: ExpertBank, device: str) -> ExpertBank:
     scale = None if bank.scale is None else bank.scale.clone().to(device)
     index, value = bank.index.clone().to(device), bank.value.clone().to(device)
     return ExpertBank(index, value, scale, bank.out_features, bank.in_features)
+
+
+def _low_rank_banks(
+    rows: int, columns: int, copies: int, device: str, rank: int, dtype: torch.dtype
+) -> list[LowRankBank]:
+    """A bank of full slots for each copy, of the same random factors."""
+    made: list[LowRankBank] = []
+    parts = [(torch.randn(rank, columns) * columns**-0.5, torch.randn(rows, rank)) for _ in range(EXPERTS)]
+    for _ in range(copies):
+        bank = LowRankBank.allocate(EXPERTS, [(rows, rank)], columns, dtype, device)
+        for slot, (a, b) in enumerate(parts):
+            if dtype == torch.int8:
+                of_a, of_b = a.abs().amax(1) / 127, b.abs().amax(0) / 127
+                eight_bits = ((a / of_a[:, None]).round().to(dtype), (b / of_b).round().to(dtype))
+                bank.load(slot, [(*eight_bits, 0.01 * of_a * of_b)])
+            else:
+                bank.load(slot, [(a.to(dtype), b.to(dtype), torch.full((rank,), 0.01))])
+        made.append(bank)
+    return made
 
 
 @dataclass(frozen=True)
@@ -175,6 +199,7 @@ def measure_layer(columns: int, rows: int, tokens: tuple[int, ...], rounds: int,
             times |= _switching(layer, clock)
         weight_bytes = layer.weights[0].nbytes
         expert_bytes = {"fused": layer.banks[0].nbytes / EXPERTS, "fused_int8": layer.banks8[0].nbytes / EXPERTS}
+        expert_bytes |= {name: banks[0].nbytes / EXPERTS for name, banks in layer.low_rank.items()}
         for name, us in times.items():
             experts, mode = name.split("/")
             moved = weight_bytes + expert_bytes.get(mode, 0) * distinct.get(experts, 0)
@@ -204,11 +229,18 @@ def _variants(layer: Layer, x: Tensor, device: str) -> tuple[dict[tuple[str, str
         variants[experts, "fused"] = partial(_fused, layer.weights, layer.banks, x, batch)
         if experts in {"one", "distinct8"} and tokens <= EXPERTS:
             variants[experts, "fused_int8"] = partial(_fused, layer.weights, layer.banks8, x, batch)
+        if experts in {"one", "distinct8"}:
+            for name, banks in layer.low_rank.items():
+                variants[experts, name] = partial(_low_rank, layer.weights, banks, x, batch)
     return variants, distinct
 
 
 def _fused(weights: Tensor, banks: list[ExpertBank], x: Tensor, batch: ExpertBatch, copy: int) -> Tensor:
     return expert_linear(x, weights[copy], None, banks[copy], batch)
+
+
+def _low_rank(weights: Tensor, banks: list[LowRankBank], x: Tensor, batch: ExpertBatch, copy: int) -> Tensor:
+    return expert_linear(x, weights[copy], None, None, batch, banks[copy])
 
 
 def _read(weights: Tensor, copy: int) -> Tensor:
@@ -245,6 +277,11 @@ def summarise(cases: list[Case]) -> dict[str, float | None]:
         "distinct8_fused": median(lambda case: case.ratio, 8, "distinct8", "fused"),
         "one_fused_int8": median(lambda case: case.ratio, 1, "one", "fused_int8"),
         "distinct8_fused_int8": median(lambda case: case.ratio, 8, "distinct8", "fused_int8"),
+        "one_low_rank8_int8": median(lambda case: case.ratio, 1, "one", "low_rank8_int8"),
+        "distinct8_low_rank8_int8": median(lambda case: case.ratio, 8, "distinct8", "low_rank8_int8"),
+        "one_lora16_bf16": median(lambda case: case.ratio, 1, "one", "lora16_bf16"),
+        "distinct8_lora16_bf16": median(lambda case: case.ratio, 8, "distinct8", "lora16_bf16"),
+        "prefill512_lora16_bf16": median(lambda case: case.ratio, 512, "distinct8", "lora16_bf16"),
         "prefill512_fused": median(lambda case: case.ratio, 512, "distinct8", "fused"),
         "prefill512_patched": median(lambda case: case.ratio, 512, "one", "patched"),
     }
@@ -283,11 +320,11 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(f"{report['kernels']}, {report['threads']} threads, reads at {report['read_gbps']} GB/s")
-    print(f"{'columns x rows':>14} {'tokens':>6} {'experts':>9} {'mode':>10} {'us':>9} {'ratio':>7} {'floor':>6}")
+    print(f"{'columns x rows':>14} {'tokens':>6} {'experts':>9} {'mode':>14} {'us':>9} {'ratio':>7} {'floor':>6}")
     for case in report["cases"]:
         shape = f"{case['shape'][0]} x {case['shape'][1]}"
         print(
-            f"{shape:>14} {case['tokens']:>6} {case['experts']:>9} {case['mode']:>10} {case['us']:>9.1f} "
+            f"{shape:>14} {case['tokens']:>6} {case['experts']:>9} {case['mode']:>14} {case['us']:>9.1f} "
             f"{case['ratio']:>7.3f} {case['floor_ratio']:>6.3f}"
         )
     for name, figure in report["summary"].items():

@@ -3,25 +3,26 @@
 // Every sum is made in one order whatever the tile: that of A x adds vectors of columns and then folds their lanes, that
 // of B u adds one direction after another with rows in the lanes. So a token has the same bits alone and in company.
 
-// u of kRows directions for kTokens tokens: the rows of A are read once for all of them.
+// u of kRows directions for kTokens tokens: the rows of A are read once for all of them, and as many rows at `ahead` are
+// fetched meanwhile.
 template <class X, class Value, int kRows, int kTokens>
-static void shrink_tile(const Value* a, const X* const* x, int64_t columns, const float* scale, float* u,
-                        int64_t u_stride) {
+static void shrink_tile(const Value* a, const Value* ahead, const X* const* x, int64_t columns, const float* scale,
+                        float* u, int64_t u_stride) {
   constexpr int kVectors = (kRows * kTokens + kLanes - 1) / kLanes;
+  constexpr int64_t kLineColumns = kLine / sizeof(Value);
   Float acc[kVectors * kLanes] = {};
   int64_t whole = columns / kLanes * kLanes, tail = columns - whole;
   for (int64_t column = 0; column < whole; column += kLanes) {
+    if (column % kLineColumns == 0)
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; r++) __builtin_prefetch(ahead + r * columns + column, 0, 2);
     Float rows[kRows];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; r++) {
-      // The rows that come next, while these are read.
-      __builtin_prefetch(a + (kRows + r) * columns + column, 0, 2);
-      rows[r] = widen_lanes<kLanes>(a + r * columns + column);
-    }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; r++) rows[r] = widen_lanes<kLanes>(a + r * columns + column);
+#pragma GCC unroll 4
     for (int t = 0; t < kTokens; t++) {
       Float inputs = widen_lanes<kLanes>(x[t] + column);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
       for (int r = 0; r < kRows; r++) acc[t * kRows + r] += rows[r] * inputs;
     }
   }
@@ -30,130 +31,168 @@ static void shrink_tile(const Value* a, const X* const* x, int64_t columns, cons
       for (int r = 0; r < kRows; r++)
         acc[t * kRows + r] += load_part(a + r * columns + whole, tail) * load_part(x[t] + whole, tail);
   float sums[kVectors * kLanes];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
   for (int v = 0; v < kVectors; v++) store(sums + v * kLanes, sums_of(acc + v * kLanes));
   for (int t = 0; t < kTokens; t++)
     for (int r = 0; r < kRows; r++) u[t * u_stride + r] = sums[t * kRows + r] * scale[r];
 }
 
-// Where a tile's 16 numbers of each token are: those of the t-th are `out + place[t] * kRowBlock`. Only the rows
-// [first, last) of the block change.
-struct Rows {
+// Where the sums of a tile go: the 16 of the t-th token in the tile's first block are `out + place[t] * kRowBlock`, those
+// of the next block `stride` further. Only the rows [first, last) of a block change.
+struct Sums {
   float* out;
+  int64_t stride;
   const int32_t* place;
   int64_t first, last;
 };
 
-// Rows of kTokens tokens plus gate * B u.
-template <class Value, int kTokens>
-static void expand_tile(const Value* b, int64_t rank, const float* u, int64_t u_stride, const float* gate, Rows rows) {
+// Sums of kTokens tokens in kBlocks blocks, plus gate * B u.
+template <class Value, int kTokens, int kBlocks>
+static void expand_tile(const Value* b, int64_t rank, const float* u, int64_t u_stride, const float* gate, Sums sums) {
   constexpr int kVectors = kRowBlock / kLanes;
-  Float acc[kTokens][kVectors] = {};
+  Float acc[kTokens][kBlocks][kVectors] = {};
   for (int64_t j = 0; j < rank; j++, b += kRowBlock) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) {
-      Float column = widen_lanes<kLanes>(b + v * kLanes);
+    for (int block = 0; block < kBlocks; block++)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) {
+        Float column = widen_lanes<kLanes>(b + block * rank * kRowBlock + v * kLanes);
 #pragma GCC unroll 8
-      for (int t = 0; t < kTokens; t++) acc[t][v] += column * u[t * u_stride + j];
-    }
+        for (int t = 0; t < kTokens; t++) acc[t][block][v] += column * u[t * u_stride + j];
+      }
   }
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; t++) {
-    float* to = rows.out + int64_t(rows.place[t]) * kRowBlock;
-    if (rows.last - rows.first == kRowBlock) {
+  for (int t = 0; t < kTokens; t++)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; v++) store(to + v * kLanes, load<Float>(to + v * kLanes) + acc[t][v] * gate[t]);
-      continue;
+    for (int block = 0; block < kBlocks; block++) {
+      float* to = sums.out + int64_t(sums.place[t]) * kRowBlock + block * sums.stride;
+      Float whole[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) whole[v] = load<Float>(to + v * kLanes) + acc[t][block][v] * gate[t];
+      if (sums.last - sums.first == kRowBlock)
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; v++) store(to + v * kLanes, whole[v]);
+      else
+        for (int64_t r = sums.first; r < sums.last; r++) to[r] = whole[r / kLanes][r % kLanes];
     }
-    float all[kRowBlock];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) store(all + v * kLanes, load<Float>(to + v * kLanes) + acc[t][v] * gate[t]);
-    for (int64_t r = rows.first; r < rows.last; r++) to[r] = all[r];
-  }
 }
 
 template <class Value, int kTokens, class... Arguments>
 static void expand_tile_of(int32_t tokens, Arguments... arguments) {
   if constexpr (kTokens > 1)
     if (tokens < kTokens) return expand_tile_of<Value, kTokens - 1>(tokens, arguments...);
-  expand_tile<Value, kTokens>(arguments...);
+  expand_tile<Value, kTokens, 1>(arguments...);
 }
 
 template <class Value> struct LowRankResidual {
   static constexpr int kTile = kLanes / 2;  // tokens whose sums of a block are in registers at once
+  static constexpr int64_t kAtOnce = 4;     // blocks of a single token, and rows of A, that are
   const Task& task;
   const LowRank& bank = *task.low_rank;
   const Batch& batch = *task.batch;
 
-  const int32_t* ranks(const Run& run) const { return bank.ranks + batch.slot[run.group] * bank.segments; }
+  // Directions [first, first + count) of a run's slot.
+  struct Share {
+    const Run* run;
+    int64_t first, count;
+  };
 
-  // u of a share of all directions of all runs.
+  const int32_t* ranks(const Run& run) const { return bank.ranks + batch.slot[run.group] * bank.segments; }
+  const Value* a_of(const Share& share) const {
+    return (const Value*)bank.a + (batch.slot[share.run->group] * bank.directions + share.first) * task.columns;
+  }
+
+  // u of a thread's share of all directions of all runs.
   template <class X> void shrink(int thread, int threads) const {
     int64_t all = 0;
     for (int32_t i = 0; i < task.runs; i++)
       for (int64_t s = 0; s < bank.segments; s++) all += ranks(task.run[i])[s];
-    int64_t first = all * thread / threads, last = all * (thread + 1) / threads;
-    for (int32_t i = 0; i < task.runs && last > 0; i++) {
+    int64_t begin = all * thread / threads, end = all * (thread + 1) / threads;
+    Share last{nullptr, 0, 0};
+    for (int32_t i = 0; i < task.runs && end > 0; i++) {
       for (int64_t s = 0; s < bank.segments; s++) {
-        int64_t rank = ranks(task.run[i])[s];
-        int64_t from = first > 0 ? first : 0, to = last < rank ? last : rank;
-        if (from < to) shrink_rows<X>(task.run[i], bank.segment[s].first_rank + from, to - from);
-        first -= rank;
-        last -= rank;
+        int64_t rank = ranks(task.run[i])[s], to = end < rank ? end : rank;
+        for (int64_t from = begin > 0 ? begin : 0; from < to;) {
+          Share next{&task.run[i], bank.segment[s].first_rank + from, to - from >= kAtOnce ? kAtOnce : 1};
+          if (last.run) shrink_share<X>(last, a_of(next));
+          last = next;
+          from += next.count;
+        }
+        begin -= rank;
+        end -= rank;
       }
     }
+    if (last.run) shrink_share<X>(last, a_of(last));
   }
 
-  // u of directions [first, first + count) for a run's tokens.
-  template <class X> void shrink_rows(const Run& run, int64_t first, int64_t count) const {
-    int64_t slot = batch.slot[run.group];
-    const Value* a = (const Value*)bank.a + (slot * bank.directions + first) * task.columns;
-    const float* scale = bank.scale + slot * bank.directions + first;
-    float* u = task.u + run.first * bank.directions + first;
-    for (int64_t r = 0; r < count;) {
-      int64_t rows = count - r >= 4 ? 4 : 1;
-      for (int32_t t = 0; t < run.tokens;) {
-        int32_t tokens = run.tokens - t >= 4 ? 4 : 1;
-        const X* x[4];
-        for (int32_t i = 0; i < tokens; i++) x[i] = (const X*)task.x + batch.token[run.first + t + i] * task.x_stride;
-        auto tile = rows == 4 ? tokens == 4 ? shrink_tile<X, Value, 4, 4> : shrink_tile<X, Value, 4, 1>
+  template <class X> void shrink_share(const Share& share, const Value* ahead) const {
+    const Run& run = *share.run;
+    const Value* a = a_of(share);
+    const float* scale = bank.scale + batch.slot[run.group] * bank.directions + share.first;
+    float* u = task.u + run.first * bank.directions + share.first;
+    for (int32_t t = 0; t < run.tokens;) {
+      int32_t tokens = run.tokens - t >= 4 ? 4 : 1;
+      const X* x[4];
+      for (int32_t i = 0; i < tokens; i++) x[i] = (const X*)task.x + batch.token[run.first + t + i] * task.x_stride;
+      auto tile = share.count == kAtOnce ? tokens == 4 ? shrink_tile<X, Value, kAtOnce, 4> : shrink_tile<X, Value, kAtOnce, 1>
                   : tokens == 4 ? shrink_tile<X, Value, 1, 4> : shrink_tile<X, Value, 1, 1>;
-        tile(a + r * task.columns, x, task.columns, scale + r, u + t * bank.directions + r, bank.directions);
-        t += tokens;
-      }
-      r += rows;
+      tile(a, ahead, x, task.columns, scale, u + t * bank.directions, bank.directions);
+      t += tokens;
     }
   }
 
-  // visit(segment, rank, B of the block) for each segment with rows in a block and directions in the run's slot.
-  template <class Visit> OVERTONE_INLINE void each(const Run& run, int64_t block, Visit visit) const {
-    const Value* b = (const Value*)bank.b + batch.slot[run.group] * bank.elements;
-    int64_t row = block * kRowBlock;
+  // The blocks of [first, last) that have rows of a segment, and where B of the first of them is.
+  struct Blocks {
+    int64_t first, last;
+    const Value* b;
+  };
+  Blocks blocks_of(const Segment& segment, const Run& run, int64_t rank, int64_t first, int64_t last) const {
+    int64_t begin = segment.first_row / kRowBlock, end = (segment.last_row + kRowBlock - 1) / kRowBlock;
+    int64_t from = first > begin ? first : begin;
+    const Value* b = (const Value*)bank.b + batch.slot[run.group] * bank.elements + segment.start;
+    return {from, last < end ? last : end, b + (from - begin) * rank * kRowBlock};
+  }
+
+  // Fetch what all runs read of B for one block.
+  void fetch(int64_t block) const {
+    for (int32_t i = 0; i < task.runs; i++) fetch_run(task.run[i], block, block + 1);
+  }
+
+  void fetch_run(const Run& run, int64_t first, int64_t last) const {
+    for (int64_t s = 0; s < bank.segments; s++) {
+      int64_t rank = ranks(run)[s];
+      auto [begin, end, b] = blocks_of(bank.segment[s], run, rank, first, last);
+      for (int64_t byte = 0; byte < (end - begin) * rank * kRowBlock * int64_t(sizeof(Value)); byte += kLine)
+        __builtin_prefetch((const char*)b + byte, 0, 2);
+    }
+  }
+
+  // Add the residuals of a run's tokens in blocks [first, last) to `out`, where the first block's sums of the t-th token
+  // are at `place[t]` and those of the next block `stride` further.
+  void add(const Run& run, int64_t first, int64_t last, float* out, int64_t stride, const int32_t* place) const {
     for (int64_t s = 0; s < bank.segments; s++) {
       const Segment& segment = bank.segment[s];
       int64_t rank = ranks(run)[s];
-      if (rank && segment.first_row < row + kRowBlock && row < segment.last_row)
-        visit(segment, rank, b + segment.start + (block - segment.first_row / kRowBlock) * rank * kRowBlock);
-    }
-  }
-
-  void fetch(const Run& run, int64_t block) const {
-    each(run, block, [](const Segment&, int64_t rank, const Value* b) {
-      const char* at = (const char*)b;
-      for (int64_t byte = 0; byte < rank * kRowBlock * int64_t(sizeof(Value)); byte += kLine)
-        __builtin_prefetch(at + byte, 0, 2);
-    });
-  }
-
-  // Add the residuals of a run's tokens in one block to `out`, where the t-th token is at `place[t]`.
-  void add(const Run& run, int64_t block, float* out, const int32_t* place) const {
-    each(run, block, [&](const Segment& segment, int64_t rank, const Value* b) {
-      int64_t row = block * kRowBlock, first = segment.first_row - row, last = segment.last_row - row;
+      if (!rank) continue;
+      auto [block, end, b] = blocks_of(segment, run, rank, first, last);
       const float* u = task.u + run.first * bank.directions + segment.first_rank;
-      for (int32_t t = 0; t < run.tokens; t += kTile)
-        expand_tile_of<Value, kTile>(
-            run.tokens - t, b, rank, u + t * bank.directions, bank.directions, batch.gate + run.first + t,
-            Rows{out, place + t, first > 0 ? first : 0, last < kRowBlock ? last : kRowBlock});
-    });
+      const float* gate = batch.gate + run.first;
+      while (block < end) {
+        int64_t begins = segment.first_row - block * kRowBlock, ends = segment.last_row - block * kRowBlock;
+        Sums sums{out + (block - first) * stride, stride, place, begins > 0 ? begins : 0,
+                  ends < kRowBlock ? ends : kRowBlock};
+        int64_t done = 1;
+        if (run.tokens == 1 && begins <= 0 && ends >= kAtOnce * kRowBlock && end - block >= kAtOnce) {
+          done = kAtOnce;
+          expand_tile<Value, 1, kAtOnce>(b, rank, u, bank.directions, gate, sums);
+        } else {
+          for (int32_t t = 0; t < run.tokens; t += kTile, sums.place += kTile)
+            expand_tile_of<Value, kTile>(run.tokens - t, b, rank, u + t * bank.directions, bank.directions, gate + t,
+                                         sums);
+        }
+        block += done;
+        b += done * rank * kRowBlock;
+      }
+    }
   }
 };
