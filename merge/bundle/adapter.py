@@ -29,7 +29,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def read_adapter(directory: Path, name: str, backbone_digest: str) -> tuple[str, Expert]:
-    """Read and validate a PEFT LoRA directory. Each of its two files is opened once and its bytes are read once.
+    """Read and validate a PEFT LoRA directory. The weights are read once, between two equal readings of the config.
 
     Args:
         directory: adapter_config.json and adapter_model.safetensors.
@@ -51,6 +51,8 @@ def read_adapter(directory: Path, name: str, backbone_digest: str) -> tuple[str,
         file = read_tensor_file(directory / ADAPTER_WEIGHTS)
     except MissingFileError as error:
         raise _without_weights(directory) from error
+    if _read_config(directory)[1] != text:
+        raise UnreadableFileError(f"{directory} is being written to: write a copy and rename it into place")
     modules = _grouped(directory, list(file.tensors))
     low_rank: dict[str, LowRankDelta] = {}
     faults: list[str] = []

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from merge.bundle import AdapterError, BundleError, MissingFileError, read_adapter, read_adapter_ranks
+from merge.bundle import AdapterError, BundleError, MissingFileError, adapter, read_adapter, read_adapter_ranks
+from merge.bundle.tensor_file import TensorFile
 from tests.merge.lora.adapters import PREFIX, Q, factors, write_adapter
 
 V = "model.layers.1.self_attn.v_proj"
@@ -162,3 +163,15 @@ def test_factors_twice(tmp_path: Path) -> None:
     again = {name.replace(".weight", ".default.weight"): tensor.clone() for name, tensor in tensors.items()}
     save_file({**tensors, **again}, path / "adapter_model.safetensors")
     assert "are the same factor" in refused(path)
+
+
+def test_a_config_that_changes_while_the_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_adapter(tmp_path / "a", factors(Q, 8, 6))
+    read = adapter.read_tensor_file
+
+    def change(file: Path) -> TensorFile:
+        write_adapter(path, factors(Q, 8, 6), lora_alpha=99)
+        return read(file)
+
+    monkeypatch.setattr(adapter, "read_tensor_file", change)
+    assert "is being written to" in refused(path)
