@@ -171,6 +171,7 @@ class ServerSettings:
         port: TCP port; 0 takes a free one.
         served_model_names: names of the routed model, instead of the bundle's own.
         router_threshold: the router's confidence below which the backbone answers alone, instead of the trained one.
+        session_routing: whether a chat stays with its expert until a message is clearly another's.
         chat_template: a Jinja file to take instead of the model's own chat template.
         on_engine_death: "exit": end the process with a non-zero status, for a supervisor to restart it; "stay": go on
             to answer probes, with 503.
@@ -195,6 +196,7 @@ class ServerSettings:
     port: int = 8000
     served_model_names: tuple[str, ...] = ()
     router_threshold: float | None = None
+    session_routing: bool = True
     chat_template: Path | None = None
     on_engine_death: OnEngineDeath = "exit"
     generation_config: GenerationConfig = "auto"

@@ -1,35 +1,15 @@
 """Deciding which expert answers a prompt."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from merge.bundle import Bundle, BundleError, EncodedFeatures, RouterModel, load_router
-
-
-@dataclass(frozen=True, eq=False)
-class Decision:
-    """Which expert, how sure.
-
-    Attributes:
-        expert: the chosen expert, or None: the backbone alone.
-        confidence: probability of what was chosen, 0 to 1; for None, of there being no fitting expert.
-        names: the experts that the router knows.
-        chances: [E] float64, each one's probability.
-    """
-
-    expert: str | None
-    confidence: float
-    names: tuple[str, ...]
-    chances: NDArray[np.float64]
-
-    @cached_property
-    def scores(self) -> Mapping[str, float]:
-        """Each expert's probability."""
-        return dict(zip(self.names, self.chances.tolist(), strict=True))
+from serve.decision import Decision, mixed
+from serve.sessions import TURNS, followed
+from serve.together import Together
 
 
 class Router:
@@ -38,16 +18,25 @@ class Router:
     Attributes:
         model: its heads and their calibration.
         threshold: confidence below which the backbone answers alone.
+        sessions: whether a chat stays with its expert until a message is clearly another's.
     """
 
-    def __init__(self, model: RouterModel, threshold: float | None = None) -> None:
+    def __init__(self, model: RouterModel, threshold: float | None = None, sessions: bool = True) -> None:
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise ValueError(f"the router's threshold is a probability from 0 to 1, not {threshold}")
         self.model = model
         self.threshold = model.threshold if threshold is None else threshold
+        self.sessions = sessions
+        self._together: Together[str, NDArray[np.float64]] = Together(lambda texts: list(model.probabilities_of(texts)))
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, threshold: float | None = None, adapters: Iterable[str] = ()) -> "Router":
+    def from_bundle(
+        cls,
+        bundle: Bundle,
+        threshold: float | None = None,
+        adapters: Iterable[str] = (),
+        sessions: bool = True,
+    ) -> "Router":
         """Load the router of a bundle; `threshold` overrides the trained one, `adapters` are experts beside its own.
 
         Raises:
@@ -57,11 +46,11 @@ class Router:
             raise BundleError(
                 f"{bundle.path} has no router: merge it with calibration prompts, or name experts in requests"
             )
-        model = load_router(bundle.router_dir)
+        model = load_router(bundle.router_dir, bundle.backbone_dir)
         unknown = sorted(set(model.names) - {*bundle.expert_names, *adapters})
         if unknown:
             raise BundleError(f"the router {bundle.router_dir} names experts that are not there: {', '.join(unknown)}")
-        return cls(model, threshold)
+        return cls(model, threshold, sessions)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,25 +62,40 @@ class Router:
         """Whether it reads prompts by a neural encoder, which takes milliseconds."""
         return isinstance(self.model.featurizer, EncodedFeatures)
 
-    def decide(self, prompt: str) -> Decision:
-        """Choose the most probable expert, or none where its probability is under the threshold."""
-        return self.decide_all([prompt])[0]
+    def decide(self, prompt: str, top_k: int | None = None) -> Decision:
+        """Choose the most probable expert, or none where its probability is under the threshold.
 
-    def decide_all(self, prompts: Sequence[str]) -> list[Decision]:
+        Args:
+            prompt: what is asked.
+            top_k: most experts that answer together where they are close; None: as the router was trained.
+        """
+        chances = self._together(prompt) if self.encodes else self.model.probabilities(prompt)
+        return self._decision(chances, top_k)
+
+    def decide_all(self, prompts: Sequence[str], top_k: int | None = None) -> list[Decision]:
         """Choose for several prompts, each for itself."""
-        return [self.decision(chances) for chances in self.model.probabilities_of(prompts)]
+        return [self._decision(chances, top_k) for chances in self.model.probabilities_of(prompts)]
 
-    def decision(self, chances: NDArray[np.float64]) -> Decision:
-        """The decision that these probabilities [E] make."""
+    def decide_chat(self, turns: Sequence[str], top_k: int | None = None) -> Decision:
+        """Choose for a chat, of which the user's messages are given: the expert that goes on with it.
+
+        Without sessions, the last message alone decides.
+        """
+        if not self.sessions or len(turns) == 1:
+            return self.decide(turns[-1], top_k)
+        return followed(self.decide_all(turns[-TURNS:], top_k))
+
+    def _decision(self, chances: NDArray[np.float64], top_k: int | None) -> Decision:
         if len(chances):
             best = int(chances.argmax())
             if chances[best] >= self.threshold:
-                return Decision(self.names[best], float(chances[best]), self.names, chances)
+                mix = mixed(self.names, chances, self.model.top_k if top_k is None else top_k)
+                return Decision(self.names[best], float(chances[best]), self.names, chances, mix)
         return Decision(None, max(0.0, 1.0 - float(chances.sum())), self.names, chances)
 
     def of_model(self, model: RouterModel) -> "Router":
         """Other heads under this router's threshold."""
-        return Router(model, self.threshold)
+        return Router(model, self.threshold, self.sessions)
 
     def without(self, name: str) -> "Router":
         """This router without the head of an expert, where it has one."""

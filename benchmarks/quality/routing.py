@@ -10,9 +10,8 @@ from benchmarks.quality.domain import Domain, Requests
 from benchmarks.quality.store import Store
 from benchmarks.quality.table import Cell
 from merge.router import train_router
+from merge.router.quality import area_under_curve, calibration_error
 from serve.router import Router
-
-BINS = 10
 
 
 @dataclass(frozen=True)
@@ -90,21 +89,3 @@ def _measured(requests: Requests) -> Routing:
         foreign_routed=sum(item.expert is not None for item in foreign) / len(foreign) if foreign else None,
         p99_ms=1000 * float(np.quantile(seconds, 0.99)),
     )
-
-
-def calibration_error(confidence: list[float], right: list[bool]) -> float:
-    """Expected calibration error: Σ over bins of (share of the bin) · |mean confidence − share right|."""
-    chance, hit = np.array(confidence), np.array(right, dtype=float)
-    places = np.minimum((chance * BINS).astype(int), BINS - 1)
-    error = 0.0
-    for place in range(BINS):
-        inside = places == place
-        if inside.any():
-            error += float(inside.mean()) * abs(float(chance[inside].mean()) - float(hit[inside].mean()))
-    return error
-
-
-def area_under_curve(inside: list[float], outside: list[float]) -> float:
-    """Chance that an in-domain value is above an out-of-domain one; ties count one half."""
-    a, b = np.array(inside)[:, None], np.array(outside)[None, :]
-    return float((a > b).mean() + 0.5 * (a == b).mean())

@@ -11,7 +11,11 @@ from typing import Any
 
 from benchmarks.router.classifiers import classifiers
 from benchmarks.router.data import DataError, Dataset, read
+from benchmarks.router.many import many_experts
 from benchmarks.router.measure import measure
+
+ASKED = 1000
+"""Prompts that the routers of many experts are asked."""
 
 PROMPTS = {"clinc-domains": (16, 32, 64, 128, None), "typos": (128,)}
 """Prompts an expert that the data is trained on; None: all. Other data: all."""
@@ -27,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", help="names of the data to measure (default: all)")
     parser.add_argument("--features", nargs="+", choices=list(known), default=list(known))
     parser.add_argument("--prompts", nargs="+", type=int, help="prompts an expert (default: as the data's rows)")
+    parser.add_argument(
+        "--experts", nargs="+", type=int, help="measure decisions among so many experts with random heads, and no data"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     options = parser.parse_args(arguments)
     try:
@@ -36,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := sorted(set(options.only or ()) - set(data)):
         parser.error(f"--only: {unknown[0]!r} is not one of {', '.join(data)}")
     rows: list[dict[str, Any]] = []
-    for name in options.only or data:
+    for experts in options.experts or ():
+        rows.append(many_experts(experts, [text for text, _ in data["clinc-intents"].test][:ASKED]))
+        line = f"{experts:>7} experts  p50 {rows[-1]['p50_ms']:.2f} ms  p99 {rows[-1]['p99_ms']:.2f} ms"
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+    for name in () if options.experts else options.only or data:
         for count in options.prompts or PROMPTS.get(name, (None,)):
             part = data[name] if count is None else data[name].first(count)
             for features in options.features:
@@ -56,10 +67,15 @@ def _line(row: dict[str, Any]) -> str:
     def share(key: str) -> str:
         return "    -" if row[key] is None else f"{row[key]:.3f}"
 
+    chats = ""
+    if row["chat_followed"] is not None:
+        chats = "  chats: " + "  ".join(
+            f"{key} {share('chat_' + key)}" for key in ("followed", "alone", "moved", "missed")
+        )
     return (
         f"{row['data']:<14} {row['prompts_per_task']:>5} {row['features']:<26} accuracy {share('accuracy')}  "
         f"routed {share('routed')}  auroc {share('auroc')}  ood recall {share('ood_recall')}  ece {share('ece')}  "
-        f"{row['train_cpu_seconds']:6.1f} s  {row['train_peak_mb']:5.0f} MB  p99 {row['p99_ms']:.2f} ms"
+        f"{row['train_cpu_seconds']:6.1f} s  {row['train_peak_mb']:5.0f} MB  p99 {row['p99_ms']:.2f} ms{chats}"
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.router.chats import make_chats
+
 TYPO_SHARE = 0.1
 """Share of the letters that a typo hits: one of ten, which is a typo in every other word."""
 
@@ -28,12 +30,14 @@ class Dataset:
         train: prompts by expert.
         test: prompts with the expert that they belong to.
         foreign: prompts that belong to no expert; empty where the data has none.
+        chats: messages of the user one after the other, each with its expert.
     """
 
     name: str
     train: Mapping[str, Sequence[str]]
     test: Sequence[Labelled]
     foreign: Sequence[str]
+    chats: Sequence[Sequence[Labelled]] = ()
 
     def first(self, count: int, seed: int = 0) -> "Dataset":
         """This data with at most `count` prompts an expert to train on, drawn by `seed`."""
@@ -43,7 +47,7 @@ class Dataset:
 
 
 def read(directory: Path) -> dict[str, Dataset]:
-    """All data by name: clinc-domains, clinc-intents, banking77, real-tasks and typos.
+    """All data by name: clinc-domains, clinc-intents, banking77, real-tasks, typos and chats.
 
     Args:
         directory: holds clinc150.json (`domains`: intents by domain; `train` and `test`: pairs of text and intent;
@@ -61,12 +65,14 @@ def read(directory: Path) -> dict[str, Dataset]:
         domain_of = {intent: domain for domain, members in clinc["domains"].items() for intent in members}
         train, test = _renamed(clinc["train"], domain_of), _renamed(clinc["test"], domain_of)
         domains = _dataset("clinc-domains", train, test, intents.foreign)
+        tasks = _real_tasks([json.loads(line) for line in lines])
         found = [
             domains,
             intents,
             _dataset("banking77", banking["train"], banking["test"]),
-            _real_tasks([json.loads(line) for line in lines]),
+            tasks,
             replace(domains, name="typos", test=[(with_typos(text), label) for text, label in domains.test]),
+            replace(tasks, name="chats", chats=make_chats(tasks.test)),
         ]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error

@@ -4,14 +4,15 @@ import resource
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.routing import area_under_curve, calibration_error
+from benchmarks.router.chats import score_chats
 from benchmarks.router.classifiers import Classifier, classifiers
 from benchmarks.router.data import Dataset
+from merge.router.quality import area_under_curve, calibration_error
 
 LOST = 0.05
 AT_ONCE = 32
@@ -31,6 +32,8 @@ class Row:
         foreign_routed: share of the foreign prompts that reach it; None without any.
         auroc: how well the best probability tells test prompts from foreign ones; None without any.
         ood_recall: share of foreign prompts below the probability that 5 % of the test prompts are below; likewise.
+        chat_followed, chat_alone, chat_moved, chat_missed: of the data `chats` alone, see `ChatScores`; then `accuracy`
+            and the others are of the single prompts that the chats are made from.
         ece: expected calibration error of the best probability on the test prompts.
         train_seconds, train_cpu_seconds: of training, on the clock and of the processor.
         train_peak_mb: the process's peak resident memory, libraries included, after training.
@@ -56,6 +59,10 @@ class Row:
     p99_ms: float
     p50_ms_32: float
     p99_ms_32: float
+    chat_followed: float | None = None
+    chat_alone: float | None = None
+    chat_moved: float | None = None
+    chat_missed: float | None = None
 
 
 def measure(data: Dataset, features: str) -> Row:
@@ -73,6 +80,8 @@ def measure(data: Dataset, features: str) -> Row:
     alone = [_timed(model, text) for text in texts]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         together = list(pool.map(lambda text: _timed(model, text), texts))
+    chats = score_chats(model, data.chats) if data.chats else None
+    found = {} if chats is None else {f"chat_{name}": value for name, value in asdict(chats).items()}
     return Row(
         data=data.name,
         prompts_per_task=max(len(prompts) for prompts in data.train.values()),
@@ -92,6 +101,7 @@ def measure(data: Dataset, features: str) -> Row:
         p99_ms=1000 * float(np.quantile(alone, 0.99)),
         p50_ms_32=1000 * float(np.quantile(together, 0.5)),
         p99_ms_32=1000 * float(np.quantile(together, 0.99)),
+        **found,
     )
 
 

@@ -40,6 +40,8 @@ def save_router(directory: Path, model: RouterModel) -> None:
         "temperature": model.temperature,
         "threshold": model.threshold,
     }
+    if model.top_k > 1:
+        settings["top_k"] = model.top_k
     features = model.featurizer
     if isinstance(features, EncodedFeatures):
         encoder = features.encoder
@@ -67,11 +69,12 @@ def save_router(directory: Path, model: RouterModel) -> None:
         partial.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def load_router(directory: Path) -> RouterModel:
+def load_router(directory: Path, backbone: Path | None = None) -> RouterModel:
     """Read a router.
 
     Args:
-        directory: of the router. One that reads the hidden states of a backbone lies in the backbone's bundle.
+        directory: of the router.
+        backbone: whose hidden states it reads, where it reads any; None: that of the bundle which it lies in.
 
     Raises:
         MissingFileError, UnreadableFileError: a file cannot be opened.
@@ -85,7 +88,7 @@ def load_router(directory: Path) -> RouterModel:
                 + " and ".join(map(str, ROUTER_FORMATS))
             )
         tensors = read_tensor_file(directory / "router.safetensors").tensors
-        features = _features(directory, settings, dict(tensors))
+        features = _features(directory, settings, dict(tensors), backbone or directory.absolute().parent / _BACKBONE)
         names, weight, bias = tuple(settings["names"]), tensors["weight"], tensors["bias"]
         if not names:
             raise BundleError(f"{directory}: the router names no expert")
@@ -102,6 +105,7 @@ def load_router(directory: Path) -> RouterModel:
             temperature=float(settings["temperature"]),
             threshold=float(settings["threshold"]),
             featurizer=features,
+            top_k=int(settings.get("top_k", 1)),
         )
     except (FileNotFoundError, MissingFileError) as error:
         raise MissingFileError(f"{directory} holds no readable router: {error}") from error
@@ -113,7 +117,7 @@ def load_router(directory: Path) -> RouterModel:
         raise BundleError(f"{directory} holds no readable router: {type(error).__name__}: {error}") from error
 
 
-def _features(directory: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> TextFeatures:
+def _features(directory: Path, settings: dict[str, Any], tensors: dict[str, Tensor], backbone: Path) -> TextFeatures:
     ngrams = None if settings["featurizer"] is None else Featurizer(**settings["featurizer"])
     if settings["format_version"] < 3:
         if ngrams is None:
@@ -122,7 +126,7 @@ def _features(directory: Path, settings: dict[str, Any], tensors: dict[str, Tens
     found = settings["encoder"]
     layers, max_tokens = tuple(map(int, found["layers"])), int(found["max_tokens"])
     if found["weights"] == _BACKBONE:
-        encoder = backbone_encoder(directory.absolute().parent / "backbone", layers, max_tokens)
+        encoder = backbone_encoder(backbone, layers, max_tokens)
     else:
         encoder = TextEncoder(EncoderFiles.load(directory / "encoder"), layers, max_tokens)
     centre, landmarks = tensors["centre"].to(torch.float32), tensors["landmarks"].to(torch.float32)

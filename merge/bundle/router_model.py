@@ -29,6 +29,7 @@ class RouterModel:
         offset, temperature: calibration of the scores to probabilities.
         threshold: where the best expert's probability is lower, the backbone answers alone.
         featurizer: text to features.
+        top_k: most experts that answer a prompt together, where they are close to each other.
     """
 
     names: tuple[str, ...]
@@ -38,6 +39,7 @@ class RouterModel:
     temperature: float
     threshold: float
     featurizer: TextFeatures
+    top_k: int = 1
     _heads: HeadMatrix = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from merge.router import RouterConfig, read_foreign, train_router
 from merge.router.phrasings import assign_folds
+from merge.router.quality import CurvePoint, coverage_curve
 from merge.wording import counted
 
 NONE = "none"
@@ -22,12 +23,14 @@ class Confusion:
         choices: columns, where it went; the last is "none", the backbone alone.
         counts: prompts.
         folds: routers trained.
+        curve: coverage and accuracy over the threshold.
     """
 
     tasks: tuple[str, ...]
     choices: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
     folds: int
+    curve: tuple[CurvePoint, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -53,6 +56,8 @@ def cross_validated(
             )
     foreign = [] if config.foreign is None else read_foreign(config.foreign)
     fold_of = {task: assign_folds(unique[task], folds) for task in tasks}
+    best_chances: list[float] = []
+    right: list[bool] = []
     counts = [[0] * (len(tasks) + 1) for _ in tasks]
     for fold in range(folds):
         seen = {t: [p for p, f in zip(unique[t], fold_of[t], strict=True) if f != fold] for t in tasks}
@@ -61,5 +66,9 @@ def cross_validated(
             asked = [prompt for prompt, place in zip(unique[task], fold_of[task], strict=True) if place == fold]
             for chances in router.probabilities_of(asked):
                 best = int(np.argmax(chances))
+                best_chances.append(float(chances[best]))
+                right.append(tasks[best] == task)
                 counts[row][best if chances[best] >= router.threshold else len(tasks)] += 1
-    return Confusion(tasks, (*tasks, NONE), tuple(map(tuple, counts)), folds)
+    return Confusion(
+        tasks, (*tasks, NONE), tuple(map(tuple, counts)), folds, coverage_curve(np.array(best_chances), np.array(right))
+    )

@@ -8,6 +8,7 @@ from merge.inspect.pictures import Pictures
 from merge.inspect.similarity import PairTable
 from merge.inspect.summary import Inspection, ParameterSummary
 from merge.inspect.svg import bar_chart, cell_table, line_chart
+from merge.router.quality import CurvePoint
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #ffffff; --ink: #1c1f24; --soft: #5d6672; --line: #e3e5e8;
@@ -159,7 +160,19 @@ def _confusion(pictures: Pictures) -> str:
         f"Where each task's calibration prompts went. {confusion.folds} routers were trained, each without a "
         f"{_ordinal(confusion.folds)} of the wordings, which it then judged."
     )
-    return _figure("Router", note, table)
+    return _figure("Router", note, table) + _coverage(confusion.curve)
+
+
+def _coverage(curve: Sequence[CurvePoint]) -> str:
+    points = sorted((point.coverage, point.accuracy) for point in curve if point.accuracy is not None)
+    if not points:
+        return ""
+    note = (
+        "Of the prompts that reach a threshold, the share whose most probable expert is theirs. "
+        "A lower threshold covers more prompts."
+    )
+    chart = line_chart([("accuracy", [x for x, _ in points], [y for _, y in points])], "coverage", "accuracy")
+    return _figure("Router: coverage and accuracy", note, chart)
 
 
 def _layers(found: Inspection) -> str:

@@ -36,6 +36,8 @@ class RouterConfig(BaseModel):
             keyword ("History of JSON") does not decide.
         ridges: candidate strengths of the regularisation, above 0; the one with the best held-out likelihood is taken.
         threshold: probability below which the backbone answers alone; None: chosen on held-out scores.
+        top_k: most experts that answer a prompt together, by weight, where the second is at least half as probable as
+            the best.
         seed: seed of the word dropout.
     """
 
@@ -55,6 +57,7 @@ class RouterConfig(BaseModel):
     decoys: int = Field(default=3, ge=0, le=10)
     ridges: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(default=(1.0,), min_length=1)
     threshold: float | None = Field(default=None, ge=0.0, le=1.0)
+    top_k: int = Field(default=1, ge=1, le=8)
     seed: int = 0
 
     @field_validator("features", mode="before")

@@ -111,6 +111,7 @@ def train_router(
         temperature=round(fitted.temperature, 6),
         threshold=_threshold(best, config),
         featurizer=features,
+        top_k=config.top_k,
     )
 
 

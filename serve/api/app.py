@@ -67,6 +67,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
             expose_headers=[
                 "retry-after",
                 "x-overtone-confidence",
+                "x-overtone-session",
                 "x-overtone-expert",
                 "x-overtone-tools",
                 "x-request-id",

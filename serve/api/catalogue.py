@@ -20,10 +20,12 @@ class Target:
     Attributes:
         experts: (name, gate) of each expert; none: the backbone alone.
         confidence: the router's, where it decided.
+        session: "kept" or "switched" where a chat's earlier turns had a say in that.
     """
 
     experts: tuple[tuple[str, float], ...] = ()
     confidence: float | None = None
+    session: str | None = None
 
     @property
     def label(self) -> str:

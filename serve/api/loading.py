@@ -43,8 +43,10 @@ def load_runtime(
     tracing = tracing or SilentTracing()
     bundle = dataclasses.replace(open_model(settings.bundle), other_router=settings.router)
     codec = TextCodec.from_directory(bundle.backbone_dir)
-    adapters = [module.name for module in settings.lora_modules]
-    router = Router.from_bundle(bundle, settings.router_threshold, adapters) if bundle.router_dir else None
+    router = None
+    if bundle.router_dir:
+        adapters = [module.name for module in settings.lora_modules]
+        router = Router.from_bundle(bundle, settings.router_threshold, adapters, settings.session_routing)
     chat_template = ChatTemplate.from_directory(bundle.backbone_dir, settings.chat_template)
     dialect = Dialect.of(
         None if chat_template is None else chat_template.for_tools,

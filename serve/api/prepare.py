@@ -1,11 +1,11 @@
 """From a checked body to engine requests: tokens, routing, limits."""
 
-import asyncio
 import dataclasses
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from serve.api.catalogue import Target
 from serve.api.choice import ChoiceText, TextOptions
@@ -101,9 +101,10 @@ async def prepare(service: Service, runtime: Runtime, body: GenerationRequest, m
     asked = asked_structure(body)
     grammar = None if asked is None else await runtime.structures.compiled(*asked)
     work = (service, runtime, body, forced, grammar, shape, arrival)
-    scores = 0 if forced is not None or runtime.router is None else prompts * len(runtime.router.names)
-    if _characters(body) > _INLINE_CHARACTERS or scores > _INLINE_SCORES:
-        return await asyncio.to_thread(_job, *work)
+    router = runtime.router if forced is None else None
+    much = router is not None and (router.encodes or prompts * len(router.names) > _INLINE_SCORES)
+    if much or _characters(body) > _INLINE_CHARACTERS:
+        return await service.off_loop(partial(_job, *work))
     return _job(*work)
 
 
@@ -125,7 +126,7 @@ def _job(
         params = _params(
             body, runtime.defaults, _room(body, len(tokens), number, runtime.catalogue.max_model_len), words
         )
-        target = forced or service.target(runtime, _routed_text(runtime, prompt))
+        target = forced or service.target(runtime, _routed_turns(runtime, prompt), body.router_top_k)
         prompt_tokens += len(tokens)
         if shape.thinking:
             shape = dataclasses.replace(shape, inside=begins_within_reasoning(runtime.dialect, prompt.text))
@@ -166,11 +167,11 @@ def _text_options(body: GenerationRequest, codec: TextCodec, shape: MessageForma
     )
 
 
-def _routed_text(runtime: Runtime, prompt: Prompt) -> str:
-    if prompt.routed is not None:
+def _routed_turns(runtime: Runtime, prompt: Prompt) -> Sequence[str]:
+    if prompt.routed:
         return prompt.routed
     if prompt.text is None:
-        return runtime.codec.decode(prompt.tokens)
+        return (runtime.codec.decode(prompt.tokens),)
     raise invalid("messages", "routing needs a message of the user; name an expert (see GET /v1/models) or 'backbone'")
 
 

@@ -19,12 +19,12 @@ class Prompt:
     Attributes:
         tokens: its token ids.
         text: as the client wrote it, None where it sent tokens.
-        routed: what the router reads, where that is text of the client's.
+        routed: what the router reads: a prompt, or the user's messages of a chat; empty where the client sent tokens.
     """
 
     tokens: tuple[int, ...]
     text: str | None
-    routed: str | None
+    routed: tuple[str, ...]
 
 
 def prompt_count(body: GenerationRequest) -> int:
@@ -43,8 +43,8 @@ def prompt_characters(body: GenerationRequest) -> int:
 def read_prompts(runtime: Runtime, body: GenerationRequest) -> Iterator[Prompt]:
     """The prompts of a body, tokenised one after the other.
 
-    A chat's prompt is what the chat template makes of its messages, but the router reads the last message of the user
-    alone: that is what it was trained on, and earlier turns may have been about something else.
+    A chat's prompt is what the chat template makes of its messages, but the router reads the messages of the user
+    alone: that is what it was trained on.
 
     Raises:
         ApiError: 400 where a prompt is longer than the context, the model has no chat template, or the template does
@@ -57,9 +57,9 @@ def read_prompts(runtime: Runtime, body: GenerationRequest) -> Iterator[Prompt]:
     special = body.add_special_tokens is not False
     for prompt in body.prompt:
         if isinstance(prompt, str):
-            yield Prompt(text_tokens(runtime, "prompt", prompt, special), prompt, prompt)
+            yield Prompt(text_tokens(runtime, "prompt", prompt, special), prompt, (prompt,))
         else:
-            yield Prompt(prompt, None, None)
+            yield Prompt(prompt, None, ())
 
 
 def chat_text(runtime: Runtime, body: ChatRequest | TokenizeRequest) -> str:
@@ -108,7 +108,7 @@ def check_length(runtime: Runtime, field: str, text: str) -> None:
 def _chat_prompt(runtime: Runtime, body: ChatRequest) -> Prompt:
     text = chat_text(runtime, body)
     # The template writes the special tokens itself.
-    return Prompt(text_tokens(runtime, "messages", text, bool(body.add_special_tokens)), text, body.last_user_text)
+    return Prompt(text_tokens(runtime, "messages", text, bool(body.add_special_tokens)), text, body.user_texts)
 
 
 def text_tokens(runtime: Runtime, field: str, text: str, special: bool) -> tuple[int, ...]:

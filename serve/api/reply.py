@@ -41,13 +41,18 @@ class Reply(ABC):
         }
 
     def headers(self) -> dict[str, str]:
-        """What ran; of several prompts all names, and the lowest confidence. And whether tools were left out."""
+        """What ran; of several prompts all names, and the lowest confidence.
+
+        Also whether a chat kept or changed its expert, and whether tools were left out.
+        """
         headers = {"x-overtone-expert": quote(self._job.label, safe="+,")}
         if self._job.format.ignored:
             headers["x-overtone-tools"] = "ignored"
         confidences = [choice.target.confidence for choice in self._job.choices]
         if known := [confidence for confidence in confidences if confidence is not None]:
             headers["x-overtone-confidence"] = f"{min(known):.4f}"
+        if session := self._job.choices[0].target.session:
+            headers["x-overtone-session"] = session
         return headers
 
     @abstractmethod

@@ -1,9 +1,13 @@
 """What the routes talk to: the loaded model and the server's phase."""
 
+import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
 
 from merge.bundle import RouterModel
 from serve.api.catalogue import Catalogue, Target
@@ -15,10 +19,16 @@ from serve.api.messages import Dialect
 from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
+from serve.decision import Decision
 from serve.engine import EngineError
 from serve.metrics import Metrics
-from serve.router import Decision, Router
+from serve.router import Router
 from serve.tracing import SilentTracing, Tracing
+
+ROUTING_THREADS = 32
+"""Requests that are routed off the event loop at once, and whose prompts an encoder can read together."""
+
+Result = TypeVar("Result")
 
 Teach = Callable[[RouterModel, str, Sequence[str]], RouterModel]
 """(router, new expert's name, prompts for it) to the router that knows it."""
@@ -86,6 +96,7 @@ class Service:
         self.tracing = tracing or SilentTracing()
         self.key_loads = KeyLoads()
         self._engine_timeout = engine_timeout
+        self._threads = ThreadPoolExecutor(ROUTING_THREADS, "route")
         self.runtime = runtime
         self.phase = Phase.READY if runtime else Phase.LOADING
 
@@ -130,21 +141,59 @@ class Service:
             return f"a step has been running for {seconds:.0f} seconds, longer than the --engine-timeout of {limit:g}"
         return None
 
-    def route(self, runtime: Runtime, text: str) -> Decision:
+    def route(self, runtime: Runtime, turns: Sequence[str], top_k: int | None = None) -> Decision:
         """Ask the router, and count its answer.
+
+        Args:
+            runtime: the model.
+            turns: the prompt, or the user's messages of a chat.
+            top_k: most experts that may answer together; None: the router's own number.
 
         Raises:
             ApiError: 400 where there is no router.
         """
-        if runtime.router is None:
-            raise no_router()
+        router = _router(runtime)
         began = time.perf_counter()
-        router = runtime.router
-        decision = self.tracing.route(lambda: router.decide(text))
-        self.metrics.router.observe(decision.expert, time.perf_counter() - began, decision.confidence)
+        decision = self.tracing.route(lambda: router.decide_chat(turns, top_k))
+        self._count(decision, time.perf_counter() - began)
         return decision
 
-    def target(self, runtime: Runtime, text: str) -> Target:
+    def route_all(self, runtime: Runtime, prompts: Sequence[str], top_k: int | None = None) -> list[Decision]:
+        """Ask the router for several prompts at once, and count its answers.
+
+        Raises:
+            ApiError: 400 where the bundle has no router.
+        """
+        router = _router(runtime)
+        began = time.perf_counter()
+        decisions = router.decide_all(prompts, top_k)
+        seconds = (time.perf_counter() - began) / len(prompts)
+        for decision in decisions:
+            self._count(decision, seconds)
+        return decisions
+
+    def _count(self, decision: Decision, seconds: float) -> None:
+        self.metrics.router.observe(
+            decision.expert,
+            seconds,
+            decision.confidence,
+            abstention=decision.abstention,
+            near_tie=decision.near_tie,
+            session=decision.session,
+        )
+
+    def target(self, runtime: Runtime, turns: Sequence[str], top_k: int | None = None) -> Target:
         """The router's decision as what to run."""
-        decision = self.route(runtime, text)
-        return Target(((decision.expert, 1.0),) if decision.expert else (), decision.confidence)
+        decision = self.route(runtime, turns, top_k)
+        return Target(decision.mix, decision.confidence, decision.session)
+
+    async def off_loop(self, work: Callable[[], Result]) -> Result:
+        """Do routing work in one of `ROUTING_THREADS` threads, so that the event loop is free and calls can gather."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+
+
+def _router(runtime: Runtime) -> Router:
+    if runtime.router is None:
+        raise no_router()
+    return runtime.router

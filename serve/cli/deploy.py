@@ -68,6 +68,7 @@ def command(
     enforce_eager: options.EnforceEager = False,
     seed: options.Seed = 0,
     router_threshold: options.RouterThreshold = None,
+    session_routing: options.SessionRouting = True,
     shutdown_timeout: options.ShutdownTimeout = 30.0,
     log_level: options.LogLevel = "info",
     log_format: options.LogFormat = "text",

@@ -57,6 +57,7 @@ def command(
     enforce_eager: options.EnforceEager = False,
     seed: options.Seed = 0,
     router_threshold: options.RouterThreshold = None,
+    session_routing: options.SessionRouting = True,
     on_engine_death: options.OnEngineDeath = "exit",
     shutdown_timeout: options.ShutdownTimeout = 30.0,
     log_level: options.LogLevel = "info",

@@ -194,6 +194,13 @@ Seed = Annotated[int, option("--seed", help="Seeds the requests that bring none.
 RouterThreshold = Annotated[
     float | None, option("--router-threshold", help="Confidence below which the backbone answers alone.")
 ]
+SessionRouting = Annotated[
+    bool,
+    option(
+        "--session-routing/--no-session-routing",
+        help="A chat stays with its expert until a message is clearly another's; off: the last message alone decides.",
+    ),
+]
 ShutdownTimeout = Annotated[
     float, option("--shutdown-timeout", help="Seconds that running requests get to finish, as after SIGTERM.")
 ]

@@ -15,6 +15,27 @@ class RouterMetrics:
             "overtone_router_decisions", "Prompts sent to an expert.", ["expert"], registry=registry
         )
         self._fallbacks = Counter("overtone_router_fallbacks", "Prompts left to the backbone alone.", registry=registry)
+        self._abstentions = Counter(
+            "overtone_router_abstentions",
+            "Prompts left to the backbone: none (no expert fits) or unsure (the best is under the threshold).",
+            ["reason"],
+            registry=registry,
+        )
+        self._near_ties = Counter(
+            "overtone_router_near_ties",
+            "Prompts sent to an expert while another was at least half as probable.",
+            registry=registry,
+        )
+        self._sessions = Counter(
+            "overtone_router_session_turns",
+            "Turns of chats whose earlier turns decided (kept), or that went to another expert (switched).",
+            ["outcome"],
+            registry=registry,
+        )
+        for reason in ("none", "unsure"):
+            self._abstentions.labels(reason)
+        for outcome in ("kept", "switched"):
+            self._sessions.labels(outcome)
         self._seconds = Histogram(
             "overtone_router_seconds", "Time to decide.", buckets=SHORT_SECONDS, registry=registry
         )
@@ -25,9 +46,24 @@ class RouterMetrics:
             registry=registry,
         )
 
-    def observe(self, expert: str | None, seconds: float, confidence: float) -> None:
+    def observe(
+        self,
+        expert: str | None,
+        seconds: float,
+        confidence: float,
+        *,
+        abstention: str | None = None,
+        near_tie: bool = False,
+        session: str | None = None,
+    ) -> None:
         """Count one decision; None is the backbone alone."""
         self._seconds.observe(seconds)
+        if abstention is not None:
+            self._abstentions.labels(abstention).inc()
+        if near_tie:
+            self._near_ties.inc()
+        if session is not None:
+            self._sessions.labels(session).inc()
         self._confidence.observe(confidence)
         if expert is None:
             self._fallbacks.inc()

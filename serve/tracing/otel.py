@@ -16,8 +16,8 @@ from opentelemetry.util.types import AttributeValue
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.decision import Decision
 from serve.engine import RequestRecord
-from serve.router import Decision
 from serve.version import overtone_version
 
 _TRACED = "/v1/"

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from starlette.types import ASGIApp
 
+from serve.decision import Decision
 from serve.engine import RequestRecord
-from serve.router import Decision
 
 
 class Tracing(Protocol):

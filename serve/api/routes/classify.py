@@ -48,13 +48,13 @@ def _questions(service: Service, runtime: Runtime, body: ClassifyRequest) -> lis
     forced = runtime.catalogue.resolve(body.model, body.experts)
     if body.messages is not None:
         chat = ChatRequest(messages=body.messages)
-        routed = chat.last_user_text
-        if forced is None and routed is None:
+        routed = chat.user_texts
+        if forced is None and not routed:
             raise invalid("messages", "routing needs a message of the user; name an expert, or 'backbone'")
-        target = forced or service.target(runtime, routed or "")
+        target = forced or service.target(runtime, routed)
         return [Question.of(runtime, target, chat_text(runtime, chat), body.labels, special=False)]
     return [
-        Question.of(runtime, forced or service.target(runtime, text), text, body.labels, body.add_special_tokens)
+        Question.of(runtime, forced or service.target(runtime, (text,)), text, body.labels, body.add_special_tokens)
         for text in body.input or ()
     ]
 

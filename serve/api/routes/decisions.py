@@ -1,6 +1,6 @@
 """POST /v1/route: what the router would do, without doing it."""
 
-import asyncio
+from functools import partial
 from heapq import nsmallest
 from typing import Any
 
@@ -12,6 +12,7 @@ from serve.api.prompts import check_length
 from serve.api.schemas import BodyParser, RouteRequest
 from serve.api.service import Runtime, Service
 from serve.config import ApiSettings
+from serve.decision import Decision
 
 
 def router(service: Service, settings: ApiSettings, bodies: BodyParser) -> APIRouter:
@@ -26,7 +27,7 @@ def router(service: Service, settings: ApiSettings, bodies: BodyParser) -> APIRo
             raise invalid("model", f"{body.model!r} is not routed; leave model out, or name {AUTO!r}")
         if len(body.prompt) > settings.max_choices:
             raise invalid("prompt", f"{len(body.prompt)} prompts; at most {settings.max_choices} fit in one request")
-        return {"object": "list", "data": await asyncio.to_thread(_decisions, service, runtime, body)}
+        return {"object": "list", "data": await service.off_loop(partial(_decisions, service, runtime, body))}
 
     return routes
 
@@ -34,20 +35,20 @@ def router(service: Service, settings: ApiSettings, bodies: BodyParser) -> APIRo
 def _decisions(service: Service, runtime: Runtime, body: RouteRequest) -> list[dict[str, Any]]:
     for prompt in body.prompt:
         check_length(runtime, "prompt", prompt)
-    decisions = []
-    for index, prompt in enumerate(body.prompt):
-        decision = service.route(runtime, prompt)
-        ranked = nsmallest(
-            body.top or len(decision.scores), decision.scores.items(), key=lambda score: (-score[1], score[0])
-        )
-        decisions.append(
-            {
-                "object": "route.decision",
-                "index": index,
-                "expert": decision.expert,
-                "model": decision.expert or BACKBONE,
-                "confidence": decision.confidence,
-                "scores": dict(ranked),
-            }
-        )
-    return decisions
+    return [
+        _described(index, decision, body.top)
+        for index, decision in enumerate(service.route_all(runtime, body.prompt, body.router_top_k))
+    ]
+
+
+def _described(index: int, decision: Decision, top: int | None) -> dict[str, Any]:
+    scores = decision.scores.items()
+    described = {
+        "object": "route.decision",
+        "index": index,
+        "expert": decision.expert,
+        "model": decision.expert or BACKBONE,
+        "confidence": decision.confidence,
+        "scores": dict(nsmallest(top or len(scores), scores, key=lambda score: (-score[1], score[0]))),
+    }
+    return described | {"experts": dict(decision.mix)} if len(decision.mix) > 1 else described

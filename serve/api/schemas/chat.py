@@ -117,9 +117,9 @@ class ChatRequest(GenerationRequest):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
-    def last_user_text(self) -> str | None:
-        """What the router reads: the last message of the user."""
-        return next((message.content for message in reversed(self.messages) if message.role == "user"), None)
+    def user_texts(self) -> tuple[str, ...]:
+        """What the router reads: the messages of the user."""
+        return tuple(message.content for message in self.messages if message.role == "user")
 
     @model_validator(mode="after")
     def _tools_agree(self) -> "ChatRequest":

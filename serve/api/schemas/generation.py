@@ -15,6 +15,7 @@ MAX_STOP_CHARACTERS = 256
 """After every token, each end of the text that a stop string may begin with is looked at."""
 
 MAX_MIXED = 64
+MAX_ROUTED = 8
 MAX_BIASES = 131_072
 MAX_BAD_WORDS = 1024
 AS_MANY_AS_FIT = -1
@@ -109,11 +110,13 @@ class GenerationRequest(Body):
     """OpenAI's fields, those of vLLM's that the engine honours, and `experts`.
 
     `model` is the routed one where it is left out. `experts` mixes: expert name → gate, the factor of its residual.
+    `router_top_k` lets the router mix so many experts where they are close to each other.
     `max_tokens` of -1 is as many as fit. `user` goes to the access log.
     """
 
     model: Annotated[ModelName | None, Field(examples=["auto"])] = None
     experts: Experts | None = None
+    router_top_k: Annotated[int, Field(ge=1, le=MAX_ROUTED)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1
     max_tokens: Annotated[int, Field(ge=-1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] = 0

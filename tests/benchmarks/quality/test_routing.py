@@ -1,8 +1,9 @@
 import pytest
 
 from benchmarks.quality.domain import Requests
-from benchmarks.quality.routing import Routing, _measured, area_under_curve, calibration_error, routed_accuracy
+from benchmarks.quality.routing import Routing, _measured, routed_accuracy
 from benchmarks.quality.table import Cell
+from merge.router.quality import area_under_curve, calibration_error
 
 
 def test_calibration_error_of_closed_cases() -> None:

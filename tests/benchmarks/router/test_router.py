@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from benchmarks.router import __main__ as command
+from benchmarks.router.chats import CHATS, FOLLOW_UPS, PATTERN, score_chats
+from benchmarks.router.classifiers import classifiers
 from benchmarks.router.data import DataError, read, with_typos
+from benchmarks.router.many import many_experts
 from benchmarks.router.measure import measure, out_of_domain_recall
 
 WORDINGS = {
@@ -39,7 +42,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_data_by_name(directory: Path) -> None:
     data = read(directory)
-    assert list(data) == ["clinc-domains", "clinc-intents", "banking77", "real-tasks", "typos"]
+    assert list(data) == ["clinc-domains", "clinc-intents", "banking77", "real-tasks", "typos", "chats"]
     assert {name: len(texts) for name, texts in data["clinc-domains"].train.items()} == {"media": 6, "facts": 12}
     assert set(data["clinc-intents"].train) == set(WORDINGS)
     assert len(data["real-tasks"].foreign) == 2
@@ -89,3 +92,29 @@ def test_the_command_prints_rows(directory: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         command.main(["--data", str(directory), "--only", "nothing"])
     assert "'nothing' is not one of clinc-domains" in capsys.readouterr().err
+
+
+def test_chats_stay_with_their_expert(directory: Path) -> None:
+    data = read(directory)["chats"]
+    assert len(data.chats) == CHATS
+    for chat in data.chats[:20]:
+        tasks = [task for _, task in chat]
+        assert len(chat) == len(PATTERN)
+        assert tasks[0] == tasks[4] != tasks[5] == tasks[6]
+        assert all((text in FOLLOW_UPS) == (kind == "+") for (text, _), kind in zip(chat, PATTERN, strict=True))
+    model = classifiers()["ngram"](data.train)
+    scores = score_chats(model, data.chats)
+    assert scores.followed > scores.alone
+    assert scores.moved < 0.5
+
+
+def test_a_row_of_chats(directory: Path) -> None:
+    row = measure(read(directory)["chats"], "tfidf-logistic-regression")
+    assert row.chat_followed is not None
+    assert measure(read(directory)["banking77"], "tfidf-logistic-regression").chat_followed is None
+
+
+def test_decisions_among_many_experts() -> None:
+    row = many_experts(1100, ["play a song", "what is the sum", "will it rain"], bits=8)
+    assert (row["data"], row["experts"]) == ("many-experts", 1100)
+    assert row["p50_ms"] <= row["p99_ms"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from merge.bundle import BundleError, Featurizer, RouterModel, load_router, save_router
+from merge.bundle.head_matrix import EXACT, HeadMatrix
 
 
 def make_router(experts: int = 3, bits: int = 10) -> RouterModel:
@@ -158,3 +159,20 @@ def test_scores_are_those_of_all_features() -> None:
     expected = np.exp(logits) / (1 + np.exp(logits).sum())
     np.testing.assert_allclose(model.probabilities(text), expected, rtol=1e-5)
     assert model.probabilities("").shape == (3,)
+
+
+def test_many_experts_are_scored_by_eight_bits() -> None:
+    """A score moves by about a thousandth of the largest weight."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(EXACT + 1, 512)).astype(np.float16)
+    bias = rng.normal(size=EXACT + 1).astype(np.float32)
+    places = np.sort(rng.choice(512, 60, replace=False))
+    values = np.full(60, 60**-0.5, dtype=np.float32)
+    expected = values @ weight.astype(np.float32).T[places] + bias
+    found = HeadMatrix(weight, bias).scores(places, values).numpy()
+    np.testing.assert_allclose(found, expected, atol=0.04)
+    assert np.abs(found - expected).mean() < 0.01
+    none = HeadMatrix(weight, bias).scores(places[:0], values[:0]).numpy()
+    np.testing.assert_array_equal(none, bias)
+    few = HeadMatrix(weight[:5], bias[:5]).scores(places, values).numpy()
+    np.testing.assert_allclose(few, expected[:5], rtol=1e-5, atol=1e-6)

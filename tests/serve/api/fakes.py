@@ -3,7 +3,7 @@
 import asyncio
 import codecs
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from serve.api.service import Runtime, Service
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
 from serve.config import ApiSettings, ConnectionSettings
+from serve.decision import Decision
 from serve.engine import EngineDead, EngineError, Output, Request, TokenOutput
 from serve.experts import ExpertLoadError, ExpertVersion
 from serve.metrics import Metrics
-from serve.router import Decision
+from serve.sessions import followed
 
 EOS = 256
 MAX_MODEL_LEN = 512
@@ -167,10 +168,20 @@ class WordRouter:
     def __init__(self, names: tuple[str, ...]):
         self.names = names
 
-    def decide(self, prompt: str) -> Decision:
+    encodes = False
+
+    def decide_all(self, prompts: Sequence[str], top_k: int | None = None) -> list[Decision]:
+        return [self.decide(prompt, top_k) for prompt in prompts]
+
+    def decide_chat(self, turns: Sequence[str], top_k: int | None = None) -> Decision:
+        return followed([self.decide(turn, top_k) for turn in turns])
+
+    def decide(self, prompt: str, top_k: int | None = None) -> Decision:
         chances = np.array([0.9 if name in prompt else 0.05 for name in self.names])
         best = next((name for name in self.names if name in prompt), None)
-        return Decision(best, 0.9 if best else 0.6, self.names, chances)
+        named = [name for name in self.names if name in prompt][: top_k or 1]
+        mix = tuple((name, 1 / len(named)) for name in named)
+        return Decision(best, 0.9 if best else 0.6, self.names, chances, mix)
 
 
 def fake_service(engine: FakeEngine, experts: tuple[str, ...] = ("sql", "poetry")) -> Service:

@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 import threading
 
@@ -7,7 +8,7 @@ import pytest
 
 from serve.api.prepare import prepare
 from serve.api.schemas import CompletionRequest
-from serve.router import Decision
+from serve.decision import Decision
 from tests.serve.api.fakes import MAX_MODEL_LEN, FakeEngine, fake_service, live
 
 
@@ -82,7 +83,9 @@ class ThreadRouter:
         self.names = tuple(f"e{number}" for number in range(experts))
         self.threads: set[threading.Thread] = set()
 
-    def decide(self, prompt: str) -> Decision:
+    encodes = False
+
+    def decide_chat(self, turns, top_k=None) -> Decision:
         self.threads.add(threading.current_thread())
         return Decision(None, 1.0, (), np.zeros(0))
 
@@ -95,3 +98,36 @@ async def test_much_routing_leaves_the_event_loop(experts: int, prompts: int, in
     job = await prepare(service, runtime, body, 256)
     assert len(job.choices) == prompts
     assert (router.threads == {threading.current_thread()}) == inline
+
+
+def test_experts_that_are_close_are_mixed_on_request(http: httpx.Client, engine: FakeEngine):
+    decision = http.post("/v1/route", json={"prompt": "sql poetry", "router_top_k": 2}).json()["data"][0]
+    assert decision["experts"] == {"sql": 0.5, "poetry": 0.5}
+    alone = http.post("/v1/route", json={"prompt": "sql", "router_top_k": 2}).json()["data"][0]
+    assert "experts" not in alone
+    body = {"model": "auto", "prompt": "sql poetry", "max_tokens": 1, "router_top_k": 2}
+    assert http.post("/v1/completions", json=body).json()["choices"][0]["expert"] == "sql+poetry"
+    assert engine.requests[-1].experts == (("sql", 0.5), ("poetry", 0.5))
+    error = http.post("/v1/completions", json=body | {"router_top_k": 9})
+    assert (error.status_code, error.json()["error"]["param"]) == (400, "router_top_k")
+
+
+def test_a_router_that_encodes_is_asked_off_the_event_loop():
+    service, router = fake_service(FakeEngine()), ThreadRouter(2)
+    router.encodes = True
+    runtime = dataclasses.replace(service.ready(), router=router)
+    body = CompletionRequest.model_validate({"model": "auto", "prompt": "sql", "max_tokens": 1})
+    asyncio.run(prepare(service, runtime, body, 256))
+    assert threading.main_thread() not in router.threads
+
+
+def test_a_chat_keeps_its_expert_until_a_message_is_clearly_anothers(http: httpx.Client):
+    def asked(*texts: str) -> tuple[str, str | None]:
+        messages = [{"role": "user", "content": text} for text in texts]
+        reply = http.post("/v1/chat/completions", json={"model": "auto", "messages": messages, "max_tokens": 1})
+        return reply.headers["x-overtone-expert"], reply.headers.get("x-overtone-session")
+
+    assert asked("sql, please") == ("sql", None)
+    assert asked("sql, please", "shorter") == ("sql", "kept")
+    assert asked("sql, please", "shorter", "a poetry") == ("poetry", "switched")
+    assert asked("hello", "a poetry") == ("poetry", None)

@@ -258,3 +258,20 @@ def test_route(run: Run, bundle: Path):
 def test_routes_threshold(run: Run, bundle: Path):
     _, out, _ = run("route", str(bundle), "SELECT name FROM table", "--router-threshold", "1", "--json")
     assert json.loads(out)["expert"] is None
+
+
+def test_route_judges_the_router_on_labelled_prompts(run: Run, bundle: Path, tmp_path: Path):
+    data = tmp_path / "labelled.jsonl"
+    data.write_text('{"text": "SELECT name FROM table", "task": "sql"}\n{"text": "zzz qqq", "task": null}\n')
+    code, out, _ = run("route", str(bundle), "--data", str(data), "--json")
+    quality = json.loads(out)
+    assert (code, quality["prompts"], quality["foreign"], quality["accuracy"]) == (0, 1, 1, 1.0)
+    _, out, _ = run("route", str(bundle), "--data", str(data))
+    assert "accuracy             1.000" in out
+    assert "belongs to, by where it went" in out
+    code, _, error = run("route", str(bundle))
+    assert code != 0
+    assert "give a prompt, or a file" in error
+    code, _, error = run("route", str(bundle), "--data", str(tmp_path / "missing"))
+    assert code == 1
+    assert "cannot be read" in error

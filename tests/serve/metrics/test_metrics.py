@@ -176,12 +176,18 @@ def test_series_with_known_labels_begin_at_zero():
 def test_the_router():
     metrics = Metrics()
     metrics.router.observe("sql", 0.0005, 0.9)
-    metrics.router.observe(None, 0.0005, 0.4)
+    metrics.router.observe(None, 0.0005, 0.4, abstention="unsure")
+    metrics.router.observe("sql", 0.0005, 0.5, near_tie=True, session="kept")
     found = samples(metrics)
-    assert found["overtone_router_decisions_total", "sql"] == 1
+    assert found["overtone_router_decisions_total", "sql"] == 2
     assert found["overtone_router_fallbacks_total",] == 1
-    assert found["overtone_router_seconds_count",] == 2
-    assert found["overtone_router_confidence_sum",] == pytest.approx(1.3)
+    assert found["overtone_router_seconds_count",] == 3
+    assert found["overtone_router_confidence_sum",] == pytest.approx(1.8)
+    assert found["overtone_router_abstentions_total", "unsure"] == 1
+    assert found["overtone_router_abstentions_total", "none"] == 0
+    assert found["overtone_router_near_ties_total",] == 1
+    assert found["overtone_router_session_turns_total", "kept"] == 1
+    assert found["overtone_router_session_turns_total", "switched"] == 0
 
 
 def test_a_finished_request_by_its_intervals():
