@@ -62,9 +62,16 @@ def test_with_its_inputs_a_bundle_has_all_pictures(bundle: Bundle, pictures: Pic
     assert pictures.confusion is not None
     page = html_page(inspect_bundle(bundle), pictures)
     check_page(page)
-    for title in ("Radial spectrum", "Similarity of the task vectors", "Overlap of the experts", "Router", "Experts"):
+    for title in (
+        "Radial spectrum",
+        "Similarity of the task vectors",
+        "Overlap of the experts",
+        "Router",
+        "Experts",
+        "Router: coverage and accuracy",
+    ):
         assert f"<h2>{title}</h2>" in page
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 8
     json.dumps(pictures.as_json())
 
 
