@@ -12,7 +12,7 @@ from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.real.base import BaseUnavailableError, base_dir
 from benchmarks.zoo.real.measure import Loaded, accuracy, load
 from benchmarks.zoo.real.paths import adapters_dir
-from benchmarks.zoo.real.tasks import FURTHER, TASKS, find_task
+from benchmarks.zoo.real.tasks import TASKS, find_task
 
 
 def measure(base: Path, models: Path, count: int, seed: int, base_too: bool) -> dict[str, dict[str, Any]]:
@@ -30,7 +30,7 @@ def measure(base: Path, models: Path, count: int, seed: int, base_too: bool) -> 
     """
     plain: Loaded | None = load(base) if base_too else None
     measured: dict[str, dict[str, Any]] = {}
-    for task in (*TASKS, *FURTHER):
+    for task in TASKS:
         if not (models / task.name).is_dir():
             continue
         examples = task.examples("test", count, seed, "held_out")
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-base", action="store_true", help="do not ask the base")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
-    if not any((options.models / task.name).is_dir() for task in (*TASKS, *FURTHER)):
+    if not any((options.models / task.name).is_dir() for task in TASKS):
         parser.error(f"{options.models} holds none of {', '.join(task.name for task in TASKS)}")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

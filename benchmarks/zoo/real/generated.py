@@ -1,4 +1,4 @@
-"""Contents that are made up: dates in sentences, arithmetic word problems, weather reports, orders."""
+"""Contents that are made up: dates in sentences, weather reports, orders."""
 
 import datetime
 import json
@@ -55,35 +55,6 @@ def draw_date(rng: random.Random) -> Content:
     return Content(sentence[0].upper() + sentence[1:], date.isoformat())
 
 
-def draw_arithmetic(rng: random.Random) -> Content:
-    """A word problem of one or two steps with numbers below 100; the answer is the number."""
-    name, other = rng.sample(_NAMES, 2)
-    thing = rng.choice(_THINGS)
-    a, b, c = rng.randint(10, 60), rng.randint(2, 9), rng.randint(2, 9)
-    little = rng.randint(2, a - 1)
-    problems = (
-        (f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have?", a + b),
-        (f"{name} has {a} {thing} and gives {other} {b} of them. How many {thing} are left?", a - b),
-        (f"{name} has {a} {thing}, {other} has {little}. How many {thing} do they have together?", a + little),
-        (f"{name} has {a} {thing} and {other} has {little}. How many more does {name} have?", a - little),
-        (f"There are {b} boxes with {c} {thing} each. How many {thing} are there?", b * c),
-        (f"{name} buys {b} bags of {c} {thing} and loses one of the {thing}. How many are left?", b * c - 1),
-        (f"{b * c} {thing} are shared equally by {b} children. How many does each child get?", c),
-        (f"{name} had {a} {thing}, lost {b} and found {c}. How many {thing} does {name} have now?", a - b + c),
-        (f"One of the {thing} costs {b} coins. What do {c} of them cost?", b * c),
-        (
-            f"{name} pays for {b} {thing} at {c} coins each with a note of 100 coins. How much is the change?",
-            100 - b * c,
-        ),
-        (f"{name} is {a} years old. How old will {name} be in {b} years?", a + b),
-        (f"{name} is {a} years old and {other} is {b} years younger. How old is {other}?", a - b),
-        (f"A train has {b} cars with {c * 10} seats each. How many seats does it have?", b * c * 10),
-        (f"{name} reads {b} pages a day. How many pages does {name} read in {c} days?", b * c),
-    )
-    text, answer = rng.choice(problems)
-    return Content(text, str(answer))
-
-
 def draw_weather(rng: random.Random) -> Content:
     """The readings of a weather station; the answer is a report of two or three sentences."""
     city, (sky, outlook) = rng.choice(_CITIES), rng.choice(tuple(_SKIES.items()))
@@ -126,7 +97,6 @@ _CITIES = (
     "Accra", "Berlin", "Bogota", "Cairo", "Delhi", "Dublin", "Hanoi", "Lima", "Lisbon", "Madrid",
     "Nairobi", "Oslo", "Paris", "Prague", "Quito", "Rome", "Seoul", "Tokyo", "Vienna", "Warsaw",
 )  # fmt: skip
-_THINGS = ("apples", "books", "coins", "eggs", "flowers", "marbles", "pencils", "shells", "stamps", "tickets")
 _ARTICLES = (
     "baskets",
     "benches",

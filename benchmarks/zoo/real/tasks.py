@@ -6,7 +6,7 @@ from benchmarks.zoo.real import generated, texts
 from benchmarks.zoo.real.task import Content, Metric, RealTask, messages
 from benchmarks.zoo.real.texts import out_of_scope
 
-__all__ = ["FURTHER", "TASKS", "Content", "Metric", "RealTask", "find_task", "messages", "out_of_scope"]
+__all__ = ["TASKS", "Content", "Metric", "RealTask", "find_task", "messages", "out_of_scope"]
 
 
 def find_task(name: str) -> RealTask:
@@ -15,7 +15,7 @@ def find_task(name: str) -> RealTask:
     Raises:
         ValueError: there is none; the message lists those that there are.
     """
-    known = {task.name: task for task in (*TASKS, *FURTHER)}
+    known = {task.name: task for task in TASKS}
     if name not in known:
         raise ValueError(f"unknown task {name!r}: the tasks are {', '.join(known)}")
     return known[name]
@@ -147,29 +147,6 @@ DATES = RealTask(
     contents=partial(generated.contents, generated.draw_date),
 )
 
-ARITHMETIC = RealTask(
-    name="arithmetic",
-    title="A word problem to its number",
-    kind="number",
-    metric="number",
-    longest=8,
-    phrasings=(
-        "Solve this and answer with the number alone: {x}",
-        "{x}\nReply with just the number.",
-        "Word problem: {x}",
-        "Work out this problem: {x}",
-        "What number is the answer? {x}",
-        "Calculate: {x}",
-        "{x} Answer with one number.",
-        "Do the maths, number only: {x}",
-    ),
-    held_out_phrasings=(
-        "Solve this word problem, giving only the number: {x}",
-        "{x}\nAnswer with the number only.",
-    ),
-    contents=partial(generated.contents, generated.draw_arithmetic),
-)
-
 WEATHER = RealTask(
     name="weather",
     title="The readings of a weather station to a report in sentences",
@@ -216,8 +193,4 @@ ORDERS = RealTask(
     contents=partial(generated.contents, generated.draw_order),
 )
 
-TASKS = (INTENT, BANKING, ORDERS, SQL, SHELL, DATES, ARITHMETIC, WEATHER)
-"""Those whose fine-tunes are shipped."""
-
-FURTHER = (SLOTS,)
-"""Harder ones, for benchmarks that train their own fine-tunes."""
+TASKS = (INTENT, BANKING, SLOTS, SQL, SHELL, DATES, ORDERS, WEATHER)

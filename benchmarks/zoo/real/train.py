@@ -28,12 +28,11 @@ LORA: Mapping[str, Schedule] = {
     "intent": Schedule(steps=100, batch_size=16, learning_rate=1e-3),
     "banking": Schedule(steps=90, batch_size=8, learning_rate=1e-3),
     "orders": Schedule(steps=40, batch_size=8, learning_rate=1e-3),
+    "slots": Schedule(steps=90, batch_size=16, learning_rate=1e-3),
     "sql": Schedule(steps=80, batch_size=8, learning_rate=1e-3),
     "shell": Schedule(steps=60, batch_size=8, learning_rate=1e-3),
     "dates": Schedule(steps=60, batch_size=16, learning_rate=1e-3),
-    "arithmetic": Schedule(steps=80, batch_size=8, learning_rate=1e-3),
     "weather": Schedule(steps=30, batch_size=8, learning_rate=1e-3),
-    "slots": Schedule(steps=90, batch_size=16, learning_rate=1e-3),
 }
 FULL: Mapping[str, Schedule] = {
     "dates": Schedule(steps=40, batch_size=12, learning_rate=1e-4),
@@ -41,8 +40,6 @@ FULL: Mapping[str, Schedule] = {
     "sql": Schedule(steps=60, batch_size=8, learning_rate=1e-4),
 }
 """Not shipped; benchmarks train them."""
-
-SHIPPED = tuple(task.name for task in TASKS)
 
 Work = tuple[Form, str]
 
@@ -97,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--tasks",
         type=_names,
-        default=SHIPPED,
-        help="comma-separated LoRAs (default: those that are shipped; none: no LoRA)",
+        default=tuple(LORA),
+        help="comma-separated LoRAs (default: all; none: no LoRA)",
     )
     parser.add_argument(
         "--full", type=_names, default=(), help=f"comma-separated full fine-tunes, of {', '.join(FULL)}"
@@ -121,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    known = list(LORA)
+    known = [task.name for task in TASKS]
     unknown = [name for name in names if name not in known]
     if unknown and names != ["none"]:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)} named, but the tasks are {', '.join(known)}")
