@@ -10,6 +10,9 @@ from torch import Tensor
 from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank
 from kernels.expert_linear.bank import ROW_BLOCK
 
+CHUNK = 64
+"""Tokens whose products of all directions are in memory at once."""
+
 
 def add_sparse_rows(rows: Tensor, tokens: Tensor, bank: ExpertBank, experts: ExpertBatch) -> None:
     """Add the rows of sparse residuals.
@@ -44,17 +47,28 @@ def add_low_rank_rows(rows: Tensor, tokens: Tensor, bank: LowRankBank, experts: 
         bank: the residuals of the embedding's weight, of one segment.
         experts: the plan of the T tokens.
     """
-    blocks, lanes = (tokens // ROW_BLOCK)[:, None], (tokens % ROW_BLOCK)[:, None]
-    directions = torch.arange(bank.a.shape[1], device=tokens.device)
     for slots, gates in _columns(experts):
-        held = slots.clamp(min=0)
-        ranks = bank.ranks[held, 0].to(torch.int64)[:, None]
-        inside = directions < ranks
-        place = ((blocks * ranks + directions) * ROW_BLOCK + lanes) * inside
-        factors = bank.b[held[:, None], place].to(torch.float32) * bank.scale[held]
-        factors *= gates[:, None] * inside
-        for direction in range(bank.a.shape[1]):
-            rows += factors[:, direction, None] * bank.a[held, direction].to(torch.float32)
+        for first in range(0, len(tokens), CHUNK):
+            some = slice(first, first + CHUNK)
+            _add_products(rows[some], tokens[some], slots[some], gates[some], bank)
+
+
+def _add_products(rows: Tensor, tokens: Tensor, slots: Tensor, gates: Tensor, bank: LowRankBank) -> None:
+    held = slots.clamp(min=0)
+    ranks = (bank.ranks[held, 0].to(torch.int64) * (slots >= 0))[:, None]
+    most = int(ranks.max()) if rows.device.type == "cpu" else bank.a.shape[1]
+    if not most:
+        return
+    directions = torch.arange(most, device=tokens.device)
+    inside = directions < ranks
+    blocks, lanes = (tokens // ROW_BLOCK)[:, None], (tokens % ROW_BLOCK)[:, None]
+    place = ((blocks * ranks + directions) * ROW_BLOCK + lanes) * inside
+    factors = bank.b[held[:, None], place].to(torch.float32) * bank.scale[held, :most]
+    factors *= gates[:, None] * inside
+    terms = bank.a[:, :most][held].to(torch.float32) * factors[:, :, None]
+    # One after another: a sum over the dimension may be made in another order for another number of tokens.
+    for term in terms.unbind(1):
+        rows += term
 
 
 def columns_at(index: Tensor, place: tuple[Tensor | slice, ...], signed: bool) -> Tensor:
