@@ -17,7 +17,7 @@ from benchmarks.router.measure import measure
 ASKED = 1000
 """Prompts that the routers of many experts are asked."""
 
-PROMPTS = {"clinc-domains": (16, 32, 64, 128, None), "typos": (128,)}
+PROMPTS = {"clinc-domains": (16, 32, 64, 128, None), "typos": (128,), "chats": (128,)}
 """Prompts an expert that the data is trained on; None: all. Other data: all."""
 
 

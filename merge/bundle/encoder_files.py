@@ -6,7 +6,8 @@ takes 23 MB so.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,9 +75,10 @@ class EncoderFiles:
             config.num_hidden_layers = most if layers is None else layers
             if getattr(config, "layer_types", None) is not None:
                 config.layer_types = config.layer_types[: config.num_hidden_layers]
-            model, found = AutoModel.from_pretrained(
-                directory, config=config, dtype="auto", local_files_only=True, output_loading_info=True
-            )
+            with _quiet():
+                model, found = AutoModel.from_pretrained(
+                    directory, config=config, dtype="auto", local_files_only=True, output_loading_info=True
+                )
         except BundleError:
             raise
         except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, ...
@@ -132,6 +134,22 @@ class EncoderFiles:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return model.eval().requires_grad_(requires_grad=False), tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar, and no report of weights that are left out on purpose, such as a pooler's."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _without_pooler(model: nn.Module) -> None:
