@@ -120,6 +120,8 @@ def distill(
             item.train()
         factors = [factor.requires_grad_(True) for product in products.values() for factor in (product.b, product.a)]
         groups = [([item.value for item in items], settings.rate), (factors, settings.factor_rate)]
+        if not any(params for params, _ in groups):
+            return  # the backbone is the fine-tune
         optimizer = torch.optim.Adam(
             [{"params": params, "lr": rate, "initial": rate} for params, rate in groups if params],
             betas=(0.9, 0.99),

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from benchmarks.experts_real import Row, added, main, table
+from benchmarks.zoo.real.task import Content, RealTask
 from merge.bundle import backbone_digest
 from merge.checkpoint import open_checkpoint
 from merge.experts import ExpertConfig, Sources, cut_expert
@@ -51,3 +53,30 @@ def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--forms", "dense"])
     assert caught.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+TASK = RealTask(
+    name="tiny", title="Anything", kind="text", metric="exact", longest=3, phrasings=("{x}.",), held_out_phrasings=(),
+    contents=lambda _: [Content(text, text) for text in ("ab", "cd", "ef")],
+)  # fmt: skip
+
+
+def test_a_run_over_tiny_models_has_a_row_for_every_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save_tiny(tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    save_fine_tune(base, tmp_path / "full" / "tiny", 1, 0.3)
+    monkeypatch.setattr("benchmarks.experts_real.TASKS", (TASK,))
+    monkeypatch.setattr("benchmarks.experts_real.find_task", lambda _: TASK)
+    monkeypatch.setattr("benchmarks.experts_real.base_dir", lambda: base)
+    main([
+        "--kinds", "full", "--full", str(tmp_path / "full"), "--forms", "low_rank", "--budgets", "20",
+        "--requests", "2", "--calibration", "2", "--distill", "1", "--quiet", "--json",
+    ])  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    cells = {(row["backbone"], row["prompts"]) for row in found["rows"]}
+    assert cells == {("base", False), ("base", True), ("linear", False), ("linear", True)}
+    assert all(0 < row["bytes"] <= 21 for row in found["rows"])
+    assert [row["divergence"] is not None for row in found["rows"]] == [row["prompts"] for row in found["rows"]]
+    assert len(found["summary"]) == 4
