@@ -112,7 +112,7 @@ class MessageReader:
             events = self._calls.push(content)
             if last:
                 events += self._calls.finish()
-        return MessageDelta("".join(_texts(events)), reasoning, tuple(self._kept(events)))
+        return MessageDelta("".join(_texts(events)), reasoning, _merged(self._kept(events)))
 
     def _kept(self, events: Iterable[Event]) -> Iterable[CallDelta]:
         for event in events:
@@ -127,6 +127,17 @@ class MessageReader:
 def call_object(call: ToolCall) -> dict[str, Any]:
     """OpenAI's object of a call."""
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _merged(parts: Iterable[CallDelta]) -> tuple[CallDelta, ...]:
+    """Parts of one call as one: some clients read only the first part of an event."""
+    merged: list[CallDelta] = []
+    for part in parts:
+        if merged and merged[-1].index == part.index:
+            merged[-1] = CallDelta(part.index, merged[-1].name, merged[-1].arguments + part.arguments)
+        else:
+            merged.append(part)
+    return tuple(merged)
 
 
 def _texts(events: Iterable[Event]) -> Iterable[str]:

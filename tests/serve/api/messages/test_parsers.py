@@ -144,7 +144,7 @@ def test_arguments_come_while_they_are_written():
     reader = MessageReader(MessageFormat("hermes"))
     pieces = ['<tool_call>{"name": "f", "arguments": {"x"', ": [1,", " 2]}", "}"]
     parts = [[(part.name, part.arguments) for part in reader.push(piece).calls] for piece in pieces]
-    assert parts == [[("f", ""), (None, '{"x"')], [(None, ": [1,")], [(None, " 2]}")], []]
+    assert parts == [[("f", '{"x"')], [(None, ": [1,")], [(None, " 2]}")], []]
 
 
 def test_one_call_where_several_are_not_wanted():
