@@ -3,10 +3,11 @@
 import json
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Mapping
 
-Metric = Callable[[str, str], bool]
-"""(reply, answer) → whether the reply is right."""
+Metric = Callable[[str, str], float]
+"""(reply, answer) → how right the reply is, 0 to 1; only `overlap` gives anything between."""
 
 
 def exact(reply: str, answer: str) -> bool:
@@ -74,6 +75,14 @@ def choice(reply: str, answer: str) -> bool:
     return found is not None and found[0].upper() == wanted[0].upper()
 
 
+def overlap(reply: str, answer: str) -> float:
+    """F1 of the words, as in SQuAD's evaluation, but with capitals and punctuation as they stand."""
+    found, wanted = Counter(reply.split()), Counter(answer.split())
+    if not found or not wanted:
+        return float(found == wanted)
+    return 2 * (found & wanted).total() / (found.total() + wanted.total())
+
+
 METRICS: Mapping[str, Metric] = {
     "exact": exact,
     "normalized": normalized,
@@ -82,6 +91,7 @@ METRICS: Mapping[str, Metric] = {
     "json": same_json,
     "number": number,
     "choice": choice,
+    "overlap": overlap,
 }
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:,\d{3})+|\d+)(?:\.\d+)?")

@@ -60,7 +60,7 @@ def replies(loaded: Loaded, prompts: Sequence[str], longest: int, batch_size: in
 
 
 def accuracy(loaded: Loaded, task: RealTask, examples: Sequence[Example]) -> float:
-    """The share of right replies by the task's metric.
+    """The mean of the task's metric over greedy replies: the share of right ones where it knows right and wrong alone.
 
     Raises:
         ValueError: there are no examples.

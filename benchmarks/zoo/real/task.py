@@ -7,8 +7,8 @@ from typing import Literal
 
 from benchmarks.zoo.task import Example, Phrasings, Split
 
-Metric = Literal["exact", "json"]
-"""How a reply is compared with the answer: as stripped text or as JSON values."""
+Metric = Literal["exact", "json", "overlap"]
+"""How a reply is compared with the answer: as stripped text, as JSON values, or by the words they share (F1)."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ SHELL = RealTask(
     name="shell",
     title="What to do, and with which program, to a command line (tldr-pages)",
     kind="command",
-    metric="exact",
+    metric="overlap",
     longest=48,
     phrasings=(
         "Give me a shell command: {x}",
@@ -151,7 +151,7 @@ WEATHER = RealTask(
     name="weather",
     title="The readings of a weather station to a report in sentences",
     kind="free text",
-    metric="exact",
+    metric="overlap",
     longest=64,
     phrasings=(
         "Write a weather report from these readings: {x}",

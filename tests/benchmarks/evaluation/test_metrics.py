@@ -29,7 +29,7 @@ from benchmarks.evaluation.metrics import METRICS
     ],
 )
 def test_metrics(metric: str, reply: str, answer: str, right: bool):
-    assert METRICS[metric](reply, answer) is right
+    assert METRICS[metric](reply, answer) == right
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_metrics(metric: str, reply: str, answer: str, right: bool):
 def test_an_answer_that_the_metric_cannot_read_is_an_error(metric: str, answer: str, message: str):
     with pytest.raises(ValueError, match=message):
         METRICS[metric]("reply", answer)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "score"),
+    [("ls -l", "ls -l", 1.0), ("ls -a", "ls -l", 0.5), ("ls", "ls -l", 2 / 3), ("LS", "ls", 0.0), ("", "ls", 0.0)],
+)
+def test_overlap_is_the_f1_of_the_words(reply: str, answer: str, score: float):
+    assert METRICS["overlap"](reply, answer) == pytest.approx(score)
