@@ -5,14 +5,16 @@ from typing import Literal
 import instructor
 from calls import HI, MODEL, URL, report
 from openai import OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 client = OpenAI(base_url=f"{URL}/v1", api_key="unused", max_retries=0)
-FIELDS = {"model": MODEL, "messages": HI, "max_retries": 0}
+FIELDS = {"model": MODEL, "messages": HI, "max_retries": 0, "temperature": 0}
 
 
 class Answer(BaseModel):
-    """A yes or a no."""
+    """A yes or a no, and nothing else: a small model may never end an open object."""
+
+    model_config = ConfigDict(extra="forbid")
 
     answer: Literal["yes", "no"]
 

@@ -10,7 +10,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 provider = OpenAIProvider(base_url=f"{URL}/v1", api_key="unused")
 model = OpenAIChatModel(MODEL, provider=provider)
-SHORT = {"max_tokens": 8}
+SHORT = {"max_tokens": 8, "temperature": 0}
 
 
 class Answer(BaseModel):
@@ -21,12 +21,12 @@ class Answer(BaseModel):
 
 def text():
     agent = Agent(model)
-    first = agent.run_sync("Write 7.", model_settings=SHORT)
-    agent.run_sync("And 8?", message_history=first.all_messages(), model_settings=SHORT)
+    first = agent.run_sync("Write 1994 as a Roman numeral.", model_settings=SHORT)
+    agent.run_sync("Write 1987 as a Roman numeral.", message_history=first.all_messages(), model_settings=SHORT)
 
 
 async def streamed():
-    async with Agent(model).run_stream("Write 7.", model_settings=SHORT) as result:
+    async with Agent(model).run_stream("Write 1994 as a Roman numeral.", model_settings=SHORT) as result:
         assert await result.get_output() is not None
 
 
@@ -40,7 +40,9 @@ def typed_by_schema():
 
 
 def responses():
-    Agent(OpenAIResponsesModel(MODEL, provider=provider)).run_sync("Write 7.", model_settings=SHORT)
+    Agent(OpenAIResponsesModel(MODEL, provider=provider)).run_sync(
+        "Write 1994 as a Roman numeral.", model_settings=SHORT
+    )
 
 
 report([text, streamed, typed_by_tool, typed_by_schema, responses])
