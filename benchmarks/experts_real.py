@@ -25,7 +25,6 @@ from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.real.base import BaseUnavailableError, base_dir, zoo_dir
 from benchmarks.zoo.real.measure import Loaded, accuracy
 from benchmarks.zoo.real.packing import encode
-from benchmarks.zoo.real.paths import adapters_dir
 from benchmarks.zoo.real.tasks import TASKS, find_task
 from merge.backbone import write_backbone
 from merge.bundle import Expert, backbone_digest, write_expert
@@ -208,7 +207,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = Parser(prog="python -m benchmarks.experts_real", description="What experts keep of real fine-tunes.")
-    parser.add_argument("--lora", type=Path, default=adapters_dir(), help="folder of LoRAs (default: the shipped ones)")
+    parser.add_argument("--lora", type=Path, help="folder of LoRAs (default: the cache's)")
     parser.add_argument("--full", type=Path, help="folder of full fine-tunes (default: the cache's)")
     parser.add_argument("--kinds", nargs="+", choices=("lora", "full"), default=("lora", "full"))
     parser.add_argument("--tasks", nargs="+", help="some of the tasks (default: all that are there)")
@@ -228,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench = Bench(base_dir(), options.requests, options.calibration, options.distill, options.seed)
     except BaseUnavailableError as error:
         parser.exit(1, f"error: {error}\n")
-    folders = {"lora": options.lora, "full": options.full or zoo_dir() / "full"}
+    folders = {"lora": options.lora or zoo_dir() / "lora", "full": options.full or zoo_dir() / "full"}
     pools = {kind: fine_tunes(bench.base, folders[kind], options.tasks) for kind in options.kinds}
     for kind, tunes in pools.items():
         if not tunes:

@@ -9,9 +9,8 @@ from typing import Any
 from transformers.utils import logging
 
 from benchmarks.zoo.command import Parser, positive
-from benchmarks.zoo.real.base import BaseUnavailableError, base_dir
+from benchmarks.zoo.real.base import BaseUnavailableError, base_dir, zoo_dir
 from benchmarks.zoo.real.measure import Loaded, accuracy, load
-from benchmarks.zoo.real.paths import adapters_dir
 from benchmarks.zoo.real.tasks import TASKS, find_task
 
 
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.zoo.real.evaluate", description="Measure the real base and its fine-tunes."
     )
     parser.add_argument(
-        "--models", type=Path, default=adapters_dir(), help="folder of fine-tunes (default: the shipped ones)"
+        "--models", type=Path, default=zoo_dir() / "lora", help="folder of fine-tunes (default: the cache's LoRAs)"
     )
     parser.add_argument("--count", type=positive, default=100, help="requests a task (default 100)")
     parser.add_argument("--seed", type=int, default=1, help="of the requests (default 1)")
@@ -68,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
     if not any((options.models / task.name).is_dir() for task in TASKS):
-        parser.error(f"{options.models} holds none of {', '.join(task.name for task in TASKS)}")
+        parser.error(
+            f"{options.models} holds none of {', '.join(task.name for task in TASKS)}: "
+            "`python -m benchmarks.zoo.real.train` makes them"
+        )
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         base = base_dir()

@@ -1,9 +1,8 @@
-"""Make the fine-tunes of the real base again: `python -m benchmarks.zoo.real.train`.
+"""Make the fine-tunes of the real base: `python -m benchmarks.zoo.real.train`.
 
 Writes `lora/<task>` (PEFT directories) and, with `--full`, `full/<task>` (Hugging Face directories) under `--out`.
 A fine-tune that is there is left as it is and one that was interrupted goes on, so the same command finishes an
 interrupted run.
-The adapters that are shipped under `benchmarks/zoo/real/adapters` are `lora/` with the defaults.
 """
 
 import argparse
@@ -39,7 +38,6 @@ FULL: Mapping[str, Schedule] = {
     "weather": Schedule(steps=40, batch_size=8, learning_rate=1e-4),
     "sql": Schedule(steps=60, batch_size=8, learning_rate=1e-4),
 }
-"""Not shipped; benchmarks train them."""
 
 Work = tuple[Form, str]
 
