@@ -1,7 +1,7 @@
-"""EleutherAI's lm-eval against this server, through its `local-completions` client, on two tasks of the zoo.
+"""EleutherAI's lm-eval against this server: its clients for completions and chats, on tasks of the zoo.
 
-It scores given answers by their log-probabilities (token-array prompts with `echo` and `logprobs`) and generates
-others: a client that nobody here wrote reads every number. `tasks` writes the tasks down for it, `run` runs it.
+They score given answers by their log-probabilities (token-array prompts with `echo` and `logprobs`) and generate
+others: clients that nobody here wrote read every number. `tasks` writes the tasks down for it, `run` runs it.
 """
 
 from benchmarks.lm_eval.run import LM_EVAL, evaluate

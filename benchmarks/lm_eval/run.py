@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lm_eval.tasks import write_tasks
-from benchmarks.peers.environment import TORCH, Environment, PeerError, prepare
+from benchmarks.peers.environment import Environment, PeerError, prepare
 from benchmarks.server import server_process
 
-LM_EVAL = Environment("lm-eval", (TORCH, "transformers==5.23.0", "lm_eval[api]==0.4.13"))
+LM_EVAL = Environment("lm-eval", ("transformers==5.23.0", "lm_eval[api]==0.4.13"))
 _SECONDS = 900
 
 
@@ -34,23 +34,29 @@ def evaluate(bundle: Path, count: int) -> dict[str, Any]:
         directory = Path(folder)
         names = write_tasks(directory, count)
         began = time.monotonic()
-        _run(python, directory, names, server.url, bundle / "backbone")
+        completions = _model(server.url, bundle / "backbone")
+        documents = [
+            _run(python, directory, "local-completions", completions, names.completions, "--batch_size", "4"),
+            _run(python, directory, "local-chat-completions", _chat(server.url), names.chats, "--apply_chat_template"),
+        ]
         seconds = time.monotonic() - began
-        (found,) = directory.rglob("results_*.json")
-        document = json.loads(found.read_text())
     return {
-        "lm_eval": document.get("lm_eval_version", LM_EVAL.packages[-1].partition("==")[2]),
+        "lm_eval": documents[0].get("lm_eval_version", LM_EVAL.packages[-1].partition("==")[2]),
         "prompts": count,
         "seconds": round(seconds, 1),
-        "results": {name: _metrics(document["results"][name]) for name in names},
+        "results": {name: _metrics(found) for document in documents for name, found in document["results"].items()},
     }
 
 
-def _run(python: Path, directory: Path, names: tuple[str, ...], url: str, tokenizer: Path) -> None:
+def _run(
+    python: Path, directory: Path, client: str, options: str, names: tuple[str, ...], *arguments: str
+) -> dict[str, Any]:
+    """Have one of lm-eval's clients ask for some tasks; the document that it writes."""
+    out = directory / client
     command: list[str | Path] = [
-        *(python, "-m", "lm_eval", "--model", "local-completions", "--model_args", _model(url, tokenizer)),
-        *("--tasks", ",".join(names), "--include_path", directory, "--output_path", directory / "out"),
-        *("--batch_size", "4"),
+        *(python, "-m", "lm_eval", "--model", client, "--model_args", options),
+        *("--tasks", ",".join(names), "--include_path", directory, "--output_path", out),
+        *arguments,
     ]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(directory / "home")}
     key = {"OPENAI_API_KEY": "unused"}
@@ -60,6 +66,9 @@ def _run(python: Path, directory: Path, names: tuple[str, ...], url: str, tokeni
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(f"lm-eval failed: {lines[-1]}")
+    (found,) = out.rglob("results_*.json")
+    document: dict[str, Any] = json.loads(found.read_text())
+    return document
 
 
 def _model(url: str, tokenizer: Path) -> str:
@@ -74,6 +83,10 @@ def _model(url: str, tokenizer: Path) -> str:
         "max_retries": 1,
     }
     return ",".join(f"{name}={value}" for name, value in options.items())
+
+
+def _chat(url: str) -> str:
+    return f"model=auto,base_url={url}/v1/chat/completions,num_concurrent=4,max_retries=1"
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:

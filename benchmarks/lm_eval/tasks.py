@@ -1,7 +1,9 @@
-"""Two tasks of the zoo in lm-eval's own format: a YAML file and the examples as JSON lines."""
+"""Tasks of the zoo in lm-eval's own format: a YAML file and the examples as JSON lines."""
 
 import json
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,32 @@ from benchmarks.zoo.tasks import TASKS
 CHOSEN, GENERATED = "roman", "reverse"
 """The task whose answers are chosen by log-likelihood, and the one whose answers are generated."""
 
+CODE_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+"""The stop strings of lm-eval's `humaneval`; a client that asks one at a time adds the end token as the sixth."""
+
 CHOICES = 4
 MOST_TOKENS = 48
+_GREEDY: Mapping[str, Any] = {"do_sample": False, "temperature": 0, "max_gen_toks": MOST_TOKENS}
 
 
-def write_tasks(directory: Path, count: int, seed: int = 0) -> tuple[str, ...]:
-    """Write both tasks with `count` unseen prompts each; returns their names."""
+@dataclass(frozen=True)
+class TaskNames:
+    """The names of the tasks, by the client that is given them.
+
+    Attributes:
+        completions: for `local-completions`.
+        chats: for `local-chat-completions`, which has no log-probabilities of given answers.
+    """
+
+    completions: tuple[str, ...]
+    chats: tuple[str, ...]
+
+
+def write_tasks(directory: Path, count: int, seed: int = 0) -> TaskNames:
+    """Write the tasks with `count` unseen prompts each: chosen, generated, generated with a code task's stops, chats.
+
+    A code task's answers are executed, and its data set is on the Hugging Face Hub: only its request is repeated here.
+    """
     by_name = {task.name: task for task in TASKS}
     choice = {
         "output_type": "multiple_choice",
@@ -29,12 +51,19 @@ def write_tasks(directory: Path, count: int, seed: int = 0) -> tuple[str, ...]:
     generation = {
         "output_type": "generate_until",
         "doc_to_target": "answer",
-        "generation_kwargs": {"until": ["\n"], "do_sample": False, "temperature": 0, "max_gen_toks": MOST_TOKENS},
+        "generation_kwargs": {**_GREEDY, "until": ["\n"]},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
-    return (
-        _write(directory, f"zoo_{CHOSEN}_chosen", _choices(by_name[CHOSEN], count, seed), choice),
-        _write(directory, f"zoo_{GENERATED}_generated", _answers(by_name[GENERATED], count, seed), generation),
+    code: dict[str, Any] = {**generation, "generation_kwargs": {**_GREEDY, "until": [*CODE_STOPS]}}
+    answers = _answers(by_name[GENERATED], count, seed)
+    return TaskNames(
+        completions=(
+            _write(directory, f"zoo_{CHOSEN}_chosen", _choices(by_name[CHOSEN], count, seed), choice),
+            _write(directory, f"zoo_{GENERATED}_generated", answers, generation),
+            _write(directory, f"zoo_{GENERATED}_code_stops", answers, code),
+        ),
+        # The chat template ends the prompt with the line feed.
+        chats=(_write(directory, f"zoo_{GENERATED}_chat", answers, {**generation, "doc_to_text": "{{prompt}}"}),),
     )
 
 
