@@ -32,7 +32,7 @@ BAD_BODIES: tuple[tuple[bytes, frozenset[int]], ...] = tuple(
         ({"model": "auto", "prompt": []}, 400),
         ({"model": "auto", "prompt": ["a", 1]}, 400),
         ({"model": "auto", "prompt": [10**9]}, 400),
-        ({"model": "auto", "prompt": "x", "max_tokens": -1}, 400),
+        ({"model": "auto", "prompt": "x", "max_tokens": -2}, 400),
         ({"model": "auto", "prompt": "x", "max_tokens": 10**9}, 400),
         ({"model": "auto", "prompt": "x", "temperature": "hot"}, 400),
         ({"model": "auto", "prompt": "x", "n": 10**6}, 400),

@@ -56,6 +56,7 @@ ELSEWHERE = {
     *("model", "prompt", "experts", "n", "echo", "stream", "stream_options", "user", "request_id"),  # test_completions
     *("stop", "include_stop_str_in_output", "best_of"),  # test_choice, test_completions
     *("response_format", "structured_outputs"),  # test_structure
+    "router_top_k",  # test_route
     *("logit_bias", "stop_token_ids", "priority", "allowed_token_ids", "bad_words", "add_special_tokens"),  # below
 }
 

@@ -131,6 +131,7 @@ def test_time_is_limited_and_prompts_are_logged(caplog: pytest.LogCaptureFixture
     with live(fake_service(engine), settings) as url, httpx.Client(base_url=url) as http:
         with caplog.at_level("INFO", logger="overtone.access"):
             assert post(http, "embeddings", input="abc").status_code == 200
+            http.get("/health")  # a request is logged after its answer was sent
         assert "expert=sql" in caplog.text
         assert "prompts=['abc']" in caplog.text
         engine.wait = 30.0

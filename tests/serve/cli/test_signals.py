@@ -51,6 +51,8 @@ def test_the_handlers_before_come_back():
     from serve.cli.signals import handled_from_the_start
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup, where the signal stays ignored
+        numbers = numbers[:2]
     before = [signal.getsignal(number) for number in numbers]
     with handled_from_the_start(["serve"]):
         assert not set(before) & {signal.getsignal(number) for number in numbers}
