@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +15,17 @@ PROGRAM = """if True:
         time.sleep({seconds})
     print("over")
 """
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Heed what nohup and a shell's background jobs ignore: children inherit an ignored signal."""
+    numbers = [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_IGN]
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def outcome(command: str, number: signal.Signals, seconds: float, ignored: bool = False) -> tuple[int, str]:
@@ -51,8 +63,6 @@ def test_the_handlers_before_come_back():
     from serve.cli.signals import handled_from_the_start
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup, where the signal stays ignored
-        numbers = numbers[:2]
     before = [signal.getsignal(number) for number in numbers]
     with handled_from_the_start(["serve"]):
         assert not set(before) & {signal.getsignal(number) for number in numbers}
