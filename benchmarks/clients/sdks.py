@@ -1,4 +1,4 @@
-"""The clients that are run, each in a virtual environment of its own."""
+"""The clients that are run, each in a separate virtual environment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

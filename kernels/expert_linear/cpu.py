@@ -41,7 +41,7 @@ def _add_sparse(y: Tensor, columns: Tensor, bank: ExpertBank, group: ExpertGroup
     picked = columns.index_select(1, group.tokens)
     residual = torch.zeros(bank.out_features, len(group.tokens), device=y.device)
     # One entry of every row at a time, each step elementwise: a token's sum is made in the same order, and so comes out
-    # the same to the last bit, whoever shares the batch.
+    # the same to the last bit in every batch.
     for column, entry in zip(index.T, entries, strict=True):
         residual += picked.index_select(0, column) * entry[:, None]
     y.index_add_(0, group.tokens, (residual * group.gates).T)

@@ -80,7 +80,7 @@ def _fetch(target: Path) -> None:
 
 def _convert(package: Path, target: Path) -> None:
     print(f"converting {MODEL_FILE} to a Hugging Face directory", file=sys.stderr, flush=True)
-    # A process of its own, because the reader must be on its path and should not stay on ours.
+    # In a separate process: the reader must be on its path, and should not stay on ours.
     path = os.pathsep.join([str(package), *(entry or "." for entry in sys.path)])
     command = [
         sys.executable,

@@ -63,7 +63,7 @@ def accuracy(loaded: Loaded, task: RealTask, examples: Sequence[Example]) -> flo
     """The mean of the task's metric over greedy replies: the share of right ones where it knows right and wrong alone.
 
     Raises:
-        ValueError: there are no examples.
+        ValueError: `examples` is empty.
     """
     if not examples:
         raise ValueError("an accuracy needs at least one example")

@@ -55,7 +55,7 @@ class RealTask:
 
         Args:
             split: whose contents.
-            count: how many; all contents where there are no more or where it is None.
+            count: the most contents to return; None for all.
             seed: of the order and of the choice of phrasings; the same arguments give the same requests.
             phrasings: which wordings; a task without held-out ones is asked as always.
         """

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
 
 from serve.api.errors import invalid
 from serve.api.schemas.body import Body, ListField
@@ -12,7 +11,7 @@ from serve.api.schemas.chat import MAX_MESSAGES, MAX_METADATA, Hint
 from serve.api.schemas.generation import PlainEvents
 from serve.api.schemas.response_input import INPUT_SCHEMA, input_messages
 from serve.api.schemas.structure import JsonObjectFormat, TextFormat
-from serve.api.schemas.tool import MAX_TOOLS, ToolName
+from serve.api.schemas.tool import MAX_TOOLS, ToolName, choice_like
 from serve.api.schemas.translated import TranslatedRequest
 from serve.engine.request import MAX_LOGPROBS
 
@@ -69,13 +68,6 @@ class FlatNamedTool(Body):
     name: ToolName
 
 
-def _choice(value: Any) -> Any:
-    if not isinstance(value, dict) and value not in ("none", "auto", "required"):
-        message = 'must be "none", "auto", "required", or like {"type": "function", "name": "…"}'
-        raise PydanticCustomError("tool_choice", message)
-    return value
-
-
 def _some(value: Any) -> Any:
     """An object without its nulls."""
     return {name: part for name, part in value.items() if part is not None} if isinstance(value, dict) else value
@@ -112,7 +104,10 @@ class ResponseRequest(TranslatedRequest):
     tools: Annotated[
         tuple[Annotated[FlatTool, BeforeValidator(_some)], ...], Field(fail_fast=True, max_length=MAX_TOOLS), ListField
     ] = ()
-    tool_choice: Annotated[Literal["none", "auto", "required"] | FlatNamedTool, BeforeValidator(_choice)] | None = None
+    tool_choice: (
+        Annotated[Literal["none", "auto", "required"] | FlatNamedTool, choice_like('{"type": "function", "name": "…"}')]
+        | None
+    ) = None
     parallel_tool_calls: bool = True
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     include: Annotated[tuple[Literal[INCLUDES], ...], Field(fail_fast=True, max_length=16), ListField] = ()  # type: ignore[valid-type]

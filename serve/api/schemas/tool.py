@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -62,17 +62,28 @@ class NamedTool(Body):
     function: NamedFunction
 
 
-def _choice(value: Any) -> Any:
-    if not isinstance(value, dict) and value not in ("none", "auto", "required"):
-        message = 'must be "none", "auto", "required", or like {"type": "function", "function": {"name": "…"}}'
-        raise PydanticCustomError("tool_choice", message)
-    return value
+def choice_like(named: LiteralString) -> BeforeValidator:
+    """Check a `tool_choice` before its fields are read.
+
+    Args:
+        named: an example of an object that names a function, for the error.
+    """
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, dict) and value not in ("none", "auto", "required"):
+            raise PydanticCustomError("tool_choice", 'must be "none", "auto", "required", or like ' + named)
+        return value
+
+    return BeforeValidator(check)
 
 
 Tools = Annotated[
     tuple[Annotated[Tool, BeforeValidator(_hints)], ...], Field(fail_fast=True, max_length=MAX_TOOLS), ListField
 ]
-ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedTool, BeforeValidator(_choice)]
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"] | NamedTool,
+    choice_like('{"type": "function", "function": {"name": "…"}}'),
+]
 
 
 class CalledFunction(Body):
