@@ -24,19 +24,19 @@ from benchmarks.zoo.real.tasks import TASKS, find_task
 from benchmarks.zoo.real.training import Form, Schedule, fine_tune
 
 LORA: Mapping[str, Schedule] = {
-    "intent": Schedule(steps=100, batch_size=16, learning_rate=1e-3),
-    "banking": Schedule(steps=90, batch_size=8, learning_rate=1e-3),
-    "orders": Schedule(steps=40, batch_size=8, learning_rate=1e-3),
-    "slots": Schedule(steps=90, batch_size=16, learning_rate=1e-3),
-    "sql": Schedule(steps=80, batch_size=8, learning_rate=1e-3),
-    "shell": Schedule(steps=60, batch_size=8, learning_rate=1e-3),
+    "banking": Schedule(steps=250, batch_size=16, learning_rate=1e-3),
+    "slots": Schedule(steps=130, batch_size=16, learning_rate=1e-3),
+    "intent": Schedule(steps=300, batch_size=16, learning_rate=1e-3),
+    "sql": Schedule(steps=120, batch_size=16, learning_rate=1e-3),
+    "shell": Schedule(steps=130, batch_size=16, learning_rate=1e-3),
     "dates": Schedule(steps=60, batch_size=16, learning_rate=1e-3),
-    "weather": Schedule(steps=30, batch_size=8, learning_rate=1e-3),
+    "orders": Schedule(steps=60, batch_size=8, learning_rate=1e-3),
+    "weather": Schedule(steps=40, batch_size=8, learning_rate=1e-3),
 }
 FULL: Mapping[str, Schedule] = {
-    "dates": Schedule(steps=40, batch_size=12, learning_rate=1e-4),
-    "weather": Schedule(steps=40, batch_size=8, learning_rate=1e-4),
-    "sql": Schedule(steps=60, batch_size=8, learning_rate=1e-4),
+    "sql": Schedule(steps=100, batch_size=16, learning_rate=1e-4),
+    "dates": Schedule(steps=80, batch_size=12, learning_rate=1e-4),
+    "weather": Schedule(steps=60, batch_size=8, learning_rate=1e-4),
 }
 
 Work = tuple[Form, str]
