@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.demo.bundle import RECIPE
+from benchmarks.demo.tiny import RECIPE
 from benchmarks.evaluation import Evaluation, evaluate, unseen_prompts
 from benchmarks.evaluation.engine import engine_asker
 from benchmarks.zoo import fine_tune_dirs

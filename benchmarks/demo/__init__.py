@@ -1,7 +1,6 @@
-"""The demo: the zoo merged, served and, with `--check`, measured over HTTP."""
+"""The demo: models merged, served and, with `--check`, measured over HTTP."""
 
-from benchmarks.demo.bundle import zoo_bundle
-from benchmarks.demo.check import GOAL, check
-from benchmarks.demo.examples import EXAMPLES, curl_lines
+from benchmarks.demo.demo import GOAL, Demo
+from benchmarks.demo.tiny import TINY, zoo_bundle
 
-__all__ = ["EXAMPLES", "GOAL", "check", "curl_lines", "zoo_bundle"]
+__all__ = ["GOAL", "TINY", "Demo", "zoo_bundle"]

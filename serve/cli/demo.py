@@ -18,16 +18,19 @@ def command(
 ) -> int:
     """Merge the embedded models (once; the bundle is kept in the cache directory) and serve them, routed."""
     # torch takes a second to import; --help should not
-    from benchmarks.demo import EXAMPLES, GOAL, curl_lines, zoo_bundle
-    from benchmarks.demo import check as measure
+    from benchmarks.demo import GOAL, TINY
+    from merge.bundle import open_bundle
     from serve.api.server import listen, run
     from serve.config import ApiSettings, ServerSettings
 
     if as_json and not check:
         raise typer.BadParameter("--json goes with --check; without it the demo serves", param_hint="--json")
+    demo = TINY
     if check:
-        result = measure(zoo_bundle(), prompts)
-        typer.echo(json.dumps(result.as_json(), indent=2) if as_json else result.as_text())
+        bundle = demo.bundle()
+        result = demo.measure(bundle, prompts)
+        document = {"model": open_bundle(bundle).manifest.name, **result.as_json()}
+        typer.echo(json.dumps(document, indent=2) if as_json else result.as_text())
         average = result.average
         if average.routed < GOAL * average.fine_tune:
             share = average.routed / average.fine_tune if average.fine_tune else 0.0
@@ -38,14 +41,14 @@ def command(
         return 0
 
     listen(host, port).close()  # a port that is taken should be said before the merge, not after it
-    bundle = zoo_bundle()
+    bundle = demo.bundle()
 
     def show(url: str) -> None:
-        typer.echo(f"\nThe zoo is served on {url}. Open it in a browser, or try:\n", err=True)
-        for line in curl_lines(url):
+        typer.echo(f"\n{demo.title} is served on {url}. Open it in a browser, or try:\n", err=True)
+        for line in demo.curl_lines(url):
             typer.echo(f"  {line}\n", err=True)
         typer.echo("Ctrl-C stops it.", err=True)
         sys.stderr.flush()
 
-    run(ServerSettings(bundle=bundle, host=host, port=port, api=ApiSettings(examples=EXAMPLES)), on_ready=show)
+    run(ServerSettings(bundle=bundle, host=host, port=port, api=ApiSettings(examples=demo.examples)), on_ready=show)
     return 0

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.demo import bundle as demo_bundle
-from benchmarks.demo import zoo_bundle
+from benchmarks.demo import tiny, zoo_bundle
 from kernels.compiled.build import cache_dir
 from tests.merge.bundle.test_writer import write
 
@@ -14,7 +14,7 @@ def merges(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     made: list[Path] = []
 
     def merge_recipe(recipe: Path, out: Path, **settings: object) -> None:
-        assert recipe == demo_bundle.RECIPE
+        assert recipe == tiny.RECIPE
         made.append(out)
         write(out, overwrite=True)
 
@@ -37,8 +37,8 @@ def test_a_damaged_bundle_is_merged_again(merges: list[Path], tmp_path: Path) ->
 
 def test_another_recipe_is_another_bundle(merges: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = zoo_bundle(tmp_path)
-    (tmp_path / "recipe.yml").write_text(demo_bundle.RECIPE.read_text() + "# changed\n")
-    monkeypatch.setattr(demo_bundle, "RECIPE", tmp_path / "recipe.yml")
+    (tmp_path / "recipe.yml").write_text(tiny.RECIPE.read_text() + "# changed\n")
+    monkeypatch.setattr(tiny, "RECIPE", tmp_path / "recipe.yml")
     assert zoo_bundle(tmp_path) != first
 
 

@@ -1,4 +1,4 @@
-"""The README's promise: the embedded models merged, served and asked over HTTP, as `overtone demo --check` does."""
+"""The tiny zoo merged, served and asked over HTTP, as `overtone demo --check` does."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from benchmarks.demo import GOAL, zoo_bundle
-from benchmarks.demo.check import serving
+from benchmarks.demo.serving import serving
 from benchmarks.evaluation import evaluate, unseen_prompts
 from benchmarks.evaluation.http import ask_over_http
 from benchmarks.zoo import TASKS, models_dir

@@ -1,4 +1,4 @@
-"""The demo's self-test: a real server in a process of its own, asked over HTTP."""
+"""A real server in a process of its own, for measuring over HTTP."""
 
 import socket
 import subprocess
@@ -10,28 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.evaluation import Evaluation, evaluate, unseen_prompts
-from benchmarks.evaluation.http import ask_over_http
-from benchmarks.zoo import fine_tune_dirs
-from benchmarks.zoo.matching import MAX_NEW_TOKENS
-from merge.bundle import open_bundle
-
-GOAL = 0.97
-"""Share of the fine-tunes' average that the routed model has to reach."""
-
 START_SECONDS = 120
-
-
-def check(bundle: Path, prompts_per_task: int) -> Evaluation:
-    """Serve a bundle of the zoo on a free port and measure it over HTTP.
-
-    Raises:
-        RuntimeError: the server did not come up.
-    """
-    examples = unseen_prompts(prompts_per_task)
-    with serving(bundle) as base_url:
-        ask = ask_over_http(base_url, MAX_NEW_TOKENS)
-        return evaluate(ask, open_bundle(bundle), examples, fine_tune_dirs(examples))
 
 
 @contextmanager

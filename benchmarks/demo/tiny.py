@@ -1,0 +1,56 @@
+"""The tiny zoo as a demo: character models that need no download."""
+
+from pathlib import Path
+
+from benchmarks.demo.bundle import kept_bundle
+from benchmarks.demo.demo import Demo
+from benchmarks.demo.serving import serving
+from benchmarks.evaluation import Evaluation, evaluate, unseen_prompts
+from benchmarks.evaluation.http import ask_over_http
+from benchmarks.zoo import fine_tune_dirs, models_dir
+from benchmarks.zoo.matching import MAX_NEW_TOKENS
+from merge.bundle import open_bundle
+
+RECIPE = Path(__file__).with_name("tiny.yml")
+
+EXAMPLES = (
+    "Write 1987 in Roman numerals.",
+    "What is March 7, 2024 in ISO 8601?",
+    "Spell garden backwards.",
+    'Write "Basket Tribe" as a URL slug.',
+    "Give a JSON object for Sofia, who is 66.",
+    "Sort the letters of school.",
+    "Encode kettle with a Caesar cipher of 3.",
+    'Write "bright travel guide" in camelCase.',
+)
+
+TRIED = (("auto", EXAMPLES[0]), ("auto", EXAMPLES[1]), ("reverse", EXAMPLES[2]))
+
+
+def zoo_bundle(cache: Path | None = None, progress: bool = True) -> Path:
+    """The tiny zoo's bundle, merged where this recipe, these weights and this merger have not made it yet.
+
+    Args:
+        cache: instead of the project's cache directory.
+        progress: report on stderr.
+
+    Raises:
+        OSError: the cache directory cannot be written.
+    """
+    zoo = [path for path in sorted(models_dir().rglob("*")) if path.suffix in {".safetensors", ".json"}]
+    return kept_bundle("zoo", RECIPE, [*zoo, models_dir().parent / "prompts.jsonl"], cache, progress)
+
+
+def check(bundle: Path, prompts_per_task: int) -> Evaluation:
+    """Serve the tiny zoo's bundle on a free port and measure it over HTTP.
+
+    Raises:
+        RuntimeError: the server did not come up.
+    """
+    examples = unseen_prompts(prompts_per_task)
+    with serving(bundle) as base_url:
+        ask = ask_over_http(base_url, MAX_NEW_TOKENS)
+        return evaluate(ask, open_bundle(bundle), examples, fine_tune_dirs(examples))
+
+
+TINY = Demo("The tiny zoo", chat=False, examples=EXAMPLES, tried=TRIED, bundle=zoo_bundle, measure=check)
