@@ -40,7 +40,8 @@ class ApiSettings:
         engine_timeout: seconds that a step may take before the engine counts as dead, None for no limit.
         log_prompts: put the text of prompts into the access log.
         ui: whether there is a page at /.
-        examples: prompts that it offers.
+        ui_chat: whether it chats, or has each message completed by itself.
+        examples: messages that it offers.
         version: what /version says.
     """
 
@@ -62,6 +63,7 @@ class ApiSettings:
     engine_timeout: float | None = 600.0
     log_prompts: bool = False
     ui: bool = True
+    ui_chat: bool = True
     examples: tuple[str, ...] = ()
     version: str = field(default_factory=overtone_version)
 

@@ -52,7 +52,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
     for router in routers(service, settings):
         app.include_router(router)
     if settings.ui:
-        app.include_router(ui.router(settings.examples))
+        app.include_router(ui.router(settings.examples, settings.ui_chat))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)

@@ -50,5 +50,6 @@ def command(
         typer.echo("Ctrl-C stops it.", err=True)
         sys.stderr.flush()
 
-    run(ServerSettings(bundle=bundle, host=host, port=port, api=ApiSettings(examples=demo.examples)), on_ready=show)
+    page = ApiSettings(examples=demo.examples, ui_chat=demo.chat)
+    run(ServerSettings(bundle=bundle, host=host, port=port, api=page), on_ready=show)
     return 0

@@ -13,13 +13,15 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 _SETTINGS = '<script type="application/json" id="settings">{}</script>'
 
 
-def router(examples: Sequence[str] = ()) -> APIRouter:
+def router(examples: Sequence[str] = (), chat: bool = True) -> APIRouter:
     """The route.
 
     Args:
-        examples: prompts that the page offers.
+        examples: messages that the page offers.
+        chat: whether the page sends messages with those before them; else it has each completed by itself, as it does
+            anyway where the model has no chat template.
     """
-    body = _page(examples).encode()
+    body = _page(examples, chat).encode()
     headers = {
         "content-type": "text/html; charset=utf-8",
         "content-security-policy": _policy(),
@@ -36,9 +38,9 @@ def router(examples: Sequence[str] = ()) -> APIRouter:
     return routes
 
 
-def _page(examples: Sequence[str]) -> str:
+def _page(examples: Sequence[str], chat: bool = True) -> str:
     # "<" would end the element, whatever is quoted around it.
-    settings = json.dumps({"examples": list(examples)}, ensure_ascii=False).replace("<", "\\u003c")
+    settings = json.dumps({"examples": list(examples), "chat": chat}, ensure_ascii=False).replace("<", "\\u003c")
     return _TEMPLATE.read_text("utf-8").replace(_SETTINGS, _SETTINGS.replace("{}", settings))
 
 

@@ -53,5 +53,5 @@ def test_examples_cannot_end_their_element():
     example = '</script><script>alert(1)</script> & "quotes"'
     page = _page([example])
     (settings,) = re.findall(r'<script type="application/json" id="settings">(.*?)</script>', page)
-    assert json.loads(settings) == {"examples": [example]}
+    assert json.loads(settings) == {"examples": [example], "chat": True}
     assert page.count("<script") == HTML.count("<script")
