@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -31,7 +31,7 @@ from merge.bundle import Expert, backbone_digest, write_expert
 from merge.bundle.expert_header import expert_bytes
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts import Calibration, ExpertConfig, Sources, build_model, cut_expert
-from merge.experts.placed import Hooked, Product
+from merge.experts.added import added
 from merge.experts.running import assign
 from merge.lora import is_adapter, open_adapter
 from merge.methods import find_method
@@ -110,36 +110,6 @@ class Bench:
             write_expert(Path(scratch, "expert.safetensors"), cut.expert)
             size = expert_bytes(Path(scratch, "expert.safetensors"))
         return cut.expert, size / backbone.nbytes, None if cut.divergence is None else cut.divergence[1]
-
-
-@contextmanager
-def added(model: PreTrainedModel, expert: Expert | None) -> Iterator[None]:
-    """Have an expert in a model for the length of a block: low-rank parts beside the weights, as the server has them.
-
-    Entries and 1-D deltas are added to the model's own weights, and rounded to their dtype.
-    """
-    if expert is None:
-        yield
-        return
-    parameters, kept, hooked = dict(model.named_parameters()), {}, []
-    with torch.no_grad():
-        for name in (*expert.sparse, *expert.dense):
-            parameter = parameters[name]
-            kept[name] = parameter.clone()
-            delta = expert.sparse[name].dense(parameter.shape[1]) if name in expert.sparse else expert.dense[name]
-            parameter.copy_(parameter.float() + delta)
-    for name, part in expert.low_rank.items():
-        dtype = parameters[name].dtype
-        product = Product((part.b.float() * part.scale).to(dtype), part.a.to(dtype))
-        hooked.append(Hooked(model, parameters[name], product))
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in kept.items():
-                parameters[name].copy_(tensor)
-        for layer in hooked:
-            layer.restore()
 
 
 def fine_tunes(base: Checkpoint, folder: Path, tasks: Sequence[str] | None) -> dict[str, Checkpoint]:

@@ -21,6 +21,7 @@ from merge.checkpoint import Checkpoint
 from merge.experts.calibration import continue_greedily
 from merge.experts.encoding import PromptEncoder
 from merge.experts.examples import Example
+from merge.experts.likelihood import reply_log_probs
 from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
 
 MOST_DIVERGENCE = 0.1
@@ -152,11 +153,11 @@ def compare_general(base: Checkpoint, model: Checkpoint) -> GeneralAbility | Non
     known = sum(question.keyword.lower() in reply.lower() for question, reply in zip(questions, before, strict=True))
     if known < LEAST_KNOWN:
         return None
-    expected = [_reply_log_probs(runner, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    expected = [reply_log_probs(runner, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
     base_loss = _text_loss(runner, texts)
     assign(runner, model)
     _, after = ask()
-    found = [_reply_log_probs(runner, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    found = [reply_log_probs(runner, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
     divergence = F.kl_div(torch.cat(found), torch.cat(expected), reduction="none", log_target=True).sum(-1).mean()
     rows = list(zip(questions, before, after, strict=True))
     changed = [row for row in rows if not same_substance(*row)]
@@ -174,12 +175,6 @@ def compare_general(base: Checkpoint, model: Checkpoint) -> GeneralAbility | Non
 def _document() -> dict[str, Any]:
     document: dict[str, Any] = json.loads(Path(__file__).with_name("general.json").read_text("utf-8"))
     return document
-
-
-def _reply_log_probs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
-    """Log probabilities [len(reply), vocabulary] with which each token of a reply is predicted."""
-    logits = model(input_ids=torch.tensor([[*prompt, *reply]]), logits_to_keep=len(reply) + 1).logits
-    return F.log_softmax(logits[0, :-1].float(), -1)
 
 
 def _text_loss(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Tensor:

@@ -95,7 +95,7 @@ def prompt_encoder(
     if own is not None:
         return PromptEncoder(tokenizer, own), []
     for fine_tune in fine_tunes:
-        template = _template_of(fine_tune.path)
+        template = template_of(fine_tune.path)
         if template is not None:
             return PromptEncoder(tokenizer, template), [
                 f"the base has no chat template: prompts are put through that of {fine_tune.path}; serve the bundle "
@@ -134,7 +134,8 @@ def encode_prompts(
     return found, told
 
 
-def _template_of(directory: Path) -> str | None:
+def template_of(directory: Path) -> str | None:
+    """The chat template of a model's or an adapter's directory; None where it has none that can be read."""
     file, config = directory / "chat_template.jinja", directory / "tokenizer_config.json"
     try:
         if file.is_file():

@@ -1,7 +1,7 @@
 """The calibration file: each task's prompts, as plain text or as conversations."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -97,14 +97,35 @@ def _parse(line: str, place: str) -> tuple[str, Example]:
         item = json.loads(line)
     except json.JSONDecodeError as error:
         raise CalibrationError(f"{place} is no JSON: {error}") from error
-    _check_keys(item, place)
+    if not isinstance(item, dict) or not isinstance(item.get("task"), str):
+        raise CalibrationError(f'{place} must be an object with the strings "task" and "prompt", or with "messages"')
+    return item["task"], parse_example(item, place)
+
+
+def parse_example(item: Mapping[str, Any], place: str, keys: Sequence[str] = KEYS) -> Example:
+    """Read the prompt and the answer of one line's object.
+
+    Args:
+        item: has "prompt" or "messages", with or without "answer".
+        place: of the line, for messages.
+        keys: that a line may have. Data sets carry ids and sources; only what looks like one of these is refused.
+
+    Raises:
+        CalibrationError: it is not such an object.
+    """
+    for key in sorted(set(item) - set(keys)):
+        close = get_close_matches(key, [known for known in keys if known not in item], n=1, cutoff=0.85)
+        if close:
+            raise CalibrationError(f"{place} has the unknown key {key!r}; did you mean {close[0]!r}?")
+    if "messages" not in item and not isinstance(item.get("prompt"), str):
+        raise CalibrationError(f'{place} must be an object with the strings "task" and "prompt", or with "messages"')
     answer = item.get("answer")
     if answer is not None and not isinstance(answer, str):
         raise CalibrationError(f"{place}: answer must be a string")
     if "messages" not in item:
         if not item["prompt"]:
             raise CalibrationError(f"{place} has an empty prompt")
-        return item["task"], Example(item["prompt"], None, answer)
+        return Example(item["prompt"], None, answer)
     messages = _messages(item["messages"], place)
     if messages[-1].role == "assistant":
         answer = messages[-1].content if answer is None else answer
@@ -112,19 +133,7 @@ def _parse(line: str, place: str) -> tuple[str, Example]:
     said = [message.content for message in messages if message.role == "user"]
     if not said or not said[-1].strip():
         raise CalibrationError(f"{place} has no user message that a reply could follow")
-    return item["task"], Example(said[-1], messages, answer)
-
-
-def _check_keys(item: Any, place: str) -> None:
-    if not isinstance(item, dict) or not isinstance(item.get("task"), str):
-        raise CalibrationError(f'{place} must be an object with the strings "task" and "prompt", or with "messages"')
-    # Data sets carry ids and sources; only what looks like a misspelt key is refused.
-    for key in sorted(set(item) - set(KEYS)):
-        close = get_close_matches(key, [known for known in KEYS if known not in item], n=1, cutoff=0.85)
-        if close:
-            raise CalibrationError(f"{place} has the unknown key {key!r}; did you mean {close[0]!r}?")
-    if "messages" not in item and not isinstance(item.get("prompt"), str):
-        raise CalibrationError(f'{place} must be an object with the strings "task" and "prompt", or with "messages"')
+    return Example(said[-1], messages, answer)
 
 
 def _messages(value: Any, place: str) -> tuple[Message, ...]:

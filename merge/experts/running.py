@@ -25,8 +25,12 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def build_model(directory: Path) -> PreTrainedModel:
-    """Build the float32 decoder that a directory's config.json describes, its weights still to be assigned.
+def build_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Build the decoder that a directory's config.json describes, its weights still to be assigned.
+
+    Args:
+        directory: the model's.
+        dtype: of its weights. (A later `.to(dtype)` would round rotary frequencies, too.)
 
     Raises:
         CheckpointError: transformers knows no such decoder (code of the directory is never run).
@@ -34,7 +38,7 @@ def build_model(directory: Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
-        model = build(config, trust_remote_code=False, dtype=torch.float32)
+        model = build(config, trust_remote_code=False, dtype=dtype)
         said = config.architectures or [type(model).__name__]
         if type(model).__name__ not in said:  # transformers also builds encoders so, which are then run in vain
             raise ValueError(f"config.json says {', '.join(said)}")

@@ -1,7 +1,7 @@
 """Finding what a bundle was merged from, where it still lies where it was."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,16 @@ class Inputs:
 
 def find_inputs(bundle: Bundle) -> Inputs:
     """Look for a bundle's inputs. A checkpoint counts only if its digest is the one in the manifest."""
+    found = find_models(bundle)
+    if found.recipe is None:
+        return found
+    missing = list(found.missing)
+    prompts = _prompts(bundle, found.recipe, missing)
+    return replace(found, prompts=prompts, missing=tuple(missing))
+
+
+def find_models(bundle: Bundle) -> Inputs:
+    """Look for a bundle's base and fine-tunes alone, as `find_inputs` does."""
     missing: list[str] = []
     recipe = _recipe(bundle, missing)
     if recipe is None:
@@ -53,8 +63,7 @@ def find_inputs(bundle: Bundle) -> Inputs:
         missing += [f"The model {key.removeprefix(MODELS)} has changed since the merge." for key in sorted(changed)]
         fine_tunes = {name: found for name, found in fine_tunes.items() if MODELS + name not in changed}
         base = None if BASE in changed else base
-    prompts = _prompts(bundle, recipe, missing)
-    return Inputs(recipe, base, fine_tunes if base is not None else {}, prompts, tuple(missing))
+    return Inputs(recipe, base, fine_tunes if base is not None else {}, None, tuple(missing))
 
 
 def _recipe(bundle: Bundle, missing: list[str]) -> Recipe | None:

@@ -1,34 +1,151 @@
-"""`overtone eval`: how well a bundle of the zoo answers, without HTTP."""
+"""`overtone eval`: how well a bundle, or a running server, answers prompts with known answers."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve.cli.options import option
 
+if TYPE_CHECKING:
+    from merge.bundle import Bundle
+    from merge.evaluate import Line, Server
+
+_METRICS = "exact, normalized, contains, regex, json, number, choice or overlap"
+
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="A bundle of the embedded models.", show_default=False)],
-    prompts: Annotated[int, option("--prompts", help="Unseen prompts a task.", min=1)] = 50,
-    seed: Annotated[int, option("--seed", help="Seeds the prompts.")] = 0,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle's directory; not needed with --url.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        option(
+            "--data",
+            help="JSON lines with task (an expert's name, or null for none), prompt or messages, answer and, where it "
+            "is not exact, metric. A demo's bundle is measured on prompts of its own without it.",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        option("--metric", help=f"TASK=METRIC, or METRIC for all tasks: {_METRICS}.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, option("--limit", help="Most lines of a task, from the top of the file.", min=1)
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        option(
+            "--max-tokens",
+            help="Of a reply. By default twice those of the task's longest answer and 16; 256 where the metric looks "
+            "for the answer in the reply.",
+            min=1,
+        ),
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        option(
+            "--chat/--completions",
+            help="Ask as chats, through the chat template, or as plain completions; chats where there is a template.",
+            show_default=False,
+        ),
+    ] = None,
+    references: Annotated[
+        bool, option("--references/--no-references", help="Run the base and the fine-tunes too, where they still are.")
+    ] = True,
+    kld_prompts: Annotated[
+        int,
+        option(
+            "--kld-prompts",
+            help="Prompts of a task along which next-token distributions are compared with the fine-tune's; 0: none.",
+            min=0,
+        ),
+    ] = 20,
+    url: Annotated[
+        str | None, option("--url", help="Measure this running server instead of serving the bundle.")
+    ] = None,
+    api_key: Annotated[str | None, option("--api-key", help="Sent to the server as a bearer token.")] = None,
+    prompts: Annotated[int, option("--prompts", help="Without --data: prompts a task.", min=1)] = 50,
+    seed: Annotated[int, option("--seed", help="Without --data: seeds the prompts.")] = 0,
+    html: Annotated[
+        Path | None, option("--html", help="Also write a report with pictures to this file.", show_default=False)
+    ] = None,
+    progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure exact match of the fine-tunes, the backbone, the named experts and the routed model."""
-    from benchmarks.evaluation import evaluate, unseen_prompts  # torch takes a second to import; --help should not
-    from benchmarks.evaluation.engine import engine_asker
-    from benchmarks.zoo import fine_tune_dirs
-    from benchmarks.zoo.matching import MAX_NEW_TOKENS
-    from merge.bundle import open_bundle
+    """Score the fine-tunes, the base, the backbone, the named experts and the routed model on prompts with answers."""
+    if bundle is None and url is None:
+        raise typer.BadParameter("name a bundle, or a running server with --url", param_hint="BUNDLE")
+    if bundle is None and data is None:
+        raise typer.BadParameter("a server without its bundle needs prompts: give a file with --data")
+    from transformers.utils import logging  # transformers and torch take a second to import; --help should not
 
-    opened = open_bundle(bundle)
-    examples = unseen_prompts(prompts, seed)
-    if not set(examples) & set(opened.expert_names):
-        raise ValueError(
-            f"{bundle} was not merged from the embedded models, whose tasks are {', '.join(sorted(examples))}; "
-            "`overtone eval` has prompts for these tasks alone"
+    from merge.bundle import open_bundle
+    from merge.bundle.files import replaced
+    from merge.evaluate import References, as_text, check_tasks, evaluate, html_page, read_data
+    from merge.progress import Progress
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    opened = None if bundle is None else open_bundle(bundle)
+    lines = _shipped(opened, prompts, seed) if data is None else read_data(data, metric or (), limit)
+    if opened is not None:
+        check_tasks(lines, opened.expert_names)
+    shown = Progress(progress)
+    with _server(opened, url, api_key, shown) as server:
+        served = server.served()
+        notes = check_tasks(lines, served.experts)
+        chats = server.chats(served.backbone) if chat is None else chat
+        if not chats and any(line.example.messages is not None for line in lines):
+            raise ValueError("the data has messages, but the model has no chat template: give them as prompts")
+        found = evaluate(
+            partial(server.ask, chat=chats),
+            served,
+            lines,
+            bundle=opened,
+            references=References(opened, chats) if opened is not None and references else None,
+            compared=kld_prompts,
+            max_tokens=max_tokens,
+            progress=shown,
+            name=server.url if opened is None else opened.manifest.name,
+            notes=notes,
         )
-    with engine_asker(opened, MAX_NEW_TOKENS) as ask:
-        result = evaluate(ask, opened, examples, fine_tune_dirs(examples))
-    typer.echo(json.dumps(result.as_json(), indent=2) if as_json else result.as_text())
+    if html is not None:
+        with replaced(html.absolute()) as partial_file:
+            partial_file.write_text(html_page(found), encoding="utf-8")
+    typer.echo(json.dumps(found.as_json(), indent=2) if as_json else as_text(found))
+    if html is not None and not as_json:
+        typer.echo(f"report: {html}")
+
+
+def _shipped(bundle: "Bundle | None", per_task: int, seed: int) -> "list[Line]":
+    from benchmarks.demo.prompts import shipped_lines
+
+    assert bundle is not None
+    lines = shipped_lines(bundle.expert_names, per_task, seed)
+    if lines is None:
+        raise ValueError(
+            f"{bundle.path} is not the bundle of a demo, which has prompts: give prompts with answers, "
+            '--data FILE with JSON lines like {"task": "EXPERT", "prompt": "…", "answer": "…"}'
+        )
+    return lines
+
+
+@contextmanager
+def _server(bundle: "Bundle | None", url: str | None, api_key: str | None, shown: object) -> "Iterator[Server]":
+    from merge.evaluate import Server
+    from merge.progress import Progress
+    from serve.child import serving
+
+    assert isinstance(shown, Progress)
+    if url is not None:
+        yield Server(url, api_key)
+        return
+    assert bundle is not None
+    shown.say(f"serving {bundle.path} for the measurement")
+    with serving(bundle.path) as child:
+        yield Server(child.url, child.api_key)

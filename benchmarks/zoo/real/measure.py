@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.evaluation.metrics import METRICS
 from benchmarks.zoo.real.packing import encode
 from benchmarks.zoo.real.task import RealTask
 from benchmarks.zoo.task import Example
 from merge.checkpoint import open_checkpoint
+from merge.evaluate.metrics import METRICS
 from merge.experts.calibration import continue_greedily
 from merge.lora import is_adapter, open_adapter
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from benchmarks.evaluation.metrics import METRICS
 from benchmarks.zoo.real.tasks import TASKS, RealTask, find_task, messages, out_of_scope
 from benchmarks.zoo.real.texts import DATA
+from merge.evaluate.metrics import METRICS
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.evaluation.metrics import METRICS
+from merge.evaluate.metrics import METRICS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""A stored expert in a model that holds its backbone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from merge.bundle import Expert
+from merge.experts.placed import Hooked, Product
+
+
+@contextmanager
+def added(model: PreTrainedModel, expert: Expert | None) -> Iterator[None]:
+    """Have an expert in a model for the length of a block: low-rank parts beside the weights, as the server has them.
+
+    Entries and 1-D deltas are added to the model's own weights, and rounded to their dtype.
+
+    Args:
+        model: a decoder that holds the backbone's weights.
+        expert: None adds nothing.
+    """
+    if expert is None:
+        yield
+        return
+    parameters, kept, hooked = dict(model.named_parameters()), {}, []
+    with torch.no_grad():
+        for name in (*expert.sparse, *expert.dense):
+            parameter = parameters[name]
+            kept[name] = parameter.clone()
+            delta = expert.sparse[name].dense(parameter.shape[1]) if name in expert.sparse else expert.dense[name]
+            parameter.copy_(parameter.float() + delta)
+    for name, part in expert.low_rank.items():
+        dtype = parameters[name].dtype
+        product = Product((part.b.float() * part.scale).to(dtype), part.a.to(dtype))
+        hooked.append(Hooked(model, parameters[name], product))
+    try:
+        yield
+    finally:
+        for layer in hooked:
+            layer.restore()
+        with torch.no_grad():
+            for name, tensor in kept.items():
+                parameters[name].copy_(tensor)

@@ -1,0 +1,21 @@
+"""What a model says of a reply's tokens."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@torch.inference_mode()
+def reply_log_probs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
+    """Log probabilities [len(reply), vocabulary], float32, with which each token of a reply is predicted.
+
+    Args:
+        model: a decoder with its weights assigned.
+        prompt: token ids, at least one.
+        reply: token ids, at least one.
+    """
+    logits = model(input_ids=torch.tensor([[*prompt, *reply]]), logits_to_keep=len(reply) + 1).logits
+    return F.log_softmax(logits[0, :-1].float(), -1)
