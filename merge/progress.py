@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+LINES_EVERY = 30.0
+"""Seconds between the lines that tell where a stage is, on what is not a terminal."""
+
 
 class Progress:
     """Reports stages of known length."""
@@ -15,21 +18,46 @@ class Progress:
         """Write nothing unless `enabled`."""
         self._enabled = enabled
 
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is written."""
+        return self._enabled
+
     def say(self, text: str) -> None:
         """Write a line (above the bar, where there is one)."""
         if self._enabled:
             tqdm.write(text, file=sys.stderr)
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Callable[[], None]]:
-        """Report a stage; the function given is to be called after each of its `total` steps."""
-        start = time.perf_counter()
-        bar = tqdm(total=total, desc=name, file=sys.stderr, leave=False, disable=not self._enabled or not _terminal())
+    def stage(self, name: str, total: int, row: int = 0) -> Iterator[Callable[[], None]]:
+        """Report a stage; the function given is to be called after each of its `total` steps.
+
+        Args:
+            name: what is shown.
+            total: steps.
+            row: of the bar, counted from 0, where several are on the terminal at a time.
+        """
+        start = told = time.perf_counter()
+        done = 0
+        bar = tqdm(
+            total=total,
+            desc=name,
+            file=sys.stderr,
+            leave=False,
+            position=row,
+            disable=not self._enabled or not _terminal(),
+        )
         if bar.disable:
             self.say(f"{name}: {total} to do")
 
         def advance() -> None:
+            nonlocal done, told
+            done += 1
             bar.update()
+            now = time.perf_counter()
+            if bar.disable and now - told >= LINES_EVERY and done < total:
+                told = now
+                self.say(f"{name}: {done} of {total}, about {(now - start) / done * (total - done):.0f} s left")
 
         try:
             yield advance

@@ -221,7 +221,15 @@ def _cut_experts(
     prompts = _prompts(inputs) if wanted else {}
     directory = staging.path / "experts"
     jobs = [
-        Job(name, fine_tune, sources, prompts.get(name), factors.get(name, 1.0), directory / f"{name}.safetensors")
+        Job(
+            name,
+            fine_tune,
+            sources,
+            prompts.get(name),
+            factors.get(name, 1.0),
+            directory / f"{name}.safetensors",
+            shown.enabled,
+        )
         for name, fine_tune in wanted.items()
     ]
     with shown.stage("experts", len(jobs)) as advance:

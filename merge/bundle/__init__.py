@@ -6,7 +6,8 @@ of contents, `writer` makes a bundle appear whole or not at all, `reader` opens 
 the router that both sides must compute alike (`ngrams`, `text_encoder` and `text_features` its features, `head_matrix`
 its scores, `router_files` and `encoder_files` its files), `end_tokens`, `tokenizer` and `architectures` what both
 sides must understand alike about a model directory, `adapter_config` and `adapter_names` the same about a LoRA
-directory, `adapter` reads one as an expert, and `host_memory` says how much memory either side may take.
+directory, `adapter` reads one as an expert, `host_memory` says how much memory either side may take, and `processor`
+what this machine multiplies fast.
 """
 
 from merge.bundle.adapter import read_adapter, read_adapter_ranks
@@ -23,6 +24,7 @@ from merge.bundle.host_memory import available_host_bytes
 from merge.bundle.low_rank import LowRankDelta, check_low_rank
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
 from merge.bundle.ngrams import Featurizer, SparseRow
+from merge.bundle.processor import fast_bfloat16
 from merge.bundle.quantise import dequantise_rows, quantise_rows
 from merge.bundle.reader import Bundle, model_name, open_bundle, open_model
 from merge.bundle.residual import SparseDelta, index_dtype
@@ -68,6 +70,7 @@ __all__ = [
     "end_tokens",
     "expert_bytes",
     "expert_digest",
+    "fast_bfloat16",
     "index_dtype",
     "load_router",
     "model_name",

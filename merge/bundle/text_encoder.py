@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from merge.bundle.encoder_files import EncoderFiles
 from merge.bundle.errors import BundleError
+from merge.bundle.processor import fast_bfloat16
 
 CHARACTERS = 32
 """Characters that are tokenised for each token that is read; a longer text loses its middle before."""
@@ -49,7 +50,7 @@ class TextEncoder:
         Raises:
             BundleError: the files are damaged, or have fewer layers or positions than are to be read.
         """
-        dtype = torch.bfloat16 if _fast_bfloat16() else torch.float32
+        dtype = torch.bfloat16 if fast_bfloat16() else torch.float32
         self.files = files if brought else None
         self.digest = files.digest if brought else "backbone"
         self.layers, self.max_tokens = tuple(layers), max_tokens
@@ -118,8 +119,3 @@ def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
         if full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]
     return [], []
-
-
-def _fast_bfloat16() -> bool:
-    found = torch.cpu.get_capabilities()
-    return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -4,14 +4,15 @@ The fine-tune's own greedy continuation is used even where reference answers exi
 separators and end tokens that the fine-tune has learned, and it is what backbone + expert shall reproduce.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from merge.experts.running import cache_keyword
+from merge.experts.running import cache_keyword, products
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,25 @@ class Batch:
     ids: Tensor
     real: Tensor
     predicts: Tensor
+
+
+class Watched(Sequence[Batch]):
+    """Batches that call a function each time one of them is taken, which is about once for each run of a model."""
+
+    def __init__(self, batches: Sequence[Batch], taken: Callable[[], None]) -> None:
+        self._batches, self._taken = batches, taken
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @overload
+    def __getitem__(self, place: int) -> Batch: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Batch]: ...
+    def __getitem__(self, place: int | slice) -> Batch | Sequence[Batch]:
+        found = self._batches[place]  # an IndexError ends an iteration
+        self._taken()
+        return found
 
 
 @torch.inference_mode()
@@ -69,9 +89,10 @@ def _continue(
     replies: list[list[int]] = [[] for _ in prompts]
     running = set(range(len(prompts)))
     for _ in range(limit):
-        output = model(
-            input_ids=ids, attention_mask=real, position_ids=position, use_cache=True, logits_to_keep=1, **cache,
-        )  # fmt: skip
+        with products(model):
+            output = model(
+                input_ids=ids, attention_mask=real, position_ids=position, use_cache=True, logits_to_keep=1, **cache,
+            )  # fmt: skip
         ids = output.logits[:, -1].argmax(-1, keepdim=True)
         for row in sorted(running):
             token = int(ids[row, 0])

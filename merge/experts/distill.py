@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
 from merge.experts.placed import NONE, Product, Values, placed
+from merge.experts.running import products as fast_products
 from merge.experts.storage import Storage, as_stored
 
 HIDDEN_WEIGHT = 100.0
@@ -82,9 +83,10 @@ def forward(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
         [R, D] float32, the decoder's output at the real positions, and [M, V] float32, the logits at the predicting
         ones (only those go through the output head).
     """
-    hidden: Tensor = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    logits: Tensor = head(hidden[batch.predicts])
+    with fast_products(model):
+        hidden: Tensor = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        logits: Tensor = head(hidden[batch.predicts])
     return hidden[batch.real].float(), logits.float()
 
 

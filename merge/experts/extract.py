@@ -1,20 +1,22 @@
 """One task's expert: which parameters get a residual, and how its parts are put together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 
 from merge.bundle import Expert, LowRankDelta
 from merge.checkpoint import Checkpoint
 from merge.experts import sparse
-from merge.experts.calibration import Batch, continue_greedily, make_batches
+from merge.experts.calibration import Batch, Watched, continue_greedily, make_batches
+from merge.experts.config import FACTORS
 from merge.experts.distill import Settings, Target, distill, divergence, targets
 from merge.experts.factored import Parts, choose_parts
 from merge.experts.grams import Gram, input_grams
 from merge.experts.lora import lora_parts, why_no_lora
 from merge.experts.placed import Product, Values
-from merge.experts.running import assign
+from merge.experts.running import assign, round_linear
 from merge.experts.sources import Calibration, Cut, Sources
 from merge.experts.storage import to_sparse
 
@@ -33,7 +35,12 @@ class _Lesson:
 
 
 def cut_expert(
-    name: str, fine_tune: Checkpoint, sources: Sources, calibration: Calibration | None = None, factor: float = 1.0
+    name: str,
+    fine_tune: Checkpoint,
+    sources: Sources,
+    calibration: Calibration | None = None,
+    factor: float = 1.0,
+    advance: Callable[[], None] = lambda: None,
 ) -> Cut:
     """Cut one task's expert.
 
@@ -45,6 +52,7 @@ def cut_expert(
         sources: base, stored backbone and settings.
         calibration: prompts and models to run them; for a configuration that `needs_prompts`.
         factor: μ for `rescaled` values that are not `calibrated`.
+        advance: called as the work goes on, about as often as `steps_of` says.
 
     Raises:
         ValueError: the configuration needs prompts and there are none, its budget is too small, or it asks for the
@@ -62,9 +70,9 @@ def cut_expert(
             raise ValueError(f"expert {name!r} cannot be its fine-tune's LoRA as it is: {reason}")
         if lora is not None and (config.form == "lora" or sum(item.nbytes for item in lora.values()) <= room):
             return Cut(_expert(name, sources, {}, dense, lora, {"form": "lora"}), None)
-    lesson = None if calibration is None else _lesson(calibration, fine_tune, sources)
+    lesson = None if calibration is None else _lesson(calibration, fine_tune, sources, advance)
     if config.form != "sparse":
-        return _factored(name, fine_tune, sources, calibration, lesson, dense, room)
+        return _factored(name, fine_tune, sources, calibration, lesson, dense, room, advance)
     metadata = {"selection": str(config.selection), "values": str(config.values), "distill": str(config.distill)}
     if calibration is None or lesson is None:
         values = sparse.data_free(fine_tune, sources, factor)
@@ -80,6 +88,25 @@ def cut_expert(
     return Cut(expert, (lesson.before, after), _said(sources, factor), lesson.empty)
 
 
+def steps_of(sources: Sources, prompts: int) -> int:
+    """About how often `cut_expert` calls `advance`: for each weight, and for each batch that a model runs.
+
+    Args:
+        sources: base, stored backbone and settings.
+        prompts: calibration prompts; 0: none.
+    """
+    config, weights = sources.config, len(sources.weights())
+    batches = ceil(prompts / BATCH)
+    fixed = 3 * batches + (config.distill or 0) * bool(prompts)  # targets, and two divergences
+    if config.form != "sparse":
+        return weights + fixed + 2 * batches
+    if not prompts:
+        return 1
+    candidates = len(FACTORS) if config.rescale == "calibrated" else 1
+    # A layer has seven weights that read four tensors: the student runs for each tensor, the fine-tune for the layer.
+    return fixed + candidates * batches * (2 + 5 * weights // 7)
+
+
 def _factored(
     name: str,
     fine_tune: Checkpoint,
@@ -88,6 +115,7 @@ def _factored(
     lesson: _Lesson | None,
     dense: dict[str, Values],
     room: int,
+    advance: Callable[[], None],
 ) -> Cut:
     config = sources.config
     metadata = {
@@ -97,13 +125,14 @@ def _factored(
         "distill": str(config.distill),
     }
     if calibration is None or lesson is None:
-        parts = choose_parts(fine_tune, sources, room)
+        parts = choose_parts(fine_tune, sources, room, advance=advance)
         return Cut(_expert(name, sources, parts.values, dense, parts.rounded(sources), metadata), None)
     student, batches, teacher = calibration.student, lesson.batches, lesson.teacher
     grams: list[Gram] = []
     if config.selection == "activation":
-        grams = list(input_grams(calibration.fine_tune, batches, sources.weights()))
-    parts = choose_parts(fine_tune, sources, room, grams)
+        changed = [key for key in sources.weights() if bool(sources.lacking(fine_tune, key).any())]
+        grams = list(input_grams(calibration.fine_tune, batches, changed)) if changed else []
+    parts = choose_parts(fine_tune, sources, room, grams, advance)
     del grams
     both = parts.values | dense
     if config.distill:
@@ -133,11 +162,14 @@ def _dense(fine_tune: Checkpoint, sources: Sources) -> dict[str, Values]:
     return {key: item for key, item in found.items() if bool(item.value.any())}
 
 
-def _lesson(calibration: Calibration, fine_tune: Checkpoint, sources: Sources) -> _Lesson:
+def _lesson(calibration: Calibration, fine_tune: Checkpoint, sources: Sources, advance: Callable[[], None]) -> _Lesson:
     tuned, student = calibration.fine_tune, calibration.student
+    round_linear(tuned)
+    if sources.config.form != "sparse":  # sparse experts are fitted by putting values into the student's weights
+        round_linear(student)
     assign(tuned, fine_tune)
     replies = continue_greedily(tuned, calibration.prompts, calibration.answer_tokens, calibration.ends)
-    batches = make_batches(calibration.prompts, replies, BATCH)
+    batches = Watched(make_batches(calibration.prompts, replies, BATCH), advance)
     teacher = targets(tuned, batches)
     assign(student, sources.backbone)
     before = divergence(student, {}, batches, teacher)

@@ -5,7 +5,7 @@ Where entries remove more for their bytes, `auto` gives a weight entries in thei
 budget on entries of what the directions leave.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import ceil
@@ -51,7 +51,13 @@ class Parts:
         return {name: stored(item.b, item.a, sources.config.storage) for name, item in self.products.items()}
 
 
-def choose_parts(fine_tune: Checkpoint, sources: Sources, room: int, grams: Sequence[Gram] = ()) -> Parts:
+def choose_parts(
+    fine_tune: Checkpoint,
+    sources: Sources,
+    room: int,
+    grams: Sequence[Gram] = (),
+    advance: Callable[[], None] = lambda: None,
+) -> Parts:
     """Choose what an expert holds of the 2-D weights, by the configuration's form and budget.
 
     Every weight is decomposed by one thread alone, so the outcome does not depend on their number.
@@ -61,6 +67,7 @@ def choose_parts(fine_tune: Checkpoint, sources: Sources, room: int, grams: Sequ
         sources: base, stored backbone and settings.
         room: bytes that they may take.
         grams: what the layers read; weights that are in none have all inputs count alike.
+        advance: called after each weight.
     """
     form, storage = sources.config.form, sources.config.storage
     measured = {name for gram in grams for name in gram.weights}
@@ -89,6 +96,7 @@ def choose_parts(fine_tune: Checkpoint, sources: Sources, room: int, grams: Sequ
             chosen.add(name, item, direction_bytes(item.b.shape[0], item.a.shape[1], storage))
             if curve is not None:
                 entries[name] = curve
+            advance()
     matrices = {name: gram.matrix for gram in (*grams, *rest) for name in gram.weights}
     if form == "both":
         return _with_entries_of_the_rest(fine_tune, sources, chosen, matrices, room)

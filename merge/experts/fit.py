@@ -9,15 +9,17 @@ so a layer also corrects what earlier ones could not. Fitting each layer for its
 (W_k − W_m) H) left seven times the divergence before distillation on the zoo's hardest task.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
-from merge.experts.inputs import grouped_by_bytes, input_groups, layer_inputs
+from merge.experts.inputs import grouped_by_bytes, input_groups
+from merge.experts.layers import LayerRun
 
 BUDGET = 2 << 30
 """Bytes of the fine-tune's layer inputs held at once."""
@@ -55,8 +57,9 @@ def layer_moments(
     Whoever iterates puts a layer's residual into `student` before taking the next, so that later layers see it. Layers
     that read one tensor share one `Moments`.
 
-    Memory: the fine-tune's inputs of some layers, `BUDGET` bytes (one group's at least), and two [K, K] matrices. Time:
-    a partial run of the student for each group of layers.
+    Memory: the fine-tune's inputs of some layers, `BUDGET` bytes (one group's at least), the hidden states of both
+    models, and two [K, K] matrices. Time: about three runs of each decoder layer; a partial run of the whole model for
+    each group of layers that stands outside of them.
 
     Args:
         fine_tune: holds θ_k.
@@ -66,21 +69,24 @@ def layer_moments(
     """
     groups = input_groups(student, batches[0], wanted)
     parameters = dict(student.named_parameters())
-    widths = [parameters[group[0]].shape[1] for group in groups]
     rows = sum(int(batch.real.sum()) for batch in batches)
-    for run in grouped_by_bytes(groups, widths, rows, BUDGET):
-        recorded = [layer_inputs(fine_tune, batch, [group[0] for group in run]) for batch in batches]
-        for group in run:
-            expected = [inputs.pop(group[0]) for inputs in recorded]
-            moments = _moments(student, batches, group[0], expected)
-            yield from ((name, moments) for name in group)
+    ours, theirs = LayerRun(fine_tune, batches), LayerRun(student, batches)
+    numbers = range(len(batches))
+    for _, of_layer in groupby(groups, lambda group: theirs.layer_of(group[0])):
+        layer = list(of_layer)
+        widths = [parameters[group[0]].shape[1] for group in layer]
+        for run in grouped_by_bytes(layer, widths, rows, BUDGET):
+            recorded = [ours.inputs(number, [group[0] for group in run]) for number in numbers]
+            for group in run:
+                expected = [inputs.pop(group[0]) for inputs in recorded]
+                moments = _moments(expected, (theirs.inputs(number, group[:1])[group[0]] for number in numbers))
+                yield from ((name, moments) for name in group)
 
 
-def _moments(student: PreTrainedModel, batches: Sequence[Batch], name: str, expected: Sequence[Tensor]) -> Moments:
+def _moments(expected: Sequence[Tensor], given: Iterable[Tensor]) -> Moments:
     columns = expected[0].shape[1]
     gram, cross = torch.zeros(columns, columns), torch.zeros(columns, columns)
-    for batch, x in zip(batches, expected, strict=True):
-        given = layer_inputs(student, batch, [name])[name]
-        gram.addmm_(given.T, given)
-        cross.addmm_(x.T, given)
+    for x, theirs in zip(expected, given, strict=True):
+        gram.addmm_(theirs.T, theirs)
+        cross.addmm_(x.T, theirs)
     return Moments(gram, cross)

@@ -1,6 +1,6 @@
 """What linear layers read: the inputs of a model's layers on calibration batches."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
+from merge.experts.running import products
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], None]
 Group = tuple[str, ...]
@@ -24,7 +25,6 @@ def linear_weights(model: PreTrainedModel) -> dict[str, nn.Linear]:
     return {names[id(module.weight)]: module for module in model.modules() if isinstance(module, nn.Linear)}
 
 
-@torch.inference_mode()
 def input_groups(model: PreTrainedModel, batch: Batch, wanted: Collection[str]) -> list[Group]:
     """Group the wanted linear weights by the tensor that their layers read.
 
@@ -45,11 +45,11 @@ def input_groups(model: PreTrainedModel, batch: Batch, wanted: Collection[str]) 
 
         return hook
 
-    _run(model, batch, {name: hook_for(name) for name in linear_weights(model) if name in wanted})
+    hooks = {layer: hook_for(name) for name, layer in linear_weights(model).items() if name in wanted}
+    _hooked(hooks, lambda: _run_whole(model, batch, hooks.keys()))
     return [tuple(group) for group in groups]
 
 
-@torch.inference_mode()
 def layer_inputs(model: PreTrainedModel, batch: Batch, names: Collection[str]) -> dict[str, Tensor]:
     """Run a batch as far as needed.
 
@@ -61,17 +61,28 @@ def layer_inputs(model: PreTrainedModel, batch: Batch, names: Collection[str]) -
     Returns:
         For each name [R, K] float32, its layer's inputs at the batch's R real positions.
     """
+    layers = linear_weights(model)
+    wanted = {name: layers[name] for name in names}
+    return recorded(wanted, batch, lambda: _run_whole(model, batch, wanted.values()))
+
+
+def recorded(layers: Mapping[str, nn.Linear], batch: Batch, run: Callable[[], object]) -> dict[str, Tensor]:
+    """What linear layers read while `run` runs the batch; `run` ends as soon as all are known.
+
+    Returns:
+        For each name [R, K] float32, at the batch's R real positions.
+    """
     found: dict[str, Tensor] = {}
 
     def hook_for(name: str) -> Hook:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             found[name] = inputs[0][batch.real].float()
-            if len(found) == len(names):
+            if len(found) == len(layers):
                 raise _Enough
 
         return hook
 
-    _run(model, batch, {name: hook_for(name) for name in names})
+    _hooked({layers[name]: hook_for(name) for name in layers}, run)
     return found
 
 
@@ -96,16 +107,21 @@ def grouped_by_bytes(groups: Sequence[Group], widths: Sequence[int], rows: int, 
     return runs
 
 
-def _run(model: PreTrainedModel, batch: Batch, hooks: dict[str, Hook]) -> None:
-    layers = linear_weights(model)
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    # The output head is as wide as the vocabulary: it runs only where it is asked for.
-    run = model if any(layers[name] is head for name in hooks) else model.base_model
-    handles = [layers[name].register_forward_pre_hook(hook) for name, hook in hooks.items()]
+@torch.inference_mode()
+def _hooked(hooks: Mapping[nn.Linear, Hook], run: Callable[[], object]) -> None:
+    handles = [layer.register_forward_pre_hook(hook) for layer, hook in hooks.items()]
     try:
-        run(input_ids=batch.ids, use_cache=False)
+        run()
     except _Enough:
         pass
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _run_whole(model: PreTrainedModel, batch: Batch, layers: Collection[nn.Linear]) -> None:
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    # The output head is as wide as the vocabulary: it runs only where it is asked for.
+    run = model if any(layer is head for layer in layers) else model.base_model
+    with products(model):
+        run(input_ids=batch.ids, use_cache=False)

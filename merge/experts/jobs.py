@@ -17,10 +17,11 @@ import torch
 
 from merge.bundle import available_host_bytes, expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
-from merge.experts.extract import cut_expert
+from merge.experts.extract import cut_expert, steps_of
 from merge.experts.running import build_model, end_tokens, load_tokenizer
 from merge.experts.sources import Calibration, Cut, Sources
 from merge.lifetime import die_with_parent
+from merge.progress import Progress
 from merge.ray_pool import RayPool
 from merge.wording import counted
 
@@ -62,6 +63,7 @@ class Job:
         prompts: None where the settings need none.
         factor: μ for `rescaled` values.
         target: the file to write.
+        shown: whether progress goes to stderr.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Job:
     prompts: Prompts | None
     factor: float
     target: Path
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,11 @@ def run_job(job: Job) -> ExpertReport:
         fine_tune, student = build_model(job.sources.base.path), build_model(job.sources.base.path)
         ends = end_tokens(student, load_tokenizer(job.sources.base.path))
         calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens)
-    cut = cut_expert(job.name, job.fine_tune, job.sources, calibration, job.factor)
+    steps = steps_of(job.sources, len(job.prompts.tokens) if job.prompts else 0)
+    # The worker processes' bars stand beneath the one of all experts.
+    row = 1 + next(iter(multiprocessing.current_process()._identity[-1:]), 0)
+    with Progress(job.shown).stage(f"expert {job.name}", steps, row) as advance:
+        cut = cut_expert(job.name, job.fine_tune, job.sources, calibration, job.factor, advance)
     write_expert(job.target, cut.expert)
     return _report(cut, job, expert_bytes(job.target))
 

@@ -47,6 +47,8 @@ class Placed:
 
     def __init__(self, parameter: nn.Parameter, values: Values) -> None:
         self._parameter = parameter
+        self._dtype = parameter.dtype
+        parameter.data = parameter.data.float()  # sums with small values would be lost in bfloat16
         self.index = values.index
         self._backbone = self._gather(parameter.detach()).clone()
         self.value = values.value.clone()
@@ -69,6 +71,7 @@ class Placed:
         self._parameter.requires_grad_(False)
         self._parameter.grad = None
         self._set(self._backbone)
+        self._parameter.data = self._parameter.data.to(self._dtype)
 
     def _gather(self, dense: Tensor) -> Tensor:
         return dense if self.index is None else dense.gather(1, self.index)

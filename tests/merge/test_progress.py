@@ -15,6 +15,19 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     assert not out
 
 
+def test_long_stages_say_how_far_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 20.0, 40.0, 60.0, 80.0, 80.0])
+    monkeypatch.setattr("merge.progress.time.perf_counter", lambda: next(seconds))
+    with Progress().stage("expert sql", 4) as advance:
+        for _ in range(4):
+            advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "expert sql: 4 to do",
+        "expert sql: 2 of 4, about 40 s left",
+        "expert sql: done in 80.0 s",
+    ]
+
+
 def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("merge.progress._terminal", lambda: True)
     with Progress().stage("experts", 2) as advance:

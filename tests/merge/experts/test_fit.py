@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -69,3 +71,15 @@ def test_layers_with_one_input_share_their_moments(
     layer = "model.layers.1.self_attn."
     assert found[f"{layer}q_proj.weight"] is found[f"{layer}v_proj.weight"]
     assert found[f"{layer}q_proj.weight"] is not found[f"{layer}o_proj.weight"]
+
+
+def test_the_work_grows_with_the_depth_and_not_with_its_square(
+    weights: list[str], world: World, tuned: PreTrainedModel, model: PreTrainedModel
+) -> None:
+    runs: Counter[int] = Counter()
+    for number, layer in enumerate(model.model.layers):
+        layer.register_forward_pre_hook(lambda *_, number=number: runs.update([number]))
+    list(layer_moments(tuned, model, BATCHES, weights))
+    # Each layer runs to find the groups (the first batch), to learn its call, once for each of the four tensors that
+    # its weights read, and, unless it is the last, to go on to the next.
+    assert runs == {0: 1 + len(BATCHES) * 6, 1: 1 + len(BATCHES) * 5}
