@@ -6,7 +6,7 @@ separators and end tokens that the fine-tune has learned, and it is what backbon
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -17,20 +17,32 @@ from merge.experts.running import cache_keyword, products
 
 @dataclass(frozen=True)
 class Batch:
-    """Token sequences of similar length, padded on the right.
+    """Token sequences of similar length, padded on the right, or packed (`pack`).
 
-    In a causal model no token sees what stands to its right, so such a batch needs no attention mask; what the model
-    computes at padding is never looked at.
+    In a causal model no token sees what stands to its right, so a batch of one sequence a row needs no attention mask;
+    what the model computes at padding is never looked at.
 
     Attributes:
         ids: [B, T] int64.
         real: [B, T] bool, False at padding.
         predicts: [B, T] bool, positions whose next token belongs to the continuation.
+        positions: [B, T] int64 of a packed batch, each token's place in its sequence; None: one sequence a row.
+        mask: [B, 1, T, T] bool of a packed batch, True where a token (row) sees another (column).
     """
 
     ids: Tensor
     real: Tensor
     predicts: Tensor
+    positions: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What a model is called with to run the batch."""
+        called: dict[str, Any] = {"input_ids": self.ids, "use_cache": False}
+        if self.mask is not None:
+            called |= {"attention_mask": self.mask, "position_ids": self.positions}
+        return called
 
 
 class Watched(Sequence[Batch]):

@@ -84,7 +84,7 @@ def forward(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
         ones (only those go through the output head).
     """
     with fast_products(model):
-        hidden: Tensor = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        hidden: Tensor = model.base_model(**batch.arguments).last_hidden_state
         head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         logits: Tensor = head(hidden[batch.predicts])
     return hidden[batch.real].float(), logits.float()

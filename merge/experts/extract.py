@@ -9,12 +9,13 @@ import torch
 from merge.bundle import Expert, LowRankDelta
 from merge.checkpoint import Checkpoint
 from merge.experts import sparse
-from merge.experts.calibration import Batch, Watched, continue_greedily, make_batches
+from merge.experts.calibration import Batch, Watched, continue_greedily
 from merge.experts.config import FACTORS
 from merge.experts.distill import Settings, Target, distill, divergence, targets
 from merge.experts.factored import Parts, choose_parts
 from merge.experts.grams import Gram, input_grams
 from merge.experts.lora import lora_parts, why_no_lora
+from merge.experts.packing import packed_batches
 from merge.experts.placed import Product, Values
 from merge.experts.running import assign, round_linear
 from merge.experts.sources import Calibration, Cut, Sources
@@ -169,7 +170,7 @@ def _lesson(calibration: Calibration, fine_tune: Checkpoint, sources: Sources, a
         round_linear(student)
     assign(tuned, fine_tune)
     replies = continue_greedily(tuned, calibration.prompts, calibration.answer_tokens, calibration.ends)
-    batches = Watched(make_batches(calibration.prompts, replies, BATCH), advance)
+    batches = Watched(packed_batches(tuned, calibration.prompts, replies, BATCH), advance)
     teacher = targets(tuned, batches)
     assign(student, sources.backbone)
     before = divergence(student, {}, batches, teacher)

@@ -124,4 +124,4 @@ def _run_whole(model: PreTrainedModel, batch: Batch, layers: Collection[nn.Linea
     # The output head is as wide as the vocabulary: it runs only where it is asked for.
     run = model if any(layer is head for layer in layers) else model.base_model
     with products(model):
-        run(input_ids=batch.ids, use_cache=False)
+        run(**batch.arguments)

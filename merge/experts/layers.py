@@ -101,7 +101,7 @@ class LayerRun:
         handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in self._layers]
         try:
             with products(self._model):
-                self._model.base_model(input_ids=batch.ids, use_cache=False)
+                self._model.base_model(**batch.arguments)
         finally:
             for handle in handles:
                 handle.remove()

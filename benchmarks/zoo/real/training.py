@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.zoo.real.base import NAME
-from benchmarks.zoo.real.packing import encode, pack
+from benchmarks.zoo.real.packing import training_batch
 from benchmarks.zoo.real.task import RealTask
 from benchmarks.zoo.task import Example
 from merge.bundle.files import new_directory, replaced
@@ -134,15 +134,13 @@ def _trainable(base: Path, form: Form, seed: int) -> tuple[Any, PreTrainedModel]
 
 def _loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> Tensor:
     """Mean cross-entropy of the answers' tokens, in nats; the output head is run at their places alone."""
-    packed = pack([encode(tokenizer, example) for example in examples])
+    batch = training_batch(tokenizer, examples)
     with torch.autocast("cpu", torch.bfloat16):
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-        hidden = decoder(
-            input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
-        ).last_hidden_state
+        hidden = decoder(**batch.arguments).last_hidden_state
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        logits = head(hidden.flatten(0, 1)[packed.predicting])
-    return F.cross_entropy(logits.float(), packed.targets)
+        logits = head(hidden[batch.predicts])
+    return F.cross_entropy(logits.float(), batch.ids.roll(-1, 1)[batch.predicts])
 
 
 def _resume(state: Path, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> int:
