@@ -53,6 +53,6 @@ def input_grams(model: PreTrainedModel, batches: Sequence[Batch], wanted: Collec
             for total, group in zip(sums, run, strict=True):
                 x = inputs.pop(group[0])
                 with products(model):  # of a batch; the sum is in float32
-                    total += x.T @ x
+                    total.add_(x.T @ x)
         for group in run:
             yield Gram(group, sums.pop(0).div_(count))

@@ -81,7 +81,7 @@ def round_linear(model: PreTrainedModel) -> None:
     """
     if not _faster_rounded(model):
         return
-    embeddings = model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    embeddings = model.get_input_embeddings()
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module.weight is not embeddings.weight:
             module.weight.data = module.weight.data.to(torch.bfloat16)

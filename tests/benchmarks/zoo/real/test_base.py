@@ -71,7 +71,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path):
     ("arguments", "named"),
     [
         (["--tasks", "poetry"], "poetry named, but the tasks are intent"),
-        (["--full", "slots"], "--full slots: the full fine-tunes are dates, weather, sql"),
+        (["--full", "slots"], "--full slots: the full fine-tunes are sql, dates, weather"),
         (["--tasks", "none"], "nothing to train"),
     ],
 )
