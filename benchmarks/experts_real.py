@@ -17,23 +17,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.real.base import BaseUnavailableError, base_dir, zoo_dir
-from benchmarks.zoo.real.measure import Loaded, accuracy
-from benchmarks.zoo.real.packing import encode
-from benchmarks.zoo.real.tasks import TASKS, find_task
+from benchmarks.zoo.real.bench import Bench, fine_tunes
 from merge.backbone import write_backbone
-from merge.bundle import Expert, backbone_digest, write_expert
-from merge.bundle.expert_header import expert_bytes
 from merge.checkpoint import Checkpoint, open_checkpoint
-from merge.experts import Calibration, ExpertConfig, Sources, build_model, cut_expert
-from merge.experts.added import added
-from merge.experts.running import assign
-from merge.lora import is_adapter, open_adapter
 from merge.methods import find_method
 from merge.progress import Progress
 
@@ -72,56 +62,6 @@ class Row:
     divergence: float | None
 
 
-class Bench:
-    """One base, its tokenizer, and the requests of each task."""
-
-    def __init__(self, base: Path, requests: int, prompts: int, distill: int | None, seed: int) -> None:
-        self.base = open_checkpoint(base)
-        self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.bfloat16, local_files_only=True
-        )
-        self._model.requires_grad_(False).train(False)
-        self._requests, self._prompts, self._distill, self._seed = requests, prompts, distill, seed
-        self._ends = frozenset({int(self._tokenizer.eos_token_id)})
-
-    def score(self, checkpoint: Checkpoint, task: str, expert: Expert | None = None) -> float:
-        """Accuracy of a checkpoint, with an expert added, on the task's held-out requests; bfloat16."""
-        chosen = find_task(task)
-        assign(self._model, checkpoint)
-        with added(self._model, expert):
-            examples = chosen.examples("test", self._requests, self._seed, "held_out")
-            return accuracy(Loaded(self._model, self._tokenizer), chosen, examples)
-
-    def cut(
-        self, task: str, fine_tune: Checkpoint, backbone: Checkpoint, settings: Mapping[str, Any], prompts: bool
-    ) -> tuple[Expert, float, float | None]:
-        """Cut an expert; with it its bytes as a fraction of the backbone's, and its divergence."""
-        known = {"distill": self._distill} if prompts and self._distill is not None else {}
-        config = ExpertConfig.model_validate({**settings, **known}).resolved(prompts)
-        calibration = None
-        if config.needs_prompts:
-            examples = find_task(task).examples("train", self._prompts, self._seed + 1, "train")
-            tokens = [encode(self._tokenizer, example)[0] for example in examples]
-            models = build_model(self.base.path), build_model(self.base.path)
-            calibration = Calibration(*models, tokens, self._ends, find_task(task).longest)
-        cut = cut_expert(task, fine_tune, Sources(self.base, backbone, "0" * 64, config), calibration)
-        with tempfile.TemporaryDirectory() as scratch:
-            write_expert(Path(scratch, "expert.safetensors"), cut.expert)
-            size = expert_bytes(Path(scratch, "expert.safetensors"))
-        return cut.expert, size / backbone.nbytes, None if cut.divergence is None else cut.divergence[1]
-
-
-def fine_tunes(base: Checkpoint, folder: Path, tasks: Sequence[str] | None) -> dict[str, Checkpoint]:
-    """The fine-tunes in a folder, by task."""
-    found = {}
-    for task in TASKS:
-        directory = folder / task.name
-        if directory.is_dir() and (tasks is None or task.name in tasks):
-            found[task.name] = open_adapter(directory, base) if is_adapter(directory) else open_checkpoint(directory)
-    return found
-
-
 def measure(bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: argparse.Namespace) -> Iterator[Row]:
     """All experts of one kind of fine-tunes."""
     plans = [
@@ -137,7 +77,6 @@ def measure(bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: a
             method = find_method("linear")
             write_backbone(directory, bench.base, tunes, method.bind(method.parameters(), {}))
             backbones["linear"] = open_checkpoint(directory)
-            assert backbone_digest(directory)
         shown = stack.enter_context(
             Progress(not options.quiet).stage(f"{kind} experts", len(options.backbones) * len(tunes) * len(plans))
         )

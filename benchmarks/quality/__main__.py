@@ -29,8 +29,20 @@ T = TypeVar("T")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    chosen, others = _domain_of(given)
+    if chosen == "chat":
+        from benchmarks.quality.chat.command import main as chat_main  # whose options are others
+
+        chat_main(others)
+        return
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description="Quality of merging, by domain.")
-    parser.add_argument("--domain", choices=sorted(PLANS), required=True)
+    parser.add_argument(
+        "--domain",
+        choices=sorted([*PLANS, "chat"]),
+        required=True,
+        help="chat has options of its own: --domain chat --help",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: to see that it runs, not what it says")
     parser.add_argument("--seeds", type=int, help="first seeds to measure (default: what the domain's plan says)")
@@ -44,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=float,
         help=f"begin nothing new after this time, print what is finished, exit with status {UNFINISHED}",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     start = time.monotonic()
@@ -67,6 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(document, indent=2) if options.json else markdown(document))
     if unfinished:
         parser.exit(UNFINISHED, "the time is over; what is finished is kept, run the command again\n")
+
+
+def _domain_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The domain that is asked for, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--domain")
+    found, others = parser.parse_known_args(arguments)
+    return found.domain, others
 
 
 def measure(domain: Domain, plan: Plan, store: Store) -> None:

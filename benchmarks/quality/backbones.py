@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.quality.domain import Domain, Weights
+from benchmarks.quality.domain import Mergeable, Weights
 from benchmarks.quality.rows import Row, frank_wolfe_config
 from benchmarks.quality.store import Store
 from merge.bundle.files import replaced
@@ -21,7 +21,7 @@ from merge.methods import TaskVectors, find_method
 class Backbones:
     """The backbones of one domain and seed."""
 
-    def __init__(self, domain: Domain, store: Store, seed: int) -> None:
+    def __init__(self, domain: Mergeable, store: Store, seed: int) -> None:
         """Read the base; fine-tunes are read when they are needed."""
         self._domain = domain
         self._store = store

@@ -44,12 +44,12 @@ class Requests:
     foreign: Sequence[str]
 
 
-class Domain(Protocol):
-    """A domain."""
+class Mergeable(Protocol):
+    """What merging needs of a domain."""
 
     @property
     def name(self) -> str:
-        """`lm`, `text` or `vision`."""
+        """`lm`, `text`, `vision` or `chat`."""
         ...
 
     @property
@@ -63,16 +63,6 @@ class Domain(Protocol):
         ...
 
     @property
-    def pool(self) -> tuple[str, ...]:
-        """Tasks beside `tasks`, whose fine-tunes only Frank-Wolfe's curves use."""
-        ...
-
-    @property
-    def calibrated_as(self) -> str:
-        """One line on how `calibrated` cuts."""
-        ...
-
-    @property
     def settings(self) -> Mapping[str, Any]:
         """What fine-tunes and examples depend on beside the seed, as JSON; part of every result's key."""
         ...
@@ -82,23 +72,51 @@ class Domain(Protocol):
         ...
 
     def fine_tune(self, task: str, seed: int) -> Checkpoint:
-        """θ_k, of `tasks` or `pool`; trained on the first call."""
-        ...
-
-    def answers(self, weights: Weights, task: str, seed: int, split: Split) -> list[bool]:
-        """Whether each example is answered right, in the examples' own order."""
+        """θ_k; trained on the first call."""
         ...
 
     def objective(self, tasks: Sequence[str], seed: int) -> Objective:
         """The mean of the tasks' losses on examples that are neither validated nor tested on."""
         ...
 
-    def calibrated(self, backbone: Weights, task: str, seed: int, density: float) -> Residual:
-        """An expert cut with calibration examples (never test's or validation's)."""
+
+class Routable(Protocol):
+    """What measuring a router needs of a domain."""
+
+    @property
+    def name(self) -> str:
+        """As `Mergeable`'s."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the requests depend on beside the seed."""
         ...
 
     def requests(self, seed: int) -> Requests | None:
         """Prompts for the router; None where the inputs are no text."""
+        ...
+
+
+class Domain(Mergeable, Routable, Protocol):
+    """A domain. Its fine-tunes are of `tasks` or `pool`."""
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """Tasks beside `tasks`, whose fine-tunes only Frank-Wolfe's curves use."""
+        ...
+
+    @property
+    def calibrated_as(self) -> str:
+        """One line on how `calibrated` cuts."""
+        ...
+
+    def answers(self, weights: Weights, task: str, seed: int, split: Split) -> list[bool]:
+        """Whether each example is answered right, in the examples' own order."""
+        ...
+
+    def calibrated(self, backbone: Weights, task: str, seed: int, density: float) -> Residual:
+        """An expert cut with calibration examples (never test's or validation's)."""
         ...
 
     def head_bytes(self) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.domain import Domain, Requests
+from benchmarks.quality.domain import Requests, Routable
 from benchmarks.quality.store import Store
 from benchmarks.quality.table import Cell
 from merge.router import train_router
@@ -37,7 +37,7 @@ class Routing:
     p99_ms: float
 
 
-def measure_routing(domain: Domain, store: Store, seed: int) -> Routing | None:
+def measure_routing(domain: Routable, store: Store, seed: int) -> Routing | None:
     """Train a router and put unseen requests to it; None where the domain has no text."""
     key = {"domain": domain.name, "settings": domain.settings, "routing": 3, "seed": seed}
 

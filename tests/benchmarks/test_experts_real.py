@@ -39,8 +39,8 @@ def test_a_run_over_tiny_models_has_a_row_for_every_cell(
     base = save_tiny(tmp_path / "base")
     (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     save_fine_tune(base, tmp_path / "full" / "tiny", 1, 0.3)
-    monkeypatch.setattr("benchmarks.experts_real.TASKS", (TASK,))
-    monkeypatch.setattr("benchmarks.experts_real.find_task", lambda _: TASK)
+    monkeypatch.setattr("benchmarks.zoo.real.bench.TASKS", (TASK,))
+    monkeypatch.setattr("benchmarks.zoo.real.bench.find_task", lambda _: TASK)
     monkeypatch.setattr("benchmarks.experts_real.base_dir", lambda: base)
     main([
         "--kinds", "full", "--full", str(tmp_path / "full"), "--forms", "low_rank", "--budgets", "20",

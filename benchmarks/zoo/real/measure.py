@@ -59,6 +59,13 @@ def replies(loaded: Loaded, prompts: Sequence[str], longest: int, batch_size: in
     return [str(tokenizer.decode(reply, skip_special_tokens=True)).strip() for reply in written]
 
 
+def marks(loaded: Loaded, task: RealTask, examples: Sequence[Example]) -> list[float]:
+    """The task's metric of each greedy reply, 0 to 1."""
+    right = METRICS[task.metric]
+    answered = replies(loaded, [example.prompt for example in examples], task.longest)
+    return [float(right(reply, example.answer)) for reply, example in zip(answered, examples, strict=True)]
+
+
 def accuracy(loaded: Loaded, task: RealTask, examples: Sequence[Example]) -> float:
     """The mean of the task's metric over greedy replies: the share of right ones where it knows right and wrong alone.
 
@@ -67,6 +74,5 @@ def accuracy(loaded: Loaded, task: RealTask, examples: Sequence[Example]) -> flo
     """
     if not examples:
         raise ValueError("an accuracy needs at least one example")
-    right = METRICS[task.metric]
-    answered = replies(loaded, [example.prompt for example in examples], task.longest)
-    return sum(right(reply, example.answer) for reply, example in zip(answered, examples, strict=True)) / len(examples)
+    found = marks(loaded, task, examples)
+    return sum(found) / len(found)

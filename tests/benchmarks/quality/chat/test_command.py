@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.quality.__main__ import main
+from benchmarks.quality.chat import table as table_module
+from benchmarks.quality.chat.command import BACKBONES
+from benchmarks.zoo.real import bench
+from benchmarks.zoo.real.task import Content, RealTask
+from merge.check.general import GeneralAbility
+from merge.methods import METHODS
+from tests.merge.tiny import save_fine_tune, save_tiny
+
+WORDS = ("ab", "cd", "ef", "gh", "ij", "kl", "mn", "op")
+
+
+def make_task(name: str) -> RealTask:
+    """A task that even random models do some of."""
+    return RealTask(
+        name=name, title=name, kind="text", metric="regex", longest=3, phrasings=(f"{name} {{x}}.",),
+        held_out_phrasings=(), contents=lambda _: [Content(text, "[a-p]") for text in WORDS],
+    )  # fmt: skip
+
+
+TASKS = (make_task("turn"), make_task("count"))
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two full fine-tunes of a tiny base, which knows nothing in general."""
+    base = save_tiny(tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    for seed, task in enumerate(TASKS):
+        save_fine_tune(base, tmp_path / "full" / task.name, seed, 0.3)
+    monkeypatch.setattr("benchmarks.zoo.real.bench.TASKS", TASKS)
+    monkeypatch.setattr("benchmarks.zoo.real.bench.find_task", {task.name: task for task in TASKS}.__getitem__)
+    monkeypatch.setattr("benchmarks.quality.chat.command.base_dir", lambda: base)
+    return tmp_path
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The models that are asked general questions; every λ above 0.2 is found to have lost what the base knew."""
+    asked: list[Path] = []
+
+    def compare(base: Any, model: Any) -> GeneralAbility:
+        asked.append(model.path)
+        return GeneralAbility(0.05 if len(asked) <= 3 else 0.5, 1.0, 1.01, 50, 40, None)
+
+    monkeypatch.setattr(table_module, "compare_general", compare)
+    return asked
+
+
+def run(zoo: Path, *more: str) -> None:
+    main([
+        "--domain", "chat", "--models", str(zoo), "--cache", str(zoo / "cache"), "--kinds", "full", "--pools", "4",
+        "--limit", "2", "--calibration", "2", "--distill", "1", "--budgets", "20", "--forms", "low_rank",
+        "--quiet", *more,
+    ])  # fmt: skip
+
+
+def _never(*arguments: object) -> None:
+    raise AssertionError(f"{arguments} is run again")
+
+
+def test_cells_are_measured_once_and_put_together(
+    zoo: Path, compared: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(zoo, "--backbones", "base", "task_arithmetic", "--json")
+    document = json.loads(capsys.readouterr().out)
+    (pool,) = document["pools"]
+    assert (pool["kind"], pool["pool"]) == ("full", ["turn", "count"])
+    assert pool["router"][0]["accuracy"] == 1
+    base, sums = pool["rows"]
+    assert (base["row"], base["lambda"], sums["lambda"]) == ("pretrained", [1.0], [pytest.approx(0.15, abs=0.05)])
+    assert base["general"] == {"divergence": 0.05, "unchanged": 1.0, "perplexity_ratio": 1.01}
+    for row in pool["rows"]:
+        assert [cut["prompts"] for cut in row["experts"]] == [False, True]
+        for cut in row["experts"]:
+            assert 0 < cut["bytes"] <= 0.21
+            assert (cut["divergence"] is None) == (not cut["prompts"])
+            assert set(cut["oracle"]["tasks"]) == {"turn", "count"}
+            assert cut["routed"]["average"] == cut["oracle"]["average"]  # every request went to its own expert
+    asked = len(compared)
+    monkeypatch.setattr(bench.Bench, "marks", _never)
+    run(zoo, "--backbones", "base", "task_arithmetic", "--prompts", "with", "--tasks", "turn")
+    assert len(compared) == asked
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].startswith("full, 2 fine-tunes: turn, count; the fine-tunes score ")
+    assert [line.split(" | ")[0] for line in table[4:]] == ["| pretrained", "| task arithmetic"]
+    assert "low_rank 20 %, with prompts" in table[2]
+
+
+def test_what_is_finished_is_shown_when_the_time_is_over(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(zoo, "--seconds", "0")
+    assert ended.value.code == 3
+    out, err = capsys.readouterr()
+    assert "nothing is finished" in out
+    assert "run the command again" in err
+
+
+def test_a_folder_without_fine_tunes_is_named(zoo: Path) -> None:
+    with pytest.raises(SystemExit, match="error: no fine-tunes in .*lora"):
+        run(zoo, "--kinds", "lora")
+
+
+def test_every_row_is_a_method_with_parameters_it_takes() -> None:
+    for row in BACKBONES.values():
+        if row.method not in (None, "frank_wolfe"):
+            parameters = {**row.parameters, **({"exclude": ("x*",)} if row.spatial else {})}
+            METHODS[row.method].parameters.model_validate(parameters)
