@@ -1,7 +1,7 @@
 """Clients that nobody here wrote, each from a virtual environment of its own, against a real server.
 
 `sdks` lists the libraries, whose calls are in the folder `scripts`; `shapes` sends what other programs send.
-`vllm_bench` lets vLLM's load generator stream completions, `schemathesis` attacks what the OpenAPI document says.
+`vllm_bench` and `guidellm` let load generators stream replies, `schemathesis` attacks what the OpenAPI document says.
 `benchmarks.lm_eval` is another.
 """
 

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clients.guidellm import run_guidellm
 from benchmarks.clients.rows import Row, run_client
 from benchmarks.clients.schemathesis import attack_document
 from benchmarks.clients.sdks import CLIENTS
 from benchmarks.clients.shapes import SHAPES, run_shape
 from benchmarks.clients.vllm_bench import bench_serve
 from benchmarks.server import at_least, bundle_of, command_line, server_process, show
+from merge.bundle import read_template
 
 _TEMPLATE = Path(__file__).with_name("tools.jinja")
-_OWN_SERVERS = ("vllm", "schemathesis")
+_CHATML = Path(__file__).with_name("tools_chatml.jinja")
+_OWN_SERVERS = ("vllm", "guidellm", "schemathesis")
 _SHAPES = "shapes"
 _NAMES = (*CLIENTS, _SHAPES, *_OWN_SERVERS)
 
@@ -26,7 +29,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=_NAMES, help="one of them; may be given several times")
     parser.add_argument("--url", help="a running server, as in http://127.0.0.1:8000, instead of one of our own")
     parser.add_argument("--model", default="backbone", help="the model that is asked (default backbone)")
-    parser.add_argument("--requests", type=at_least(1), default=64, help="of vllm bench serve (default 64)")
+    parser.add_argument(
+        "--requests", type=at_least(1), default=64, help="of vllm bench serve, and of guidellm a route (default 64)"
+    )
     parser.add_argument("--examples", type=at_least(1), default=50, help="of schemathesis, an operation (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of schemathesis (default 0)")
     arguments = parser.parse_args()
@@ -34,9 +39,11 @@ def main() -> int:
     report: dict[str, Any] = {}
     if rows := _rows(arguments, wanted):
         report["clients"] = [row.document() for row in rows]
-    if arguments.url is None:  # both start servers that are set up for them
+    if arguments.url is None:  # these start servers that are set up for them
         if "vllm" in wanted:
             report["vllm_bench_serve"] = bench_serve(bundle_of(arguments), arguments.requests, _say)
+        if "guidellm" in wanted:
+            report["guidellm"] = run_guidellm(bundle_of(arguments), _options(arguments), arguments.requests, _say)
         if "schemathesis" in wanted:
             report["schemathesis"] = attack_document(bundle_of(arguments), arguments.examples, arguments.seed, _say)
     report["clean"] = clean(report)
@@ -45,8 +52,10 @@ def main() -> int:
 
 
 def clean(report: dict[str, Any]) -> bool:
-    """Whether no call failed, every request of vLLM's was answered, and schemathesis found nothing."""
+    """Whether no call failed, every request of the load generators was answered, and schemathesis found nothing."""
     failed = any(row["failures"] for row in report.get("clients", ()))
+    routes = report.get("guidellm", {}).values()
+    failed |= any(route["errored"] or route["incomplete"] for route in routes if isinstance(route, dict))
     vllm, schemathesis = report.get("vllm_bench_serve", {}), report.get("schemathesis", {})
     return not (failed or vllm.get("failed") or schemathesis.get("failures"))
 
@@ -64,15 +73,25 @@ def _rows(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> list[Row]:
 
 @contextlib.contextmanager
 def _server(arguments: argparse.Namespace) -> Iterator[str]:
-    """The URL of the server to ask. The embedded models get a chat template that takes tools."""
+    """The URL of the server to ask."""
     if arguments.url is not None:
         yield str(arguments.url).rstrip("/")
         return
-    options = ["--log-level", "warning"]
-    if arguments.bundle is None:
-        options += ["--chat-template", str(_TEMPLATE)]
-    with server_process(bundle_of(arguments), options) as server:
+    with server_process(bundle_of(arguments), _options(arguments)) as server:
         yield server.url
+
+
+def _options(arguments: argparse.Namespace) -> list[str]:
+    options, template = ["--log-level", "warning"], tool_template(bundle_of(arguments) / "backbone")
+    return options if template is None else [*options, "--chat-template", str(template)]
+
+
+def tool_template(model: Path) -> Path | None:
+    """A chat template that takes tools, for a model whose own does not; None where it does."""
+    own = read_template(model)
+    if own is not None and "tools" in own.for_tools:
+        return None
+    return _CHATML if own is not None and "<|im_start|>" in own.source else _TEMPLATE
 
 
 def _say(line: str) -> None:

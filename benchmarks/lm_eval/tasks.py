@@ -9,14 +9,19 @@ from typing import Any
 
 import yaml
 
+from benchmarks.lm_eval.code import code_documents
 from benchmarks.zoo.task import Task
 from benchmarks.zoo.tasks import TASKS
 
 CHOSEN, GENERATED = "roman", "reverse"
 """The task whose answers are chosen by log-likelihood, and the one whose answers are generated."""
 
+CODE = "code"
+
 CODE_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """The stop strings of lm-eval's `humaneval`; a client that asks one at a time adds the end token as the sixth."""
+
+_FIRST_LINE = {"function": "regex", "regex_pattern": r"^[ ]*([^\n]*?)[ ]*(?:\n|$)"}
 
 CHOICES = 4
 MOST_TOKENS = 48
@@ -37,10 +42,7 @@ class TaskNames:
 
 
 def write_tasks(directory: Path, count: int, seed: int = 0) -> TaskNames:
-    """Write the tasks with `count` unseen prompts each: chosen, generated, generated with a code task's stops, chats.
-
-    A code task's answers are executed, and its data set is on the Hugging Face Hub: only its request is repeated here.
-    """
+    """Write the tasks with up to `count` prompts each: chosen, generated, code with `humaneval`'s stops, chats."""
     by_name = {task.name: task for task in TASKS}
     choice = {
         "output_type": "multiple_choice",
@@ -54,13 +56,18 @@ def write_tasks(directory: Path, count: int, seed: int = 0) -> TaskNames:
         "generation_kwargs": {**_GREEDY, "until": ["\n"]},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
-    code: dict[str, Any] = {**generation, "generation_kwargs": {**_GREEDY, "until": [*CODE_STOPS]}}
+    code: dict[str, Any] = {
+        **generation,
+        "generation_kwargs": {**_GREEDY, "until": [*CODE_STOPS]},
+        "doc_to_text": "{{prompt}}",
+        "filter_list": [{"name": "first_line", "filter": [_FIRST_LINE, {"function": "take_first"}]}],
+    }
     answers = _answers(by_name[GENERATED], count, seed)
     return TaskNames(
         completions=(
             _write(directory, f"zoo_{CHOSEN}_chosen", _choices(by_name[CHOSEN], count, seed), choice),
             _write(directory, f"zoo_{GENERATED}_generated", answers, generation),
-            _write(directory, f"zoo_{GENERATED}_code_stops", answers, code),
+            _write(directory, CODE, code_documents(count), code),
         ),
         # The chat template ends the prompt with the line feed.
         chats=(_write(directory, f"zoo_{GENERATED}_chat", answers, {**generation, "doc_to_text": "{{prompt}}"}),),

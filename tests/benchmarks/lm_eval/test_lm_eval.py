@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from benchmarks.lm_eval import run
+from benchmarks.lm_eval.code import code_documents
 from benchmarks.lm_eval.tasks import CHOICES, CODE_STOPS, write_tasks
 from benchmarks.peers.environment import PeerError
 
@@ -73,3 +74,12 @@ def test_each_client_is_given_its_tasks(tmp_path: Path, monkeypatch: pytest.Monk
 def test_metrics_without_filters_and_errors():
     found = {"alias": "x", "acc,none": 0.51239, "acc_stderr,none": 0.1, "exact_match,strict": 1.0}
     assert run._metrics(found) == {"acc": 0.5124, "exact_match": 1.0}
+
+
+def test_the_code_that_is_asked_for_does_what_it_says():
+    namespace: dict = {}
+    for document in code_documents(99):
+        exec(f"{document['prompt']} {document['answer']}", namespace)
+    assert [namespace["add"](2, 3), namespace["is_even"](3), namespace["last"]([1, 2])] == [5, False, 2]
+    assert namespace["reverse"]("ab") == "ba"
+    assert len(code_documents(4)) == 4
