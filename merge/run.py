@@ -229,6 +229,7 @@ def _cut_experts(
             factors.get(name, 1.0),
             directory / f"{name}.safetensors",
             shown.enabled,
+            inputs.own_settings[name],
         )
         for name, fine_tune in wanted.items()
     ]

@@ -4,22 +4,25 @@
 and `gaps` the 8-bit form of sparse ones), `tensor_file` reads files that may change meanwhile, `manifest` is the table
 of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one, `router_model` holds the part of
 the router that both sides must compute alike (`ngrams`, `text_encoder` and `text_features` its features, `head_matrix`
-its scores, `router_files` and `encoder_files` its files), `end_tokens`, `tokenizer` and `architectures` what both
-sides must understand alike about a model directory, `adapter_config` and `adapter_names` the same about a LoRA
-directory, `adapter` reads one as an expert, `host_memory` says how much memory either side may take, and `processor`
-what this machine multiplies fast.
+its scores, `router_files` and `encoder_files` its files), `end_tokens`, `chat_template`, `tokenizer` and
+`architectures` what both sides must understand alike about a model directory, `generation` what a fine-tune says of
+these otherwise than its backbone, `adapter_config` and `adapter_names` the same about a LoRA directory, `adapter`
+reads one as an expert, `host_memory` says how much memory either side may take, and `processor` what this machine
+multiplies fast.
 """
 
 from merge.bundle.adapter import read_adapter, read_adapter_ranks
 from merge.bundle.adapter_config import ADAPTER_CONFIG, AdapterError
 from merge.bundle.adapter_names import ADAPTER_WEIGHTS
 from merge.bundle.architectures import SERVED_ARCHITECTURES
+from merge.bundle.chat_template import TemplateText, read_template, special_tokens
 from merge.bundle.digest import backbone_digest, expert_digest
 from merge.bundle.encoder_files import EncoderFiles
 from merge.bundle.end_tokens import end_tokens
 from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.expert import Expert, read_expert, read_expert_content, write_expert
-from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_layout
+from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_layout, read_settings
+from merge.bundle.generation import GenerationSettings, own_settings, sampling_defaults
 from merge.bundle.host_memory import available_host_bytes
 from merge.bundle.low_rank import LowRankDelta, check_low_rank
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
@@ -52,6 +55,7 @@ __all__ = [
     "ExpertLayout",
     "Featurizer",
     "FileCard",
+    "GenerationSettings",
     "LowRankDelta",
     "Manifest",
     "ManifestFields",
@@ -59,6 +63,7 @@ __all__ = [
     "RouterModel",
     "SparseDelta",
     "SparseRow",
+    "TemplateText",
     "TextEncoder",
     "TextFeatures",
     "UnreadableFileError",
@@ -76,6 +81,7 @@ __all__ = [
     "model_name",
     "open_bundle",
     "open_model",
+    "own_settings",
     "quantise_rows",
     "read_adapter",
     "read_adapter_ranks",
@@ -83,7 +89,11 @@ __all__ = [
     "read_expert_content",
     "read_failure",
     "read_layout",
+    "read_settings",
+    "read_template",
     "read_tokenizer",
+    "sampling_defaults",
     "save_router",
+    "special_tokens",
     "write_expert",
 ]

@@ -17,18 +17,23 @@ def end_tokens(directory: Path) -> tuple[int, ...]:
         BundleError: a file is not a JSON object, or `eos_token_id` is not a token id below `vocab_size` or a list of
             such ids.
     """
-    config = _json(directory / "config.json")
+    config = read_object(directory / "config.json")
     for file, document in (
-        ("generation_config.json", _json(directory / "generation_config.json")),
+        ("generation_config.json", read_object(directory / "generation_config.json")),
         ("config.json", config),
     ):
         given = document.get("eos_token_id")
         if given is not None and given != []:
-            return _ids(given, config.get("vocab_size"), directory / file)
+            return checked_ids(given, config.get("vocab_size"), str(directory / file))
     return ()
 
 
-def _ids(given: Any, vocab_size: Any, file: Path) -> tuple[int, ...]:
+def checked_ids(given: Any, vocab_size: Any, file: str) -> tuple[int, ...]:
+    """`eos_token_id`, one or a list, as a file of a model with so many tokens has it; None: that is not known.
+
+    Raises:
+        BundleError: it is not made of token ids.
+    """
     found = given if isinstance(given, list) else [given]
     if not all(type(token) is int and token >= 0 for token in found):
         raise BundleError(f"{file}: eos_token_id is {given!r}; it must be a token id or a list of token ids")
@@ -40,7 +45,12 @@ def _ids(given: Any, vocab_size: Any, file: Path) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is no such file.
+
+    Raises:
+        BundleError: the file holds something else.
+    """
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:

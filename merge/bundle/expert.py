@@ -20,9 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileError
-from merge.bundle.expert_header import HEADER_KEY, VERSION, VERSION_INT8, VERSION_LOW_RANK, WIDEST, Header
+from merge.bundle.expert_header import (
+    HEADER_KEY,
+    VERSION,
+    VERSION_INT8,
+    VERSION_LOW_RANK,
+    VERSION_SETTINGS,
+    WIDEST,
+    Header,
+)
 from merge.bundle.files import replaced
 from merge.bundle.gaps import decode_gaps, encode_gaps
+from merge.bundle.generation import GenerationSettings
 from merge.bundle.low_rank import LOW_RANK_KINDS, LowRankDelta, check_low_rank
 from merge.bundle.residual import SparseDelta, check_dense, check_scale, check_sparse, index_dtype
 from merge.bundle.tensor_file import read_tensor_file
@@ -40,6 +49,7 @@ class Expert:
         dense: [n] float32 delta of each 1-D parameter, by its Hugging Face name.
         metadata: free text that travels along (how the expert was cut).
         low_rank: low-rank part of a 2-D weight's residual, by the weight's Hugging Face name.
+        settings: what requests of it follow in place of the backbone's.
     """
 
     name: str
@@ -49,6 +59,7 @@ class Expert:
     dense: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
     low_rank: Mapping[str, LowRankDelta] = field(default_factory=dict)
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
 
     @property
     def nnz(self) -> int:
@@ -115,6 +126,8 @@ def write_expert(path: Path, expert: Expert) -> None:
         header |= {"format_version": VERSION_INT8, "gaps": dict(sorted(gaps.items()))}
     if expert.low_rank:
         header["format_version"] = VERSION_LOW_RANK
+    if expert.settings:
+        header |= {"format_version": VERSION_SETTINGS, "generation": expert.settings.as_json()}
     with replaced(path) as partial:
         save_file(tensors, partial, metadata={HEADER_KEY: json.dumps(header)})
 
@@ -155,7 +168,9 @@ def read_expert_content(path: Path, backbone_digest: str | None = None) -> tuple
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
     expert = Expert(
-        header.task, header.backbone_digest, header.density, sparse, dense, header.metadata, low_rank=low_rank
+        *(header.task, header.backbone_digest, header.density, sparse, dense, header.metadata),
+        low_rank=low_rank,
+        settings=header.settings,
     )
     return file.digest, expert
 

@@ -3,17 +3,18 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from merge.bundle.errors import BundleError
+from merge.bundle.generation import GenerationSettings
 from merge.bundle.tensor_file import read_failure
 
-VERSION, VERSION_INT8, VERSION_LOW_RANK = 1, 2, 3
-"""A file with a low-rank part says 3, one with 8-bit sparse values 2, and any other 1, so that earlier versions report
-what they cannot read."""
+VERSION, VERSION_INT8, VERSION_LOW_RANK, VERSION_SETTINGS = 1, 2, 3, 4
+"""A file with settings of generation says 4, any other with a low-rank part 3, with 8-bit sparse values 2, and any
+other 1, so that earlier versions report what they cannot read."""
 
 WIDEST = 1 << 31
 """Most columns of a weight."""
@@ -28,13 +29,23 @@ HEADER_KEY = "overtone"
 
 @dataclass(frozen=True)
 class Header:
-    """The JSON in the file's metadata; `gaps` are (width, entries) of the weights stored as distances."""
+    """The JSON in the file's metadata.
+
+    Attributes:
+        task: the expert's name.
+        backbone_digest: of the backbone that it was cut against.
+        density: of its sparse parts.
+        metadata: free text.
+        gaps: (width, entries) of the weights stored as distances.
+        settings: what its requests follow in place of the backbone's.
+    """
 
     task: str
     backbone_digest: str
     density: float
     metadata: Mapping[str, str]
     gaps: Mapping[str, tuple[int, int]]
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
 
     @classmethod
     def parse(cls, text: str | None, path: Path) -> "Header":
@@ -54,11 +65,12 @@ class Header:
                 float(header["density"]),
                 {str(key): str(value) for key, value in header["metadata"].items()},
                 {str(n): (int(g["width"]), int(g["entries"])) for n, g in header.get("gaps", {}).items()},
+                GenerationSettings.parse(header.get("generation", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"{path} has a damaged expert header: {type(error).__name__}: {error}") from error
-        if version not in {VERSION, VERSION_INT8, VERSION_LOW_RANK}:
-            raise BundleError(f"{path} has expert format {version}; this version reads {VERSION} to {VERSION_LOW_RANK}")
+        if not VERSION <= version <= VERSION_SETTINGS:
+            raise BundleError(f"{path} has expert format {version}; this version reads {VERSION} to {VERSION_SETTINGS}")
         return parsed
 
 
@@ -122,6 +134,20 @@ def read_layout(path: Path) -> ExpertLayout:
         ranks,
         frozenset(name for name in ranks if dtypes[f"{name}.lora_a"] == "I8"),
     )
+
+
+def read_settings(path: Path) -> GenerationSettings:
+    """Read what an expert file's header says of the generation of its replies.
+
+    Raises:
+        MissingFileError, UnreadableFileError: the file cannot be opened.
+        BundleError: it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt", backend="pread") as file:
+            return Header.parse((file.metadata() or {}).get(HEADER_KEY), path).settings
+    except (SafetensorError, OSError) as error:
+        raise read_failure(path, error) from error
 
 
 def expert_bytes(path: Path) -> int:

@@ -1,18 +1,12 @@
-"""Does a fine-tune end and sample its texts as the base does? The backbone has one generation_config.json for all."""
+"""Does a fine-tune begin, end and sample its texts as the base does? If not, its expert keeps its own way."""
 
-from typing import Any
+from collections.abc import Mapping
 
-from merge.bundle import BundleError, end_tokens
+from merge.bundle import BundleError, end_tokens, own_settings, sampling_defaults
 from merge.check.finding import Finding, errors, warnings
-from merge.checkpoint import Checkpoint, read_json
+from merge.checkpoint import Checkpoint
 
-RECORDS = frozenset({"transformers_version", "_from_model_config", "eos_token_id", "pad_token_id", "bos_token_id"})
-"""Fields that are compared otherwise, or that no reply depends on."""
-
-END_ADVICE = (
-    "name the token in eos_token_id of the base's generation_config.json (in a copy of the base's directory): the "
-    "bundle gets that file"
-)
+KEPT = "requests of this expert follow its own"
 
 
 def check_end_tokens(model: Checkpoint, subject: str) -> list[Finding]:
@@ -25,38 +19,37 @@ def check_end_tokens(model: Checkpoint, subject: str) -> list[Finding]:
 
 
 def compare_generation(source: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
-    """Compare the tokens that end a text, and the sampling defaults.
+    """Compare the tokens that end a text, the chat templates and the sampling defaults.
 
     Args:
         source: the model whose settings the backbone gets.
-        fine_tune: a full checkpoint.
+        fine_tune: a full checkpoint, or an adapter on one.
         subject: what the findings are about.
     """
     try:
-        ours, theirs = set(end_tokens(source.path)), set(end_tokens(fine_tune.path))
+        ours, usual = end_tokens(source.path), sampling_defaults(source.path) or {}
     except BundleError:
         return []  # reported for the model that it belongs to
-    odd = []
-    text = f"{fine_tune.path}: its texts end with {_listed(theirs)}, the backbone's with {_listed(ours)}"
-    if theirs - ours:
-        odd.append(f"{text}: this expert's replies may never stop; {END_ADVICE}")
-    elif theirs and ours - theirs:
-        odd.append(f"{text}: this expert's replies may stop early")
-    one, other = _fields(source), _fields(fine_tune)
-    changed = [key for key in sorted(one | other) if one.get(key) != other.get(key)]
-    if changed and other:
-        said = ", ".join(f"{key} {other.get(key)!r} (the backbone's: {one.get(key)!r})" for key in changed)
-        odd.append(f"{fine_tune.path}: generation_config.json differs: {said}")
-    return warnings(subject, odd)
+    try:
+        own = own_settings(source.path, *fine_tune.directories)
+    except BundleError as error:
+        return errors(subject, [str(error)])
+    told = []
+    if own.end_tokens is not None:
+        told.append(f"its texts end with {_tokens(own.end_tokens)}, the backbone's with {_tokens(ours)}")
+    if own.chat_template is not None:
+        told.append("its chat template differs from the base's")
+    if own.sampling is not None:
+        told.append(f"generation_config.json differs: {_changed(own.sampling, usual)}")
+    return warnings(subject, [f"{fine_tune.path}: {text}: {KEPT}" for text in told])
 
 
-def _fields(model: Checkpoint) -> dict[str, Any]:
-    file = model.path / "generation_config.json"
-    fields = read_json(file) if file.is_file() else {}
-    return {key: value for key, value in fields.items() if key not in RECORDS and value is not None}
+def _changed(own: Mapping[str, float], usual: Mapping[str, float]) -> str:
+    names = [name for name in sorted({*own, *usual}) if own.get(name) != usual.get(name)]
+    return ", ".join(f"{name} {own.get(name)!r} (the backbone's: {usual.get(name)!r})" for name in names)
 
 
-def _listed(tokens: set[int]) -> str:
+def _tokens(tokens: tuple[int, ...]) -> str:
     if not tokens:
         return "no token"
     return f"token{'s' if len(tokens) > 1 else ''} {', '.join(map(str, sorted(tokens)))}"

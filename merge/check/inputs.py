@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
+from merge.bundle import GenerationSettings, own_settings
 from merge.bundle.digest import file_digest, weights_digest
 from merge.check.finding import Finding, errors, unreadable
 from merge.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint, setting_files
@@ -14,6 +15,7 @@ from merge.experts import (
     Example,
     ExpertConfig,
     encode_prompts,
+    own_encoders,
     prompt_encoder,
     read_examples,
     texts,
@@ -48,6 +50,15 @@ class Inputs:
         """What the router learns from: the examples' distinct texts by task; None: no calibration."""
         return None if self.examples is None else {task: texts(items) for task, items in self.examples.items()}
 
+    @cached_property
+    def own_settings(self) -> dict[str, GenerationSettings]:
+        """By task, what the fine-tune says of generation otherwise than the base: its expert is served with it.
+
+        Raises:
+            BundleError: a file of a fine-tune cannot be read; the check has found it.
+        """
+        return {task: own_settings(self.base.path, *item.directories) for task, item in self.fine_tunes.items()}
+
     def calibration_tokens(self) -> tuple[dict[str, list[list[int]]], list[str]]:
         """Token ids of the prompts that experts are cut with, by task, and what the user should know of them.
 
@@ -58,10 +69,9 @@ class Inputs:
         settings = self.recipe.calibration
         if settings is None or self.examples is None:
             return {}, []
-        encoder, told = prompt_encoder(self.base, self.fine_tunes.values(), settings)
+        encoders = own_encoders(prompt_encoder(self.base, settings), self.own_settings, settings)
         context = self.base.config.get("max_position_embeddings")
-        found, more = encode_prompts(encoder, self.examples, settings, context if isinstance(context, int) else None)
-        return found, [*told, *more]
+        return encode_prompts(encoders, self.examples, settings, context if isinstance(context, int) else None)
 
     def merged(self) -> Checkpoint:
         """The base, as far as it is merged: what else it has is copied."""
@@ -93,7 +103,7 @@ class Inputs:
         return digest.hexdigest()
 
     def _folders(self) -> list[Path]:
-        return [self.base.path, *(item.path for item in self.fine_tunes.values())]
+        return [self.base.path, *(folder for item in self.fine_tunes.values() for folder in item.directories)]
 
 
 def open_base(recipe: Recipe) -> tuple[Checkpoint | None, list[Finding]]:

@@ -166,20 +166,14 @@ def _compared(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, subject: 
         return [
             *adapted,
             *compare_tensors(recipe, base, fine_tune, subject),
-            *(_compared_settings(base, fine_tune.model, subject) if adapted else []),
+            *(compare_settings(base, fine_tune.model, subject) if adapted else []),
             *compare_tokenizers(base, fine_tune, subject),
+            *compare_generation(base, fine_tune, subject),
         ]
     return [
-        *_compared_settings(base, fine_tune, subject),
+        *compare_settings(base, fine_tune, subject),
         *compare_tensors(recipe, base, fine_tune, subject),
         *compare_tokenizers(base, fine_tune, subject),
-    ]
-
-
-def _compared_settings(base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
-    return [
-        *compare_settings(base, fine_tune, subject),
-        *check_end_tokens(fine_tune, subject),
         *compare_generation(base, fine_tune, subject),
     ]
 

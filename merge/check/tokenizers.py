@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from merge.bundle import BundleError, end_tokens, read_tokenizer
+from merge.bundle import BundleError, read_tokenizer
 from merge.check.finding import Finding, errors, warnings
-from merge.check.generation import END_ADVICE
 from merge.checkpoint import Checkpoint, CheckpointError, read_json
 from merge.wording import counted
 
@@ -18,7 +17,7 @@ OTHER_FILES = ("tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "me
 
 
 def compare_tokenizers(base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
-    """Compare vocabularies, how text is split, added tokens and chat templates.
+    """Compare vocabularies, how text is split, and added tokens.
 
     Another id for a token, or another way to split text, is an error: the same row of the embedding would mean two
     things. Tokens that only tokenizer_config.json names count as they do in transformers.
@@ -55,10 +54,6 @@ def compare_tokenizers(base: Checkpoint, fine_tune: Checkpoint, subject: str) ->
         if _part(ours, key) != _part(theirs, key):
             text = f"{file}: {key} differs from the base's: the same text becomes other tokens"
             found += errors(subject, [text]) if wrong else warnings(subject, [f"{text}; the backbone gets the base's"])
-    found += warnings(subject, _unheard_ends(base.path, fine_tune.path, other))
-    if _template(base.path) != _template(fine_tune.path):
-        text = f"{fine_tune.path}: the chat template differs from the base's, which the backbone gets"
-        found += warnings(subject, [text])
     return found
 
 
@@ -77,38 +72,11 @@ def _vocabulary(path: Path, tokenizer: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def _unheard_ends(base: Path, fine_tune: Path, vocabulary: Mapping[str, int]) -> list[str]:
-    """The token that ends a text by the fine-tune's tokenizer, where it ends none of the backbone's."""
-    config = fine_tune / "tokenizer_config.json"
-    token = read_json(config).get("eos_token") if config.is_file() else None
-    token = token.get("content") if isinstance(token, dict) else token
-    try:
-        if not isinstance(token, str) or token not in vocabulary or vocabulary[token] in end_tokens(base):
-            return []
-        if vocabulary[token] in end_tokens(fine_tune):
-            return []  # compare_generation tells it
-    except BundleError:
-        return []  # reported for the model that it belongs to
-    return [
-        f"{config}: its tokenizer ends texts with {token!r} ({vocabulary[token]}), the backbone does not: this "
-        f"expert's replies may never stop; {END_ADVICE}"
-    ]
-
-
 def _part(tokenizer: Mapping[str, Any], key: str) -> Any:
     if key != "merges":
         return tokenizer.get(key)
     merges = (tokenizer.get("model") or {}).get("merges") or []
     return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
-
-
-def _template(path: Path) -> str | None:
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8").strip()
-    config = path / "tokenizer_config.json"
-    template = read_json(config).get("chat_template") if config.is_file() else None
-    return template.strip() if isinstance(template, str) else None
 
 
 def _other_files(base: Path, fine_tune: Path) -> list[str]:

@@ -53,6 +53,11 @@ class Checkpoint:
         return self.path.name
 
     @property
+    def directories(self) -> tuple[Path, ...]:
+        """Where its settings are, the nearest first."""
+        return (self.path,)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
@@ -138,15 +143,20 @@ def copy_settings(source: Path, target: Path) -> None:
     Only the files of `setting_files` are taken: never code, never weights.
     """
     for file in setting_files(source):
-        shutil.copyfile(file, target / file.name)
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def setting_files(directory: Path) -> list[Path]:
-    """Files of a model directory that are neither weights nor code, sorted: .json, .txt, .model, .jinja, .tiktoken."""
+    """Files of a model directory that are neither weights nor code, sorted: .json, .txt, .model, .jinja, .tiktoken.
+
+    Of the directories in it, additional_chat_templates is looked into.
+    """
     suffixes = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
     return [
         file
-        for file in sorted(directory.iterdir())
+        for file in sorted([*directory.iterdir(), *directory.glob("additional_chat_templates/*.jinja")])
         if file.is_file() and file.suffix in suffixes and not file.name.endswith(".index.json")
     ]
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merge.bundle import Bundle
+from merge.bundle import Bundle, GenerationSettings, own_settings
 from merge.bundle import end_tokens as end_tokens_of
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.evaluate.divergence import Reference, take_reference, token_divergences
 from merge.experts.added import added
 from merge.experts.calibration import continue_greedily
-from merge.experts.encoding import PromptEncoder, template_of
+from merge.experts.encoding import PromptEncoder
 from merge.experts.examples import Example
 from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
 from merge.inspect.inputs import find_models
@@ -77,12 +77,13 @@ class References:
             answered: called after each reply.
         """
         checkpoint = self.fine_tunes[task]
-        return self._replies(checkpoint, template_of(checkpoint.path), examples, limit, answered)
+        own = own_settings(self._bundle.backbone_dir, *checkpoint.directories)
+        return self._replies(checkpoint, own, examples, limit, answered)
 
     def base_replies(self, examples: Sequence[Example], limit: int, answered: Callable[[], None]) -> list[Written]:
         """Let the base reply, as `fine_tune_replies`."""
         assert self.base is not None
-        return self._replies(self.base, None, examples, limit, answered)
+        return self._replies(self.base, GenerationSettings(), examples, limit, answered)
 
     def reference(self, written: Sequence[Written], done: Callable[[], None]) -> Reference:
         """What the model that wrote the last replies says along them; `done` is called after each."""
@@ -114,16 +115,16 @@ class References:
     def _replies(
         self,
         checkpoint: Checkpoint,
-        template: str | None,
+        own: GenerationSettings,
         examples: Sequence[Example],
         limit: int,
         answered: Callable[[], None],
     ) -> list[Written]:
         assign(self._model, checkpoint)
-        own = self._tokenizer.chat_template if template is None else template
-        encoder = PromptEncoder(self._tokenizer, own if self._chat and isinstance(own, str) else None)
+        encoder = self._encoder(own)
         prompts = [encoder.encode(example) for example in examples]
-        ends = end_tokens(self._model, self._tokenizer) | frozenset(end_tokens_of(checkpoint.path))
+        usual = end_tokens(self._model, self._tokenizer) | frozenset(end_tokens_of(self._bundle.backbone_dir))
+        ends = usual if own.end_tokens is None else frozenset(own.end_tokens)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         found: dict[int, Written] = {}
         for start in range(0, len(order), _BATCH):
@@ -134,6 +135,14 @@ class References:
                 found[i] = Written(text, prompts[i], tokens)
                 answered()
         return [found[i] for i in range(len(prompts))]
+
+    def _encoder(self, own: GenerationSettings) -> PromptEncoder:
+        usual = self._tokenizer.chat_template
+        if not self._chat:
+            return PromptEncoder(self._tokenizer, None)
+        if own.chat_template is None:
+            return PromptEncoder(self._tokenizer, usual if isinstance(usual, str) else None)
+        return PromptEncoder(self._tokenizer, own.chat_template.source, own.chat_template.variables)
 
 
 def longest_answers(answers: Mapping[str, Sequence[str]], bundle: Bundle | None) -> dict[str, int]:

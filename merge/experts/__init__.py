@@ -10,7 +10,7 @@ the checkpoints.
 
 from merge.experts.concerns import concerns, foreseen
 from merge.experts.config import CalibrationConfig, ExpertConfig
-from merge.experts.encoding import PromptEncoder, encode_prompts, prompt_encoder
+from merge.experts.encoding import PromptEncoder, encode_prompts, own_encoders, prompt_encoder
 from merge.experts.examples import CalibrationError, Example, read_examples, read_prompts, texts
 from merge.experts.extract import cut_expert
 from merge.experts.jobs import ExpertReport, Job, JobError, Prompts, job_bytes, run_jobs, usual_workers
@@ -44,6 +44,7 @@ __all__ = [
     "foreseen",
     "job_bytes",
     "load_tokenizer",
+    "own_encoders",
     "prompt_encoder",
     "read_examples",
     "read_prompts",

@@ -55,7 +55,7 @@ class CalibrationConfig(BaseModel):
         file: JSON lines, each {"task": ..., "prompt": ...} or {"task": ..., "messages": [...]}.
         per_task: prompts of each task that the experts are cut with (the first ones; the router sees all).
         answer_tokens: tokens of its own greedy continuation that a fine-tune adds to each prompt, at most.
-        chat_template: `auto`: prompts are put through the base's chat template (or, where it has none, a fine-tune's),
+        chat_template: `auto`: prompts are put through the fine-tune's chat template, or the base's where it has none,
             as the server does with chat requests; `none`: they are taken as they stand, as in completion requests.
     """
 

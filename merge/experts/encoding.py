@@ -1,13 +1,12 @@
 """From calibration examples to token ids, as the server would make them of a request."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from merge.bundle import GenerationSettings, read_template
 from merge.checkpoint import Checkpoint
 from merge.experts.config import CalibrationConfig
 from merge.experts.examples import CalibrationError, Example
@@ -21,10 +20,12 @@ class PromptEncoder:
     Attributes:
         tokenizer: the base's.
         template: the chat template that prompts are put through; None: they are taken as they stand.
+        variables: special tokens that the template has in place of the tokenizer's.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: str | None
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self, example: Example) -> list[int]:
         """The ids of one prompt, with its begin-of-sequence token once.
@@ -46,6 +47,7 @@ class PromptEncoder:
                 chat_template=self.template,
                 add_generation_prompt=True,
                 tokenize=False,
+                **self.variables,
             )
         except Exception as error:  # the template is a program of the model's author, and may fail in any way
             reason = " ".join(str(error).split())
@@ -72,45 +74,49 @@ class PromptEncoder:
             )
 
 
-def prompt_encoder(
-    base: Checkpoint, fine_tunes: Iterable[Checkpoint], settings: CalibrationConfig
-) -> tuple[PromptEncoder, list[str]]:
-    """Find how a recipe's prompts are encoded.
+def prompt_encoder(base: Checkpoint, settings: CalibrationConfig) -> PromptEncoder:
+    """How prompts are encoded for the backbone, which has the base's tokenizer and chat template.
 
     Args:
-        base: its tokenizer and, where it has one, its chat template are taken, as in the bundle.
-        fine_tunes: the first with a chat template gives it, where the base has none.
+        base: θ₀.
         settings: whether a template is wanted.
-
-    Returns:
-        The encoder, and what the user should know of it.
 
     Raises:
         CheckpointError: the base has no tokenizer that can be read.
+        BundleError: its chat template cannot be read.
     """
-    tokenizer = load_tokenizer(base.path)
-    if settings.chat_template == "none":
-        return PromptEncoder(tokenizer, None), []
-    own = _default(tokenizer.chat_template)
-    if own is not None:
-        return PromptEncoder(tokenizer, own), []
-    for fine_tune in fine_tunes:
-        template = template_of(fine_tune.path)
-        if template is not None:
-            return PromptEncoder(tokenizer, template), [
-                f"the base has no chat template: prompts are put through that of {fine_tune.path}; serve the bundle "
-                "with the same --chat-template, or set calibration.chat_template: none for plain prompts"
-            ]
-    return PromptEncoder(tokenizer, None), []
+    template = None if settings.chat_template == "none" else read_template(base.path)
+    return PromptEncoder(load_tokenizer(base.path), None if template is None else template.source)
+
+
+def own_encoders(
+    encoder: PromptEncoder, own: Mapping[str, GenerationSettings], settings: CalibrationConfig
+) -> dict[str, PromptEncoder]:
+    """How prompts are encoded for each expert: with the chat template that it is served with.
+
+    Args:
+        encoder: the backbone's.
+        own: by task, what is the fine-tune's own.
+        settings: whether a template is wanted.
+    """
+    return {
+        task: encoder
+        if (template := item.chat_template) is None or settings.chat_template == "none"
+        else PromptEncoder(encoder.tokenizer, template.source, template.variables)
+        for task, item in own.items()
+    }
 
 
 def encode_prompts(
-    encoder: PromptEncoder, examples: Mapping[str, Sequence[Example]], settings: CalibrationConfig, context: int | None
+    encoders: Mapping[str, PromptEncoder],
+    examples: Mapping[str, Sequence[Example]],
+    settings: CalibrationConfig,
+    context: int | None,
 ) -> tuple[dict[str, list[list[int]]], list[str]]:
     """Encode the prompts that experts are cut with.
 
     Args:
-        encoder: from `prompt_encoder`.
+        encoders: by task.
         examples: by task; the first `settings.per_task` are taken.
         settings: the recipe's.
         context: tokens that the model has positions for; None where it does not say.
@@ -124,7 +130,7 @@ def encode_prompts(
     found: dict[str, list[list[int]]] = {}
     told: list[str] = []
     for task, items in examples.items():
-        encoded = [encoder.encode(item) for item in items[: settings.per_task]]
+        encoded = [encoders[task].encode(item) for item in items[: settings.per_task]]
         found[task] = [ids for ids in encoded if context is None or len(ids) < context]
         long = len(encoded) - len(found[task])
         if not found[task]:
@@ -132,26 +138,6 @@ def encode_prompts(
         if long:
             told.append(f"{long} of {len(encoded)} prompts of {task} fill the context of {context} tokens: left out")
     return found, told
-
-
-def template_of(directory: Path) -> str | None:
-    """The chat template of a model's or an adapter's directory; None where it has none that can be read."""
-    file, config = directory / "chat_template.jinja", directory / "tokenizer_config.json"
-    try:
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-        return _default(json.loads(config.read_bytes()).get("chat_template")) if config.is_file() else None
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _default(template: Any) -> str | None:
-    """A template, or of several named ones the default."""
-    if isinstance(template, list):
-        template = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-    if isinstance(template, dict):
-        template = template.get("default")
-    return template if isinstance(template, str) and template.strip() else None
 
 
 def _short(text: str) -> str:

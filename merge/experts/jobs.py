@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
 import torch
 
-from merge.bundle import available_host_bytes, expert_bytes, write_expert
+from merge.bundle import GenerationSettings, available_host_bytes, expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
 from merge.experts.extract import cut_expert, steps_of
 from merge.experts.running import build_model, end_tokens, load_tokenizer
@@ -64,6 +64,7 @@ class Job:
         factor: μ for `rescaled` values.
         target: the file to write.
         shown: whether progress goes to stderr.
+        settings: what the expert's requests follow in place of the backbone's.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Job:
     factor: float
     target: Path
     shown: bool = False
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,15 @@ def run_job(job: Job) -> ExpertReport:
     calibration = None
     if job.prompts is not None:
         fine_tune, student = build_model(job.sources.base.path), build_model(job.sources.base.path)
-        ends = end_tokens(student, load_tokenizer(job.sources.base.path))
+        own = job.settings.end_tokens
+        ends = end_tokens(student, load_tokenizer(job.sources.base.path)) if own is None else frozenset(own)
         calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens)
     steps = steps_of(job.sources, len(job.prompts.tokens) if job.prompts else 0)
     # The worker processes' bars stand beneath the one of all experts.
     row = 1 + next(iter(multiprocessing.current_process()._identity[-1:]), 0)
     with Progress(job.shown).stage(f"expert {job.name}", steps, row) as advance:
         cut = cut_expert(job.name, job.fine_tune, job.sources, calibration, job.factor, advance)
-    write_expert(job.target, cut.expert)
+    write_expert(job.target, replace(cut.expert, settings=job.settings))
     return _report(cut, job, expert_bytes(job.target))
 
 

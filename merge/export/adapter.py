@@ -15,6 +15,7 @@ from merge.bundle import Bundle, BundleError, Expert
 from merge.bundle.files import new_directory
 from merge.checkpoint import TIED, Checkpoint, open_checkpoint
 from merge.export.dense import check_fits, residual_of
+from merge.export.generation import write_generation
 from merge.export.low_rank import Factors, low_rank, own_factors
 
 PREFIX = "base_model.model."
@@ -123,6 +124,7 @@ def export_adapter(bundle: Bundle, task: str, out: Path, rank: int | None = None
     with new_directory(out) as directory:
         save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
         _write_json(directory / "adapter_config.json", _config(bundle, rank, modules, saved))
+        write_generation(directory, expert.settings)
         record = {key: value for key, value in asdict(report).items() if key != "out"}
         origin = {"backbone_digest": expert.backbone_digest, "expert_digest": bundle.card(task).digest}
         _write_json(directory / RECORD, {**record, **origin})

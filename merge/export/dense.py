@@ -10,6 +10,7 @@ from torch import Tensor
 from merge.bundle import Bundle, BundleError, Expert
 from merge.bundle.files import new_directory
 from merge.checkpoint import Checkpoint, CheckpointWriter, TensorSpec, copy_settings, open_checkpoint
+from merge.export.generation import write_generation
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DenseReport:
 
 
 def export_dense(bundle: Bundle, task: str, out: Path, dtype: torch.dtype | None = None) -> DenseReport:
-    """Write θ_m + E as a checkpoint, with the backbone's config and tokenizer.
+    """Write θ_m + E as a checkpoint, with the backbone's config and tokenizer and the expert's generation settings.
 
     Memory: one tensor in float32 beside the expert.
 
@@ -64,6 +65,7 @@ def export_dense(bundle: Bundle, task: str, out: Path, dtype: torch.dtype | None
                     size += float(residual.square().sum(dtype=torch.float64))
                 writer.write(name, tensor)
         copy_settings(backbone.path, directory)
+        write_generation(directory, expert.settings)
         if dtype is not None:
             _declare(directory / "config.json", dtype)
     changed = {str(planned[name]).removeprefix("torch.") for name in (*expert.matrices, *expert.dense)}

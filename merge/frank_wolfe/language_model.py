@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from merge.bundle import own_settings
 from merge.checkpoint import Checkpoint
 from merge.experts.calibration import Batch, continue_greedily, make_batches
 from merge.experts.config import CalibrationConfig
-from merge.experts.encoding import prompt_encoder
+from merge.experts.encoding import own_encoders, prompt_encoder
 from merge.experts.examples import CalibrationError
 from merge.experts.running import assign, build_model, end_tokens
 from merge.frank_wolfe.config import ObjectiveConfig
@@ -149,13 +150,15 @@ def language_model_loss(
     """
     answered = config.replies == "answer"
     examples = read_target_examples(calibration.file, config.tasks, answered)
-    encoder, _ = prompt_encoder(base, fine_tunes.values(), calibration)
-    tokenizer, model = encoder.tokenizer, build_model(base.path)
-    # After a template's generation prompt the reply begins at once.
-    separator = config.separator if encoder.template is None or "separator" in config.model_fields_set else ""
-    ends = end_tokens(model, tokenizer)
+    usual = prompt_encoder(base, calibration)
+    own = {task: own_settings(base.path, *fine_tune.directories) for task, fine_tune in fine_tunes.items()}
+    encoders = own_encoders(usual, own, calibration)
+    tokenizer, model = usual.tokenizer, build_model(base.path)
     batches = {}
     for task, found in examples.items():
+        encoder = encoders.get(task, usual)
+        # After a template's generation prompt the reply begins at once.
+        separator = config.separator if encoder.template is None or "separator" in config.model_fields_set else ""
         chosen = found[: config.per_task]
         prompts = [encoder.encode(example) for example in chosen]
         if answered:
@@ -164,6 +167,7 @@ def language_model_loss(
             replies = [ids + end for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
         elif task in fine_tunes:
             assign(model, fine_tunes[task])
+            ends = own[task].end_tokens or end_tokens(model, tokenizer)
             replies = continue_greedily(model, prompts, config.answer_tokens, ends)
         else:
             raise CalibrationError(f"the target task {task!r} has no fine-tune to reply: use replies: answer")

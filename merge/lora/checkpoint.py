@@ -24,6 +24,11 @@ class AdaptedCheckpoint(Checkpoint):
     model: Checkpoint = field(default_factory=lambda: Checkpoint(Path(), {}, {}))
     adapter: Adapter = field(default_factory=lambda: Adapter({}, {}, {}))
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """The adapter's, and that of the model beneath."""
+        return (self.path, *self.model.directories)
+
     def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> Tensor:
         """Read one tensor and apply the adapter to it.
 

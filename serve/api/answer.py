@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.responses import JSONResponse
 
+from serve.api.asked_structure import asked_structure
 from serve.api.auth import check_priority
 from serve.api.choice import Piece
 from serve.api.context import context_of
@@ -17,10 +18,9 @@ from serve.api.event_stream import EventStream
 from serve.api.generation import Generation
 from serve.api.prepare import prepare
 from serve.api.reply import Reply
-from serve.api.schemas import BodyParser, GenerationRequest
+from serve.api.schemas import BodyParser, ChatRequest, GenerationRequest
 from serve.api.schemas.translated import TranslatedRequest
 from serve.api.service import Service
-from serve.api.structure import asked_structure
 from serve.config import ApiSettings
 from serve.engine import Draining, EngineDead, InvalidRequest, PromptTooLong, UnknownExpert
 
@@ -62,7 +62,7 @@ async def answer(
         check_priority(request, body.priority, settings.allow_priority)
         preparing = prepare(service, runtime, body, settings.max_choices)
         # A grammar may have to wait for others.
-        job = await (preparing if asked_structure(body) is None else unless_gone(request.receive, preparing))
+        job = await (unless_gone(request.receive, preparing) if _structured(body) else preparing)
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except ApiError as error:
@@ -91,6 +91,11 @@ async def answer(
     if sum(len(piece.records) for choice in pieces for piece in choice) > _INLINE_RECORDS:
         return await asyncio.to_thread(_whole, reply, pieces)
     return _whole(reply, pieces)
+
+
+def _structured(body: GenerationRequest) -> bool:
+    """Whether a grammar may have to be compiled."""
+    return asked_structure(body) is not None or (isinstance(body, ChatRequest) and body.strict_tools)
 
 
 def _whole(reply: Reply, pieces: list[list[Piece]]) -> JSONResponse:

@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from merge.bundle import Bundle
+from merge.bundle import Bundle, BundleError, GenerationSettings, read_settings
 from serve.api.errors import invalid, model_not_found, no_router
 
 AUTO = "auto"
@@ -41,11 +41,13 @@ class Entry:
         digest: of its content.
         root: its file, or the directory of a LoRA adapter.
         parent: the model that it belongs to, as clients are told.
+        settings: what its requests follow in place of the backbone's.
     """
 
     digest: str
     root: str
     parent: str = BACKBONE
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,7 @@ class Catalogue:
         routing = dict.fromkeys((*(served_names or (manifest.name,)), AUTO))
         return cls(
             routing=tuple(routing),
-            experts={
-                name: Entry(bundle.card(name).digest, str(bundle.expert_path(name))) for name in bundle.expert_names
-            },
+            experts={name: _entry(bundle, name) for name in bundle.expert_names},
             backbone_digest=manifest.backbone_digest,
             backbone_root=str(bundle.backbone_dir),
             created=int(datetime.fromisoformat(manifest.created).timestamp()),
@@ -116,7 +116,9 @@ class Catalogue:
         """
         return dataclasses.replace(self, experts={**self.experts, name: entry})
 
-    def with_adapter(self, name: str, digest: str, root: str, base: str | None = None) -> "Catalogue":
+    def with_adapter(
+        self, name: str, digest: str, root: str, base: str | None, settings: GenerationSettings
+    ) -> "Catalogue":
         """These names and a LoRA adapter.
 
         Its parent is `base` or, as in vLLM, the served model's name; with a router, which that name asks, the backbone.
@@ -124,7 +126,8 @@ class Catalogue:
         Raises:
             ValueError: the name means something else.
         """
-        return self.with_expert(name, Entry(digest, root, base or (BACKBONE if self.routed else self.routing[0])))
+        parent = base or (BACKBONE if self.routed else self.routing[0])
+        return self.with_expert(name, Entry(digest, root, parent, settings))
 
     def without_expert(self, name: str) -> "Catalogue":
         """These names but one."""
@@ -134,6 +137,17 @@ class Catalogue:
     def names(self) -> tuple[str, ...]:
         """Everything that `model` may say and that answers."""
         return (*self._answering, BACKBONE, *self.experts)
+
+    def settings(self, target: Target) -> GenerationSettings:
+        """The own settings of what answers; a mix follows those of its heaviest expert."""
+        heaviest, _ = max(target.experts, key=lambda expert: abs(expert[1]), default=("", 0.0))
+        entry = self.experts.get(heaviest)
+        return GenerationSettings() if entry is None else entry.settings
+
+    @property
+    def has_templates(self) -> bool:
+        """Whether an expert has a chat template of its own."""
+        return any(entry.settings.chat_template is not None for entry in self.experts.values())
 
     def knows(self, model: str) -> bool:
         """Whether `model` may say this name."""
@@ -204,3 +218,13 @@ class Catalogue:
             "parent": parent,
             "max_model_len": self.max_model_len,
         }
+
+
+def _entry(bundle: Bundle, name: str) -> Entry:
+    """The entry of a bundle's expert. One that cannot be read is refused when somebody asks for it."""
+    path = bundle.expert_path(name)
+    try:
+        settings = read_settings(path)
+    except BundleError:
+        settings = GenerationSettings()
+    return Entry(bundle.card(name).digest, str(path), settings=settings)

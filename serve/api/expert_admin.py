@@ -188,10 +188,11 @@ class ExpertAdmin:
         assert runtime is not None
         catalogue, root = runtime.catalogue, str(version.path)
         if version.path.suffix == EXPERT_SUFFIX:
-            catalogue = catalogue.with_expert(version.name, Entry(version.digest, root))
+            catalogue = catalogue.with_expert(version.name, Entry(version.digest, root, settings=version.settings))
         else:
             known = catalogue.experts.get(version.name)
-            catalogue = catalogue.with_adapter(version.name, version.digest, root, known.parent if known else None)
+            parent = known.parent if known else None
+            catalogue = catalogue.with_adapter(version.name, version.digest, root, parent, version.settings)
         self._service.runtime = dataclasses.replace(runtime, catalogue=catalogue, router=router)
         return _card(info, _routed(router))
 

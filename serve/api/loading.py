@@ -9,6 +9,7 @@ from serve.api.catalogue import Catalogue
 from serve.api.chat_template import ChatTemplate
 from serve.api.client import EngineClient
 from serve.api.messages import Dialect
+from serve.api.reply_settings import ReplyRules
 from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.service import Runtime
 from serve.api.structure import Structures
@@ -82,6 +83,12 @@ def load_runtime(
         chat_template=chat_template,
         dialect=dialect,
         defaults=defaults,
+        rules=ReplyRules(
+            templates=settings.chat_template is None,
+            sampling=settings.generation_config == "auto",
+            tools=settings.tool_call_parser,
+            reasoning=settings.reasoning_parser,
+        ),
     )
 
 
@@ -101,7 +108,9 @@ def _with_adapters(catalogue: Catalogue, engine: EngineClient, modules: Sequence
     Raises:
         ValueError: a name means something else.
     """
-    digests = {info.version.name: info.version.digest for info in engine.experts()} if modules else {}
+    versions = {info.version.name: info.version for info in engine.experts()} if modules else {}
     for module in modules:
-        catalogue = catalogue.with_adapter(module.name, digests[module.name], str(module.path), module.base_model_name)
+        version = versions[module.name]
+        base, root = module.base_model_name, str(module.path)
+        catalogue = catalogue.with_adapter(module.name, version.digest, root, base, version.settings)
     return catalogue

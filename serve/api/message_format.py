@@ -2,11 +2,11 @@
 
 from serve.api.errors import invalid
 from serve.api.messages import Dialect, MessageFormat
-from serve.api.schemas import ChatRequest, GenerationRequest
+from serve.api.schemas import ChatRequest, GenerationRequest, TokenizeRequest
 from serve.api.schemas.tool import NamedTool, Tool
 
 
-def usable_tools(dialect: Dialect, body: ChatRequest) -> tuple[Tool, ...]:
+def usable_tools(dialect: Dialect, body: ChatRequest | TokenizeRequest) -> tuple[Tool, ...]:
     """The tools that the chat template is told of."""
     return body.offered_tools if dialect.tools else ()
 

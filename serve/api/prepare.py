@@ -1,23 +1,23 @@
-"""From a checked body to engine requests: tokens, routing, limits."""
+"""From a checked body to engine requests."""
 
-import dataclasses
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from serve.api.asked import Asked, read_prompts
+from serve.api.asked_structure import asked_calls, asked_structure
 from serve.api.catalogue import Target
 from serve.api.choice import ChoiceText, TextOptions
 from serve.api.echo import Echo
-from serve.api.errors import context_overflow, invalid
-from serve.api.message_format import begins_within_reasoning, message_format
+from serve.api.errors import invalid
 from serve.api.messages import MessageFormat
-from serve.api.prompts import Prompt, prompt_characters, prompt_count, read_prompts
-from serve.api.sampling_defaults import SamplingDefaults
-from serve.api.schemas import CompletionRequest, GenerationRequest
+from serve.api.prompts import prompt_characters, prompt_count
+from serve.api.reply_settings import ReplySettings
+from serve.api.schemas import GenerationRequest
 from serve.api.service import Runtime, Service
-from serve.api.structure import GrammarMask, asked_structure
+from serve.api.structure import GrammarMask
 from serve.api.text import TextCodec
 from serve.engine import Request, SamplingParams
 
@@ -97,39 +97,35 @@ async def prepare(service: Service, runtime: Runtime, body: GenerationRequest, m
             f"{prompts} prompts × n {body.candidates} are {wanted} choices; at most {max_choices} fit in one request",
         )
     forced = runtime.catalogue.resolve(body.model, body.experts)
-    shape = message_format(runtime.dialect, body)
-    asked = asked_structure(body)
-    grammar = None if asked is None else await runtime.structures.compiled(*asked)
-    work = (service, runtime, body, forced, grammar, shape, arrival)
     router = runtime.router if forced is None else None
     much = router is not None and (router.encodes or prompts * len(router.names) > _INLINE_SCORES)
-    if much or _characters(body) > _INLINE_CHARACTERS:
-        return await service.off_loop(partial(_job, *work))
-    return _job(*work)
+    much = much or _characters(body) > _INLINE_CHARACTERS
+    reading = partial(read_prompts, service, runtime, body, forced)
+    asked = await service.off_loop(reading) if much else reading()
+    structure = asked_structure(body) or asked_calls(runtime.codec, body, asked[0].shape)
+    grammars: dict[tuple[int, ...] | None, GrammarMask] = {}
+    if structure is not None:
+        for ends in dict.fromkeys(one.replies.end_tokens for one in asked):
+            grammars[ends] = await runtime.structures.compiled(*structure, ends)
+    putting = partial(_job, runtime, body, asked, grammars, arrival)
+    return await service.off_loop(putting) if much else putting()
 
 
 def _job(
-    service: Service,
     runtime: Runtime,
     body: GenerationRequest,
-    forced: Target | None,
-    grammar: GrammarMask | None,
-    shape: MessageFormat,
+    asked: Sequence[Asked],
+    grammars: Mapping[tuple[int, ...] | None, GrammarMask],
     arrival: float,
 ) -> Job:
-    _check_tokens(body, runtime.vocab_size)
-    unique, choices, prompt_tokens = uuid.uuid4().hex, [], 0
+    unique, choices = uuid.uuid4().hex, []
+    shape = asked[0].shape
     options = _text_options(body, runtime.codec, shape)
     words = runtime.codec.word_tokens(body.bad_words)
-    for number, prompt in enumerate(read_prompts(runtime, body)):
-        tokens = prompt.tokens
-        params = _params(
-            body, runtime.defaults, _room(body, len(tokens), number, runtime.catalogue.max_model_len), words
-        )
-        target = forced or service.target(runtime, _routed_turns(runtime, prompt), body.router_top_k)
-        prompt_tokens += len(tokens)
-        if shape.thinking:
-            shape = dataclasses.replace(shape, inside=begins_within_reasoning(runtime.dialect, prompt.text))
+    for number, one in enumerate(asked):
+        prompt, tokens = one.prompt, one.prompt.tokens
+        params = _params(body, one.replies, one.room, words)
+        grammar = grammars.get(one.replies.end_tokens)
         echo = Echo.of(runtime.codec, tokens, prompt.text) if body.echoes else None
         for copy in range(body.candidates):
             # With one seed for all, the copies would be equal.
@@ -139,14 +135,15 @@ def _job(
                 request_id=f"{unique}-{number}-{copy}",  # never the client's own, which two clients may share
                 prompt=tokens,
                 params=params.with_seed(seed),
-                experts=target.experts,
+                experts=one.target.experts,
                 priority=body.priority,
                 arrival=arrival,
                 mask=mask,
                 prompt_counts=copy == 0,
             )
             text = ChoiceText(runtime.codec, tokens, echo, options)
-            choices.append(Prepared(request, target, text, mask))
+            choices.append(Prepared(request, one.target, text, mask))
+    prompt_tokens = sum(len(one.prompt.tokens) for one in asked)
     return Job(tuple(choices), body.candidates, body.n, prompt_tokens, arrival, shape)
 
 
@@ -167,51 +164,10 @@ def _text_options(body: GenerationRequest, codec: TextCodec, shape: MessageForma
     )
 
 
-def _routed_turns(runtime: Runtime, prompt: Prompt) -> Sequence[str]:
-    if prompt.routed:
-        return prompt.routed
-    if prompt.text is None:
-        return (runtime.codec.decode(prompt.tokens),)
-    raise invalid("messages", "routing needs a message of the user; name an expert (see GET /v1/models) or 'backbone'")
-
-
-def _room(body: GenerationRequest, prompt_tokens: int, number: int, max_model_len: int) -> int:
-    """Tokens to generate: what was asked for, or the default as far as it fits."""
-    field = "prompt" if isinstance(body, CompletionRequest) else "messages"
-    which = "the prompt" if prompt_count(body) == 1 else f"prompt {number}"
-    if prompt_tokens == 0:
-        raise invalid(field, f"{which} is empty; it must hold at least one token")
-    room = max_model_len - prompt_tokens
-    default = room if body.default_tokens is None else min(body.default_tokens, room)
-    wanted = max(default, 1) if body.wanted_tokens is None else body.wanted_tokens
-    if wanted > room:
-        requested = (
-            f"you requested {prompt_tokens + wanted} tokens: {which} has {prompt_tokens}, the completion {wanted}"
-        )
-        raise context_overflow(field, max_model_len, requested)
-    if body.min_tokens > wanted:
-        requested = f"{which} leaves room for {wanted} tokens, and min_tokens is {body.min_tokens}"
-        raise context_overflow(field, max_model_len, requested)
-    return wanted
-
-
-def _check_tokens(body: GenerationRequest, vocab_size: int) -> None:
-    prompts = body.prompt if isinstance(body, CompletionRequest) else ()
-    fields = [
-        *(("prompt", prompt) for prompt in prompts if not isinstance(prompt, str)),
-        ("stop_token_ids", body.stop_token_ids),
-        ("allowed_token_ids", body.allowed_token_ids or ()),
-        ("logit_bias", tuple(body.logit_bias)),
-    ]
-    for name, tokens in fields:
-        if tokens and (largest := max(tokens)) >= vocab_size:
-            raise invalid(name, f"{name}: no token {largest}; the model's vocabulary has {vocab_size}")
-
-
 def _params(
-    body: GenerationRequest, defaults: SamplingDefaults, max_tokens: int, bad_words: tuple[tuple[int, ...], ...]
+    body: GenerationRequest, replies: ReplySettings, max_tokens: int, bad_words: tuple[tuple[int, ...], ...]
 ) -> SamplingParams:
-    top_tokens = body.top_tokens
+    top_tokens, defaults = body.top_tokens, replies.defaults
     if top_tokens is None and body.candidates > body.n:
         top_tokens = 0  # to know the best
     return SamplingParams(
@@ -228,6 +184,7 @@ def _params(
         allowed_token_ids=body.allowed_token_ids and tuple(dict.fromkeys(body.allowed_token_ids)),
         bad_words=bad_words,
         stop_token_ids=body.stop_token_ids,
+        end_token_ids=replies.end_tokens,
         ignore_eos=body.ignore_eos,
         min_tokens=body.min_tokens,
         logprobs=top_tokens,

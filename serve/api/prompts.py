@@ -1,10 +1,11 @@
-"""What a body asks to continue: token ids, the text they came from, and what the router reads."""
+"""What a body asks to continue: token ids, and the text they came from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from serve.api.errors import ApiError, context_overflow, invalid
 from serve.api.message_format import usable_tools
+from serve.api.reply_settings import ReplySettings
 from serve.api.schemas import ChatRequest, CompletionRequest, GenerationRequest, TokenizeRequest
 from serve.api.service import Runtime
 from serve.api.text import TextTooLong
@@ -18,13 +19,11 @@ class Prompt:
 
     Attributes:
         tokens: its token ids.
-        text: as the client wrote it, None where it sent tokens.
-        routed: what the router reads: a prompt, or the user's messages of a chat; empty where the client sent tokens.
+        text: that it was made of, None where the client sent tokens.
     """
 
     tokens: tuple[int, ...]
     text: str | None
-    routed: tuple[str, ...]
 
 
 def prompt_count(body: GenerationRequest) -> int:
@@ -40,57 +39,51 @@ def prompt_characters(body: GenerationRequest) -> int:
     return sum(map(len, body.prompt))
 
 
-def read_prompts(runtime: Runtime, body: GenerationRequest) -> Iterator[Prompt]:
-    """The prompts of a body, tokenised one after the other.
-
-    A chat's prompt is what the chat template makes of its messages, but the router reads the messages of the user
-    alone: that is what it was trained on.
+def completion_prompts(runtime: Runtime, body: CompletionRequest) -> Iterator[Prompt]:
+    """The prompts of a completion, tokenised one after the other.
 
     Raises:
-        ApiError: 400 where a prompt is longer than the context, the model has no chat template, or the template does
-            not take the messages.
+        ApiError: 400 where a prompt is longer than the context.
     """
-    if isinstance(body, ChatRequest):
-        yield _chat_prompt(runtime, body)
-        return
-    assert isinstance(body, CompletionRequest)
     special = body.add_special_tokens is not False
     for prompt in body.prompt:
         if isinstance(prompt, str):
-            yield Prompt(text_tokens(runtime, "prompt", prompt, special), prompt, (prompt,))
+            yield Prompt(text_tokens(runtime, "prompt", prompt, special), prompt)
         else:
-            yield Prompt(prompt, None, ())
+            yield Prompt(prompt, None)
 
 
-def chat_text(runtime: Runtime, body: ChatRequest | TokenizeRequest) -> str:
-    """The text that the model's chat template makes of a body's messages.
+def chat_prompt(runtime: Runtime, replies: ReplySettings, body: ChatRequest) -> Prompt:
+    """The prompt of a chat: what the chat template of the one that answers makes of its messages.
 
     Raises:
-        ApiError: 400 where the model has no chat template, or it does not take the messages.
+        ApiError: 400 where it is longer than the context, there is no chat template, or it does not take the messages.
     """
-    if runtime.chat_template is None:
+    text = chat_text(replies, body)
+    # The template writes the special tokens itself.
+    return Prompt(text_tokens(runtime, "messages", text, bool(body.add_special_tokens)), text)
+
+
+def chat_text(replies: ReplySettings, body: ChatRequest | TokenizeRequest) -> str:
+    """The text that the chat template makes of a body's messages.
+
+    Raises:
+        ApiError: 400 where there is no chat template, or it does not take the messages.
+    """
+    if replies.chat_template is None:
         raise invalid(
             "messages",
             "the model has no chat template; start the server with --chat-template, or use /v1/completions",
             code="no_chat_template",
         )
-    tools = usable_tools(runtime.dialect, body) if isinstance(body, ChatRequest) else ()
-    return runtime.chat_template.render(
+    tools = usable_tools(replies.dialect, body)
+    return replies.chat_template.render(
         [message.as_template_input() for message in body.messages or ()],
         body.add_generation_prompt,
         body.continue_final_message,
         body.template_variables,
         [tool.as_template_input() for tool in tools],
     )
-
-
-def chat_length(runtime: Runtime, body: ChatRequest) -> int:
-    """Tokens of a chat's prompt.
-
-    Raises:
-        ApiError: 400, as for a chat.
-    """
-    return len(_chat_prompt(runtime, body).tokens)
 
 
 def check_length(runtime: Runtime, field: str, text: str) -> None:
@@ -103,12 +96,6 @@ def check_length(runtime: Runtime, field: str, text: str) -> None:
     # A token is a byte or more: short texts need not be tokenised to know.
     if len(text.encode()) > most and len(text_tokens(runtime, field, text, special=False)) > most:
         raise _too_long(field, text, most)
-
-
-def _chat_prompt(runtime: Runtime, body: ChatRequest) -> Prompt:
-    text = chat_text(runtime, body)
-    # The template writes the special tokens itself.
-    return Prompt(text_tokens(runtime, "messages", text, bool(body.add_special_tokens)), text, body.user_texts)
 
 
 def text_tokens(runtime: Runtime, field: str, text: str, special: bool) -> tuple[int, ...]:

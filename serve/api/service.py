@@ -16,6 +16,7 @@ from serve.api.client import EngineClient
 from serve.api.errors import no_router, unavailable
 from serve.api.key_loads import KeyLoads
 from serve.api.messages import Dialect
+from serve.api.reply_settings import ReplyRules, ReplySettings
 from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.structure import Structures
 from serve.api.text import TextCodec
@@ -57,6 +58,7 @@ class Runtime:
         tracing: told of its requests.
         dialect: how it writes tool calls and reasoning.
         defaults: what requests get for the sampling fields that they leave out.
+        rules: what of an expert's own settings is followed.
     """
 
     engine: EngineClient
@@ -69,6 +71,24 @@ class Runtime:
     tracing: Tracing = field(default_factory=SilentTracing)
     dialect: Dialect = field(default_factory=Dialect)
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    rules: ReplyRules = field(default_factory=ReplyRules)
+
+    def replies(self, target: Target) -> ReplySettings:
+        """What requests of a target follow: the backbone's settings, and an expert's own where it has them."""
+        usual = ReplySettings(self.chat_template, self.dialect, self.defaults)
+        own = self.catalogue.settings(target)
+        return self.rules.applied(usual, own) if own else usual
+
+    def foreseen(self, forced: Target | None, turns: Sequence[str]) -> ReplySettings:
+        """What a chat would follow. The router is asked only where its choice makes a difference, and not counted.
+
+        Args:
+            forced: what the request names; None: the router chooses.
+            turns: the user's messages.
+        """
+        if forced is None and turns and self.router is not None and self.catalogue.has_templates:
+            forced = Target(self.router.decide_chat(turns).mix)
+        return self.replies(forced or Target())
 
 
 class Service:

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from serve.api import json_schema
 from serve.api.errors import invalid, shortened
-from serve.api.schemas import ChatRequest, GenerationRequest
 from serve.api.text import TextCodec
-from serve.api.tool_schema import calls_schema
+from serve.api.tool_grammar import calls_grammar
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
@@ -36,29 +35,6 @@ _KEPT = 32
 """Compiled grammars: clients mostly ask for the same few."""
 
 INSTALLED = importlib.util.find_spec("llguidance") is not None
-
-
-def asked_structure(body: GenerationRequest) -> tuple[str, str, Any] | None:
-    """(field, kind, value) of the structure that a body asks for, kind one of "schema", "strict", "regex", "choice"."""
-    if isinstance(body, ChatRequest) and body.must_call:
-        several = body.parallel_tool_calls and body.tool_choice == "required"
-        return "tool_choice", "schema", calls_schema(body.offered_tools, several)
-    return _asked_text(body)
-
-
-def _asked_text(body: GenerationRequest) -> tuple[str, str, Any] | None:
-    structured, response = body.structured_outputs, body.response_format
-    if structured is not None:
-        if structured.regex is not None:
-            return "structured_outputs", "regex", structured.regex
-        if structured.choice is not None:
-            return "structured_outputs", "choice", structured.choice
-        return "structured_outputs", "schema", {"type": "object"} if structured.json_ is None else structured.json_
-    if response is None or response.type == "text":
-        return None
-    if response.type == "json_object":
-        return "response_format", "schema", {"type": "object"}
-    return "response_format", "strict" if response.json_schema.strict else "schema", response.json_schema.schema_
 
 
 class GrammarMask:
@@ -133,14 +109,21 @@ class Structures:
         self._end_tokens = tuple(end_tokens)
         self._compilers = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4), thread_name_prefix="overtone-grammar")
         self._lock = Lock()
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[tuple[tuple[int, ...], str], LLMatcher] = OrderedDict()
+        self._tokenizers: dict[tuple[int, ...], LLTokenizer] = {}
 
-    async def compiled(self, field: str, kind: str, value: Any) -> GrammarMask:
+    async def compiled(self, field: str, kind: str, value: Any, ends: tuple[int, ...] | None = None) -> GrammarMask:
         """`mask`, off the event loop. Where the caller is cancelled before its turn comes, nothing is compiled."""
-        return await asyncio.get_running_loop().run_in_executor(self._compilers, self.mask, field, kind, value)
+        return await asyncio.get_running_loop().run_in_executor(self._compilers, self.mask, field, kind, value, ends)
 
-    def mask(self, field: str, kind: str, value: Any) -> GrammarMask:
+    def mask(self, field: str, kind: str, value: Any, ends: tuple[int, ...] | None = None) -> GrammarMask:
         """A mask at the grammar's beginning. Takes milliseconds, the first time more.
+
+        Args:
+            field: the request's, for messages.
+            kind: see `asked_structure`.
+            value: likewise.
+            ends: tokens that end the text; None: the model's own.
 
         Raises:
             ApiError: 400 where the extra is not installed, or the structure cannot be compiled or satisfied.
@@ -151,13 +134,15 @@ class Structures:
                 f"{field} needs the server's extra `structured`: pip install 'overtone[structured]'",
                 code="structured_not_installed",
             )
-        if not self._end_tokens:
+        ends = self._end_tokens if ends is None else ends
+        if not ends:
             raise invalid(field, f"{field}: the model has no end token, so that a structure could not end")
         try:
-            matcher = self._matcher(_grammar(kind, value))
+            tokenizer = self._tokenizer(ends)
+            matcher = self._matcher(tokenizer, ends, _grammar(kind, value))
         except Exception as error:  # it is the client's grammar that the engine fails on, in whatever way
             raise invalid(field, f"{field} cannot be enforced: {_one_line(str(error))}") from error
-        return GrammarMask(matcher, self._end_tokens, (field, kind, value), self._tokenizer.vocab_size, self._threads)
+        return GrammarMask(matcher, ends, (field, kind, value), tokenizer.vocab_size, self._threads)
 
     @cached_property
     def _threads(self) -> "LLExecutor":
@@ -165,7 +150,7 @@ class Structures:
 
         return LLExecutor(torch.get_num_threads())
 
-    def _matcher(self, grammar: str) -> "LLMatcher":
+    def _matcher(self, tokenizer: "LLTokenizer", ends: tuple[int, ...], grammar: str) -> "LLMatcher":
         """A matcher that has not gone anywhere yet.
 
         Raises:
@@ -173,31 +158,37 @@ class Structures:
         """
         from llguidance import LLMatcher, LLParserLimits  # an extra: not there in every installation
 
+        asked = (ends, grammar)
         with self._lock:
-            found = self._compiled.get(grammar)
+            found = self._compiled.get(asked)
             if found is not None:
-                self._compiled.move_to_end(grammar)
+                self._compiled.move_to_end(asked)
                 return found.deep_copy()
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if not matcher.is_error():
             matcher.compute_bitmask()  # tells whether any text begins as the grammar asks
         if matcher.is_error():
             raise ValueError(_reason(matcher))
         with self._lock:
-            self._compiled[grammar] = matcher
+            self._compiled[asked] = matcher
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
         return matcher.deep_copy()
 
-    @cached_property
-    def _tokenizer(self) -> "LLTokenizer":
+    def _tokenizer(self, ends: tuple[int, ...]) -> "LLTokenizer":
+        """The tokenizer as the grammar engine has it: one for each set of tokens that end a text."""
+        if (found := self._tokenizers.get(ends)) is None:
+            found = self._tokenizers[ends] = self._read_tokenizer(ends)
+        return found
+
+    def _read_tokenizer(self, ends: tuple[int, ...]) -> "LLTokenizer":
         from llguidance import LLTokenizer
         from llguidance._tokenizer import TokenizerWrapper
 
         try:
-            return LLTokenizer(self._codec.tokenizer.to_str(), eos_token=list(self._end_tokens))
+            return LLTokenizer(self._codec.tokenizer.to_str(), eos_token=list(ends))
         except ValueError:  # a kind of tokenizer that it does not read by itself
-            return LLTokenizer(TokenizerWrapper(_TokenTable(self._codec, self._end_tokens[0])))
+            return LLTokenizer(TokenizerWrapper(_TokenTable(self._codec, ends[0])))
 
 
 class _TokenTable:
@@ -236,6 +227,12 @@ def _grammar(kind: str, value: Any) -> str:
             if (characters := sum(map(len, value))) > json_schema.MAX_CHARACTERS:
                 raise ValueError(f"the choices have {characters} characters; {json_schema.MAX_CHARACTERS} are allowed")
             return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(text) for text in value))
+        case "calls":
+            parser, tools, special = value
+            for tool in tools:
+                if tool.function.strict:
+                    json_schema.compilable(tool.function.parameters or {}, strict=True)  # refuses what is too large
+            return LLMatcher.grammar_from_lark(calls_grammar(parser, tools, special, _WHITE_SPACE))
     schema: Mapping[str, Any] = value
     text = json_schema.compilable(schema, strict=kind == "strict")
     return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _WHITE_SPACE})

@@ -1,4 +1,4 @@
-"""Forced tool calls as a JSON schema, which the grammar engine keeps the reply to."""
+"""Tool calls as JSON schemas, which the grammar engine keeps the reply to."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,21 @@ def calls_schema(tools: Sequence[Tool], several: bool) -> dict[str, Any]:
         tools: those that may be called, at least one.
         several: whether the list may hold more than one call.
     """
-    definitions, calls = {}, []
+    definitions, calls = call_schemas(tools)
+    most = {} if several else {"maxItems": 1}
+    item = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    return {"$defs": definitions, "type": "array", "minItems": 1, **most, "items": item}
+
+
+def call_schemas(tools: Sequence[Tool], arguments: str = "arguments") -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Definitions of the tools' arguments, and a schema of a call of each tool, which refers to them.
+
+    Args:
+        tools: those that may be called.
+        arguments: the key of the arguments.
+    """
+    definitions: dict[str, Any] = {}
+    calls: list[dict[str, Any]] = []
     for number, tool in enumerate(tools):
         place = f"tool{number}"
         parameters = dict(tool.function.parameters or {}) or {"type": "object"}
@@ -23,14 +37,12 @@ def calls_schema(tools: Sequence[Tool], several: bool) -> dict[str, Any]:
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": tool.function.name}, "arguments": {"$ref": f"#/$defs/{place}"}},
-                "required": ["name", "arguments"],
+                "properties": {"name": {"const": tool.function.name}, arguments: {"$ref": f"#/$defs/{place}"}},
+                "required": ["name", arguments],
                 "additionalProperties": False,
             }
         )
-    most = {} if several else {"maxItems": 1}
-    item = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    return {"$defs": definitions, "type": "array", "minItems": 1, **most, "items": item}
+    return definitions, calls
 
 
 def _moved(schema: Any, root: str) -> Any:

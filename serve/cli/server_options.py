@@ -122,13 +122,15 @@ OnEngineDeath = Annotated[
     ),
 ]
 ChatTemplate = Annotated[
-    Path | None, option("--chat-template", help="Jinja file to take instead of the model's own chat template.")
+    Path | None,
+    option("--chat-template", help="Jinja file to take instead of the chat templates of model and experts."),
 ]
 GenerationConfig = Annotated[
     str,
     option(
         "--generation-config",
-        help="auto: requests that leave sampling fields out get those of the model's generation_config.json; none.",
+        help="auto: requests that leave sampling fields out get those that the model's generation_config.json, or the "
+        "expert's, recommends; none.",
     ),
 ]
 SsePingSeconds = Annotated[

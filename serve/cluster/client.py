@@ -149,7 +149,8 @@ class ReplicaClient:
         self._registry.expect(name, expected_generation)
         found = await self._load_somewhere(name, path)
         self._registry.expect(name, expected_generation)
-        return dataclasses.replace(found, version=self._registry.set(name, path, found.version.digest))
+        version = self._registry.set(name, path, found.version.digest)
+        return dataclasses.replace(found, version=dataclasses.replace(version, settings=found.version.settings))
 
     async def unload_expert(self, name: str, expected_generation: int | None = None) -> ExpertVersion:
         """Forget an expert here and at the replicas; requests that were admitted with it finish.

@@ -85,7 +85,8 @@ class EngineReplica:
         if call.bundle != self._bundle:
             yield OtherBundle()
             return
-        mask = None if call.structure is None else await self._structures.compiled(*call.structure)
+        ends = call.request.params.end_token_ids
+        mask = None if call.structure is None else await self._structures.compiled(*call.structure, ends)
         request = dataclasses.replace(call.request, arrival=time.monotonic() - call.age, mask=mask)
         try:
             for version in call.versions:

@@ -8,15 +8,15 @@ from torch import Tensor
 from serve.engine.sampling_state import SamplingState
 
 
-def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: Sequence[int]) -> None:
+def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int, ...]) -> None:
     """Apply penalties, then biases, then bans, in place.
 
-    Where the bans leave a row no token at all, the end tokens are allowed, or any token where the model has none.
+    Where the bans leave a row no token at all, its end tokens are allowed, or any token where it has none.
 
     Args:
         logits: [R, vocab] float32, contiguous.
         states: one a row.
-        end_tokens: the model's own end-of-text tokens, held back while `min_tokens` is not reached.
+        end_tokens: the model's own; a row's are held back while `min_tokens` is not reached.
     """
     _penalise(logits, [(row, state) for row, state in enumerate(states) if state.penalised])
     _bias(logits, states)
@@ -25,7 +25,7 @@ def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: Sequence
         _ban(logits, states, end_tokens)
         stuck = ~(logits[banned] > -torch.inf).any(dim=-1)
         for row in torch.tensor(banned)[stuck.cpu()].tolist():
-            logits[row, list(end_tokens) or slice(None)] = 0.0
+            logits[row, list(states[row].params.ends(end_tokens)) or slice(None)] = 0.0
 
 
 def _penalise(logits: Tensor, rows: Sequence[tuple[int, SamplingState]]) -> None:
@@ -67,7 +67,7 @@ def _bias(logits: Tensor, states: Sequence[SamplingState]) -> None:
         logits.view(-1)[places] += torch.cat([values for _, _, values in biases]).to(logits.device)
 
 
-def _ban(logits: Tensor, states: Sequence[SamplingState], end_tokens: Sequence[int]) -> None:
+def _ban(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int, ...]) -> None:
     flat = logits.view(-1)
     allowed = [
         (row, rules.allowed)
@@ -85,7 +85,8 @@ def _ban(logits: Tensor, states: Sequence[SamplingState], end_tokens: Sequence[i
         if state.params.rules is not None and state.params.rules.bad_words is not None:
             forbidden.append((row, state.params.rules.bad_words.completing(state.output)))
         if state.held_back:
-            forbidden.append((row, torch.tensor([*end_tokens, *state.params.stop_token_ids], dtype=torch.int64)))
+            waiting = [*state.params.ends(end_tokens), *state.params.stop_token_ids]
+            forbidden.append((row, torch.tensor(waiting, dtype=torch.int64)))
         if state.mask is not None:
             state.mask.mask(logits[row])
     if forbidden:

@@ -83,7 +83,8 @@ class Engine:
         ranges = {} if params.rules is None else params.rules.ranges
         # The continuations of a prompt come one after another and share its tuple, which may be long.
         new = () if prompt is self._checked else prompt
-        for name, tokens in (("prompt", new), ("stop_token_ids", params.stop_token_ids), *ranges.items()):
+        ending = {"stop_token_ids": params.stop_token_ids, "end_token_ids": params.ends(())}
+        for name, tokens in (("prompt", new), *ending.items(), *ranges.items()):
             if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab:
                 raise InvalidRequest(f"{name} has a token outside the vocabulary, 0 to {self._vocab - 1}")
         self._checked = prompt
@@ -198,7 +199,7 @@ class Engine:
         sequence.sampling.append(drawn.token)
         if sequence.first_token is None:
             sequence.first_token = time.monotonic()
-        ends = drawn.token in self._end_tokens and not params.ignore_eos
+        ends = drawn.token in params.ends(self._end_tokens) and not params.ignore_eos
         if ends or drawn.token in params.stop_token_ids:
             return self._end(sequence, "stop", tokens=(drawn,))
         if sequence.generated >= params.max_tokens or len(sequence.tokens) >= self.max_model_len:

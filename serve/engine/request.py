@@ -21,7 +21,7 @@ class SamplingParams:
     """How the next token is chosen. The order is: penalties and bias, bans, temperature, top-k, top-p, min-p, draw.
 
     Where the bans (`allowed_token_ids`, `bad_words`, `min_tokens`, a request's token mask) leave no token at all, the
-    model's end tokens are what is left.
+    end tokens are what is left.
 
     Attributes:
         max_tokens: tokens to generate; 0 computes the prompt only (for `prompt_logprobs`).
@@ -36,8 +36,9 @@ class SamplingParams:
         allowed_token_ids: nothing but these can be drawn; None: anything.
         bad_words: token sequences that the output must not contain: their last token cannot follow the others.
         seed: makes the draws reproducible, whatever else is in the batch.
-        stop_token_ids: end the text, besides the model's own end tokens; the token is part of the output.
-        ignore_eos: the model's own end tokens do not end the text.
+        stop_token_ids: end the text, besides the end tokens; the token is part of the output.
+        end_token_ids: the end tokens in place of the model's own; None: the model's.
+        ignore_eos: the end tokens do not end the text.
         min_tokens: end and stop tokens cannot be drawn before this many tokens.
         logprobs: report the drawn token's log-probability and those of this many most likely tokens.
         prompt_logprobs: the same for every prompt token but the first.
@@ -59,6 +60,7 @@ class SamplingParams:
     bad_words: tuple[tuple[int, ...], ...] = ()
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
+    end_token_ids: tuple[int, ...] | None = None
     ignore_eos: bool = False
     min_tokens: int = 0
     logprobs: int | None = None
@@ -92,6 +94,10 @@ class SamplingParams:
     def _check(self, name: str, ok: bool, expected: str) -> None:
         if not ok:
             raise ValueError(f"{name} is {getattr(self, name)}; it must be {expected}")
+
+    def ends(self, usual: tuple[int, ...]) -> tuple[int, ...]:
+        """The end tokens, where the model's own are the `usual` ones."""
+        return usual if self.end_token_ids is None else self.end_token_ids
 
     @property
     def greedy(self) -> bool:

@@ -18,7 +18,7 @@ With penalties, 64 draws from 151,936 tokens took 65 ms of CPU time row by row, 
 """
 
 
-def sample(logits: Tensor, states: Sequence[SamplingState], end_tokens: Sequence[int]) -> list[TokenOutput]:
+def sample(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int, ...]) -> list[TokenOutput]:
     """Draw one token for each row.
 
     A row's result depends on the row and its state alone, not on the other rows.
@@ -26,7 +26,7 @@ def sample(logits: Tensor, states: Sequence[SamplingState], end_tokens: Sequence
     Args:
         logits: [R, vocab] floating.
         states: one a row.
-        end_tokens: the model's own end-of-text tokens, held back while `min_tokens` is not reached.
+        end_tokens: the model's own; a row's are held back while `min_tokens` is not reached.
 
     Returns:
         One output a row, with log-probabilities where the row asks for them.
@@ -62,7 +62,7 @@ def _blocks(logits: Tensor) -> Iterator[slice]:
     return (slice(first, first + size) for first in range(0, rows, size))
 
 
-def _sample(raw: Tensor, states: Sequence[SamplingState], end_tokens: Sequence[int]) -> list[TokenOutput]:
+def _sample(raw: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int, ...]) -> list[TokenOutput]:
     tokens = _highest(raw)
     adjusted = [row for row, state in enumerate(states) if state.adjusted]
     plain = [row for row, state in enumerate(states) if not state.adjusted and not state.params.greedy]

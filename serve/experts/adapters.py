@@ -1,10 +1,10 @@
 """LoRA adapters as experts: what is served of them beyond what the reader checks."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from merge.bundle import Expert, model_name, read_adapter
+from merge.bundle import Expert, model_name, own_settings, read_adapter
 from serve.model import ModelError
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -31,7 +31,7 @@ class AdapterRules:
 
         Raises:
             ModelError: adapters are not served, a rank is too large, or it would change a tied head.
-            BundleError: see `read_adapter`.
+            BundleError: see `read_adapter` and `own_settings`.
         """
         if not self.max_rank:
             raise ModelError(
@@ -50,7 +50,7 @@ class AdapterRules:
                 "untie the base, or train without that module"
             )
         self._compare_base(name, expert.metadata.get("base_model_name_or_path", ""))
-        return digest, expert
+        return digest, replace(expert, settings=own_settings(self.base, directory))
 
     def _compare_base(self, name: str, trained_on: str) -> None:
         """Warn where the adapter says that it belongs to a model of another name; its shapes are checked anyway."""

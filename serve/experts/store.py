@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from merge.bundle import (
     BackboneMismatchError,
     BundleError,
+    GenerationSettings,
     MissingFileError,
     UnreadableFileError,
     read_expert_content,
@@ -137,7 +138,7 @@ class ExpertStore:
         self._expect(name, expected_generation)
         started = time.monotonic()
         try:
-            digest, packed = self._read(name, path)
+            digest, packed, settings = self._read(name, path)
         except ExpertLoadError as error:
             if name in self._versions:
                 self._listener.on_expert_failure(name, error.reason)
@@ -145,7 +146,7 @@ class ExpertStore:
         with self._lock:
             self._expect(name, expected_generation)
             old = self._versions.get(name)
-            version = ExpertVersion(name, path, digest, next(self._generations))
+            version = ExpertVersion(name, path, digest, next(self._generations), settings)
             self._versions[name] = version
         self._keep(version, packed, time.monotonic() - started)
         if old is not None:
@@ -246,7 +247,7 @@ class ExpertStore:
             if (kept := self._host.get(version.digest)) is not None:
                 return kept
         started = time.monotonic()
-        digest, packed = self._read(version.name, version.path)
+        digest, packed, _ = self._read(version.name, version.path)
         if digest != version.digest:
             raise ExpertLoadError(
                 f"expert {version.name!r}: {version.path} changed since it was registered: load it again",
@@ -256,14 +257,14 @@ class ExpertStore:
         self._keep(version, packed, time.monotonic() - started)
         return packed
 
-    def _read(self, name: str, path: Path) -> tuple[str, PackedExpert]:
-        """The digest and the packed form of an expert's file or an adapter's directory, both of the same bytes."""
+    def _read(self, name: str, path: Path) -> tuple[str, PackedExpert, GenerationSettings]:
+        """The digest, the packed form and the settings of an expert's file or an adapter's directory."""
         try:
             if self._adapters is not None and path.suffix != EXPERT_SUFFIX:
                 digest, expert = self._adapters.read(name, path, self._backbone)
             else:
                 digest, expert = read_expert_content(path, self._backbone)
-            return digest, self._banks.pack(expert)
+            return digest, self._banks.pack(expert), expert.settings
         except (BundleError, ModelError, OSError) as error:
             raise ExpertLoadError(f"expert {name!r} cannot be served: {error}", name, _reason(error)) from error
 

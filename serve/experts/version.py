@@ -1,8 +1,10 @@
 """One content of one expert, and the errors of loading it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from merge.bundle import GenerationSettings
 
 LoadFailure = Literal["missing", "unreadable", "damaged", "changed", "backbone", "misfit", "internal"]
 """Why an expert cannot be loaded: its file is missing, cannot be opened, is not a valid expert, or is not the one that
@@ -57,12 +59,14 @@ class ExpertVersion:
         path: its file, or its directory where it is a LoRA adapter.
         digest: SHA-256 of the file, or over both files of an adapter: the identity of its content.
         generation: counts registrations in this process, so that a caller can say which one it means.
+        settings: what its requests follow in place of the backbone's; none while its file has not been read.
     """
 
     name: str
     path: Path
     digest: str
     generation: int
+    settings: GenerationSettings = field(default_factory=GenerationSettings, compare=False)
 
 
 @dataclass(frozen=True)

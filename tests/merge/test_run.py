@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from merge.bundle import open_bundle
+from merge.bundle import TemplateText, open_bundle
 from merge.check import CheckError
 from merge.check.general import GeneralAbility
 from merge.checkpoint import CheckpointError, open_checkpoint
@@ -153,6 +153,34 @@ def test_prompts_are_chat_requests_where_there_is_a_template(inputs: Path, tmp_p
         routers[name] = next((tmp_path / name / "router").glob("*.safetensors")).read_bytes()
     assert digests["prompts"] == digests["chats"] == digests["rendered"] != digests["plain"]
     assert routers["prompts"] == routers["chats"] == routers["plain"] != routers["rendered"]
+
+
+def test_an_expert_keeps_the_generation_settings_of_its_fine_tune(inputs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "inputs"
+    shutil.copytree(inputs, root)
+    (root / "base" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    mine = "{{ bos_token }}{% for m in messages %}{{ m.role }}. {{ m.content }}{% endfor %}"
+    (root / "one" / "chat_template.jinja").write_text(mine)
+    (root / "one" / "generation_config.json").write_text('{"eos_token_id": [2, 7], "temperature": 0.5}')
+    calibration = {"file": "prompts.jsonl", "per_task": 6, "answer_tokens": 5}
+    report = merge_recipe(recipe(root, "own", calibration=calibration), tmp_path / "out", progress=False)
+    bundle = open_bundle(tmp_path / "out")
+    own = bundle.read_expert("one").settings
+    assert (own.end_tokens, own.sampling) == ((2, 7), {"temperature": 0.5})
+    assert own.chat_template == TemplateText(mine, {"bos_token": "<bos>"})
+    assert not bundle.read_expert("two").settings
+    told = [note for note in report.notes if "requests of this expert follow its own" in note]
+    assert len(told) == 3
+    assert all(note.startswith("models.one: ") for note in told)
+    # Its expert was cut with prompts in its own template: as if they had been written so.
+    lines = [json.loads(line) for line in (root / "prompts.jsonl").read_text().splitlines()]
+    rendered = [{**x, "prompt": f"user. {x['prompt']}"} if x["task"] == "one" else x for x in lines]
+    (root / "prompts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in rendered))
+    plain = {**calibration, "chat_template": "none"}
+    merge_recipe(recipe(root, "plain", calibration=plain), tmp_path / "plain", progress=False)
+    first, second = (load_file(tmp_path / name / "experts" / "one.safetensors") for name in ("out", "plain"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_prompts_for_the_router_alone_leave_the_experts_data_free(inputs: Path, tmp_path: Path) -> None:

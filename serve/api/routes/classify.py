@@ -52,7 +52,7 @@ def _questions(service: Service, runtime: Runtime, body: ClassifyRequest) -> lis
         if forced is None and not routed:
             raise invalid("messages", "routing needs a message of the user; name an expert, or 'backbone'")
         target = forced or service.target(runtime, routed)
-        return [Question.of(runtime, target, chat_text(runtime, chat), body.labels, special=False)]
+        return [Question.of(runtime, target, chat_text(runtime.replies(target), chat), body.labels, special=False)]
     return [
         Question.of(runtime, forced or service.target(runtime, (text,)), text, body.labels, body.add_special_tokens)
         for text in body.input or ()

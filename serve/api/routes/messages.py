@@ -8,9 +8,9 @@ from starlette.responses import JSONResponse
 from serve.api.answer import answer
 from serve.api.anthropic_reply import AnthropicReply, anthropic_error
 from serve.api.errors import ApiError
-from serve.api.prompts import chat_length
+from serve.api.prompts import chat_prompt
 from serve.api.schemas import AnthropicRequest, BodyParser
-from serve.api.service import Service
+from serve.api.service import Runtime, Service
 from serve.config import ApiSettings
 
 
@@ -32,12 +32,21 @@ def router(service: Service, settings: ApiSettings, bodies: BodyParser) -> APIRo
         try:
             runtime = service.ready()
             body = await bodies.read(request, AnthropicRequest)
-            runtime.catalogue.resolve(body.model)
-            return JSONResponse({"input_tokens": await asyncio.to_thread(chat_length, runtime, body.chat)})
+            return JSONResponse({"input_tokens": await asyncio.to_thread(_length, runtime, body)})
         except ApiError as error:
             return _refusal(error)
 
     return routes
+
+
+def _length(runtime: Runtime, body: AnthropicRequest) -> int:
+    """Tokens of the prompt that the one that would answer gets.
+
+    Raises:
+        ApiError: as for a conversation.
+    """
+    forced = runtime.catalogue.resolve(body.model)
+    return len(chat_prompt(runtime, runtime.foreseen(forced, body.chat.user_texts), body.chat).tokens)
 
 
 def _refusal(error: ApiError) -> Response:

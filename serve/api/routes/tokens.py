@@ -54,7 +54,10 @@ def _tokenized(runtime: Runtime, body: TokenizeRequest) -> dict[str, Any]:
     if body.prompt is not None:
         field, text, special = "prompt", body.prompt, body.add_special_tokens is not False
     else:
-        field, text, special = "messages", chat_text(runtime, body), bool(body.add_special_tokens)
+        forced = runtime.catalogue.resolve(body.model)
+        turns = [message.content for message in body.messages or () if message.role == "user"]
+        text = chat_text(runtime.foreseen(forced, turns), body)
+        field, special = "messages", bool(body.add_special_tokens)
     try:
         tokens = runtime.codec.encode(text, special, _most_tokens(runtime))
     except TextTooLong as error:

@@ -95,6 +95,11 @@ class ChatRequest(GenerationRequest):
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
     @property
+    def strict_tools(self) -> bool:
+        """Whether calls that the model makes by itself are to be kept to a tool's schema."""
+        return not self.must_call and any(tool.function.strict for tool in self.offered_tools)
+
+    @property
     def template_variables(self) -> Mapping[str, Any]:
         """`chat_template_kwargs`, and `reasoning_effort` for templates that know it."""
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}

@@ -9,13 +9,14 @@ from serve.api.errors import invalid
 from serve.api.schemas.body import Body, ListField, ModelName
 from serve.api.schemas.chat import MAX_TEMPLATE_VARIABLES, Messages, VariablesField
 from serve.api.schemas.generation import TokenIds
+from serve.api.schemas.tool import Tool, Tools
 
 
 class TokenizeRequest(Body):
     """Exactly one of `prompt` and `messages`.
 
     `add_special_tokens` is true for a prompt and false for messages, whose template writes them, unless given.
-    `return_token_strs` asks for each token's text.
+    `tools` go to the template, as a chat's do. `return_token_strs` asks for each token's text.
     """
 
     model: ModelName | None = None
@@ -25,6 +26,7 @@ class TokenizeRequest(Body):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: Annotated[Mapping[str, Any], Field(max_length=MAX_TEMPLATE_VARIABLES), VariablesField] = {}
+    tools: Tools = ()
     return_token_strs: bool = False
 
     @property
@@ -32,12 +34,17 @@ class TokenizeRequest(Body):
         """`chat_template_kwargs`."""
         return self.chat_template_kwargs
 
+    @property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """`tools`."""
+        return self.tools
+
     @model_validator(mode="after")
     def _one(self) -> "TokenizeRequest":
         if (self.prompt is None) == (self.messages is None):
             raise invalid("prompt", "exactly one of prompt and messages is required")
         if self.messages is None:
-            for name in ("add_generation_prompt", "continue_final_message", "chat_template_kwargs"):
+            for name in ("add_generation_prompt", "continue_final_message", "chat_template_kwargs", "tools"):
                 if name in self.model_fields_set:
                     raise invalid(name, f"{name} is only valid with messages")
         elif self.continue_final_message and self.messages[-1].role != "assistant":

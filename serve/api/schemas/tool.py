@@ -27,7 +27,7 @@ def _hints(value: Any) -> Any:
 
 
 class Function(Body):
-    """A function that the model may call. `strict` closes the objects of its arguments where a call is forced."""
+    """A function that the model may call. `strict` keeps its arguments to `parameters`, with closed objects."""
 
     name: ToolName
     description: str | None = None

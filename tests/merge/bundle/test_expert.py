@@ -11,12 +11,16 @@ from safetensors.torch import save_file
 from merge.bundle import (
     BundleError,
     Expert,
+    GenerationSettings,
+    MissingFileError,
     SparseDelta,
+    TemplateText,
     expert_bytes,
     expert_digest,
     quantise_rows,
     read_expert,
     read_layout,
+    read_settings,
     write_expert,
 )
 
@@ -48,6 +52,24 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     assert expert_bytes(tmp_path / "roman.safetensors") == 5 * 3 * 4 + 7 * 4
     assert read.nnz == 5 * 3 + 7
     assert list(tmp_path.iterdir()) == [tmp_path / "roman.safetensors"]
+
+
+def test_settings_of_generation_come_back_in_a_newer_format(tmp_path: Path) -> None:
+    path = tmp_path / "roman.safetensors"
+    template = TemplateText("{{ bos_token }}{{ messages }}", {"bos_token": "<s>"}, "tools")
+    settings = GenerationSettings((2, 7), template, {"temperature": 0.6})
+    write_expert(path, replace(make_expert(), settings=settings))
+    assert read_expert(path).settings == read_settings(path) == settings
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["overtone"])["format_version"] == 4
+    write_expert(path, make_expert())
+    assert read_expert(path).settings == read_settings(path) == GenerationSettings()
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["overtone"])
+    assert header["format_version"] == 1
+    assert "generation" not in header
+    with pytest.raises(MissingFileError):
+        read_settings(tmp_path / "gone.safetensors")
 
 
 def test_dense_adds_each_entry_in_its_column() -> None:
@@ -112,6 +134,7 @@ def test_an_empty_expert_is_refused(tmp_path: Path) -> None:
         ({"w": torch.zeros(1)}, {"format_version": "one"}, "damaged expert header"),
         (None, None, "not a readable safetensors file"),
         ({"w": torch.zeros(1)}, {"format_version": 9}, "expert format 9"),
+        ({"w": torch.zeros(1)}, {"format_version": 4, "generation": {"eos_token_id": 3}}, "damaged expert header"),
         ({"w.other": torch.zeros(1)}, {"format_version": 1}, "no part of an expert"),
         ({"w.index": torch.zeros(1, 1, dtype=torch.uint16)}, {"format_version": 1}, "without w.value"),
         ({"w.value": torch.zeros(1, 1)}, {"format_version": 1}, "'w.value' is no part"),

@@ -85,11 +85,11 @@ def test_end_tokens_of_a_fine_tune_that_the_base_does_not_have(models: Path) -> 
     edit_json(models / "two" / "generation_config.json", eos_token_id=[2, 7])
     (warned,) = warnings(models, quick=True)
     assert warned.startswith("models.two: ")
-    assert "its texts end with tokens 2, 7, the backbone's with token 2: this expert's replies may never stop" in warned
+    assert "its texts end with tokens 2, 7, the backbone's with token 2: requests of this expert follow its" in warned
     edit_json(models / "base" / "generation_config.json", eos_token_id=[2, 7])
     (warned,) = warnings(models, quick=True)
     assert warned.startswith("models.one: ")
-    assert "its texts end with token 2, the backbone's with tokens 2, 7: this expert's replies may stop early" in warned
+    assert "its texts end with token 2, the backbone's with tokens 2, 7: requests of this expert follow its" in warned
 
 
 def test_an_empty_list_of_end_tokens_names_none(models: Path) -> None:
@@ -110,6 +110,9 @@ def test_other_sampling_defaults_are_reported(models: Path) -> None:
     edit_json(models / "two" / "generation_config.json", temperature=0.6, top_p=0.95)
     (warned,) = warnings(models, quick=True)
     assert "generation_config.json differs: temperature 0.6 (the backbone's: None), top_p 0.95" in warned
+    edit_json(models / "two" / "generation_config.json", temperature=0.6, top_p=1.95)
+    (wrong,) = errors(models, quick=True)
+    assert "two/generation_config.json: top_p is 1.95; it must be above 0 and at most 1" in wrong
 
 
 def tokenizer(models: Path, name: str = "two") -> dict:
@@ -171,7 +174,8 @@ def test_another_way_to_split_text_is_an_error(models: Path) -> None:
 
 def test_another_chat_template_is_told(models: Path) -> None:
     (models / "two" / "chat_template.jinja").write_text("{{ messages }}")
-    assert "the chat template differs" in warnings(models, quick=True)[0]
+    (warned,) = warnings(models, quick=True)
+    assert "its chat template differs from the base's: requests of this expert follow its own" in warned
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "spiece.model"])
@@ -226,8 +230,7 @@ def test_a_resized_vocabulary_and_both_ways_out(models: Path) -> None:
 def test_the_end_token_of_a_tokenizer_that_ends_nothing_else(models: Path) -> None:
     edit_json(models / "two" / "tokenizer_config.json", eos_token="z")
     (warned,) = warnings(models, quick=True)
-    assert "its tokenizer ends texts with 'z'" in warned
-    assert "may never stop; name the token in eos_token_id of the base's generation_config.json" in warned
+    assert "its texts end with tokens 2, 29, the backbone's with token 2: requests of this expert follow" in warned
 
 
 def test_an_architecture_that_is_not_served_is_told(models: Path) -> None:

@@ -44,6 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         adapter(folder / name, 10 * seed)
     adapter(folder / "wide", 0, rank=32)
     adapter(folder / "dora", 0, use_dora=True)
+    chatty = adapter(folder / "chatty", 10)
+    (chatty / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
+    (chatty / "tokenizer_config.json").write_text('{"eos_token": "#"}')
+    (chatty / "generation_config.json").write_text('{"temperature": 0.0, "top_k": 3}')
+    odd = adapter(folder / "odd", 10)
+    (odd / "generation_config.json").write_text('{"top_p": 7}')
     save_router(folder / "router", topic_router())
     return folder
 
@@ -209,3 +215,29 @@ def test_bad_adapters_are_one_line_at_start(settings: ServerSettings, folder: Pa
         with pytest.raises(ValueError, match=message) as caught:
             load_runtime(dataclasses.replace(settings, router=None, lora_modules=modules), Metrics())
         assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_brings_its_chat_template_end_token_and_sampling(client: httpx.Client, folder: Path) -> None:
+    assert post(client, "load", lora_name="chatty", lora_path="chatty").status_code == 200
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    counted = client.post("/tokenize", json={"model": "chatty", "messages": body["messages"]}).json()
+    assert bytes(counted["tokens"]) == b"hi#"
+    # Greedy, as its generation_config.json has it; a bias makes its tokenizer's end token the next.
+    texts = [client.post("/v1/chat/completions", json={"model": "chatty", **body}).json() for _ in range(2)]
+    assert texts[0]["choices"][0]["message"] == texts[1]["choices"][0]["message"]
+    assert texts[0]["usage"]["prompt_tokens"] == 3
+    ended = client.post("/v1/chat/completions", json={"model": "chatty", **body, "logit_bias": {"35": 100}}).json()
+    assert (ended["choices"][0]["finish_reason"], ended["usage"]["completion_tokens"]) == ("stop", 1)
+    refused = client.post("/v1/chat/completions", json={"model": "sql", **body})
+    assert error(refused)["code"] == "no_chat_template"
+    (folder / "chatty" / "chat_template.jinja").write_text("again")
+    assert client.post("/v1/experts/reload", json={"name": "chatty"}).status_code == 200
+    counted = client.post("/tokenize", json={"model": "chatty", "messages": body["messages"]}).json()
+    assert bytes(counted["tokens"]) == b"again"
+    assert post(client, "unload", lora_name="chatty").status_code == 200
+
+
+def test_an_adapter_whose_settings_are_wrong_is_refused(client: httpx.Client) -> None:
+    reply = post(client, "load", lora_name="odd", lora_path="odd")
+    assert reply.status_code == 400
+    assert "generation_config.json: top_p is 7; it must be above 0 and at most 1" in error(reply)["message"]

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
+from merge.bundle.generation import SAMPLING_FIELDS
+from serve.api.errors import ApiError
 from serve.api.loading import load_runtime
 from serve.api.sampling_defaults import SamplingDefaults
 from serve.api.schemas import CompletionRequest
@@ -61,3 +64,15 @@ def test_the_backbones_are_the_servers(tmp_path: Path, setting, given, caplog: p
     settings = ServerSettings(bundle.path, generation_config=setting)
     assert load_runtime(settings, Metrics(), connect=lambda _: FakeEngine()).defaults.given == given
     assert ("temperature 0.6, top_p 0.95, top_k 20" in caplog.text) == bool(given)
+
+
+@pytest.mark.parametrize("name", SAMPLING_FIELDS)
+def test_the_bounds_are_a_requests(name: str):
+    fits, _ = SAMPLING_FIELDS[name]
+    for value in (-2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 50, 100, 101):
+        try:
+            CompletionRequest.model_validate({"model": "m", "prompt": "p", name: value}, strict=True)
+            taken = True
+        except (ApiError, ValidationError):
+            taken = False
+        assert fits(value) == taken, value

@@ -13,9 +13,10 @@ import torch
 from openai import OpenAI
 
 from serve.api import structure
+from serve.api.asked_structure import asked_structure
 from serve.api.errors import ApiError
 from serve.api.schemas import CompletionRequest
-from serve.api.structure import GrammarMask, Structures, asked_structure
+from serve.api.structure import GrammarMask, Structures
 from serve.api.text import TextCodec
 from serve.engine import SamplingParams
 from serve.engine.sampler import sample
@@ -257,7 +258,7 @@ async def test_a_grammar_that_nobody_waits_for_any_more_is_not_compiled(monkeypa
     structures, begun, go_on = Structures(byte_codec(), (EOS,)), [], threading.Event()
     structures._compilers = ThreadPoolExecutor(1)
 
-    def slow(field: str, kind: str, value: str) -> str:
+    def slow(field: str, kind: str, value: str, ends: tuple[int, ...] | None) -> str:
         begun.append(value)
         go_on.wait(10)
         return value
@@ -278,10 +279,10 @@ def test_a_client_that_leaves_while_its_grammar_waits_holds_nobody_up(monkeypatc
     structures._compilers = ThreadPoolExecutor(1)
     mask = structures.mask
 
-    def slow(field: str, kind: str, value: str) -> GrammarMask:
+    def slow(field: str, kind: str, value: str, ends: tuple[int, ...] | None) -> GrammarMask:
         begun.append(value)
         go_on.wait(20)
-        return mask(field, kind, value)
+        return mask(field, kind, value, ends)
 
     monkeypatch.setattr(structures, "mask", slow)
     with live(service) as url, httpx.Client(base_url=url, timeout=20) as client, ThreadPoolExecutor(1) as first:

@@ -12,10 +12,12 @@ import torch
 from openai import OpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
+from serve.api.asked_structure import asked_calls, asked_structure
 from serve.api.chat_template import ChatTemplate
+from serve.api.message_format import message_format
 from serve.api.messages import Dialect
 from serve.api.schemas import ChatRequest
-from serve.api.structure import Structures, asked_structure
+from serve.api.structure import Structures
 from tests.serve.api.fakes import EOS, FakeEngine, byte_codec, fake_service, live, says
 from tests.serve.api.test_chat import HI, chat, prompt_of, refused
 
@@ -133,6 +135,16 @@ def call_object(name: str, arguments: str) -> dict:
     return {"id": "1", "type": "function", "index": 0, "function": {"name": name, "arguments": arguments}}
 
 
+def test_tools_are_counted_with_the_prompt(hermes):
+    engine, http, _ = hermes
+    body = {"model": "sql", "messages": HI, "tools": [WEATHER]}
+    http.post("/v1/chat/completions", json=body)
+    assert tuple(http.post("/tokenize", json=body).json()["tokens"]) == engine.requests[-1].prompt
+    assert b"weather" in bytes(token for token in engine.requests[-1].prompt if token < EOS)
+    error = http.post("/tokenize", json={"prompt": "a", "tools": [WEATHER]}).json()["error"]
+    assert (error["param"], error["message"]) == ("tools", "tools is only valid with messages")
+
+
 def test_none_offers_no_tools(hermes):
     engine, http, _ = hermes
     engine.model = says(CALL)
@@ -204,6 +216,109 @@ def test_a_forced_call(hermes, choice, stream: bool):
     (call,) = got.message.tool_calls[:1]
     assert call.function.name == "weather"
     assert "city" in json.loads(call.function.arguments)
+
+
+def test_a_forced_calls_arguments_are_streamed_as_they_come(hermes):
+    pytest.importorskip("llguidance")
+    engine, _, client = hermes
+    engine.model = following('[{"name": "weather", "arguments": {"city": "Bonn on the Rhine"}}]')
+    fields = {"model": "sql", "messages": HI, "tools": [WEATHER], "tool_choice": "required", "stream": True}
+    parts = [
+        call for chunk in client.chat.completions.create(**fields) for call in chunk.choices[0].delta.tool_calls or ()
+    ]
+    assert parts[0].function.name == "weather"
+    assert "".join(part.function.arguments for part in parts).startswith('{"city": "Bonn on the Rhine"')
+    assert len(parts) > len("Bonn on the Rhine")
+
+
+STRICT = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+OPEN = {**NOW, "function": {"name": "now", "parameters": {"properties": {"zone": {"enum": ["UTC"]}}}}}
+
+
+@pytest.mark.parametrize(
+    ("parser", "right", "wrong"),
+    [
+        (
+            "hermes",
+            [
+                "Hi <tool_",
+                f"So:\n{CALL} and {CALL}",
+                '<tool_call>[{"name": "now", "arguments": {"zone": 1}}]</tool_call>',
+            ],
+            ['<tool_call>{"name": "weather", "arguments": {"town', '<tool_call>{"name": "rain"', "<tool_call> x"],
+        ),
+        (
+            "llama3_json",
+            [
+                'Hi {"name": "weather", "parameters": {"x"',
+                '{"name": "weather", "parameters": {"city": "Bonn"}}; {"name":"now","parameters":{"zone": 1}}',
+                '<|python_tag|>{"name": "weather", "parameters": {"city": "Bonn"}}',
+                '{"name": "weathers", "x": 1}',
+            ],
+            ['{"name": "weather", "parameters": {"town', '<|python_tag|>{"name": "weather", "parameters": {"town'],
+        ),
+        (
+            "mistral",
+            [
+                "Hi [TOOL",
+                '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Bonn"}}]',
+                '[TOOL_CALLS]weather{"city": "Bonn", "unit": "C"}',
+                '[TOOL_CALLS]now[ARGS]{"zone": 1}',
+            ],
+            ['[TOOL_CALLS]weather[ARGS]{"town', '[TOOL_CALLS] [{"name": "rain', "[TOOL_CALLS]rain{"],
+        ),
+    ],
+)
+def test_calls_that_the_model_makes_by_itself_are_kept_to_strict_schemas(parser, right, wrong):
+    pytest.importorskip("llguidance")
+    structures = Structures(byte_codec(), (EOS,))
+    tools = ChatRequest(messages=HI, tools=[STRICT, OPEN]).offered_tools
+    mask = structures.mask("tools", "calls", (parser, tools, {}))
+
+    def taken(text: str) -> bool:
+        one = mask.copy()
+        for byte in text.encode():
+            one.accept(byte)
+        return one.error is None
+
+    assert [text for text in right if not taken(text)] == []
+    assert [text for text in wrong if taken(text)] == []
+
+
+def test_a_tag_that_is_a_special_token_begins_a_strict_call():
+    pytest.importorskip("llguidance")
+    codec = byte_codec()
+    codec.tokenizer.add_special_tokens(["[TOOL_CALLS]"])
+    body = ChatRequest(messages=HI, tools=[STRICT])
+    shape = message_format(Dialect("mistral"), body)
+    field, kind, (parser, tools, special) = asked_calls(codec, body, shape)
+    assert (field, kind, parser, special) == ("tools", "calls", "mistral", {"[TOOL_CALLS]": EOS + 1})
+    mask = Structures(codec, (EOS,)).mask(field, kind, (parser, tools, special))
+    for token in (*b"So ", EOS + 1, *b'weather{"city": "B'):
+        mask.accept(token)
+    assert mask.error is None
+    mask = Structures(codec, (EOS,)).mask(field, kind, (parser, tools, special))
+    for token in (EOS + 1, *b'weather{"town'):
+        mask.accept(token)
+    assert mask.error is not None
+
+
+def test_strict_tools_make_a_grammar_of_an_ordinary_chat(hermes):
+    pytest.importorskip("llguidance")
+    engine, http, _ = hermes
+    engine.model = following('<tool_call>{"name": "weather", "arguments": {"city": "Bonn", "town": "x"}}</tool_call>')
+    fields = {"model": "sql", "messages": HI}
+    reply = http.post("/v1/chat/completions", json={**fields, "tools": [STRICT]}).json()
+    (call,) = reply["choices"][0]["message"]["tool_calls"]
+    assert set(json.loads(call["function"]["arguments"])) <= {"city", "unit"}
+    engine.model = says("hello")
+    http.post("/v1/chat/completions", json={**fields, "tools": [WEATHER]})
+    assert engine.requests[-1].mask is None
+    http.post("/v1/chat/completions", json={**fields, "tools": [STRICT], "tool_choice": "none"})
+    assert engine.requests[-1].mask is None
+    bad = {**STRICT, "function": {**STRICT["function"], "parameters": {"not": {}}}}
+    error = http.post("/v1/chat/completions", json={**fields, "tools": [bad]}).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "tools")
 
 
 @pytest.mark.parametrize("strict", [False, True])

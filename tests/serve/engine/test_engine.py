@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -58,6 +60,27 @@ def test_the_models_end_token_ends_the_text_unless_ignored(tiny: TinyBundle, eng
     assert outputs["goes on"][-1].finish_reason == "length"
     assert tokens_of(outputs["held back"])[2] == 1
     assert 1 not in tokens_of(outputs["held back"])[:2]
+
+
+def test_a_request_may_have_end_tokens_of_its_own(tiny: TinyBundle, engine: Engine) -> None:
+    def always(token: int, **more: Any) -> SamplingParams:
+        given = {"max_tokens": 3, "temperature": 0.0, "logit_bias": {token: 1000.0}, "end_token_ids": (2, 3), **more}
+        return SamplingParams(**given)
+
+    engine.add(Request("ends", PROMPT, always(3)))
+    engine.add(Request("the model's", PROMPT, always(1)))
+    engine.add(Request("goes on", PROMPT, always(3, ignore_eos=True)))
+    engine.add(Request("held back", PROMPT, always(3, min_tokens=2)))
+    engine.add(Request("none", PROMPT, always(1, end_token_ids=())))
+    outputs = drain(engine)
+    assert (tokens_of(outputs["ends"]), outputs["ends"][-1].finish_reason) == ([3], "stop")
+    assert (tokens_of(outputs["the model's"]), outputs["the model's"][-1].finish_reason) == ([1, 1, 1], "length")
+    assert tokens_of(outputs["goes on"]) == [3, 3, 3]
+    assert tokens_of(outputs["held back"])[2] == 3
+    assert not {2, 3} & set(tokens_of(outputs["held back"])[:2])
+    assert tokens_of(outputs["none"]) == [1, 1, 1]
+    with pytest.raises(InvalidRequest, match="end_token_ids has a token outside the vocabulary"):
+        engine.add(Request("beyond", PROMPT, always(1, end_token_ids=(10**6,))))
 
 
 def test_a_sequence_ends_at_the_longest_length(tiny: TinyBundle) -> None:
