@@ -30,12 +30,14 @@ class Metric:
     """What a layer's inputs make of an error of its weight, C = Σ x xᵀ / n, as a root of it.
 
     Attributes:
-        root: L with L Lᵀ = C, [K, K] float32.
-        inverse: L⁻¹, [K, K] float32.
+        root: L with L Lᵀ = C, [K, K] float32, lower triangular.
     """
 
     root: Tensor
-    inverse: Tensor
+
+    def undone(self, x: Tensor) -> Tensor:
+        """The product x L⁻¹ of x [R, K] float32."""
+        return torch.linalg.solve_triangular(self.root, x, upper=False, left=False)
 
 
 RIDGE = 1e-2
@@ -45,15 +47,13 @@ RIDGE = 1e-2
 def metric_of(gram: Tensor) -> Metric:
     """The metric of a layer's inputs.
 
-    Semantics: C + ridge·mean(diag C)·I = V diag(w) Vᵀ, L = V diag(√w)
+    Semantics: C + ridge·mean(diag C)·I = L Lᵀ
 
     Args:
         gram: C, [K, K] float32, symmetric.
     """
-    power = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    w, v = torch.linalg.eigh(gram + RIDGE * power * torch.eye(len(gram)))
-    size = w.clamp_min(RIDGE * float(power)).sqrt()
-    return Metric(v * size, (v / size).T.contiguous())
+    power = gram.diagonal().mean().clamp_min(1e-30)  # inputs that are all 0
+    return Metric(torch.linalg.cholesky(gram + RIDGE * power * torch.eye(len(gram))))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def directions(change: Tensor | Factors, most: int, metric: Metric | None = None
         u, s, vh = leading_svd(change if metric is None else change @ metric.root, most)
     half = s.sqrt()
     a = half[:, None] * vh
-    return Directions(u * half, a if metric is None else a @ metric.inverse, s.double().square())
+    return Directions(u * half, a if metric is None else metric.undone(a), s.double().square())
 
 
 def leading_svd(matrix: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
