@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
 from merge.experts.inputs import Group, input_groups, layer_inputs
-from merge.experts.running import products
 
 BUDGET = 4 << 30
 """Bytes of the moments that are summed up in one run; a model with more of them is run several times."""
@@ -52,7 +51,7 @@ def input_grams(model: PreTrainedModel, batches: Sequence[Batch], wanted: Collec
             inputs = layer_inputs(model, batch, [group[0] for group in run])
             for total, group in zip(sums, run, strict=True):
                 x = inputs.pop(group[0])
-                with products(model):  # of a batch; the sum is in float32
-                    total.add_(x.T @ x)
+                # In float32: a few inputs are large, and what bfloat16 rounds of their products exceeds the small ones.
+                total.addmm_(x.T, x)
         for group in run:
             yield Gram(group, sums.pop(0).div_(count))
