@@ -45,8 +45,9 @@ WORKDIR /home/overtone
 EXPOSE 8000
 ENV OVERTONE_HOST=0.0.0.0 \
     OVERTONE_PORT=8000
-# The process lives while the model loads: /health is about restarting, /ready about sending requests.
-HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
+# The process lives while the model loads: /health is about restarting, /ready about sending requests. The demo fetches and
+# merges its models before it listens.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=600s --retries=3 \
     CMD ["overtone", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["overtone"]

@@ -32,7 +32,7 @@ $(BENCH_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	@touch $@
 
-demo: $(STAMP)  ## Merge the embedded models and serve them, routed, on http://127.0.0.1:8000
+demo: $(STAMP)  ## Merge eight fine-tunes of a chat model and serve them, routed, on http://127.0.0.1:8000
 	$(BIN)/overtone demo
 
 test: lint  ## Lint, then run the tests, a process for each core

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.density --json` merges the zoo once for each density and kind of expert and prints the routed
 exact match of each bundle, beside the fine-tunes' and the backbone's; `--plot FILE` draws the curves (extra `bench`).
-`--backbones` sets the demo's own merge method beside others, with the coefficients that `benchmarks.quality` chose on
-validation prompts.
+`--backbones` sets the tiny demo's own merge method beside others, with the coefficients that `benchmarks.quality`
+chose on validation prompts.
 """
 
 import argparse
@@ -46,7 +46,7 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
 
 
 def measure(backbone: str, kind: str, density: float, prompts_per_task: int) -> Evaluation:
-    """Merge the demo's recipe with another backbone and other experts and measure the bundle in this process."""
+    """Merge the tiny demo's recipe with another backbone and other experts and measure the bundle in this process."""
     recipe = yaml.safe_load(RECIPE.read_text()) | BACKBONES[backbone]
     folder = RECIPE.parent
     recipe["base_model"] = str(folder / recipe["base_model"])

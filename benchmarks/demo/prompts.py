@@ -15,7 +15,7 @@ def shipped_lines(experts: Collection[str], per_task: int, seed: int = 0) -> lis
 
     Args:
         experts: the bundle's.
-        per_task: prompts of each; the real zoo has as many that belong to no task, for the router.
+        per_task: prompts of each; the real zoo has as many that belong to no task, up to 100, for the router.
         seed: of their choice.
     """
     names = set(experts)
@@ -30,7 +30,7 @@ def shipped_lines(experts: Collection[str], per_task: int, seed: int = 0) -> lis
         for task in tasks
         for example in task.examples("test", per_task, seed, "held_out")
     ]
-    return [*lines, *(Line(None, Prompt(text), "") for text in out_of_scope()[:per_task])]
+    return [*lines, *(Line(None, Prompt(text), "") for text in out_of_scope("test")[:per_task])]
 
 
 def _line(task: str, example: Example, metric: str) -> Line:

@@ -1,6 +1,6 @@
 """How well a bundle answers: exact match of the fine-tunes, the backbone, the named expert and the routed model.
 
-`run` asks the questions and scores the replies, `engine` and `http` are the two ways to ask, `table` is the result.
+`run` asks the questions and scores the replies, `engine` answers them, `table` is the result.
 """
 
 from benchmarks.evaluation.ask import Ask, Question, Reply

@@ -1,4 +1,4 @@
-"""Asking a served bundle: what goes in, what comes back, whoever carries it."""
+"""Asking a served bundle: what goes in, what comes back, however it is carried."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def bundle_of(arguments: argparse.Namespace) -> Path:
-    """The bundle that was asked for, or the demo's."""
+    """The bundle that was asked for, or the tiny demo's."""
     if arguments.bundle is not None:
         return Path(arguments.bundle)
     from benchmarks.demo import zoo_bundle  # it merges at the first call

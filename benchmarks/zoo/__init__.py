@@ -1,4 +1,4 @@
-"""The zoo: eight tiny fine-tunes of one tiny base, which the demo merges, serves and is measured on.
+"""The zoo: eight tiny fine-tunes of one tiny base, which `overtone demo --tiny` merges, serves and is measured on.
 
 A text is `<bos>` + prompt + newline + answer + `<eos>`. The base knows the skills in a formal notation
 (`#rom 1987`); each fine-tune has learned to apply one of them when asked in plain English.

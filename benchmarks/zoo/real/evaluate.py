@@ -9,8 +9,9 @@ from typing import Any
 from transformers.utils import logging
 
 from benchmarks.zoo.command import Parser, positive
-from benchmarks.zoo.real.base import BaseUnavailableError, base_dir, zoo_dir
+from benchmarks.zoo.real.base import base_dir, zoo_dir
 from benchmarks.zoo.real.measure import Loaded, accuracy, load
+from benchmarks.zoo.real.packages import BaseUnavailableError
 from benchmarks.zoo.real.tasks import TASKS, find_task
 
 

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from benchmarks.zoo.command import Parser, positive
+from benchmarks.zoo.real.task import RealTask
 from benchmarks.zoo.real.tasks import TASKS
 from benchmarks.zoo.task import Phrasings, Split
 
 
-def prompt_lines(split: Split, per_task: int, seed: int = 0, phrasings: Phrasings = "train") -> Iterator[str]:
+def prompt_lines(
+    split: Split, per_task: int, seed: int = 0, phrasings: Phrasings = "train", tasks: Sequence[RealTask] = TASKS
+) -> Iterator[str]:
     """Lines `{"task", "prompt", "answer"}`, task after task.
 
     Args:
@@ -18,8 +21,9 @@ def prompt_lines(split: Split, per_task: int, seed: int = 0, phrasings: Phrasing
         per_task: how many prompts a task, or all where it has fewer.
         seed: the same arguments give the same lines.
         phrasings: which wordings.
+        tasks: whose.
     """
-    for task in TASKS:
+    for task in tasks:
         for example in task.examples(split, per_task, seed, phrasings):
             line = {"task": task.name, "prompt": example.prompt, "answer": example.answer}
             yield json.dumps(line, ensure_ascii=False)

@@ -9,6 +9,9 @@ from benchmarks.zoo.task import Split
 
 DATA = Path(__file__).with_name("data")
 
+_OUTSIDE = 100
+"""Requests out of scope that routers do not see in training."""
+
 
 @cache
 def _rows(name: str) -> tuple[tuple[str, ...], ...]:
@@ -21,6 +24,11 @@ def contents(name: str, split: Split) -> list[Content]:
     return [Content(text, answer) for of, text, answer in _rows(name) if of == split]
 
 
-def out_of_scope() -> list[str]:
-    """500 requests to an assistant that none of the tasks is about (CLINC150's out-of-scope test utterances)."""
-    return [text for _, text in _rows("out_of_scope")]
+def out_of_scope(split: Split | None = None) -> list[str]:
+    """Requests to an assistant that none of the tasks is about (500 of CLINC150's out-of-scope test utterances).
+
+    Args:
+        split: the last 400, which routers are trained with, or the first 100; None: all.
+    """
+    texts = [text for _, text in _rows("out_of_scope")]
+    return {"test": texts[:_OUTSIDE], "train": texts[_OUTSIDE:], None: texts}[split]

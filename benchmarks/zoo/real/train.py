@@ -19,7 +19,8 @@ import transformers
 
 from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.progress import Progress
-from benchmarks.zoo.real.base import BaseUnavailableError, base_dir, zoo_dir
+from benchmarks.zoo.real.base import base_dir, zoo_dir
+from benchmarks.zoo.real.packages import BaseUnavailableError
 from benchmarks.zoo.real.tasks import TASKS, find_task
 from benchmarks.zoo.real.training import Form, Schedule, fine_tune
 

@@ -1,18 +1,17 @@
-"""The tiny zoo merged, served and asked over HTTP, as `overtone demo --check` does."""
+"""The tiny zoo merged, served and asked over HTTP, as `overtone demo --tiny --check` does."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import openai
 import pytest
 
-from benchmarks.demo import GOAL, zoo_bundle
-from benchmarks.demo.serving import serving
-from benchmarks.evaluation import evaluate, unseen_prompts
-from benchmarks.evaluation.http import ask_over_http
-from benchmarks.zoo import TASKS, models_dir
+from benchmarks.demo import TINY, zoo_bundle
+from benchmarks.demo.check import measured
+from benchmarks.zoo import TASKS
 from benchmarks.zoo.matching import MAX_NEW_TOKENS
 from merge.bundle import Bundle, open_bundle
+from merge.evaluate import Server
+from serve.child import Child, serving
 
 PROMPTS = 25
 
@@ -23,25 +22,28 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def base_url(bundle: Bundle) -> Iterator[str]:
-    with serving(bundle.path) as url:
-        yield url
+def child(bundle: Bundle) -> Iterator[Child]:
+    with serving(bundle.path) as running:
+        yield running
 
 
 @pytest.mark.timeout(900)
-def test_routed_answers_are_nearly_the_fine_tunes(bundle: Bundle, base_url: str) -> None:
-    examples = unseen_prompts(PROMPTS, seed=3)
-    fine_tunes: dict[str, Path] = {task: models_dir() / "fine_tunes" / task for task in examples}
-    result = evaluate(ask_over_http(base_url, MAX_NEW_TOKENS), bundle, examples, fine_tunes)
+def test_routed_answers_are_nearly_the_fine_tunes(bundle: Bundle, child: Child) -> None:
+    result = measured(Server(child.url, child.api_key), bundle, TINY.chat, PROMPTS)
+    assert result.name == "zoo"
+    assert result.router_accuracy is not None
     assert result.router_accuracy >= 0.98
+    share, backbone = result.share("routed"), result.average["backbone"]
+    assert share is not None
+    assert backbone is not None
     # 200 prompts: the standard error of a share near 0.97 is 0.012; two of them below the goal is a real loss.
-    assert result.average.routed >= (GOAL - 0.025) * result.average.fine_tune
-    assert result.average.backbone < 0.5
+    assert share >= TINY.goal - 0.025
+    assert backbone < 0.5
 
 
 @pytest.mark.timeout(900)
-def test_the_openai_client_gets_answers_streamed_and_not(base_url: str) -> None:
-    with openai.OpenAI(base_url=f"{base_url}/v1", api_key="none") as client:
+def test_the_openai_client_gets_answers_streamed_and_not(child: Child) -> None:
+    with openai.OpenAI(base_url=f"{child.url}/v1", api_key=child.api_key) as client:
         for task in TASKS:
             prompt = task.generate("train", 1, seed=0)[0].prompt
             options = {"model": "auto", "prompt": prompt, "max_tokens": MAX_NEW_TOKENS, "temperature": 0}

