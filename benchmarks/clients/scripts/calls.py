@@ -5,7 +5,11 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 URL, MODEL = sys.argv[1:3]
 HI = [{"role": "user", "content": "Write 7 as a Roman numeral."}]
@@ -13,6 +17,31 @@ CITY = {"type": "object", "properties": {"city": {"enum": ["Bonn", "Rome"]}}, "r
 CITY["additionalProperties"] = False
 FUNCTION = {"name": "weather", "description": "The weather of a city.", "parameters": CITY}
 TOOL = {"type": "function", "function": FUNCTION}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    def json(self) -> Any:
+        """The body, read."""
+        return json.loads(self.text)
+
+
+def ask(path: str, body: Any = None, content_type: str = "application/json", **headers: str) -> Reply:
+    """GET a path, or POST a body to it, without a client; headers are named with `_` for `-`."""
+    data = None if body is None else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(f"{URL}{path}", data, {"Content-Type": content_type, **named})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            return Reply(reply.status, reply.headers, reply.read().decode())
+    except urllib.error.HTTPError as error:
+        return Reply(error.code, error.headers, error.read().decode())
 
 
 def report(calls: list[Callable]) -> None:

@@ -1,4 +1,4 @@
-"""What vLLM 0.33.0's tests of chats, tools, responses and Anthropic's messages expect, asked with openai and httpx.
+"""What vLLM 0.33.0's tests of chats, tools, responses and Anthropic's messages expect, asked with openai.
 
 Each call is named after the test whose expectations it states. Tests that expect one model's words are left out.
 """
@@ -6,12 +6,10 @@ Each call is named after the test whose expectations it states. Tests that expec
 import json
 import re
 
-import httpx
-from calls import CITY, HI, MODEL, TOOL, URL, report
+from calls import CITY, HI, MODEL, TOOL, URL, ask, report
 from openai import BadRequestError, OpenAI
 
 client = OpenAI(base_url=f"{URL}/v1", api_key="unused", max_retries=0)
-http = httpx.Client(base_url=URL, timeout=120)
 FIELDS = {"model": MODEL, "messages": HI, "max_completion_tokens": 5, "temperature": 0.0}
 TIME = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
 
@@ -165,9 +163,9 @@ def max_tokens_with_tool_choice_required():
 
 
 def tokenize_chat():
-    found = http.post("/tokenize", json={"model": MODEL, "messages": HI}).json()
+    found = ask("/tokenize", {"model": MODEL, "messages": HI}).json()
     assert found["count"] == len(found["tokens"]) == create().usage.prompt_tokens
-    found = http.post("/tokenize", json={"model": MODEL, "messages": HI, "tools": [TOOL]}).json()
+    found = ask("/tokenize", {"model": MODEL, "messages": HI, "tools": [TOOL]}).json()
     assert found["count"] == create(tools=[TOOL]).usage.prompt_tokens
 
 
@@ -197,10 +195,10 @@ def responses_streaming_logprobs():
 
 def anthropic_messages():
     body = {"model": MODEL, "max_tokens": 8, "system": "Be brief.", "messages": HI}
-    reply = http.post("/v1/messages", json=body).json()
+    reply = ask("/v1/messages", body).json()
     assert (reply["role"], reply["type"]) == ("assistant", "message")
     assert reply["stop_reason"] in ("end_turn", "max_tokens")
-    text = http.post("/v1/messages", json={**body, "stream": True}).text
+    text = ask("/v1/messages", {**body, "stream": True}).text
     names = re.findall(r"^event: (.*)$", text, re.MULTILINE)
     assert (names[0], names[-2:]) == ("message_start", ["message_delta", "message_stop"])
 
@@ -208,10 +206,10 @@ def anthropic_messages():
 def anthropic_tool_call():
     tool = {"name": "weather", "input_schema": CITY}
     body = {"model": MODEL, "max_tokens": 100, "messages": HI, "tools": [tool], "tool_choice": {"type": "any"}}
-    reply = http.post("/v1/messages", json=body).json()
+    reply = ask("/v1/messages", body).json()
     assert reply["stop_reason"] == "tool_use"
     assert reply["content"][-1]["name"] == "weather"
-    assert '"input_json_delta"' in http.post("/v1/messages", json={**body, "stream": True}).text
+    assert '"input_json_delta"' in ask("/v1/messages", {**body, "stream": True}).text
 
 
 report(

@@ -1,16 +1,14 @@
-"""What vLLM 0.33.0's tests of its completions, tokenizer and HTTP routes expect, asked with openai and httpx.
+"""What vLLM 0.33.0's tests of its completions, tokenizer and HTTP routes expect, asked with openai.
 
 Each call is named after the test whose expectations it states. Tests that expect one model's words are left out.
 """
 
 import asyncio
 
-import httpx
-from calls import MODEL, URL, report
+from calls import MODEL, URL, ask, report
 from openai import AsyncOpenAI, BadRequestError, OpenAI
 
 client = OpenAI(base_url=f"{URL}/v1", api_key="unused", max_retries=0)
-http = httpx.Client(base_url=URL, timeout=120)
 PROMPT = "Hello, my name is"
 FIELDS = {"model": MODEL, "prompt": PROMPT, "max_tokens": 5, "temperature": 0.0, "extra_body": {"ignore_eos": True}}
 LONG = "one two three four five six seven eight nine ten " * 4
@@ -37,7 +35,7 @@ def single_completion():
     assert reply.choices[0].text
     usage = reply.usage
     assert (usage.completion_tokens, usage.total_tokens) == (5, usage.prompt_tokens + 5)
-    tokens = http.post("/tokenize", json={"prompt": PROMPT}).json()["tokens"]
+    tokens = ask("/tokenize", {"prompt": PROMPT}).json()["tokens"]
     assert create(prompt=tokens).choices[0].text == reply.choices[0].text
 
 
@@ -112,7 +110,7 @@ def batch_completions():
 
 
 def echo_logprob_completion():
-    tokens = http.post("/tokenize", json={"prompt": PROMPT}).json()["tokens"]
+    tokens = ask("/tokenize", {"prompt": PROMPT}).json()["tokens"]
     for prompt in (PROMPT, tokens):
         found = create(prompt=prompt, echo=True, logprobs=1).choices[0]
         assert found.text.endswith(create(prompt=prompt).choices[0].text)
@@ -140,19 +138,18 @@ def stream_options_and_logprobs_with_long_prompts():
 
 
 def tokenize_completions_and_detokenize():
-    found = http.post("/tokenize", json={"model": MODEL, "prompt": PROMPT, "add_special_tokens": False}).json()
+    found = ask("/tokenize", {"model": MODEL, "prompt": PROMPT, "add_special_tokens": False}).json()
     assert (found["count"], found["max_model_len"] > 0) == (len(found["tokens"]), True)
-    assert http.post("/detokenize", json={"model": MODEL, "tokens": found["tokens"]}).json() == {"prompt": PROMPT}
+    assert ask("/detokenize", {"model": MODEL, "tokens": found["tokens"]}).json() == {"prompt": PROMPT}
 
 
 def health_and_content_type():
-    assert http.get("/health").status_code == 200
-    wrong = http.post("/v1/completions", content="{}", headers={"content-type": "application/x-www-form-urlencoded"})
-    assert wrong.status_code == 415
+    assert ask("/health").status == 200
+    assert ask("/v1/completions", {}, "application/x-www-form-urlencoded").status == 415
 
 
 def custom_request_id_header():
-    assert http.get("/v1/models", headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
+    assert ask("/v1/models", X_Request_Id="mine").headers["x-request-id"] == "mine"
 
 
 async def _cancelled():
