@@ -1,7 +1,6 @@
 """From a recipe to a bundle."""
 
 import importlib.metadata
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,10 +15,9 @@ from merge.bundle import ManifestFields, backbone_digest, save_router
 from merge.bundle.digest import file_digest
 from merge.card import model_card
 from merge.check import Finding, Inputs, checked_inputs
-from merge.check.general import compare_general
-from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from merge.check.elsewhere import Elsewhere
+from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts import (
-    CalibrationError,
     ExpertReport,
     Job,
     Prompts,
@@ -30,15 +28,14 @@ from merge.experts import (
     usual_workers,
 )
 from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge_frank_wolfe
+from merge.guard import Abilities, base_abilities, elsewhere_notes, experts_elsewhere, general_notes
 from merge.methods import BoundMethod
 from merge.progress import Progress
 from merge.ray_pool import RayPool
 from merge.router import read_foreign, train_router
+from merge.scale import ScaleChoice, ScalePoint, choose_scale
 from merge.staging import Staging
 from merge.wording import counted
-
-COMPARED_PARAMETERS = 10**9
-"""Parameters up to which a backbone is compared with the base on general questions: 4 GB in float32."""
 
 LIBRARIES = ("overtone", "torch", "scikit-learn", "transformers", "safetensors", "tokenizers")
 
@@ -54,6 +51,8 @@ class MergeReport:
         experts: in the order of their names.
         router: whether there is one.
         notes: what the user should know.
+        scale: the λ that `lambda: auto` chose; None: there was nothing to choose, or it could not be.
+        elsewhere: what each expert does to requests that are not its task's; empty where that was not measured.
     """
 
     bundle: Path
@@ -62,6 +61,8 @@ class MergeReport:
     experts: tuple[ExpertReport, ...]
     router: bool
     notes: tuple[str, ...]
+    scale: ScaleChoice | None
+    elsewhere: Mapping[str, Elsewhere]
 
 
 def merge_recipe(
@@ -103,19 +104,24 @@ def merge_recipe(
         Staging(out, overwrite, inputs.key(recipe, digests, versions), resume) as staging,
         RayPool() if ray else nullcontext() as pool,
     ):
-        _merge_backbone(inputs, staging, shown, workers, pool)
+        abilities = base_abilities(inputs, shown)
+        scale = _merge_backbone(inputs, abilities, staging, shown, workers, pool)
         backbone = open_checkpoint(staging.path / "backbone")
-        general = _general_ability(inputs, backbone, shown)
+        general = [*_scale_notes(inputs, abilities, scale), *general_notes(abilities.reference, backbone, shown)]
+        del abilities
         experts = _cut_experts(inputs, backbone, staging, shown, workers, pool)
+        elsewhere = experts_elsewhere(inputs, backbone, staging.path / "experts", shown)
         if inputs.prompts is not None:
             config = inputs.recipe.router
             shown.say(f"router: training on {' and '.join(config.chosen_features)} features")
             foreign = [] if config.foreign is None else read_foreign(config.foreign)
             model = train_router(inputs.prompts, config, foreign, staging.path / "backbone")
             save_router(staging.path / "router", model)
-        notes = (*_notes(inputs, warned, experts), *general)
+        notes = (*_notes(inputs, warned, experts), *elsewhere_notes(elsewhere), *general)
         (staging.path / "recipe.yml").write_bytes(recipe.read_bytes())
-        (staging.path / "README.md").write_text(model_card(inputs.recipe, [_row(item) for item in experts], notes))
+        (staging.path / "README.md").write_text(
+            model_card(inputs.recipe, [_row(item, elsewhere.get(item.name)) for item in experts], notes)
+        )
         shown.say("bundle: writing the manifest")
         staging.finish(
             ManifestFields(
@@ -127,19 +133,34 @@ def merge_recipe(
             )
         )
     seconds = time.perf_counter() - start
-    return MergeReport(out, seconds, backbone.nbytes, tuple(experts), inputs.prompts is not None, notes)
+    return MergeReport(
+        out, seconds, backbone.nbytes, tuple(experts), inputs.prompts is not None, notes, scale, elsewhere
+    )
 
 
 def _merge_backbone(
-    inputs: Inputs, staging: Staging, shown: Progress, workers: int | None, pool: RayPool | None
-) -> None:
+    inputs: Inputs,
+    abilities: Abilities,
+    staging: Staging,
+    shown: Progress,
+    workers: int | None,
+    pool: RayPool | None,
+) -> ScaleChoice | None:
     recipe = inputs.recipe
-    if staging.finished("backbone") is not None:
+    finished = staging.finished("backbone")
+    if finished is not None:
         shown.say("backbone: taken over from the interrupted merge")
-        return
+        return _restored_scale(finished["scale"])
     merged = inputs.merged()
     frank_wolfe = recipe.frank_wolfe()
-    method = recipe.method() if frank_wolfe is None else _searched(inputs, merged, frank_wolfe, shown)
+    scale = None
+    if recipe.chooses_scale and abilities.reference is not None:
+        scale = choose_scale(inputs, abilities.reference, shown, workers, staging.path)
+        shown.say(scale.summary())
+    if frank_wolfe is not None:
+        method = _searched(inputs, merged, frank_wolfe, shown)
+    else:
+        method = recipe.method() if scale is None else recipe.method(scale.multiple)
     stage = f"backbone by {recipe.merge_method} of {counted(len(inputs.fine_tunes), 'model')}"
     directory = staging.path / "backbone"
     with shown.stage(stage, len(inputs.base.tensors) + len(inputs.base.buffers)) as advance:
@@ -156,7 +177,26 @@ def _merge_backbone(
             threads=workers,
             pool=pool,
         )
-    staging.record("backbone", [file for file in directory.rglob("*") if file.is_file()], {})
+    data = {"scale": None if scale is None else asdict(scale)}
+    staging.record("backbone", [file for file in directory.rglob("*") if file.is_file()], data)
+    return scale
+
+
+def _restored_scale(data: Mapping[str, Any] | None) -> ScaleChoice | None:
+    if data is None:
+        return None
+    return ScaleChoice(data["multiple"], data["scale"], tuple(ScalePoint(**point) for point in data["curve"]))
+
+
+def _scale_notes(inputs: Inputs, abilities: Abilities, scale: ScaleChoice | None) -> list[str]:
+    """What is to be said of `lambda: auto`."""
+    if not inputs.recipe.chooses_scale:
+        return []
+    if scale is not None:
+        return [scale.summary()]
+    return [
+        f"lambda is the method's usual {inputs.recipe.usual_scale:g}: auto cannot choose it, as {abilities.missing}"
+    ]
 
 
 def _searched(inputs: Inputs, merged: Checkpoint, config: FrankWolfeConfig, shown: Progress) -> BoundMethod:
@@ -175,29 +215,6 @@ def _searched(inputs: Inputs, merged: Checkpoint, config: FrankWolfeConfig, show
     shares = sorted(outcome.shares().items(), key=lambda item: -item[1])
     shown.say("coefficients: " + ", ".join(f"{name} {share:.3f}" for name, share in shares if share > 0))
     return outcome.method
-
-
-def _general_ability(inputs: Inputs, backbone: Checkpoint, shown: Progress) -> list[str]:
-    """Compare the backbone with the base on general questions, and warn where it lost abilities.
-
-    Returns:
-        What was found, for the notes. Nothing where the backbone is the base, or where the comparison would cost much
-        or tell nothing: large models, models that transformers does not run, bases without a chat template or
-        knowledge.
-    """
-    parameters = sum(math.prod(info.shape) for info in backbone.tensors.values())
-    if inputs.recipe.merge_method == "base" or parameters > COMPARED_PARAMETERS:
-        return []
-    try:
-        found = compare_general(inputs.base, backbone)
-    except (CheckpointError, CalibrationError):
-        return []
-    if found is None:
-        return []
-    shown.say(f"backbone: {found.summary()}")
-    for concern in found.concerns():
-        shown.say(f"warning: backbone: {concern}")
-    return [f"backbone: {line}" for line in (found.summary(), *found.concerns())]
 
 
 def _cut_experts(
@@ -269,7 +286,7 @@ def _summary(report: ExpertReport) -> str:
     return f"{text}, KL to the fine-tune {before:.3f} → {after:.4f}"
 
 
-def _row(report: ExpertReport) -> dict[str, str]:
+def _row(report: ExpertReport, elsewhere: Elsewhere | None) -> dict[str, str]:
     row = {
         "expert": report.name,
         "holds": report.parts,
@@ -281,6 +298,12 @@ def _row(report: ExpertReport) -> dict[str, str]:
     if report.divergence is not None:
         row["KL to the fine-tune, backbone alone"] = f"{report.divergence[0]:.3f}"
         row["with the expert"] = f"{report.divergence[1]:.4f}"
+    if elsewhere is not None:
+        row["KL to the base, general questions (fine-tune)"] = (
+            f"{elsewhere.general:.3f} ({elsewhere.tuned_general:.3f})"
+        )
+        if elsewhere.others is not None:
+            row["other tasks' prompts"] = f"{elsewhere.others:.3f} ({elsewhere.tuned_others:.3f})"
     return row
 
 

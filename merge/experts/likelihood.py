@@ -19,3 +19,12 @@ def reply_log_probs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequen
     """
     logits = model(input_ids=torch.tensor([[*prompt, *reply]]), logits_to_keep=len(reply) + 1).logits
     return F.log_softmax(logits[0, :-1].float(), -1)
+
+
+def mean_divergence(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """KL(expected ‖ found) of log probabilities [n, V] each, mean over all n, in nats."""
+    sums = [
+        float(F.kl_div(other, own, reduction="sum", log_target=True))
+        for own, other in zip(expected, found, strict=True)
+    ]
+    return max(0.0, sum(sums) / sum(len(own) for own in expected))

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from merge.methods import BoundMethod, ParameterError, find_method
+from merge.methods import AUTO, BoundMethod, ParameterError, find_method
 
 StepRule = Literal["classic", "scaled", "line_search"]
 Granularity = Literal["task", "layer"]
@@ -34,6 +34,8 @@ class MethodChoice(_Block):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise ValueError(f"{self.method}: {place}: {first['msg']}") from error
+        if self.parameters.get("lambda") == AUTO:
+            raise ValueError(f"{self.method}: lambda: {AUTO} is for merge_method; write a number here")
         return self
 
     def bound(self) -> BoundMethod:

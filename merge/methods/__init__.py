@@ -5,10 +5,11 @@
 """
 
 from merge.methods import base, dare, fr, iso_c, knots, linear, task_arithmetic, ties, tsv_m
-from merge.methods.registry import METHODS, BoundMethod, Method, ParameterError, find_method, method
+from merge.methods.registry import AUTO, METHODS, BoundMethod, Method, ParameterError, find_method, method
 from merge.methods.vectors import PerTask, TaskVectors
 
 __all__ = [
+    "AUTO",
     "METHODS",
     "BoundMethod",
     "Method",

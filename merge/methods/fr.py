@@ -1,7 +1,7 @@
 """FR-Merging (ICCV 2025, arXiv 2411.16815): task vectors lose their low frequencies before they are added."""
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -11,17 +11,21 @@ from merge.methods.registry import method
 from merge.methods.vectors import EMBEDDINGS, ONE, PerTask, TaskVectors, is_matrix, weighted_sum
 
 Coefficients = Literal["const", "paper", "align"]
-_USUAL = {"const": 0.3, "paper": 1.0, "align": 0.3}
+_USUAL: Mapping[Coefficients, float] = {"const": 0.3, "paper": 1.0, "align": 0.3}
 
 
-@method("fr")
+def _usual_scale(parameters: Any) -> float:
+    return _USUAL[parameters.coefficients]
+
+
+@method("fr", _usual_scale)
 def fr(
     name: str,
     base: Tensor,
     vectors: TaskVectors,
     *,
     weight: PerTask = ONE,
-    lambda_: float | None = None,
+    lambda_: float = 0.3,
     coefficients: Coefficients = "const",
     filter_: Literal["official", "normalized"] = "official",
     r: Annotated[float, Field(ge=0)] = 0.7,
@@ -41,7 +45,7 @@ def fr(
         base: θ₀, any shape; float32 or float64.
         vectors: τ_i.
         weight: w_i.
-        lambda_: λ; None for 0.3, or 1 with `paper`, whose coefficients sum to 1.
+        lambda_: λ; usually 0.3, or 1 with `paper`, whose coefficients sum to 1.
         coefficients: c_i.
         filter_: `official_mask` with r, or `normalized_mask` with d0.
         r: radius about the Nyquist frequency as a fraction of min(H, W).
@@ -50,7 +54,6 @@ def fr(
             of the method's effect is not due to frequencies.
         exclude: patterns of 2-D tensors that are added without filtering.
     """
-    scale = _USUAL[coefficients] if lambda_ is None else lambda_
 
     def high_pass(matrix: Tensor) -> Tensor:
         if not is_matrix(name, matrix, exclude):
@@ -60,7 +63,7 @@ def fr(
         return matrix * kept_fraction(mask) if control == "shrink" else apply_mask(matrix, mask)
 
     coefficient = {task: c * weight[task] for task, c in _coefficients(coefficients, vectors, high_pass).items()}
-    return high_pass(weighted_sum(base, vectors, coefficient)).mul(scale).add_(base)
+    return high_pass(weighted_sum(base, vectors, coefficient)).mul(lambda_).add_(base)
 
 
 def _coefficients(rule: Coefficients, vectors: TaskVectors, high_pass: Callable[[Tensor], Tensor]) -> dict[str, float]:

@@ -1,17 +1,42 @@
 """The table of methods, and the check of a recipe's parameters against a method's signature."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from functools import partial
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from torch import Tensor
 
 from merge.methods.vectors import PerTask, TaskVectors
 
 BoundMethod = Callable[[str, Tensor, TaskVectors], Tensor]
 """A method with its parameters filled in: (tensor name, base tensor, task vectors) to merged tensor."""
+
+
+SCALE = "lambda_"
+"""λ, what a method multiplies the merged task vectors by: θ₀ + λ τ, whatever τ is."""
+
+AUTO = "auto"
+"""Its default in a recipe: it is chosen for the model, or where it cannot be, is the method's usual one."""
+
+
+def _number_or_auto(value: object) -> object:
+    if value is None or value == AUTO:
+        return AUTO
+    try:
+        number = float(cast("float", value))
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} must be a number or {AUTO}")
+    return number
+
+
+Scale = Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)]
+"""λ as a recipe writes it."""
 
 
 class ParameterError(ValueError):
@@ -28,6 +53,8 @@ class Method:
         function: (name, base, vectors, **parameters) to merged tensor.
         parameters: schema of a recipe's `parameters`.
         task_parameters: schema of one model's `parameters`.
+        usual_scale: λ where nothing says how large it should be, for the parameters of `parameters`; None: the method
+            has no λ.
     """
 
     name: str
@@ -35,10 +62,19 @@ class Method:
     function: Callable[..., Tensor]
     parameters: type[BaseModel]
     task_parameters: type[BaseModel]
+    usual_scale: Callable[[Any], float] | None = None
 
-    def bind(self, parameters: BaseModel, by_task: Mapping[str, BaseModel]) -> BoundMethod:
-        """Fill in parameters that were validated by the two schemas; a model's own value goes before the common one."""
+    def bind(self, parameters: BaseModel, by_task: Mapping[str, BaseModel], scale: float = 1.0) -> BoundMethod:
+        """Fill in parameters that were validated by the two schemas; a model's own value goes before the common one.
+
+        Args:
+            parameters: for all models.
+            by_task: each model's own.
+            scale: λ over the usual one, where the parameters say `auto`.
+        """
         common = {field: getattr(parameters, field) for field in type(parameters).model_fields}
+        if self.usual_scale is not None and common[SCALE] == AUTO:
+            common[SCALE] = scale * self.usual_scale(parameters)
         for field in self.task_parameters.model_fields:
             own = {task: getattr(model, field) for task, model in by_task.items()}
             common[field] = PerTask(common[field], {task: value for task, value in own.items() if value is not None})
@@ -53,21 +89,32 @@ METHODS: dict[str, Method] = {}
 """Every method by name, filled by the decorator."""
 
 
-def method(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+def method(
+    name: str, usual_scale: Callable[[Any], float] | None = None
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a function as the merge method `name`.
 
     The function takes (tensor name, base tensor, task vectors) and keyword-only parameters with defaults. A trailing
-    underscore, as in `lambda_`, is not part of the parameter's name in a recipe.
+    underscore, as in `lambda_`, is not part of the parameter's name in a recipe. A function with `lambda_` gives
+    θ₀ + λ τ with a τ that does not depend on λ, and recipes may say `lambda: auto`.
+
+    Args:
+        name: how a recipe calls it.
+        usual_scale: the usual λ for some parameters; None: the default of `lambda_`.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         common: dict[str, Any] = {}
         own: dict[str, Any] = {}
+        usual: Callable[[Any], float] | None = None
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
             if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
                 continue
             alias = parameter.name.rstrip("_")
             kind, default = parameter.annotation, parameter.default
+            if parameter.name == SCALE:
+                usual = usual_scale or partial(_same, default)
+                kind, default = Scale, AUTO
             if isinstance(default, PerTask):
                 finite = Field(allow_inf_nan=False)
                 kind = Annotated[float, finite, *getattr(kind, "__metadata__", ())]
@@ -81,10 +128,15 @@ def method(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]
             function,
             create_model(f"{name} parameters", __config__=config, **common),
             create_model(f"{name} model parameters", __config__=config, **own),
+            usual,
         )
         return function
 
     return register
+
+
+def _same(value: float, _parameters: BaseModel) -> float:
+    return value
 
 
 def find_method(name: str) -> Method:

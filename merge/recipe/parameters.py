@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from merge.methods import BoundMethod, Method, TaskVectors
+from merge.methods import AUTO, BoundMethod, Method, TaskVectors
 
 Parameters = Mapping[str, Any]
 
@@ -53,15 +53,31 @@ def values_for(parameters: Parameters, tensor: str) -> dict[str, Any]:
     return found
 
 
-def bind(method: Method, common: Parameters, by_task: Mapping[str, Parameters]) -> BoundMethod:
-    """A method with parameters that `alternatives` and the method's schemas have accepted."""
+def chooses_scale(method: Method, common: Parameters, by_task: Mapping[str, Parameters]) -> bool:
+    """Whether λ is to be chosen: the parameters say `auto`, or they give neither λ nor any weight."""
+    if method.usual_scale is None:
+        return False
+    if common.get("lambda") is not None:
+        return AUTO in alternatives(common["lambda"])
+    return not any("weight" in block for block in (common, *by_task.values()))
+
+
+def bind(method: Method, common: Parameters, by_task: Mapping[str, Parameters], scale: float = 1.0) -> BoundMethod:
+    """A method with parameters that `alternatives` and the method's schemas have accepted.
+
+    Args:
+        method: the method.
+        common: for all models.
+        by_task: each model's own.
+        scale: λ over the usual one, where the parameters say `auto`.
+    """
 
     def bound_for(tensor: str) -> BoundMethod:
         own = {
             task: method.task_parameters.model_validate(values_for(parameters, tensor))
             for task, parameters in by_task.items()
         }
-        return method.bind(method.parameters.model_validate(values_for(common, tensor)), own)
+        return method.bind(method.parameters.model_validate(values_for(common, tensor)), own, scale)
 
     everywhere = not any(is_filtered(value) for block in (common, *by_task.values()) for value in block.values())
     if everywhere:

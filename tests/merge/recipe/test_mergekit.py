@@ -92,7 +92,7 @@ def test_a_plus_names_an_adapter_unless_a_directory_has_that_name(tmp_path: Path
         ("tokenizer_source: union", "tokenizer_source: not supported: building a tokenizer"),
         ("parameters: {lambda: [0.1, 0.5]}", "parameters.lambda: not supported: a list of values over layers"),
         ("parameters: {lambda: [{filter: mlp}]}", "is no entry of a list by tensor"),
-        ("parameters: {lambda: [{filter: mlp, value: x}]}", "parameters.lambda: Input should be a valid number"),
+        ("parameters: {lambda: [{filter: mlp, value: x}]}", "parameters.lambda: 'x' must be a number or auto"),
         ("parameters: {weight: [{filtr: mlp, value: 1}]}", "is no entry of a list by tensor"),
     ],
 )

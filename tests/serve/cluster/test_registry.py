@@ -84,6 +84,8 @@ async def test_a_deployment_without_replicas_is_dead_once_patience_is_over():
 async def test_one_exposition_tells_processes_apart():
     ingress, replica = ClusterMetrics("1"), Metrics()
     replica.engine.on_reject("QueueFull")
+    ingress.router.observe("one", 0.01, 0.6, near_tie=True, session="kept")
+    ingress.router.observe(None, 0.01, 0.6, abstention="unsure")
 
     async def replicas() -> list[tuple[str, list]]:
         return [("r1", replica.families())]
@@ -94,4 +96,7 @@ async def test_one_exposition_tells_processes_apart():
     assert content_type.startswith("text/plain")
     rejected = 'overtone_admission_rejections_total{reason="QueueFull",replica='
     assert f'{rejected}"r1"}} 1.0' in lines
+    assert 'overtone_router_session_turns_total{outcome="kept",replica="ingress"} 1.0' in lines
+    assert 'overtone_router_abstentions_total{reason="unsure",replica="ingress"} 1.0' in lines
+    assert 'overtone_router_near_ties_total{replica="ingress"} 1.0' in lines
     assert sum(line == "# TYPE overtone_admission_rejections_total counter" for line in lines) == 1

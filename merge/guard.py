@@ -1,0 +1,99 @@
+"""Whether a merge kept the base's general abilities: what is measured on the way, and what is said of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge.bundle import read_expert
+from merge.check import Inputs
+from merge.check.elsewhere import Elsewhere, measure_elsewhere
+from merge.check.general import GeneralReference, compare_general, general_reference, too_large
+from merge.checkpoint import Checkpoint, CheckpointError
+from merge.experts import CalibrationError
+from merge.progress import Progress
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """The base's general abilities.
+
+    Attributes:
+        reference: None where they cannot be measured, or need not be.
+        missing: why they cannot, the end of a sentence.
+    """
+
+    reference: GeneralReference | None
+    missing: str = ""
+
+
+def base_abilities(inputs: Inputs, shown: Progress) -> Abilities:
+    """Ask the base general questions, where that costs little and tells something.
+
+    They need not be asked where the backbone is the base. They are not where the model is large, is not one that
+    transformers runs as a causal language model, or has no chat template or no knowledge.
+    """
+    if inputs.recipe.merge_method == "base":
+        return Abilities(None)
+    if too_large(inputs.base):
+        return Abilities(None, "the model has more than a billion parameters")
+    shown.say("base: asking general questions")
+    try:
+        found = general_reference(inputs.base)
+    except (CheckpointError, CalibrationError):
+        return Abilities(None, "the base cannot be run as a causal language model")
+    return Abilities(found, "" if found else "the base has no chat template, or answers few general questions")
+
+
+def general_notes(reference: GeneralReference | None, backbone: Checkpoint, shown: Progress) -> list[str]:
+    """Compare the backbone with the base on general questions, and warn where it lost abilities.
+
+    Returns:
+        What was found, for the bundle's notes.
+    """
+    if reference is None:
+        return []
+    found = compare_general(reference, backbone)
+    shown.say(f"backbone: {found.summary()}")
+    for concern in found.concerns():
+        shown.say(f"warning: backbone: {concern}")
+    return [f"backbone: {line}" for line in (found.summary(), *found.concerns())]
+
+
+def experts_elsewhere(inputs: Inputs, backbone: Checkpoint, experts: Path, shown: Progress) -> dict[str, Elsewhere]:
+    """Measure what each expert does to requests that are not its task's, and warn where it is far from the base.
+
+    Args:
+        inputs: the recipe's.
+        backbone: as it is stored.
+        experts: the folder of their files.
+        shown: gets figures and warnings.
+
+    Returns:
+        By name; empty where `base_abilities` could not be measured either.
+    """
+    if too_large(inputs.base):
+        return {}
+    measured: dict[str, Elsewhere] = {}
+    try:
+        prompts, _ = inputs.calibration_tokens()
+        with shown.stage("experts: requests that are not their tasks'", len(inputs.fine_tunes)) as advance:
+            for name, found in measure_elsewhere(
+                inputs.base,
+                backbone,
+                inputs.fine_tunes,
+                lambda name: read_expert(experts / f"{name}.safetensors"),
+                prompts,
+            ):
+                shown.say(f"expert {name}: {found.summary()}")
+                for concern in found.concerns():
+                    shown.say(f"warning: expert {name}: {concern}")
+                measured[name] = found
+                advance()
+    except (CheckpointError, CalibrationError):
+        return {}
+    return measured
+
+
+def elsewhere_notes(measured: Mapping[str, Elsewhere]) -> list[str]:
+    """The warnings, for the bundle's notes."""
+    return [f"expert {name}: {concern}" for name, found in measured.items() for concern in found.concerns()]
