@@ -6,7 +6,7 @@ from pathlib import Path
 
 from merge.bundle import read_expert
 from merge.check import Inputs
-from merge.check.elsewhere import Elsewhere, measure_elsewhere
+from merge.check.elsewhere import Elsewhere, ask_elsewhere
 from merge.check.general import GeneralReference, compare_general, general_reference, too_large
 from merge.checkpoint import Checkpoint, CheckpointError
 from merge.experts import CalibrationError
@@ -76,14 +76,12 @@ def experts_elsewhere(inputs: Inputs, backbone: Checkpoint, experts: Path, shown
     measured: dict[str, Elsewhere] = {}
     try:
         prompts, _ = inputs.calibration_tokens()
+        requests = ask_elsewhere(inputs.base, prompts)
+        if requests is None:
+            return {}
         with shown.stage("experts: requests that are not their tasks'", len(inputs.fine_tunes)) as advance:
-            for name, found in measure_elsewhere(
-                inputs.base,
-                backbone,
-                inputs.fine_tunes,
-                lambda name: read_expert(experts / f"{name}.safetensors"),
-                prompts,
-            ):
+            for name, fine_tune in inputs.fine_tunes.items():
+                found = requests.measure(read_expert(experts / f"{name}.safetensors"), fine_tune, backbone)
                 shown.say(f"expert {name}: {found.summary()}")
                 for concern in found.concerns():
                     shown.say(f"warning: expert {name}: {concern}")

@@ -5,10 +5,9 @@ itself is away from the base there: one that was trained to reply with labels la
 against its own fine-tune, and what is told is how much farther from the base the *expert* is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -29,6 +28,7 @@ PROMPTS = 16
 """Prompts of all tasks together that are asked, as many of each as fit."""
 
 REPLY_TOKENS = 12
+_BATCH = 8
 
 FARTHER = 1.5
 """An expert is told of where its KL to the base is above so many times its fine-tune's, and `ALLOWED` more."""
@@ -74,78 +74,92 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Prompts with the base's replies [tokens] and log probabilities [tokens, V]; `owner`: the task, None: general."""
+class _Request:
+    """A prompt with the base's reply [tokens] and its log probabilities [tokens, V]; `task`: None for general ones."""
 
-    owner: str | None
+    task: str | None
     prompt: Sequence[int]
     reply: Sequence[int]
     expected: Tensor
 
 
-@torch.no_grad()
-def measure_elsewhere(
-    base: Checkpoint,
-    backbone: Checkpoint,
-    fine_tunes: Mapping[str, Checkpoint],
-    read_expert: Callable[[str], Expert],
-    prompts: Mapping[str, Sequence[Sequence[int]]],
-) -> Iterator[tuple[str, Elsewhere]]:
-    """Measure one expert after another.
+class Requests:
+    """General questions and prompts of all tasks, with what the base replies.
 
-    Cost: two passes over some thirty short replies for each expert. Memory: a model in float32, and the log
-    probabilities of those replies.
+    Memory: a model in float32, and the log probabilities of some thirty short replies.
+    """
+
+    def __init__(self, model: PreTrainedModel, requests: Sequence[_Request]) -> None:
+        """Take a model whose weights are free to be exchanged, and the requests."""
+        self._model = model
+        self._requests = requests
+
+    def measure(self, expert: Expert, fine_tune: Checkpoint, backbone: Checkpoint) -> Elsewhere:
+        """Measure an expert and its fine-tune: two passes over the replies.
+
+        Args:
+            expert: E_k; its name is its task's.
+            fine_tune: θ_k.
+            backbone: θ_m.
+
+        Raises:
+            CheckpointError: a model cannot be run.
+        """
+        assign(self._model, fine_tune)
+        tuned = self._distance(None), self._distance(expert.name)
+        found = tuned
+        if expert.metadata.get("form") != "lora":  # an expert of this form is the fine-tune
+            assign(self._model, backbone)
+            with added(self._model, expert):
+                found = self._distance(None), self._distance(expert.name)
+        assert found[0] is not None
+        assert tuned[0] is not None
+        return Elsewhere(found[0], tuned[0], found[1], tuned[1])
+
+    def _distance(self, task: str | None) -> float | None:
+        """Mean KL to the base on general questions (None), or on prompts of other tasks than `task`."""
+        of = [item for item in self._requests if (item.task is None if task is None else item.task not in {None, task})]
+        if not of:
+            return None
+        found = [reply_log_probs(self._model, item.prompt, item.reply) for item in of]
+        return mean_divergence([item.expected for item in of], found)
+
+
+def ask_elsewhere(base: Checkpoint, prompts: Mapping[str, Sequence[Sequence[int]]]) -> Requests | None:
+    """Ask the base.
 
     Args:
         base: θ₀.
-        backbone: θ_m.
-        fine_tunes: θ_k by name.
-        read_expert: E_k of a name.
         prompts: token ids by task; empty: general questions alone are asked.
 
-    Yields:
-        Names and figures, in the order of `fine_tunes`. Nothing where the base has no chat template, or answers too few
-        of the general questions for there to be knowledge that could be lost.
+    Returns:
+        None where the base has no chat template, or answers too few of the general questions for there to be knowledge
+        that could be lost.
 
     Raises:
-        CheckpointError: a model cannot be run.
+        CheckpointError: it cannot be run.
     """
-    model = build_model(base.path)
-    assign(model, base)
-    asked = _ask(base, model, prompts)
-    for name, fine_tune in fine_tunes.items() if asked else ():
-        expert = read_expert(name)
-        assign(model, fine_tune)
-        found = tuned = _distances(model, asked, name)
-        if expert.metadata.get("form") != "lora":  # an expert of this form is the fine-tune
-            assign(model, backbone)
-            with added(model, expert):
-                found = _distances(model, asked, name)
-        assert found[0] is not None
-        assert tuned[0] is not None
-        yield name, Elsewhere(found[0], tuned[0], found[1], tuned[1])
-
-
-def _ask(base: Checkpoint, model: PreTrainedModel, prompts: Mapping[str, Sequence[Sequence[int]]]) -> list[_Asked]:
-    """Ask the base; nothing comes back where it has no general abilities."""
     tokenizer = load_tokenizer(base.path)
     if not isinstance(tokenizer.chat_template, str):
-        return []
+        return None
     encoder = PromptEncoder(tokenizer, tokenizer.chat_template)
     every = general_questions()
     questions = every[:: max(1, len(every) // QUESTIONS)][:QUESTIONS]
     pairs: list[tuple[str | None, Sequence[int]]] = [(None, encoder.encode(Example(q.prompt))) for q in questions]
     pairs += _spread(prompts)
-    tokens = [prompt for _, prompt in pairs]
-    replies = continue_greedily(model, tokens, REPLY_TOKENS, end_tokens(model, tokenizer), 8)
-    said = [str(tokenizer.decode(reply, skip_special_tokens=True)).lower() for reply in replies]
-    known = sum(question.keyword.lower() in reply for question, reply in zip(questions, said, strict=False))
+    model = build_model(base.path)
+    assign(model, base)
+    ends = end_tokens(model, tokenizer)
+    replies = continue_greedily(model, [prompt for _, prompt in pairs], REPLY_TOKENS, ends, _BATCH)
+    said = [str(tokenizer.decode(reply, skip_special_tokens=True)).lower() for reply in replies[: len(questions)]]
+    known = sum(question.keyword.lower() in reply for question, reply in zip(questions, said, strict=True))
     if known * len(every) < LEAST_KNOWN * len(questions):
-        return []
-    return [
-        _Asked(owner, prompt, reply, reply_log_probs(model, prompt, reply))
-        for (owner, prompt), reply in zip(pairs, replies, strict=True)
+        return None
+    requests = [
+        _Request(task, prompt, reply, reply_log_probs(model, prompt, reply))
+        for (task, prompt), reply in zip(pairs, replies, strict=True)
     ]
+    return Requests(model, requests)
 
 
 def _spread(prompts: Mapping[str, Sequence[Sequence[int]]]) -> list[tuple[str | None, Sequence[int]]]:
@@ -154,17 +168,3 @@ def _spread(prompts: Mapping[str, Sequence[Sequence[int]]]) -> list[tuple[str | 
     longest = max((len(prompts[task]) for task in tasks), default=0)
     found = [(task, prompts[task][turn]) for turn in range(longest) for task in tasks if turn < len(prompts[task])]
     return list(found[:PROMPTS])
-
-
-def _distances(model: PreTrainedModel, asked: Sequence[_Asked], task: str) -> tuple[float | None, float | None]:
-    """Mean KL to the base on general questions, and on prompts of other tasks than `task`."""
-    general = [item for item in asked if item.owner is None]
-    others = [item for item in asked if item.owner not in {None, task}]
-    return _distance(model, general), _distance(model, others)
-
-
-def _distance(model: PreTrainedModel, asked: Sequence[_Asked]) -> float | None:
-    if not asked:
-        return None
-    found = [reply_log_probs(model, item.prompt, item.reply) for item in asked]
-    return mean_divergence([item.expected for item in asked], found)

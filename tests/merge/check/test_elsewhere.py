@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from merge.bundle import Expert
-from merge.check.elsewhere import Elsewhere, measure_elsewhere
+from merge.check.elsewhere import Elsewhere, ask_elsewhere
 from merge.checkpoint import Checkpoint, open_checkpoint
 from tests.merge.general import add_template, ask_little
 from tests.merge.tiny import save_fine_tune, save_tiny
@@ -34,8 +34,9 @@ def expert(models: Mapping[str, Checkpoint], name: str, times: float, **metadata
 def measured(
     models: Mapping[str, Checkpoint], experts: Mapping[str, Expert], prompts: Mapping[str, list[list[int]]] = PROMPTS
 ) -> dict[str, Elsewhere]:
-    tuned = {name: models[name] for name in experts}
-    return dict(measure_elsewhere(models["base"], models["base"], tuned, experts.__getitem__, prompts))
+    requests = ask_elsewhere(models["base"], prompts)
+    assert requests is not None
+    return {name: requests.measure(expert, models[name], models["base"]) for name, expert in experts.items()}
 
 
 def test_experts_beside_their_fine_tunes(models: dict[str, Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +65,11 @@ def test_general_questions_alone(models: dict[str, Checkpoint], monkeypatch: pyt
 
 
 def test_a_base_without_general_knowledge_is_not_asked(models: dict[str, Checkpoint]) -> None:
-    assert measured(models, {"one": expert(models, "one", 1.0)}) == {}
+    assert ask_elsewhere(models["base"], PROMPTS) is None
+
+
+def test_a_base_without_a_chat_template_is_not_asked(models: dict[str, Checkpoint]) -> None:
+    assert ask_elsewhere(models["one"], PROMPTS) is None
 
 
 def test_concerns_compare_with_the_fine_tune() -> None:
