@@ -7,7 +7,7 @@ from pathlib import Path
 from merge.bundle import read_expert
 from merge.check import Inputs
 from merge.check.elsewhere import Elsewhere, ask_elsewhere
-from merge.check.general import GeneralReference, compare_general, general_reference, too_large
+from merge.check.general import GeneralReference, general_reference, too_large
 from merge.checkpoint import Checkpoint, CheckpointError
 from merge.experts import CalibrationError
 from merge.progress import Progress
@@ -52,7 +52,7 @@ def general_notes(reference: GeneralReference | None, backbone: Checkpoint, show
     """
     if reference is None:
         return []
-    found = compare_general(reference, backbone)
+    found = reference.compare(backbone)
     shown.say(f"backbone: {found.summary()}")
     for concern in found.concerns():
         shown.say(f"warning: backbone: {concern}")

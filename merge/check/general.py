@@ -165,6 +165,27 @@ class GeneralReference:
         """The model's perplexity on the plain texts, over the base's."""
         return math.exp(_text_loss(model, self.texts) - self.loss)
 
+    def compare(self, checkpoint: Checkpoint) -> GeneralAbility:
+        """Ask a model of the base's shape, for example the backbone, what the base was asked.
+
+        Raises:
+            CheckpointError: it cannot be run.
+        """
+        tokenizer, model = load_tokenizer(checkpoint.path), build_model(checkpoint.path)
+        assign(model, checkpoint)
+        replies = continue_greedily(model, self.prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
+        after = [_decoded(tokenizer, reply) for reply in replies]
+        rows = list(zip(self.questions, self.said, after, strict=True))
+        changed = [row for row in rows if not same_substance(*row)]
+        return GeneralAbility(
+            divergence=self.divergence(model),
+            unchanged=1 - len(changed) / len(rows),
+            perplexity_ratio=self.perplexity_ratio(model),
+            questions=len(rows),
+            known=self.known,
+            example=(changed[0][0].prompt, changed[0][1], changed[0][2]) if changed else None,
+        )
+
 
 @torch.no_grad()
 def general_reference(base: Checkpoint) -> GeneralReference | None:
@@ -205,30 +226,14 @@ def general_reference(base: Checkpoint) -> GeneralReference | None:
     )
 
 
-def compare_general(reference: GeneralReference, checkpoint: Checkpoint) -> GeneralAbility:
-    """Ask a model of the base's shape what the base was asked.
-
-    Args:
-        reference: from `general_reference`.
-        checkpoint: for example the backbone.
+def compare_general(base: Checkpoint, model: Checkpoint) -> GeneralAbility | None:
+    """Ask the base and a model of the same shape the same general questions; None as for `general_reference`.
 
     Raises:
-        CheckpointError: it cannot be run.
+        CheckpointError: one of them cannot be run.
     """
-    tokenizer, model = load_tokenizer(checkpoint.path), build_model(checkpoint.path)
-    assign(model, checkpoint)
-    replies = continue_greedily(model, reference.prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
-    after = [_decoded(tokenizer, reply) for reply in replies]
-    rows = list(zip(reference.questions, reference.said, after, strict=True))
-    changed = [row for row in rows if not same_substance(*row)]
-    return GeneralAbility(
-        divergence=reference.divergence(model),
-        unchanged=1 - len(changed) / len(rows),
-        perplexity_ratio=reference.perplexity_ratio(model),
-        questions=len(rows),
-        known=reference.known,
-        example=(changed[0][0].prompt, changed[0][1], changed[0][2]) if changed else None,
-    )
+    reference = general_reference(base)
+    return None if reference is None else reference.compare(model)
 
 
 @cache

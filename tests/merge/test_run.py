@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -371,8 +372,7 @@ def test_a_backbone_that_lost_the_bases_abilities_is_warned_of(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = GeneralAbility(0.5, 1.0, 1.0, 50, 40, None)
-    monkeypatch.setattr("merge.guard.general_reference", lambda base: base)
-    monkeypatch.setattr("merge.guard.compare_general", lambda reference, backbone: lost)
+    monkeypatch.setattr("merge.guard.general_reference", lambda base: SimpleNamespace(compare=lambda backbone: lost))
     report = merge_recipe(recipe(inputs, "lost", calibration=None, experts=None), tmp_path / "out")
     concern = "backbone: general questions: KL to the base is 0.500 nats a token, above 0.1"
     assert report.notes[-2:] == (f"backbone: {lost.summary()}", concern)
