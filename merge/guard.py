@@ -69,19 +69,24 @@ def experts_elsewhere(inputs: Inputs, backbone: Checkpoint, experts: Path, shown
         shown: gets figures and warnings.
 
     Returns:
-        By name; empty where `base_abilities` could not be measured either.
+        By name, without experts that are their fine-tune's LoRA as it is; empty where the base has no general abilities
+        that could be measured.
     """
     if too_large(inputs.base):
         return {}
     measured: dict[str, Elsewhere] = {}
+    read = {name: read_expert(experts / f"{name}.safetensors") for name in inputs.fine_tunes}
+    cut = {name: expert for name, expert in read.items() if expert.metadata.get("form") != "lora"}
+    if not cut:
+        return {}
     try:
         prompts, _ = inputs.calibration_tokens()
         requests = ask_elsewhere(inputs.base, prompts)
         if requests is None:
             return {}
-        with shown.stage("experts: requests that are not their tasks'", len(inputs.fine_tunes)) as advance:
-            for name, fine_tune in inputs.fine_tunes.items():
-                found = requests.measure(read_expert(experts / f"{name}.safetensors"), fine_tune, backbone)
+        with shown.stage("experts: requests that are not their tasks'", len(cut)) as advance:
+            for name, expert in cut.items():
+                found = requests.measure(expert, inputs.fine_tunes[name], backbone)
                 shown.say(f"expert {name}: {found.summary()}")
                 for concern in found.concerns():
                     shown.say(f"warning: expert {name}: {concern}")

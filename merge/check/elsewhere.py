@@ -107,11 +107,9 @@ class Requests:
         """
         assign(self._model, fine_tune)
         tuned = self._distance(None), self._distance(expert.name)
-        found = tuned
-        if expert.metadata.get("form") != "lora":  # an expert of this form is the fine-tune
-            assign(self._model, backbone)
-            with added(self._model, expert):
-                found = self._distance(None), self._distance(expert.name)
+        assign(self._model, backbone)
+        with added(self._model, expert):
+            found = self._distance(None), self._distance(expert.name)
         assert found[0] is not None
         assert tuned[0] is not None
         return Elsewhere(found[0], tuned[0], found[1], tuned[1])

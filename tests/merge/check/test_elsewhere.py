@@ -24,11 +24,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     return {name: open_checkpoint(root / name) for name in ("base", "one", "two")}
 
 
-def expert(models: Mapping[str, Checkpoint], name: str, times: float, **metadata: str) -> Expert:
+def expert(models: Mapping[str, Checkpoint], name: str, times: float) -> Expert:
     """What the fine-tune's norms differ from the base's by, many times over."""
     norms = [key for key, info in models["base"].tensors.items() if len(info.shape) == 1]
     dense = {key: times * (models[name].tensor(key) - models["base"].tensor(key)) for key in norms}
-    return Expert(name, "", 0.0, {}, dense, metadata)
+    return Expert(name, "", 0.0, {}, dense)
 
 
 def measured(
@@ -49,12 +49,6 @@ def test_experts_beside_their_fine_tunes(models: dict[str, Checkpoint], monkeypa
     assert one.concerns() == []
     assert two.general > two.tuned_general + 0.1
     assert any(concern.startswith("general questions: KL to the base is") for concern in two.concerns())
-
-
-def test_an_expert_that_is_its_fine_tune(models: dict[str, Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
-    ask_little(monkeypatch)
-    (found,) = measured(models, {"one": expert(models, "one", 100.0, form="lora")}).values()
-    assert (found.general, found.others) == (found.tuned_general, found.tuned_others)
 
 
 def test_general_questions_alone(models: dict[str, Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
