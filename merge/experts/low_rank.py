@@ -37,7 +37,8 @@ class Metric:
 
     def undone(self, x: Tensor) -> Tensor:
         """The product x L⁻¹ of x [R, K] float32."""
-        return torch.linalg.solve_triangular(self.root, x, upper=False, left=False)
+        product: Tensor = torch.linalg.solve_triangular(self.root, x, upper=False, left=False)
+        return product
 
 
 RIDGE = 1e-2
