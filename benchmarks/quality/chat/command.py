@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers.utils import logging
@@ -27,20 +28,23 @@ POOLS = (4, 8)
 
 KNOTS = Row("KnOTS-TIES", "knots", {}, (0.5, 1.0, 1.5), spatial=True)
 
-_NAMES = {
-    "base": "pretrained",
-    "average": "linear",
-    "task_arithmetic": "task arithmetic",
-    "ties": "TIES",
-    "fr": "FR official",
-    "fr_control": "shrink control",
-    "iso_c": "Iso-C",
-    "tsv_m": "TSV-M",
-    "frank_wolfe": "Frank-Wolfe soft",
-}
+
+def _known(name: str, called: str | None = None) -> Row:
+    """A row of the other domains, under another name where one is given."""
+    row = next(row for row in ROWS if row.name == name)
+    return row if called is None else replace(row, name=called)
+
 
 BACKBONES: Mapping[str, Row] = {
-    **{name: next(row for row in ROWS if row.name == known) for name, known in _NAMES.items()},
+    "base": _known("pretrained", "base"),
+    "average": _known("linear", "average"),
+    "task_arithmetic": _known("task arithmetic"),
+    "ties": _known("TIES"),
+    "fr": _known("FR official"),
+    "fr_control": _known("shrink control", "FR's control"),
+    "iso_c": _known("Iso-C"),
+    "tsv_m": _known("TSV-M"),
+    "frank_wolfe": _known("Frank-Wolfe soft"),
     "knots": KNOTS,
 }
 """The rows of this domain, by what the command line calls them."""

@@ -78,14 +78,17 @@ class ChatTable:
         """Of the fine-tunes."""
         bench, pool = self.pool.bench, self.pool
         return {
-            task: self._marks({"row": "fine-tunes"}, task, partial(bench.marks, pool.fine_tune(task, 0), task))
+            task: self._marks(
+                {"row": "fine-tunes"}, task, "fine-tune", partial(bench.marks, pool.fine_tune(task, 0), task)
+            )
             for task in tasks
         }
 
     def backbone(self, row: Row, scale: float, tasks: Sequence[str]) -> Marks:
         """Of a backbone alone."""
         return {
-            task: self._marks(self._key(row, scale), task, partial(self._alone, row, scale, task)) for task in tasks
+            task: self._marks(self._key(row, scale), task, f"{row.name} alone", partial(self._alone, row, scale, task))
+            for task in tasks
         }
 
     def general(self, row: Row, scale: float) -> dict[str, float] | None:
@@ -159,10 +162,10 @@ class ChatTable:
         self._say(f"{row.name} λ {scale:g}: {fmean(found):.3f} on validation requests")
         return fmean(found)
 
-    def _marks(self, key: Mapping[str, Any], task: str, compute: Callable[[], list[float]]) -> list[float]:
+    def _marks(self, key: Mapping[str, Any], task: str, label: str, compute: Callable[[], list[float]]) -> list[float]:
         def measured() -> list[float]:
             marks = compute()
-            self._say(f"{key['row']} {task}: {fmean(marks):.3f}")
+            self._say(f"{label}, {task}: {fmean(marks):.3f}")
             return marks
 
         found: list[float] = self._store.result({**self._asked, **key, "task": task}, measured)

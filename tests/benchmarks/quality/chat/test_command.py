@@ -47,7 +47,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def compare(base: Any, model: Any) -> GeneralAbility:
         asked.append(model.path)
-        return GeneralAbility(0.05 if len(asked) <= 3 else 0.5, 1.0, 1.01, 50, 40, None)
+        return GeneralAbility(0.05 if len(asked) <= 2 else 0.5, 1.0, 1.01, 50, 40, None)
 
     monkeypatch.setattr(table_module, "compare_general", compare)
     return asked
@@ -74,8 +74,9 @@ def test_cells_are_measured_once_and_put_together(
     assert (pool["kind"], pool["pool"]) == ("full", ["turn", "count"])
     assert pool["router"][0]["accuracy"] == 1
     base, sums = pool["rows"]
-    assert (base["row"], base["lambda"], sums["lambda"]) == ("pretrained", [1.0], [pytest.approx(0.15, abs=0.05)])
-    assert base["general"] == {"divergence": 0.05, "unchanged": 1.0, "perplexity_ratio": 1.01}
+    assert (base["row"], base["lambda"], sums["lambda"]) == ("base", [1.0], [pytest.approx(0.15, abs=0.05)])
+    assert base["general"] == {"divergence": 0.0, "unchanged": 1.0, "perplexity_ratio": 1.0}
+    assert sums["general"] == {"divergence": 0.05, "unchanged": 1.0, "perplexity_ratio": 1.01}
     for row in pool["rows"]:
         assert [cut["prompts"] for cut in row["experts"]] == [False, True]
         for cut in row["experts"]:
@@ -89,7 +90,7 @@ def test_cells_are_measured_once_and_put_together(
     assert len(compared) == asked
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("full, 2 fine-tunes: turn, count; the fine-tunes score ")
-    assert [line.split(" | ")[0] for line in table[4:]] == ["| pretrained", "| task arithmetic"]
+    assert [line.split(" | ")[0] for line in table[4:]] == ["| base", "| task arithmetic"]
     assert "low_rank 20 %, with prompts" in table[2]
 
 
