@@ -102,9 +102,10 @@ class ChatTable:
             names = ("divergence", "unchanged", "perplexity_ratio")
             return {name: round(getattr(found, name), 6) for name in names}
 
-        found: dict[str, float] | None = self._store.result(
-            {**self._common, **self._key(row, scale), "general": 1}, compute
-        )
+        if row.method is None:
+            return {"divergence": 0.0, "unchanged": 1.0, "perplexity_ratio": 1.0}  # the base itself
+        key = {**self._common, **self._key(row, scale), "general": 1}
+        found: dict[str, float] | None = self._store.result(key, compute)
         return found
 
     def scale(self, row: Row) -> float:
