@@ -205,7 +205,8 @@ def anthropic_messages():
 
 def anthropic_tool_call():
     tool = {"name": "weather", "input_schema": CITY}
-    body = {"model": MODEL, "max_tokens": 100, "messages": HI, "tools": [tool], "tool_choice": {"type": "any"}}
+    once = {"type": "any", "disable_parallel_tool_use": True}
+    body = {"model": MODEL, "max_tokens": 100, "messages": HI, "tools": [tool], "tool_choice": once}
     reply = ask("/v1/messages", body).json()
     assert reply["stop_reason"] == "tool_use"
     assert reply["content"][-1]["name"] == "weather"

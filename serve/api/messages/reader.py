@@ -112,6 +112,8 @@ class MessageReader:
             events = self._calls.push(content)
             if last:
                 events += self._calls.finish()
+        if self.format.forced:  # there is no text: what is not a call is the beginning of one that the length cut
+            events = [event for event in events if not isinstance(event, str)]
         return MessageDelta("".join(_texts(events)), reasoning, _merged(self._kept(events)))
 
     def _kept(self, events: Iterable[Event]) -> Iterable[CallDelta]:

@@ -231,6 +231,18 @@ def test_a_forced_calls_arguments_are_streamed_as_they_come(hermes):
     assert len(parts) > len("Bonn on the Rhine")
 
 
+@pytest.mark.parametrize("length", [1, 60, 70])
+def test_a_forced_call_that_the_length_cuts_is_no_text(hermes, length: int):
+    pytest.importorskip("llguidance")
+    engine, _, client = hermes
+    engine.model = following('[{"name": "weather", "arguments": {"city": "Bonn"}}, {"name": "weather", "ar')
+    fields = {"model": "sql", "messages": HI, "tools": [WEATHER], "tool_choice": "required", "max_tokens": length}
+    choice = client.chat.completions.create(**fields).choices[0]
+    assert choice.finish_reason == "length"
+    assert not choice.message.content
+    assert len(choice.message.tool_calls or ()) == (length > 1)
+
+
 STRICT = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
 OPEN = {**NOW, "function": {"name": "now", "parameters": {"properties": {"zone": {"enum": ["UTC"]}}}}}
 
