@@ -71,6 +71,7 @@ def _mixed(value: Any) -> Any:
 
 _STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
 _STOP_SCHEMA = {"anyOf": [_STOP, {"type": "array", "maxItems": MAX_STOPS, "items": _STOP}]}
+Stops = Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
 _BIAS_SCHEMA = {
     "type": "object",
     "maxProperties": MAX_BIASES,
@@ -131,7 +132,7 @@ class GenerationRequest(Body):
     allowed_token_ids: Annotated[TokenIds, Field(fail_fast=True, min_length=1), ListField] | None = None
     bad_words: Annotated[tuple[Word, ...], Field(fail_fast=True, max_length=MAX_BAD_WORDS), ListField] = ()
     seed: Int64 | None = None
-    stop: Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)] = ()
+    stop: Stops = ()
     include_stop_str_in_output: bool = False
     stop_token_ids: Annotated[TokenIds, Field(fail_fast=True, max_length=128), ListField] = ()
     ignore_eos: bool = False

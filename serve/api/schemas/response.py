@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, mod
 from serve.api.errors import invalid
 from serve.api.schemas.body import Body, ListField
 from serve.api.schemas.chat import MAX_MESSAGES, MAX_METADATA, Hint
-from serve.api.schemas.generation import PlainEvents
+from serve.api.schemas.generation import PlainEvents, Stops
 from serve.api.schemas.response_input import INPUT_SCHEMA, input_messages
 from serve.api.schemas.structure import JsonObjectFormat, TextFormat
 from serve.api.schemas.tool import MAX_TOOLS, ToolName, choice_like
@@ -112,6 +112,7 @@ class ResponseRequest(TranslatedRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     include: Annotated[tuple[Literal[INCLUDES], ...], Field(fail_fast=True, max_length=16), ListField] = ()  # type: ignore[valid-type]
     store: bool = False
+    stop: Stops = ()
     stream_options: EventOptions | None = None
     metadata: Annotated[Mapping[Hint, Hint], Field(max_length=MAX_METADATA)] | None = None
     service_tier: Hint | None = None
@@ -148,6 +149,7 @@ class ResponseRequest(TranslatedRequest):
             "parallel_tool_calls": self.parallel_tool_calls,
             "logprobs": self.wants_logprobs,
             "top_logprobs": self.top_logprobs if self.wants_logprobs else None,
+            "stop": list(self.stop) or None,
             "safety_identifier": self.safety_identifier,
             "user": self.user,
         }

@@ -31,6 +31,7 @@ class TranslatedRequest(Body):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     seed: Int64 | None = None
+    ignore_eos: bool = False
     stream: bool = False
     priority: Int64 = 0
     request_id: RequestId | None = None

@@ -58,6 +58,15 @@ def test_its_events_are_numbered_and_end_in_the_whole(openai: OpenAI, engine: Fa
     assert events[0].response.output == []
 
 
+def test_stop_strings_and_text_of_a_given_length(http: httpx.Client, engine: FakeEngine):
+    reply = respond(http, stop="ll", ignore_eos=True).json()
+    assert (reply["status"], reply["output"][0]["content"][0]["text"]) == ("completed", "he")
+    assert engine.requests[-1].params.ignore_eos
+    respond(http, stop=None)
+    assert not engine.requests[-1].params.ignore_eos
+    assert respond(http, stop=1).json()["error"]["param"] == "stop"
+
+
 def test_openais_streaming_helper(openai: OpenAI):
     with openai.responses.stream(model="sql", input="hi") as stream:
         assert stream.get_final_response().output_text == "hello"
