@@ -53,7 +53,7 @@ bench: $(BENCH_STAMP)  ## Measure: a short form of every benchmark into benchmar
 soak: $(BENCH_STAMP)  ## Ten minutes of mixed load, then hostile requests, against a real server; nothing may fail or leak
 	$(BIN)/python -m benchmarks.soak --minutes 10 --json
 	$(BIN)/python -m benchmarks.fuzz --requests 10000 --json
-	$(BIN)/python -m benchmarks.clients --only schemathesis --json
+	$(BIN)/python -m benchmarks.clients --tiny --only schemathesis --json
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

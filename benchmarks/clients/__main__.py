@@ -13,6 +13,7 @@ from benchmarks.clients.schemathesis import attack_document
 from benchmarks.clients.sdks import CLIENTS
 from benchmarks.clients.shapes import SHAPES, run_shape
 from benchmarks.clients.vllm_bench import bench_serve
+from benchmarks.demo.smollm2 import smollm2_bundle
 from benchmarks.server import at_least, bundle_of, command_line, server_process, show
 from merge.bundle import read_template
 
@@ -25,9 +26,10 @@ _NAMES = (*CLIENTS, _SHAPES, *_OWN_SERVERS)
 
 def main() -> int:
     """Run the command line."""
-    parser = command_line("benchmarks.clients", "Let others' clients ask us.")
+    parser = command_line("benchmarks.clients", "Let others' clients ask us.", "the demo's real model")
     parser.add_argument("--only", action="append", choices=_NAMES, help="one of them; may be given several times")
     parser.add_argument("--url", help="a running server, as in http://127.0.0.1:8000, instead of one of our own")
+    parser.add_argument("--tiny", action="store_true", help="serve the embedded models in its place")
     parser.add_argument("--model", default="backbone", help="the model that is asked (default backbone)")
     parser.add_argument(
         "--requests", type=at_least(1), default=64, help="of vllm bench serve, and of guidellm a route (default 64)"
@@ -41,11 +43,11 @@ def main() -> int:
         report["clients"] = [row.document() for row in rows]
     if arguments.url is None:  # these start servers that are set up for them
         if "vllm" in wanted:
-            report["vllm_bench_serve"] = bench_serve(bundle_of(arguments), arguments.requests, _say)
+            report["vllm_bench_serve"] = bench_serve(_bundle(arguments), arguments.requests, _say)
         if "guidellm" in wanted:
-            report["guidellm"] = run_guidellm(bundle_of(arguments), _options(arguments), arguments.requests, _say)
+            report["guidellm"] = run_guidellm(_bundle(arguments), _options(arguments), arguments.requests, _say)
         if "schemathesis" in wanted:
-            report["schemathesis"] = attack_document(bundle_of(arguments), arguments.examples, arguments.seed, _say)
+            report["schemathesis"] = attack_document(_bundle(arguments), arguments.examples, arguments.seed, _say)
     report["clean"] = clean(report)
     text = "\n".join([*map(str, rows), *(f"{name}: {value}" for name, value in report.items() if name != "clients")])
     return show(arguments, report, text, report["clean"])
@@ -77,12 +79,18 @@ def _server(arguments: argparse.Namespace) -> Iterator[str]:
     if arguments.url is not None:
         yield str(arguments.url).rstrip("/")
         return
-    with server_process(bundle_of(arguments), _options(arguments)) as server:
+    with server_process(_bundle(arguments), _options(arguments)) as server:
         yield server.url
 
 
+def _bundle(arguments: argparse.Namespace) -> Path:
+    if arguments.bundle is not None or arguments.tiny:
+        return bundle_of(arguments)
+    return smollm2_bundle()
+
+
 def _options(arguments: argparse.Namespace) -> list[str]:
-    options, template = ["--log-level", "warning"], tool_template(bundle_of(arguments) / "backbone")
+    options, template = ["--log-level", "warning"], tool_template(_bundle(arguments) / "backbone")
     return options if template is None else [*options, "--chat-template", str(template)]
 
 
