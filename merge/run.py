@@ -4,7 +4,7 @@ import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,8 @@ class MergeReport:
     experts: tuple[ExpertReport, ...]
     router: bool
     notes: tuple[str, ...]
-    scale: ScaleChoice | None
-    elsewhere: Mapping[str, Elsewhere]
+    scale: ScaleChoice | None = None
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
 
 
 def merge_recipe(

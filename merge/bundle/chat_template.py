@@ -58,8 +58,10 @@ def read_template(directory: Path, override: Path | None = None) -> TemplateText
             source, with_tools = file.read_text(encoding="utf-8"), None
             if override is None and (other := directory / TOOL_TEMPLATE).is_file():
                 with_tools = other.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"cannot read the chat template {file}: {error}") from error
+        except OSError as error:
+            raise BundleError(f"{error.filename or file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise BundleError(f"the chat template {file} is not UTF-8 text") from error
     else:
         source, with_tools = _named(_json(directory / "tokenizer_config.json").get("chat_template"))
     if override is not None and not source.strip():

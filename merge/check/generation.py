@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 
-from merge.bundle import BundleError, end_tokens, own_settings, sampling_defaults
+from merge.bundle import BundleError, end_tokens, own_settings, read_template, sampling_defaults
 from merge.check.finding import Finding, errors, warnings
 from merge.checkpoint import Checkpoint
 
 KEPT = "requests of this expert follow its own"
 
 
-def check_end_tokens(model: Checkpoint, subject: str) -> list[Finding]:
-    """Report end tokens that are not token ids of the model."""
+def check_generation(model: Checkpoint, subject: str) -> list[Finding]:
+    """Report end tokens that are not token ids of the model, and a chat template that cannot be read."""
     try:
         end_tokens(model.path)
+        read_template(model.path)
     except BundleError as error:
         return errors(subject, [str(error)])
     return []

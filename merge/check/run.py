@@ -6,7 +6,7 @@ from pathlib import Path
 
 from merge.bundle import SERVED_ARCHITECTURES
 from merge.check.finding import CheckError, Finding, errors, unreadable, warnings
-from merge.check.generation import check_end_tokens, compare_generation
+from merge.check.generation import check_generation, compare_generation
 from merge.check.inputs import Inputs, open_base, open_examples, open_fine_tunes
 from merge.check.place import check_memory, check_room, check_target
 from merge.check.router import check_router
@@ -94,7 +94,7 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
     findings += [*more, *worse, *check_router(recipe), *target]
     if base is None:
         return None, findings
-    findings += [*_selection(recipe, base), *_served(base), *check_end_tokens(base, "base")]
+    findings += [*_selection(recipe, base), *_served(base), *check_generation(base, "base")]
     fitting = True
     for name, fine_tune in fine_tunes.items():
         try:
