@@ -1,4 +1,4 @@
-"""A demo's self-test: a real server in a process of its own, asked over HTTP."""
+"""A demo's self-test: a real server in another process, asked over HTTP."""
 
 from functools import partial
 from pathlib import Path

@@ -96,8 +96,8 @@ def read(directory: Path) -> dict[str, Dataset]:
 def many_tasks(data: Dataset, tasks: int, prompts: int) -> Dataset:
     """As many tasks as are asked for, made of those of `data`, to see what their number costs.
 
-    A task has the prompts of one of `data`'s with two made-up words of its own among the others. Its test prompts are
-    made alike of the test prompts: how often they are routed right says little, as the words give the task away.
+    Each task has the prompts of one of `data`'s tasks, with two made-up words added to them that no other task has. Its
+    test prompts are made in the same way from the test prompts. Accuracy says little here: the words tell the task.
     """
     rng, sources = random.Random(tasks), sorted(data.train)
     asked: dict[str, list[str]] = defaultdict(list)

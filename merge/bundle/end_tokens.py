@@ -46,7 +46,7 @@ def checked_ids(given: Any, vocab_size: Any, file: str) -> tuple[int, ...]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is no such file.
+    """The JSON object in a file; empty if the file does not exist.
 
     Raises:
         BundleError: the file holds something else.

@@ -100,7 +100,7 @@ def own_settings(backbone: Path, *directories: Path) -> GenerationSettings:
 
 
 def sampling_defaults(directory: Path) -> dict[str, float] | None:
-    """The `SAMPLING_FIELDS` that generation_config.json sets; None where there is no such file.
+    """The `SAMPLING_FIELDS` that generation_config.json sets; None if the file does not exist.
 
     Raises:
         BundleError: it is not JSON, or a field is out of its bounds.

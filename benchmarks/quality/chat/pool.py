@@ -49,7 +49,7 @@ class Pool:
         """θ₀."""
         return self.bench.base
 
-    def fine_tune(self, task: str, seed: int) -> Checkpoint:  # noqa: ARG002 - a seed has a pool of its own
+    def fine_tune(self, task: str, seed: int) -> Checkpoint:  # noqa: ARG002 - each seed has its pool
         """θ_k."""
         return self._fine_tunes[task]
 
