@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge.bundle import read_expert
+from merge.bundle import read_expert, read_header
 from merge.check import Inputs
 from merge.check.elsewhere import Elsewhere, ask_elsewhere
 from merge.check.general import GeneralReference, general_reference, too_large
@@ -75,8 +75,8 @@ def experts_elsewhere(inputs: Inputs, backbone: Checkpoint, experts: Path, shown
     if too_large(inputs.base):
         return {}
     measured: dict[str, Elsewhere] = {}
-    read = {name: read_expert(experts / f"{name}.safetensors") for name in inputs.fine_tunes}
-    cut = {name: expert for name, expert in read.items() if expert.metadata.get("form") != "lora"}
+    files = {name: experts / f"{name}.safetensors" for name in inputs.fine_tunes}
+    cut = {name: file for name, file in files.items() if read_header(file).metadata.get("form") != "lora"}
     if not cut:
         return {}
     try:
@@ -85,8 +85,8 @@ def experts_elsewhere(inputs: Inputs, backbone: Checkpoint, experts: Path, shown
         if requests is None:
             return {}
         with shown.stage("experts: requests that are not their tasks'", len(cut)) as advance:
-            for name, expert in cut.items():
-                found = requests.measure(expert, inputs.fine_tunes[name], backbone)
+            for name, file in cut.items():
+                found = requests.measure(read_expert(file), inputs.fine_tunes[name], backbone)
                 shown.say(f"expert {name}: {found.summary()}")
                 for concern in found.concerns():
                     shown.say(f"warning: expert {name}: {concern}")

@@ -1,6 +1,5 @@
 """Asking every prompt three ways and scoring the replies."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from benchmarks.evaluation.table import Evaluation, TaskScores
 from benchmarks.zoo import TASKS, Example
 from benchmarks.zoo.matching import exact_match
 from merge.bundle import Bundle
-from merge.checkpoint import open_checkpoint
+from merge.evaluate import expert_size
 
 
 def unseen_prompts(per_task: int, seed: int = 0) -> dict[str, list[Example]]:
@@ -63,15 +62,6 @@ def evaluate(
     density, bytes_fraction = expert_size(bundle)
     per_task = counts.pop()
     return Evaluation(scores, per_task, routed_right / (per_task * len(scores)), density, bytes_fraction)
-
-
-def expert_size(bundle: Bundle) -> tuple[float, float]:
-    """(entries over the backbone's parameters, bytes over the backbone's bytes), each the mean over the experts."""
-    parameters = sum(math.prod(info.shape) for info in open_checkpoint(bundle.backbone_dir).tensors.values())
-    cards = bundle.manifest.experts
-    entries = sum(card.entries for card in cards) / len(cards)
-    size = sum(card.bytes for card in cards) / len(cards)
-    return entries / parameters, size / bundle.manifest.backbone_bytes
 
 
 def _fine_tune_score(directory: Path, examples: Sequence[Example]) -> float:

@@ -4,11 +4,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers.utils import logging
 
@@ -18,13 +18,11 @@ from benchmarks.quality.markdown import markdown
 from benchmarks.quality.plans import PLANS, SMALL, Plan, build_domain
 from benchmarks.quality.report import entry
 from benchmarks.quality.routing import measure_routing
-from benchmarks.quality.store import OutOfTimeError, Store
+from benchmarks.quality.store import OutOfTimeError, Store, finished_results
 from benchmarks.quality.table import INDIVIDUAL, Table
 from benchmarks.zoo.matching import one_thread
 
 UNFINISHED = 3
-
-T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--domain",
         choices=sorted([*PLANS, "chat"]),
         required=True,
-        help="chat has options of its own: --domain chat --help",
+        help="chat has other options: --domain chat --help",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: to see that it runs, not what it says")
@@ -115,24 +113,28 @@ def collect(domain: Domain, plan: Plan, store: Store) -> dict[str, Any]:
     """Put together what is finished; seeds, rows and columns that are not are left out."""
     table = Table(domain, store)
     seeds = range(plan.seeds)
-    individual = _finished([partial(table.individual, seed) for seed in seeds])
-    routing = [found for found in _finished([partial(measure_routing, domain, store, seed) for seed in seeds]) if found]
+    individual = finished_results([partial(table.individual, seed) for seed in seeds])
+    routing = [
+        found for found in finished_results([partial(measure_routing, domain, store, seed) for seed in seeds]) if found
+    ]
     sizes = table.sizes()
     rows = [entry(INDIVIDUAL, None, individual, individual, sizes)] if individual else []
     for row in plan.rows:
-        alone = _finished([partial(table.backbone, row, seed) for seed in range(plan.seeds)])
+        alone = finished_results([partial(table.backbone, row, seed) for seed in range(plan.seeds)])
         if not alone:
             continue
         chosen = {"lambda": table.scale(row)}
         rows.append(entry(row.name, None, alone, individual[: len(alone)], sizes, chosen=chosen))
         for cut in plan.cuts(row):
-            cells = _finished([partial(table.with_experts, row, cut, seed) for seed in range(plan.seeds_of(cut))])
+            cells = finished_results(
+                [partial(table.with_experts, row, cut, seed) for seed in range(plan.seeds_of(cut))]
+            )
             if cells:
                 n = len(cells)
                 factor = {"mu_factor": table.factor()} if cut.kind == "data-free" else {}
                 parts = (cells, individual[:n], sizes, routing[:n], alone[:n])
                 rows.append(entry(row.name, cut, *parts, chosen=chosen | factor))
-    curves = _finished([partial(scaling_curves, domain, store, 0, _say)]) if plan.curves else []
+    curves = finished_results([partial(scaling_curves, domain, store, 0, _say)]) if plan.curves else []
     return {
         "domain": domain.name,
         "tasks": list(domain.tasks),
@@ -145,17 +147,6 @@ def collect(domain: Domain, plan: Plan, store: Store) -> dict[str, Any]:
         "rows": rows,
         "curves": curves[0] if curves else None,
     }
-
-
-def _finished(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of the first calls that need nothing new."""
-    found = []
-    for call in calls:
-        try:
-            found.append(call())
-        except OutOfTimeError:
-            break
-    return found
 
 
 def _say(text: str) -> None:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kernels.compiled.build import cache_dir
 from merge.bundle.files import replaced
+
+T = TypeVar("T")
 
 
 class OutOfTimeError(Exception):
@@ -60,3 +62,14 @@ class Store:
         with replaced(path) as partial:
             partial.write_text(json.dumps({"key": key, "result": result}) + "\n")
         return result
+
+
+def finished_results(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of the first calls that need nothing new."""
+    found = []
+    for call in calls:
+        try:
+            found.append(call())
+        except OutOfTimeError:
+            break
+    return found

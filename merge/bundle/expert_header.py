@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -103,15 +105,11 @@ def read_layout(path: Path) -> ExpertLayout:
         BundleError: it is damaged.
     """
     try:
-        # `pread`: a mapped file that another process truncates would end this one with SIGBUS.
-        with safe_open(path, framework="pt", backend="pread") as file:
-            header = Header.parse((file.metadata() or {}).get(HEADER_KEY), path)
+        with _opened(path) as (header, file):
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             shapes = {key: tuple(stored.get_shape()) for key, stored in slices.items()}
             dtypes = {key: stored.get_dtype() for key, stored in slices.items()}
             sizes = {key: _ITEM_BYTES[dtype] for key, dtype in dtypes.items()}
-    except (SafetensorError, OSError) as error:
-        raise read_failure(path, error) from error
     except KeyError as error:
         raise BundleError(f"{path} holds a tensor of dtype {error.args[0]}, which no expert has") from error
     entries = {name: entries for name, (_, entries) in header.gaps.items()}
@@ -136,16 +134,28 @@ def read_layout(path: Path) -> ExpertLayout:
     )
 
 
-def read_settings(path: Path) -> GenerationSettings:
-    """Read what an expert file's header says of the generation of its replies.
+def read_header(path: Path) -> Header:
+    """Read the JSON of an expert file's header.
 
     Raises:
         MissingFileError, UnreadableFileError: the file cannot be opened.
         BundleError: it is damaged.
     """
+    with _opened(path) as (header, _):
+        return header
+
+
+def read_settings(path: Path) -> GenerationSettings:
+    """Read what an expert file's header says of the generation of its replies; raises as `read_header`."""
+    return read_header(path).settings
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Header, Any]]:
     try:
+        # `pread`: a mapped file that another process truncates would end this one with SIGBUS.
         with safe_open(path, framework="pt", backend="pread") as file:
-            return Header.parse((file.metadata() or {}).get(HEADER_KEY), path).settings
+            yield Header.parse((file.metadata() or {}).get(HEADER_KEY), path), file
     except (SafetensorError, OSError) as error:
         raise read_failure(path, error) from error
 

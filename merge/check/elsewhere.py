@@ -12,14 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from merge.bundle import Expert
-from merge.check.general import LEAST_KNOWN, general_questions
+from merge.check.general import LEAST_KNOWN, chat_encoder, decoded, general_questions, right_answers
 from merge.checkpoint import Checkpoint
 from merge.experts.added import added
 from merge.experts.calibration import continue_greedily
-from merge.experts.encoding import PromptEncoder
 from merge.experts.examples import Example
 from merge.experts.likelihood import mean_divergence, reply_log_probs
-from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
+from merge.experts.running import assign, build_model, end_tokens
 
 QUESTIONS = 16
 """General questions that are asked, spread over all."""
@@ -137,20 +136,18 @@ def ask_elsewhere(base: Checkpoint, prompts: Mapping[str, Sequence[Sequence[int]
     Raises:
         CheckpointError: it cannot be run.
     """
-    tokenizer = load_tokenizer(base.path)
-    if not isinstance(tokenizer.chat_template, str):
+    encoder = chat_encoder(base)
+    if encoder is None:
         return None
-    encoder = PromptEncoder(tokenizer, tokenizer.chat_template)
     every = general_questions()
     questions = every[:: max(1, len(every) // QUESTIONS)][:QUESTIONS]
     pairs: list[tuple[str | None, Sequence[int]]] = [(None, encoder.encode(Example(q.prompt))) for q in questions]
     pairs += _spread(prompts)
     model = build_model(base.path)
     assign(model, base)
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(model, encoder.tokenizer)
     replies = continue_greedily(model, [prompt for _, prompt in pairs], REPLY_TOKENS, ends, _BATCH)
-    said = [str(tokenizer.decode(reply, skip_special_tokens=True)).lower() for reply in replies[: len(questions)]]
-    known = sum(question.keyword.lower() in reply for question, reply in zip(questions, said, strict=True))
+    known = right_answers(questions, decoded(encoder.tokenizer, replies[: len(questions)]))
     if known * len(every) < LEAST_KNOWN * len(questions):
         return None
     requests = [

@@ -129,6 +129,27 @@ def same_substance(question: Question, before: str, after: str) -> bool:
     return not words or 2 * len(words & found) >= len(words)
 
 
+def right_answers(questions: Sequence[Question], replies: Sequence[str]) -> int:
+    """How many replies hold their question's keyword."""
+    return sum(question.keyword.lower() in reply.lower() for question, reply in zip(questions, replies, strict=True))
+
+
+def chat_encoder(base: Checkpoint) -> PromptEncoder | None:
+    """Makes prompts with a model's own chat template; None where it has none.
+
+    Raises:
+        CheckpointError: its tokenizer cannot be read.
+    """
+    tokenizer = load_tokenizer(base.path)
+    template = tokenizer.chat_template
+    return PromptEncoder(tokenizer, template) if isinstance(template, str) else None
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, replies: Sequence[Sequence[int]]) -> list[str]:
+    """Replies as text."""
+    return [str(tokenizer.decode(list(reply), skip_special_tokens=True)).strip() for reply in replies]
+
+
 @dataclass(frozen=True)
 class GeneralReference:
     """What a base says to general questions, and how well it predicts plain text: what other models are held against.
@@ -174,7 +195,7 @@ class GeneralReference:
         tokenizer, model = load_tokenizer(checkpoint.path), build_model(checkpoint.path)
         assign(model, checkpoint)
         replies = continue_greedily(model, self.prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
-        after = [_decoded(tokenizer, reply) for reply in replies]
+        after = decoded(tokenizer, replies)
         rows = list(zip(self.questions, self.said, after, strict=True))
         changed = [row for row in rows if not same_substance(*row)]
         return GeneralAbility(
@@ -200,18 +221,17 @@ def general_reference(base: Checkpoint) -> GeneralReference | None:
     Raises:
         CheckpointError: it cannot be run.
     """
-    tokenizer = load_tokenizer(base.path)
-    if not isinstance(tokenizer.chat_template, str):
+    encoder = chat_encoder(base)
+    if encoder is None:
         return None
-    encoder = PromptEncoder(tokenizer, tokenizer.chat_template)
-    questions = general_questions()
+    tokenizer, questions = encoder.tokenizer, general_questions()
     prompts = [encoder.encode(Example(question.prompt)) for question in questions]
     texts = [tokenizer(text)["input_ids"] for text in general_texts()]
     model = build_model(base.path)
     assign(model, base)
     replies = continue_greedily(model, prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
-    said = [_decoded(tokenizer, reply) for reply in replies]
-    known = sum(question.keyword.lower() in reply.lower() for question, reply in zip(questions, said, strict=True))
+    said = decoded(tokenizer, replies)
+    known = right_answers(questions, said)
     if known < LEAST_KNOWN:
         return None
     return GeneralReference(
@@ -240,10 +260,6 @@ def compare_general(base: Checkpoint, model: Checkpoint) -> GeneralAbility | Non
 def _document() -> dict[str, Any]:
     document: dict[str, Any] = json.loads(Path(__file__).with_name("general.json").read_text("utf-8"))
     return document
-
-
-def _decoded(tokenizer: PreTrainedTokenizerBase, reply: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(reply), skip_special_tokens=True)).strip()
 
 
 def _text_loss(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:

@@ -1,18 +1,16 @@
 """From a pool's cells to the JSON document and the tables people read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks.quality.chat.table import ChatTable, Column, Cut, Marks
 from benchmarks.quality.report import Spread
 from benchmarks.quality.routing import Routing
 from benchmarks.quality.rows import Row
-from benchmarks.quality.store import OutOfTimeError
-
-T = TypeVar("T")
+from benchmarks.quality.store import finished_results
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ def collect(tables: Sequence[ChatTable], plan: Plan) -> dict[str, Any]:
         plan: what was asked for.
     """
     tasks = plan.scored(tables[0])
-    individual = _finished([partial(table.individual, tasks) for table in tables])
-    routing = _finished([table.routing for table in tables])
+    individual = finished_results([partial(table.individual, tasks) for table in tables])
+    routing = finished_results([table.routing for table in tables])
     document: dict[str, Any] = {
         "kind": tables[0].pool.kind,
         "pool": list(tables[0].pool.tasks),
@@ -86,12 +84,12 @@ def _row(
     individual: Sequence[Marks],
     routing: Sequence[Routing],
 ) -> dict[str, Any] | None:
-    scales = _finished([partial(table.scale, row) for table in tables])
+    scales = finished_results([partial(table.scale, row) for table in tables])
     pairs = list(zip(tables, scales, strict=False))
-    alone = _finished([partial(table.backbone, row, scale, tasks) for table, scale in pairs])
+    alone = finished_results([partial(table.backbone, row, scale, tasks) for table, scale in pairs])
     if not alone:
         return None
-    general = _finished([partial(table.general, row, scale) for table, scale in pairs])
+    general = finished_results([partial(table.general, row, scale) for table, scale in pairs])
     line: dict[str, Any] = {
         "row": row.name,
         "lambda": scales,
@@ -100,7 +98,7 @@ def _row(
         "experts": [],
     }
     for column in columns:
-        cells = _finished([partial(_cut, *pair, row, column, tasks) for pair in pairs[: len(alone)]])
+        cells = finished_results([partial(_cut, *pair, row, column, tasks) for pair in pairs[: len(alone)]])
         if cells:
             line["experts"].append(_column(column, cells, individual, alone, routing))
     return line
@@ -164,17 +162,6 @@ def _averages(cells: Sequence[Marks], individual: Sequence[Marks]) -> dict[str, 
 
 def _general(found: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
     return {key: round(fmean(one[key] for one in found), 6) for key in found[0]} if found else None
-
-
-def _finished(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of the first calls that need nothing new."""
-    found = []
-    for call in calls:
-        try:
-            found.append(call())
-        except OutOfTimeError:
-            break
-    return found
 
 
 def as_markdown(document: Mapping[str, Any]) -> str:
