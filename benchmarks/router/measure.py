@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from benchmarks.router.chats import score_chats
 from benchmarks.router.classifiers import Classifier, classifiers
 from benchmarks.router.data import Dataset, of_tokens
+from merge.bundle import RouterModel
 from merge.router.quality import area_under_curve, calibration_error
 from serve.decision import CLOSE
+from serve.router import Router
 
 LOST = 0.05
 AT_ONCE = 32
@@ -98,9 +101,11 @@ def measure(data: Dataset, features: str, backbone: Path | None = None, tokens: 
     texts = [text for text, _ in data.test][:TIMED]
     if tokens is not None:
         texts = of_tokens(texts, tokens)
-    alone = [_timed(model, text) for text in texts]
+    # As the server decides: prompts that are asked at once are read together.
+    decide = Router(model).decide if isinstance(model, RouterModel) else lambda text: model.probabilities_of([text])
+    alone = [_timed(decide, text) for text in texts]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        together = list(pool.map(lambda text: _timed(model, text), texts))
+        together = list(pool.map(lambda text: _timed(decide, text), texts))
     chats = score_chats(model, data.chats) if data.chats else None
     found = {} if chats is None else {f"chat_{name}": value for name, value in asdict(chats).items()}
     return Row(
@@ -160,7 +165,7 @@ def peak_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def _timed(model: Classifier, text: str) -> float:
+def _timed(decide: Callable[[str], object], text: str) -> float:
     start = time.perf_counter()
-    model.probabilities_of([text])
+    decide(text)
     return time.perf_counter() - start

@@ -16,7 +16,8 @@ from merge.experts.factored import Parts, choose_parts
 from merge.experts.grams import Gram, input_grams
 from merge.experts.lora import lora_parts, why_no_lora
 from merge.experts.packing import packed_batches
-from merge.experts.placed import Product, Values
+from merge.experts.placed import Values
+from merge.experts.refit import as_read, refit
 from merge.experts.running import assign, round_linear
 from merge.experts.sources import Calibration, Cut, Sources
 from merge.experts.storage import to_sparse
@@ -99,13 +100,13 @@ def steps_of(sources: Sources, prompts: int) -> int:
     config, weights = sources.config, len(sources.weights())
     batches = ceil(prompts / BATCH)
     fixed = 3 * batches + (config.distill or 0) * bool(prompts)  # targets, and two divergences
+    # A layer has seven weights that read four tensors: the student runs for each tensor, the fine-tune for the layer.
+    fitted = batches * (2 + 5 * weights // 7)
     if config.form != "sparse":
-        return weights + fixed + 2 * batches
+        return weights + fixed + 2 * batches + (fitted if config.selection == "activation" else 0)
     if not prompts:
         return 1
-    candidates = len(FACTORS) if config.rescale == "calibrated" else 1
-    # A layer has seven weights that read four tensors: the student runs for each tensor, the fine-tune for the layer.
-    return fixed + candidates * batches * (2 + 5 * weights // 7)
+    return fixed + fitted * (len(FACTORS) if config.rescale == "calibrated" else 1)
 
 
 def _factored(
@@ -135,6 +136,8 @@ def _factored(
         grams = list(input_grams(calibration.fine_tune, batches, changed)) if changed else []
     parts = choose_parts(fine_tune, sources, room, grams, advance)
     del grams
+    if config.selection == "activation":
+        parts = refit(calibration, batches, fine_tune, sources, parts, dense)
     both = parts.values | dense
     if config.distill:
         settings = Settings(config.distill, rate=FACTOR_RATE, seed=config.seed, storage=config.storage)
@@ -143,7 +146,7 @@ def _factored(
     dense = {key: both[key] for key in dense}
     low_rank = parts.rounded(sources)
     # The numbers that a reader of the file gets.
-    read = {key: Product(item.b.float() * item.scale, item.a.float()) for key, item in low_rank.items()}
+    read = {key: as_read(item) for key, item in low_rank.items()}
     after = divergence(student, both, batches, teacher, read)
     expert = _expert(name, sources, parts.values, dense, low_rank, metadata)
     return Cut(expert, (lesson.before, after), None, lesson.empty)

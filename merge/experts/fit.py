@@ -3,7 +3,9 @@
 For a linear layer let x be its input in the fine-tune and x' its input in backbone + expert so far, on the task's
 prompts. The residual E shall make the layer's output the fine-tune's:
 
-    minimise Σ |W_k x − (W_m + E) x'|²,   whose normal equations are   E H = W_k C − W_m H,   H = Σ x' x'ᵀ,  C = Σ x x'ᵀ
+    minimise Σ |W_k x − (W_m + E) x'|²,   whose normal equations are   E H = (W_k − W_m) H + W_k D
+
+with H = Σ x' x'ᵀ and D = Σ (x − x') x'ᵀ,
 
 so a layer also corrects what earlier ones could not. Fitting each layer for itself (x' = x, right-hand side
 (W_k − W_m) H) left seven times the divergence before distillation on the zoo's hardest task.
@@ -11,6 +13,7 @@ so a layer also corrects what earlier ones could not. Fitting each layer for its
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -18,8 +21,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
+from merge.experts.grams import add_outer, completed
 from merge.experts.inputs import grouped_by_bytes, input_groups
 from merge.experts.layers import LayerRun
+from merge.experts.low_rank import Metric, metric_of
+from merge.experts.running import faster_rounded
 
 BUDGET = 2 << 30
 """Bytes of the fine-tune's layer inputs held at once."""
@@ -31,22 +37,28 @@ class Moments:
 
     Attributes:
         gram: H = Σ x' x'ᵀ, [K, K] float32.
-        cross: C = Σ x x'ᵀ, [K, K] float32.
+        drift: D = Σ (x − x') x'ᵀ, [K, K] float32; of factors in bfloat16 where the models' products are. (H is not: a
+            few inputs are large, and what rounding leaves of their products would exceed the small ones.)
     """
 
     gram: Tensor
-    cross: Tensor
+    drift: Tensor
 
-    def target(self, tuned: Tensor, stored: Tensor) -> Tensor:
+    @cached_property
+    def metric(self) -> Metric:
+        """That of the student's inputs, not divided by their number."""
+        return metric_of(self.gram)
+
+    def target(self, tuned: Tensor, lacking: Tensor) -> Tensor:
         """Right-hand side of the normal equations.
 
-        Semantics: W_k C − W_m H
+        Semantics: (W_k − W_m) H + W_k D
 
         Args:
             tuned: W_k, [N, K] float32.
-            stored: W_m, [N, K] float32.
+            lacking: W_k − W_m, [N, K] float32.
         """
-        return tuned @ self.cross - stored @ self.gram
+        return (lacking @ self.gram).addmm_(tuned, self.drift)
 
 
 def layer_moments(
@@ -79,14 +91,19 @@ def layer_moments(
             recorded = [ours.inputs(number, [group[0] for group in run]) for number in numbers]
             for group in run:
                 expected = [inputs.pop(group[0]) for inputs in recorded]
-                moments = _moments(expected, (theirs.inputs(number, group[:1])[group[0]] for number in numbers))
+                given = (theirs.inputs(number, group[:1])[group[0]] for number in numbers)
+                moments = _moments(expected, given, faster_rounded(student))
                 yield from ((name, moments) for name in group)
 
 
-def _moments(expected: Sequence[Tensor], given: Iterable[Tensor]) -> Moments:
+def _moments(expected: Sequence[Tensor], given: Iterable[Tensor], rounded: bool) -> Moments:
     columns = expected[0].shape[1]
-    gram, cross = torch.zeros(columns, columns), torch.zeros(columns, columns)
+    gram, drift = torch.zeros(columns, columns), torch.zeros(columns, columns)
     for x, theirs in zip(expected, given, strict=True):
-        gram.addmm_(theirs.T, theirs)
-        cross.addmm_(x.T, theirs)
-    return Moments(gram, cross)
+        add_outer(gram, theirs)
+        difference = x - theirs
+        if rounded:
+            drift += difference.to(torch.bfloat16).T @ theirs.to(torch.bfloat16)
+        else:
+            drift.addmm_(difference.T, theirs)
+    return Moments(completed(gram), drift)

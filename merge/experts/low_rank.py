@@ -40,6 +40,11 @@ class Metric:
         product: Tensor = torch.linalg.solve_triangular(self.root, x, upper=False, left=False)
         return product
 
+    def transposed_undone(self, x: Tensor) -> Tensor:
+        """The product x L⁻ᵀ of x [R, K] float32."""
+        product: Tensor = torch.linalg.solve_triangular(self.root.T, x, upper=True, left=False)
+        return product
+
 
 RIDGE = 1e-2
 """Added to the diagonal of C, relative to its mean: directions that few prompts have seen are not free of charge."""
@@ -48,13 +53,17 @@ RIDGE = 1e-2
 def metric_of(gram: Tensor) -> Metric:
     """The metric of a layer's inputs.
 
-    Semantics: C + ridge·mean(diag C)·I = L Lᵀ
+    Semantics: C + ridge_of(C)·I = L Lᵀ
 
     Args:
         gram: C, [K, K] float32, symmetric.
     """
-    power = gram.diagonal().mean().clamp_min(1e-30)  # inputs that are all 0
-    return Metric(torch.linalg.cholesky(gram + RIDGE * power * torch.eye(len(gram))))
+    return Metric(torch.linalg.cholesky(gram + ridge_of(gram) * torch.eye(len(gram))))
+
+
+def ridge_of(gram: Tensor) -> float:
+    """What `metric_of` adds to the diagonal of C: `RIDGE` of its mean, and a little where the inputs are all 0."""
+    return RIDGE * max(float(gram.diagonal().mean()), 1e-30)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def products(model: PreTrainedModel) -> AbstractContextManager[object]:
 
     The residual stream, norms and all sums over tokens stay in float32.
     """
-    return torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.float32 and _faster_rounded(model))
+    return torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.float32 and faster_rounded(model))
 
 
 def round_linear(model: PreTrainedModel) -> None:
@@ -79,7 +79,7 @@ def round_linear(model: PreTrainedModel) -> None:
 
     A matrix that is the embedding too stays in float32, and with it the residual stream.
     """
-    if not _faster_rounded(model):
+    if not faster_rounded(model):
         return
     embeddings = model.get_input_embeddings()
     for module in model.modules():
@@ -87,7 +87,8 @@ def round_linear(model: PreTrainedModel) -> None:
             module.weight.data = module.weight.data.to(torch.bfloat16)
 
 
-def _faster_rounded(model: PreTrainedModel) -> bool:
+def faster_rounded(model: PreTrainedModel) -> bool:
+    """Whether products in bfloat16 take less time than in float32, for a model of this size on this processor."""
     return bool(model.config.hidden_size >= WORTH_ROUNDING) and fast_bfloat16()
 
 

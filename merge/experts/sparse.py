@@ -139,7 +139,7 @@ def _calibrated(
     for key, moments in layer_moments(calibration.fine_tune, calibration.student, batches, sorted(left)):
         left.discard(key)
         tuned, vector = fine_tune.tensor(key, torch.float32), _vector(key, fine_tune, sources)
-        target = moments.target(tuned, sources.backbone.tensor(key, torch.float32))
+        target = moments.target(tuned, sources.lacking(fine_tune, key))
         k = sources.entries(tuned.shape[1])
         if config.selection == "activation":
             index, value = greedy_support(target, moments.gram, k)

@@ -14,7 +14,8 @@ from merge.experts.calibration import continue_greedily, make_batches
 from merge.experts.distill import divergence, targets
 from merge.experts.factored import choose_parts
 from merge.experts.grams import Gram
-from merge.experts.placed import Product, Values
+from merge.experts.placed import Values
+from merge.experts.refit import as_read
 from merge.lora import open_adapter
 from tests.merge.experts.conftest import World
 from tests.merge.lora.adapters import Q, factors, write_adapter
@@ -126,7 +127,7 @@ def test_prompts_help_and_what_is_stored_is_what_was_scored(world: World, calibr
         assert cut.divergence[1] < cut.divergence[0]
         found[steps] = cut.divergence[1]
         lesson = make_batches(PROMPTS, continue_greedily(calibration.fine_tune, PROMPTS, 4, {2}), 8)
-        read = {key: Product(part.b.float() * part.scale, part.a.float()) for key, part in cut.expert.low_rank.items()}
+        read = {key: as_read(part) for key, part in cut.expert.low_rank.items()}
         norms = {key: Values(None, delta) for key, delta in cut.expert.dense.items()}
         teacher = targets(calibration.fine_tune, lesson)
         assert divergence(calibration.student, norms, lesson, teacher, read) == pytest.approx(
