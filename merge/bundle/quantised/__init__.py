@@ -1,0 +1,34 @@
+"""Weights of a backbone in 8 or 4 bits, as the `compressed-tensors` library stores them (format `pack-quantized`).
+
+`scheme` says which bits and scales there are, `weights` rounds and multiplies out, `packing` puts several integers into
+an int32, `files` is what a module's tensors are called and how they are read back, `settings` is `quantization_config`
+in config.json.
+"""
+
+from merge.bundle.quantised.files import PACKED, PARTS, SCALE, SHAPE, packed_tensors, read_weight, stored_parts
+from merge.bundle.quantised.packing import pack, unpack
+from merge.bundle.quantised.scheme import INT4, INT8, SCHEMES, Scheme, scheme_of
+from merge.bundle.quantised.settings import QuantisationError, read_quantisation, write_quantisation
+from merge.bundle.quantised.weights import QuantisedWeight, quantise
+
+__all__ = [
+    "INT4",
+    "INT8",
+    "PACKED",
+    "PARTS",
+    "SCALE",
+    "SCHEMES",
+    "SHAPE",
+    "QuantisationError",
+    "QuantisedWeight",
+    "Scheme",
+    "pack",
+    "packed_tensors",
+    "quantise",
+    "read_quantisation",
+    "read_weight",
+    "scheme_of",
+    "stored_parts",
+    "unpack",
+    "write_quantisation",
+]
