@@ -8,8 +8,8 @@ from torch import Tensor
 
 PULL = 1e-6
 
-LOST = 0.05
-"""Most held-out prompts of the experts, of those whose expert was found, that a chosen threshold turns away.
+UNROUTED = 0.05
+"""Most held-out prompts of the experts, of those whose expert was found, that a chosen threshold turns away by default.
 
 Far fewer of the prompts that are asked later: the router that is kept knows the wordings that were held out here. On
 two wordings new to it, beside six that it knew, it turned away 0 to 0.3 %, and let 2 to 8 % of sayings through.
@@ -78,14 +78,17 @@ def class_weights(labels: Tensor) -> Tensor:
     return 1.0 / (counts[labels] * torch.count_nonzero(counts))
 
 
-def choose_threshold(scores: Tensor, labels: Tensor, calibration: Calibration) -> float:
+def choose_threshold(
+    scores: Tensor, labels: Tensor, calibration: Calibration, most_unrouted: float = UNROUTED
+) -> float:
     """Threshold between held-out prompts that were routed right and prompts that belong to no expert.
 
     The one that maximises (share of experts' prompts routed right) - (share of the others routed at all), in the middle
-    of the best range, so that it lies as far as possible from both; but never so high that more than `LOST` of the
-    experts' prompts fall under it. Prompts of no expert include made-up ones that are as near to the experts' as one
-    keyword brings them, more than are ever asked: where the two overlap they would push the threshold into the experts'
-    own prompts, and an expert that answers a stranger's prompt does less harm than one that is silent at its own.
+    of the best range, so that it lies as far as possible from both; but never so high that more than `most_unrouted` of
+    the experts' prompts fall under it. Prompts of no expert include made-up ones that are as near to the experts' as
+    one keyword brings them, more than are ever asked: where the two overlap they would push the threshold into the
+    experts' own prompts, and an expert that answers a stranger's prompt does less harm than one that is silent at its
+    own.
     """
     experts = scores.shape[1]
     chance = probabilities(scores, calibration.offset, calibration.temperature)[:, :experts]
@@ -99,7 +102,7 @@ def choose_threshold(scores: Tensor, labels: Tensor, calibration: Calibration) -
         [float((right >= t).double().mean()) - float((stray >= t).double().mean()) for t in candidates.tolist()]
     )
     between = float(candidates[gain >= gain.max() - 1e-9].median())
-    return round(min(between, float(right.quantile(LOST))), 4)
+    return round(min(between, float(right.quantile(most_unrouted))), 4)
 
 
 def foreign_threshold(scores: Tensor, calibration: Calibration, most: float) -> float:

@@ -25,8 +25,9 @@ class RouterConfig(BaseModel):
         max_tokens: tokens of a prompt that the encoder or backbone reads.
         landmarks: most training prompts that the others are compared with.
         foreign: a file of prompts that belong to no expert, as JSON lines with `text` or `prompt`, or one a line.
-        max_foreign_routed: share of the foreign prompts that may reach an expert, as 0.05; None: the threshold keeps
-            95 % of the experts' own prompts.
+        max_foreign_routed: share of the foreign prompts that may reach an expert, as 0.05 or 5 %; None: the threshold
+            separates foreign prompts from the experts' own.
+        max_unrouted: share of the experts' own prompts that such a threshold may turn away at most; None: 5 %.
         bits: log2 of the number of hash buckets for n-grams.
         folds: cross-validation folds; prompts worded alike stay in one fold.
         word_dropout: chance that a word is left out of a training copy, so that no single word is relied on.
@@ -50,6 +51,7 @@ class RouterConfig(BaseModel):
     landmarks: int = Field(default=1024, ge=0, le=16_384)
     foreign: Path | None = None
     max_foreign_routed: float | None = Field(default=None, ge=0.0, le=1.0)
+    max_unrouted: float | None = Field(default=None, ge=0.0, lt=1.0)
     bits: int = Field(default=15, ge=8, le=20)
     folds: int = Field(default=4, ge=2, le=20)
     word_dropout: float = Field(default=0.25, ge=0.0, lt=1.0)
@@ -67,7 +69,7 @@ class RouterConfig(BaseModel):
             return (value,)
         return value
 
-    @field_validator("max_foreign_routed", mode="before")
+    @field_validator("max_foreign_routed", "max_unrouted", mode="before")
     @classmethod
     def _share(cls, value: object) -> object:
         if isinstance(value, str) and value.strip().endswith("%"):
@@ -84,11 +86,12 @@ class RouterConfig(BaseModel):
                 raise ValueError("features: encoder and backbone exclude each other")
             if self.encoder is not None and "encoder" not in names:
                 raise ValueError("encoder is given, but features do not name it")
-        if self.max_foreign_routed is not None:
-            if self.threshold is not None:
-                raise ValueError("threshold and max_foreign_routed exclude each other")
-            if self.foreign is None:
-                raise ValueError("max_foreign_routed needs foreign: a file of prompts that belong to no expert")
+        ways = ("threshold", "max_foreign_routed", "max_unrouted")
+        given = [name for name in ways if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} exclude each other: each decides the threshold")
+        if self.max_foreign_routed is not None and self.foreign is None:
+            raise ValueError("max_foreign_routed needs foreign: a file of prompts that belong to no expert")
         return self
 
     def located(self, folder: Path) -> Self:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from merge.bundle import Featurizer, RouterModel, TextFeatures
 from merge.router.background import background_prompts
-from merge.router.calibration import Calibration, calibrate, choose_threshold, foreign_threshold
+from merge.router.calibration import UNROUTED, Calibration, calibrate, choose_threshold, foreign_threshold
 from merge.router.config import RouterConfig
 from merge.router.features import make_features, training_rows, unwhitened
 from merge.router.heads import Heads, SparseRows, fit_heads, sparse_rows
@@ -205,7 +205,8 @@ def _threshold(fit: _Fit, config: RouterConfig) -> float:
     if config.max_foreign_routed is not None:
         chosen = held_out.scores[held_out.foreign]
         return foreign_threshold(chosen, fit.calibration, config.max_foreign_routed)
-    return choose_threshold(held_out.scores, held_out.labels, fit.calibration)
+    most = UNROUTED if config.max_unrouted is None else config.max_unrouted
+    return choose_threshold(held_out.scores, held_out.labels, fit.calibration, most)
 
 
 def _choose_fit(data: _Data, experts: int, config: RouterConfig) -> _Fit:

@@ -35,6 +35,10 @@ def train(
     max_foreign_routed: Annotated[
         float | None, option("--max-foreign-routed", help="Share of those that may reach an expert.")
     ] = None,
+    max_unrouted: Annotated[
+        float | None,
+        option("--max-unrouted", help="Share of the experts' own prompts that may be left to the backbone (0.05)."),
+    ] = None,
     threshold: Annotated[
         float | None,
         option("--threshold", help="Confidence below which the backbone answers alone; fitted if not given."),
@@ -54,6 +58,7 @@ def train(
             encoder=encoder,
             foreign=foreign,
             max_foreign_routed=max_foreign_routed,
+            max_unrouted=max_unrouted,
             threshold=threshold,
         )
     except ValidationError as error:

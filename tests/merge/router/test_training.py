@@ -4,7 +4,7 @@ import torch
 
 from merge.bundle import Featurizer, RouterModel
 from merge.router import RouterConfig, add_expert, train_router, training
-from merge.router.calibration import LOST, calibrate, choose_threshold, class_weights, probabilities
+from merge.router.calibration import UNROUTED, calibrate, choose_threshold, class_weights, probabilities
 from merge.router.heads import fit_heads
 from tests.merge.bundle.test_router_model import dense
 
@@ -153,4 +153,6 @@ def test_the_threshold_turns_few_of_the_experts_prompts_away() -> None:
     labels = torch.tensor([0] * 500 + [1] * 500)
     fitted = calibrate(scores, labels)
     chances = probabilities(scores, fitted.offset, fitted.temperature)[:, 0]
-    assert float((chances[:500] >= choose_threshold(scores, labels, fitted)).double().mean()) >= 1 - LOST
+    assert float((chances[:500] >= choose_threshold(scores, labels, fitted)).double().mean()) >= 1 - UNROUTED
+    lower = choose_threshold(scores, labels, fitted, 0.01)
+    assert 0.98 <= float((chances[:500] >= lower).double().mean()) < 1
