@@ -10,19 +10,26 @@ from torch import Tensor
 from kernels.compiled import TYPES, Library, elementwise
 from kernels.expert_linear.batch import ExpertBatch
 
-NORM_ARGUMENTS = Struct("10qd3q")
+NORM_ARGUMENTS = Struct("10q2d3q")
 BIAS_ARGUMENTS = Struct("10q")
 """`NormArguments` and `BiasArguments` of csrc/kernels.h."""
 
 
 def expert_rms_norm(
-    x: Tensor, weight: Tensor, eps: float, delta: Tensor | None = None, batch: ExpertBatch | None = None
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    delta: Tensor | None = None,
+    batch: ExpertBatch | None = None,
+    offset: float = 0.0,
 ) -> Tensor:
     """Root-mean-square norm (arXiv:1910.07467) whose weight each token's experts shift.
 
-    Semantics: `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * w_t`, `w_t = weight + sum_j gates[t, j] * delta[slots[t, j]]`.
-    As in transformers' Llama the normalised value is computed in fp32 and rounded to the dtype of `x` before the
-    multiplication; `w_t` is summed in fp32 and rounded to the dtype of `weight`, as a patched weight would be.
+    Semantics: `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * (offset + w_t)`,
+    `w_t = weight + sum_j gates[t, j] * delta[slots[t, j]]`. As in transformers' Llama the normalised value is computed
+    in fp32 and rounded to the dtype of `x` before the multiplication; `w_t` is summed in fp32 and rounded to the dtype
+    of `weight`, as a patched weight would be. With an offset, which is 1 in Gemma, everything but `w_t` is fp32 and
+    rounded once, as in transformers' Gemma.
 
     Args:
         x: `[T, ..., H]`; the first dimension is the tokens, dimensions between are heads.
@@ -30,6 +37,7 @@ def expert_rms_norm(
         eps: added to the mean square.
         delta: `[S, H]` fp32 every slot's shift of the weight, or None.
         batch: slots and gates of the T tokens, or None.
+        offset: added to the weight.
 
     Returns:
         The shape of `x`, in the promoted dtype of `x` and `weight`.
@@ -42,13 +50,16 @@ def expert_rms_norm(
     shifts = _shifts(delta, batch, x.shape[0], weight.shape[0])
     kernels = elementwise(x, weight)
     if kernels is not None and x.dim() in {2, 3} and weight.stride(0) == 1:
-        return _norm_compiled(kernels, x, weight, eps, shifts)
+        return _norm_compiled(kernels, x, weight, eps, shifts, offset)
     wide = x.to(torch.float32)
-    normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-    if shifts is None:
-        return weight * normed
-    own = (weight.to(torch.float32) + _sum_of(*shifts)).to(weight.dtype)
-    return own.view(x.shape[0], *(1 for _ in x.shape[1:-1]), -1) * normed
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    own = weight
+    if shifts is not None:
+        own = (weight.to(torch.float32) + _sum_of(*shifts)).to(weight.dtype)
+        own = own.view(x.shape[0], *(1 for _ in x.shape[1:-1]), -1)
+    if offset:
+        return ((own.to(torch.float32) + offset) * normed).to(torch.promote_types(x.dtype, weight.dtype))
+    return own * normed.to(x.dtype)
 
 
 def expert_bias(y: Tensor, delta: Tensor | None = None, batch: ExpertBatch | None = None) -> Tensor:
@@ -79,7 +90,12 @@ def expert_bias(y: Tensor, delta: Tensor | None = None, batch: ExpertBatch | Non
 
 
 def _norm_compiled(
-    kernels: Library, x: Tensor, weight: Tensor, eps: float, shifts: tuple[Tensor, ExpertBatch] | None
+    kernels: Library,
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    shifts: tuple[Tensor, ExpertBatch] | None,
+    offset: float,
 ) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     out = x.new_empty(x.shape)
@@ -96,6 +112,7 @@ def _norm_compiled(
         head_stride,
         weight.data_ptr(),
         eps,
+        offset,
         out.data_ptr(),
         *_addresses(shifts),
     )

@@ -10,12 +10,18 @@ from torch import Tensor
 from kernels.attention.batch import AttentionBatch
 from kernels.compiled import TYPES, Library
 
-ARGUMENTS = Struct("7qd10q")
+ARGUMENTS = Struct("7q2d10q")
 """`AttentionArguments` of csrc/kernels.h."""
 
 
 def paged_attention_compiled(
-    kernels: Library, query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+    kernels: Library,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    softcap: float | None = None,
 ) -> Tensor:
     """Every query token on its own, straight from the blocks of the cache, in fp32.
 
@@ -41,6 +47,7 @@ def paged_attention_compiled(
         dim,
         key_cache.shape[1],
         scale,
+        softcap or 0.0,
         query.data_ptr(),
         query.stride(0),
         key_cache.data_ptr(),

@@ -10,7 +10,12 @@ from kernels.attention.batch import AttentionBatch, DecodeGroup
 
 
 def paged_attention_torch(
-    query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    softcap: float | None = None,
 ) -> Tensor:
     """Decoding sequences together, padded under a mask; every prefilling sequence on its own.
 
@@ -19,14 +24,16 @@ def paged_attention_torch(
     keys, values = key_cache.view(-1, *key_cache.shape[2:]), value_cache.view(-1, *value_cache.shape[2:])
     out = torch.empty_like(query)
     for group in batch.decodes:
-        out[group.tokens] = _decode(query[group.tokens], keys, values, group, scale)
+        out[group.tokens] = _decode(query[group.tokens], keys, values, group, scale, softcap)
     for sequence, places, visible in batch.prefills:
         rows = slice(batch.query_start[sequence], batch.query_start[sequence + 1])
-        out[rows] = _prefill(query[rows], keys[places], values[places], visible, scale)
+        out[rows] = _prefill(query[rows], keys[places], values[places], visible, scale, softcap)
     return out
 
 
-def _decode(query: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, scale: float) -> Tensor:
+def _decode(
+    query: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, scale: float, softcap: float | None
+) -> Tensor:
     n, heads, head_dim = query.shape
     kv_heads = keys.shape[1]
     shape = (n, -1, kv_heads, head_dim)
@@ -34,17 +41,29 @@ def _decode(query: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, sca
     value = values.index_select(0, group.places).view(shape).transpose(1, 2)
     # The query heads that share a key head stand where query tokens would: no key is copied for them.
     grouped = query.reshape(n, kv_heads, heads // kv_heads, head_dim)
-    attended = F.scaled_dot_product_attention(grouped, key, value, attn_mask=group.visible, scale=scale)
+    attended = _attention(grouped, key, value, group.visible, scale, softcap)
     return attended.reshape(n, heads, head_dim)
 
 
-def _prefill(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float) -> Tensor:
+def _prefill(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float, softcap: float | None) -> Tensor:
     shared = query.shape[1] // key.shape[1]
-    attended = F.scaled_dot_product_attention(
+    attended = _attention(
         query.transpose(0, 1)[None],
         key.repeat_interleave(shared, dim=1).transpose(0, 1)[None],
         value.repeat_interleave(shared, dim=1).transpose(0, 1)[None],
-        attn_mask=visible,
-        scale=scale,
+        visible,
+        scale,
+        softcap,
     )
     return attended[0].transpose(0, 1)
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float, softcap: float | None
+) -> Tensor:
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scale)
+    # Torch's own has no cap. In fp32, as the scores are there.
+    scores = torch.matmul(query.to(torch.float32), key.to(torch.float32).transpose(-1, -2)) * scale
+    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~visible, float("-inf"))
+    return torch.matmul(scores.softmax(-1).to(value.dtype), value)

@@ -11,12 +11,18 @@ from kernels.compiled import elementwise
 
 
 def paged_attention(
-    query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float | None = None
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    batch: AttentionBatch,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Causal attention over a paged cache, for prefilling and decoding sequences in one batch.
 
-    Semantics: `out[t, h] = softmax(scale * query[t, h] @ K.T) @ V`, K and V being the cached keys and values of
-    head `h // (heads / kv_heads)` up to and including token t's own (the last `window` of them with a sliding window).
+    Semantics: `out[t, h] = softmax(cap(scale * query[t, h] @ K.T)) @ V`, K and V being the cached keys and values of
+    head `h // (heads / kv_heads)` up to and including token t's own (the last `window` of them with a sliding window);
+    `cap(s) = softcap * tanh(s / softcap)` (arXiv:2408.00118), or s without a softcap.
 
     Args:
         query: `[T, heads, head_dim]`, the sequences of the batch one after another.
@@ -24,6 +30,7 @@ def paged_attention(
         value_cache: the same shape.
         batch: the plan of the step, made once by `AttentionBatch.build`.
         scale: `head_dim ** -0.5` when None.
+        softcap: bound of the scores, more than 0; None: they have none.
 
     Returns:
         `[T, heads, head_dim]` in the dtype of `query`.
@@ -45,5 +52,5 @@ def paged_attention(
     scale = query.shape[2] ** -0.5 if scale is None else scale
     kernels = elementwise(query, key_cache, value_cache)
     if kernels is None:
-        return paged_attention_torch(query, key_cache, value_cache, batch, scale)
-    return paged_attention_compiled(kernels, query, key_cache, value_cache, batch, scale)
+        return paged_attention_torch(query, key_cache, value_cache, batch, scale, softcap)
+    return paged_attention_compiled(kernels, query, key_cache, value_cache, batch, scale, softcap)

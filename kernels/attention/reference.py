@@ -9,7 +9,12 @@ from kernels.attention.batch import AttentionBatch
 
 
 def paged_attention_reference(
-    query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    softcap: float | None = None,
 ) -> Tensor:
     """The truth that the faster paths are tested against: fp32 (fp64 for an fp64 query), one sequence at a time.
 
@@ -28,5 +33,7 @@ def paged_attention_reference(
             own = context - length + offset
             first = 0 if batch.window is None else max(0, own + 1 - batch.window)
             scores = torch.einsum("hd,lhd->hl", query[start + offset].to(dtype), keys[first : own + 1]) * scale
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
             out[start + offset] = torch.einsum("hl,lhd->hd", scores.softmax(-1), values[first : own + 1])
     return out

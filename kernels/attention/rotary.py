@@ -10,24 +10,28 @@ from torch import Tensor
 from kernels.attention.kv import check_kv, write_kv
 from kernels.compiled import TYPES, elementwise
 
-ARGUMENTS = Struct("20q")
+ARGUMENTS = Struct("21q")
 """`RotaryArguments` of csrc/kernels.h."""
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (i, i + head_dim / 2) by its position's angle (arXiv:2104.09864).
+    """Rotate each pair (i, i + R / 2) of the first R dimensions by its position's angle (arXiv:2104.09864).
 
-    Semantics: `y = x * cos + swap(x) * sin`, `swap` exchanging the halves of the last dimension
+    Semantics: `y = x * cos + swap(x) * sin` of the first R dimensions, `swap` exchanging their halves; `y = x` of the
+    others.
 
     Args:
         x: `[T, heads, head_dim]`.
-        cos: `[T, 1, head_dim]`, in the dtype of `x`.
+        cos: `[T, 1, R]`, in the dtype of `x`.
         sin: the same shape, its first half negated.
 
     Returns:
         `[T, heads, head_dim]`, the dtype of `x`.
     """
-    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, dims=-1), sin)
+    rotated = cos.shape[-1]
+    turned, kept = x[..., :rotated], x[..., rotated:]
+    turned = (turned * cos).addcmul_(turned.roll(rotated // 2, dims=-1), sin)
+    return turned if rotated == x.shape[-1] else torch.cat([turned, kept], dim=-1)
 
 
 def rotate_into_cache(
@@ -49,7 +53,7 @@ def rotate_into_cache(
         query: `[T, heads, head_dim]`.
         key: `[T, kv_heads, head_dim]`.
         value: the shape of `key`.
-        cos: `[T, 1, head_dim]`.
+        cos: `[T, 1, R]`, R even and no more than head_dim.
         sin: the same shape, its first half negated.
         key_cache: `[num_blocks, block_size, kv_heads, head_dim]`, contiguous; changed.
         value_cache: the same shape; changed.
@@ -64,11 +68,14 @@ def rotate_into_cache(
     """
     tokens, heads, dim = query.shape
     check_kv(key_cache, value_cache, key, value, slot_mapping)
-    if tokens != key.shape[0] or dim != key.shape[2] or dim % 2 or cos.shape != (tokens, 1, dim) != sin.shape:
+    rotated = cos.shape[-1]
+    if tokens != key.shape[0] or dim != key.shape[2] or not cos.shape == sin.shape == (tokens, 1, rotated):
         raise ValueError(
             f"query {list(query.shape)}, key {list(key.shape)} and cos {list(cos.shape)} must be of the same tokens "
-            "and the same even head_dim"
+            "and the same head_dim"
         )
+    if rotated % 2 or rotated > dim:
+        raise ValueError(f"cos {list(cos.shape)} must have an even last dimension, at most head_dim {dim}")
     kernels = elementwise(query, key, cos, sin)
     if kernels is None or slot_mapping.dtype != torch.int64 or not slot_mapping.is_contiguous():
         write_kv(key_cache, value_cache, rotate(key, cos, sin), value, slot_mapping)
@@ -84,6 +91,7 @@ def rotate_into_cache(
         heads,
         key.shape[1],
         dim,
+        rotated,
         query.data_ptr(),
         query.stride(0),
         key.data_ptr(),

@@ -108,6 +108,11 @@ OVERTONE_INLINE void weigh(const X* values, const int64_t* place, int64_t count,
     for (int v = 0; v < kVectors; v++) store(sums + h * stride + v * kLanes, acc[h][v]);
 }
 
+// cap * tanh(score / cap).
+OVERTONE_INLINE Float capped(Float score, float cap) {
+  return cap - 2.0f * cap / (1.0f + exp_lanes(score * (2.0f / cap)));
+}
+
 template <int kValue> struct Number {
   static constexpr int value = kValue;
 };
@@ -154,6 +159,8 @@ void attend_as(const AttentionArguments& task, const QueryRow& row, int64_t kv_h
   float* highest = state + heads * stride;
   for (int64_t h = 0; h < heads; h++) {
     float* own = scores + h * kPart;
+    if (task.softcap != 0)
+      for (int64_t k = 0; k < count; k += kLanes) store(own + k, capped(load<Float>(own + k), float(task.softcap)));
     for (int64_t k = count; k < (count + kLanes - 1) / kLanes * kLanes; k++) own[k] = -__builtin_inff();
     Float most = load<Float>(own), sum = {};
     for (int64_t k = kLanes; k < count; k += kLanes) {

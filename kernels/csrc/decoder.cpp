@@ -15,10 +15,10 @@ class Step {
       : task_(task), kernels_(*kernels_of(task.isa)), linear_(kernels_, task.batch, task.type, task.threads) {
     for (int64_t v = 0; v < task.views; v++) attention_.emplace_back(kernels_, attention_of(task.view[v], nullptr));
     for (const Layer* layer = task.layer; layer < task.layer + task.layers; layer++) {
-      linear_.fit(qkv_of(*layer));
-      linear_.fit(output_of(*layer));
-      linear_.fit(gate_up_of(*layer));
-      linear_.fit(down_of(*layer));
+      linear_.fit(qkv_of(*layer, nullptr));
+      linear_.fit(output_of(*layer, nullptr));
+      linear_.fit(gate_up_of(*layer, nullptr));
+      linear_.fit(down_of(*layer, nullptr));
     }
   }
 
@@ -39,6 +39,7 @@ class Step {
       return part;
     };
     normed_ = take(task_.tokens * task_.hidden * element);
+    projected_ = take(task_.tokens * task_.hidden * element);
     qkv_ = take(task_.tokens * qkv_rows() * element);
     normed_heads_ = take(task_.tokens * qkv_rows() * element);
     query_ = take(task_.tokens * heads * element);
@@ -64,31 +65,52 @@ class Step {
   int64_t qkv_rows() const { return (task_.heads + 2 * task_.kv_heads) * task_.dim; }
 
   void attention(const Layer& layer, Team& team) const {
-    norm(layer.input_norm, team);
-    linear_.run(qkv_of(layer), team, shift_of(layer.qkv));
+    linear_.run(qkv_of(layer, norm(layer.input_norm, team)), team, shift_of(layer.qkv));
     team.wait();
     team.share(task_.tokens, [&](int64_t first, int64_t last) { rotate(layer, first, last); });
     team.wait();
     attention_[layer.view].run(attention_of(task_.view[layer.view], &layer), team);
     team.wait();
-    linear_.run(output_of(layer), team, shift_of(layer.output), true);
+    bool direct = adds_directly(layer.output_norm);
+    linear_.run(output_of(layer, direct ? task_.x : projected_), team, shift_of(layer.output), direct);
     team.wait();
+    if (!direct) add(layer.output_norm, team);
   }
 
   void mlp(const Layer& layer, Team& team) const {
-    norm(layer.mlp_norm, team);
-    linear_.run(gate_up_of(layer), team, shift_of(layer.gate_up));
+    linear_.run(gate_up_of(layer, norm(layer.mlp_norm, team)), team, shift_of(layer.gate_up));
     team.wait();
-    SiluArguments silu{task_.isa, 1, task_.type, task_.tokens, task_.inner, gate_up_, 2 * task_.inner, activated_};
-    team.share(task_.tokens * task_.inner, [&](int64_t first, int64_t last) { kernels_.silu(silu, first, last); });
+    GatedArguments gated{task_.isa,    1,        task_.type,      task_.activation, task_.tokens,
+                         task_.inner,  gate_up_, 2 * task_.inner, activated_};
+    team.share(task_.tokens * task_.inner, [&](int64_t first, int64_t last) { kernels_.gated(gated, first, last); });
     team.wait();
-    linear_.run(down_of(layer), team, shift_of(layer.down), true);
+    bool direct = adds_directly(layer.down_norm);
+    linear_.run(down_of(layer, direct ? task_.x : projected_), team, shift_of(layer.down), direct);
     team.wait();
+    if (!direct) add(layer.down_norm, team);
   }
 
-  void norm(const NormWeights& weights, Team& team) const {
+  // What goes into a linear layer: the residual stream, normed where there is a norm.
+  const void* norm(const NormWeights& weights, Team& team) const {
+    if (!weights.weight) return task_.x;
     NormArguments norm = norm_of(weights, 1, task_.hidden, task_.x, task_.hidden, normed_);
     team.share(task_.tokens, [&](int64_t first, int64_t last) { kernels_.norm(norm, first, last); });
+    team.wait();
+    return normed_;
+  }
+
+  // Whether a product goes to the residual stream as it is.
+  bool adds_directly(const NormWeights& after) const { return !after.weight && task_.residual_scale == 1; }
+
+  // What came out of a linear layer to the residual stream, normed where there is a norm.
+  void add(const NormWeights& after, Team& team) const {
+    NormArguments norm = norm_of(after, 1, task_.hidden, projected_, task_.hidden, normed_);
+    const char* from = after.weight ? normed_ : projected_;
+    AddArguments add{task_.type, task_.hidden, task_.x, from, task_.residual_scale};
+    team.share(task_.tokens, [&](int64_t first, int64_t last) {
+      if (after.weight) kernels_.norm(norm, first, last);
+      kernels_.add(add, first, last);
+    });
     team.wait();
   }
 
@@ -107,15 +129,16 @@ class Step {
     rotary.query_stride = rotary.key_stride = rotary.value_stride = stride;
     if (layer.q_norm.weight) {
       char* keys = normed_heads_ + task_.tokens * task_.heads * dim * element;
-      kernels_.norm(norm_of(layer.q_norm, task_.heads, dim, rotary.query, stride, normed_heads_), first, last);
-      kernels_.norm(norm_of(layer.k_norm, task_.kv_heads, dim, rotary.key, stride, keys), first, last);
+      kernels_.norm(heads_norm(layer.q_norm, task_.heads, rotary.query, normed_heads_), first, last);
+      kernels_.norm(heads_norm(layer.k_norm, task_.kv_heads, rotary.key, keys), first, last);
       rotary.query = normed_heads_;
       rotary.query_stride = task_.heads * dim;
       rotary.key = keys;
       rotary.key_stride = task_.kv_heads * dim;
     }
-    rotary.cos = task_.cos;
-    rotary.sin = task_.sin;
+    rotary.rotated = task_.rotated;
+    rotary.cos = task_.rotation[layer.rotation].cos;
+    rotary.sin = task_.rotation[layer.rotation].sin;
     rotary.places = task_.places;
     rotary.out = query_;
     rotary.keys = layer.keys;
@@ -123,34 +146,40 @@ class Step {
     kernels_.rotary(rotary, first, last);
   }
 
+  // The norm of each head, or of all heads of a token at once.
+  NormArguments heads_norm(const NormWeights& weights, int64_t heads, const void* x, void* out) const {
+    if (task_.norms_of_rows) return norm_of(weights, 1, heads * task_.dim, x, qkv_rows(), out);
+    return norm_of(weights, heads, task_.dim, x, qkv_rows(), out);
+  }
+
   NormArguments norm_of(const NormWeights& weights, int64_t heads, int64_t size, const void* x, int64_t token_stride,
                         void* out) const {
     const float* delta = task_.batch ? weights.delta : nullptr;
-    return {task_.isa,      1,         task_.type, task_.tokens, heads, size, x, token_stride, size,
-            weights.weight, task_.eps, out,        delta,        task_.batch};
+    return {task_.isa,      1,         task_.type,        task_.tokens, heads, size, x, token_stride, size,
+            weights.weight, task_.eps, task_.norm_offset, out,          delta, task_.batch};
   }
 
   AttentionArguments attention_of(const View& view, const Layer* layer) const {
     return {task_.isa,    task_.threads,      task_.type,
             task_.heads,  task_.kv_heads,     task_.dim,
-            task_.block_size, task_.scale,    query_,
-            task_.heads * task_.dim,          layer ? layer->keys : nullptr,
+            task_.block_size, task_.scale,    task_.softcap,
+            query_,       task_.heads * task_.dim, layer ? layer->keys : nullptr,
             layer ? layer->values : nullptr,  attended_,
             view.rows,    task_.tokens,       view.tables,
             view.table_stride, task_.blocks};
   }
 
-  LinearArguments qkv_of(const Layer& layer) const {
-    return linear_of(layer.qkv, qkv_rows(), task_.hidden, normed_, qkv_);
+  LinearArguments qkv_of(const Layer& layer, const void* x) const {
+    return linear_of(layer.qkv, qkv_rows(), task_.hidden, x, qkv_);
   }
-  LinearArguments output_of(const Layer& layer) const {
-    return linear_of(layer.output, task_.hidden, task_.heads * task_.dim, attended_, task_.x);
+  LinearArguments output_of(const Layer& layer, void* to) const {
+    return linear_of(layer.output, task_.hidden, task_.heads * task_.dim, attended_, to);
   }
-  LinearArguments gate_up_of(const Layer& layer) const {
-    return linear_of(layer.gate_up, 2 * task_.inner, task_.hidden, normed_, gate_up_);
+  LinearArguments gate_up_of(const Layer& layer, const void* x) const {
+    return linear_of(layer.gate_up, 2 * task_.inner, task_.hidden, x, gate_up_);
   }
-  LinearArguments down_of(const Layer& layer) const {
-    return linear_of(layer.down, task_.hidden, task_.inner, activated_, task_.x);
+  LinearArguments down_of(const Layer& layer, void* to) const {
+    return linear_of(layer.down, task_.hidden, task_.inner, activated_, to);
   }
   LinearArguments linear_of(const LinearWeights& weights, int64_t rows, int64_t columns, const void* x,
                             void* y) const {
@@ -165,7 +194,7 @@ class Step {
   const Kernels& kernels_;
   LinearWork linear_;
   std::vector<AttentionWork> attention_;
-  char *normed_ = nullptr, *qkv_ = nullptr, *normed_heads_ = nullptr, *query_ = nullptr, *attended_ = nullptr,
+  char *normed_ = nullptr, *projected_ = nullptr, *qkv_ = nullptr, *normed_heads_ = nullptr, *query_ = nullptr, *attended_ = nullptr,
        *gate_up_ = nullptr, *activated_ = nullptr;
 };
 

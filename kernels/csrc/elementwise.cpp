@@ -39,9 +39,9 @@ OVERTONE_EXPORT int overtone_bias(const BiasArguments* task) {
   return 0;
 }
 
-// out = silu(first half of x) * second half.
-OVERTONE_EXPORT int overtone_silu(const SiluArguments* task) {
-  share(*task, task->tokens * task->size, 1, kernels_of(task->isa)->silu);
+// out = activation(first half of x) * second half.
+OVERTONE_EXPORT int overtone_gated(const GatedArguments* task) {
+  share(*task, task->tokens * task->size, 1, kernels_of(task->isa)->gated);
   return 0;
 }
 

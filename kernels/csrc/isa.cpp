@@ -24,7 +24,7 @@ extern const Kernels OVERTONE_ISA;
 const Kernels OVERTONE_ISA = {
     packed_bytes, prepare, shrink, run, scratch_floats, widest,
     attention_scratch, state_floats, attend, join_states, finish,
-    norm, bias, silu, rotary,
+    norm, bias, gated, rotary, add,
 };
 
 }  // namespace overtone

@@ -112,6 +112,7 @@ struct AttentionArguments {
   int64_t isa, threads, type;
   int64_t heads, kv_heads, dim, block_size;
   double scale;
+  double softcap;     // scores become softcap * tanh(score / softcap); 0 for none
   const void* query;  // [.., heads, dim], `query_stride` from row to row
   int64_t query_stride;
   const void* keys;  // [blocks, block_size, kv_heads, dim]
@@ -131,6 +132,7 @@ struct NormArguments {
   int64_t token_stride, head_stride;
   const void* weight;
   double eps;
+  double offset;       // added to the weight; the result is then rounded once
   void* out;           // [tokens, heads, size]
   const float* delta;  // [slots, size] with a batch, or both null
   const Batch* batch;
@@ -146,24 +148,36 @@ struct BiasArguments {
   const Batch* batch;
 };
 
-struct SiluArguments {
+enum Activation : int64_t { kSilu = 0, kGeluTanh = 1 };
+
+struct GatedArguments {
   int64_t isa, threads, type;
+  int64_t activation;
   int64_t tokens, size;
   const void* x;  // [tokens, 2 * size]
   int64_t x_stride;
   void* out;
 };
 
+struct AddArguments {
+  int64_t type;
+  int64_t size;
+  void* x;  // [tokens, size], changed
+  const void* y;
+  double scale;
+};
+
 struct RotaryArguments {
   int64_t isa, threads, type;
   int64_t tokens, heads, kv_heads, dim;
+  int64_t rotated;    // the first dimensions of each head; the others are copied
   const void* query;  // [tokens, heads, dim]; keys and values [tokens, kv_heads, dim]
   int64_t query_stride;
   const void* key;
   int64_t key_stride;
   const void* value;
   int64_t value_stride;
-  const void* cos;  // [tokens, dim]
+  const void* cos;  // [tokens, rotated]
   const void* sin;
   const int64_t* places;  // [tokens] rows of the flattened caches
   void* out;              // [tokens, heads, dim]
@@ -185,13 +199,14 @@ struct LinearWeights {
   const float* shift;
 };
 
-// One layer of a decoder.
+// One layer of a decoder. Norms are of what goes into the attention and the MLP, or of what comes out of them, or both.
 struct Layer {
-  NormWeights input_norm, q_norm, k_norm, mlp_norm;
+  NormWeights input_norm, q_norm, k_norm, output_norm, mlp_norm, down_norm;
   LinearWeights qkv, output, gate_up, down;
   void* keys;  // [blocks, block_size, kv_heads, dim]
   void* values;
-  int64_t view;  // which of the step's
+  int64_t view;      // which of the step's
+  int64_t rotation;  // which of the step's
 };
 
 // What the layers of one sliding window see.
@@ -201,16 +216,23 @@ struct View {
   int64_t table_stride;
 };
 
+// The angles of the layers that share them.
+struct Rotation {
+  const void* cos;  // [tokens, rotated]
+  const void* sin;
+};
+
 struct DecoderArguments {
   int64_t isa, threads, type;
-  int64_t hidden, inner, heads, kv_heads, dim, block_size, blocks;
-  double eps, scale;
+  int64_t hidden, inner, heads, kv_heads, dim, rotated, block_size, blocks;
+  int64_t activation;
+  int64_t norms_of_rows;  // 1: q_norm and k_norm are of all heads at once
+  double eps, norm_offset, scale, softcap, residual_scale;
   const Layer* layer;
   int64_t layers;
   int64_t tokens;
   void* x;  // [tokens, hidden], changed
-  const void* cos;  // [tokens, dim]
-  const void* sin;
+  const Rotation* rotation;
   const int64_t* places;  // [tokens] rows of the flattened caches
   const View* view;
   int64_t views;
@@ -258,11 +280,12 @@ struct Kernels {
   void (*join)(const AttentionArguments&, float* state, const float* next);
   void (*finish)(const AttentionArguments&, const QueryRow&, int64_t kv_head, const float* state);
 
-  // Tokens [first, last); `silu` elements [first, last) of all tokens' results, one token after another.
+  // Tokens [first, last); `gated` elements [first, last) of all tokens' results, one token after another.
   void (*norm)(const NormArguments&, int64_t first, int64_t last);
   void (*bias)(const BiasArguments&, int64_t first, int64_t last);
-  void (*silu)(const SiluArguments&, int64_t first, int64_t last);
+  void (*gated)(const GatedArguments&, int64_t first, int64_t last);
   void (*rotary)(const RotaryArguments&, int64_t first, int64_t last);
+  void (*add)(const AddArguments&, int64_t first, int64_t last);
 };
 
 // Whether all places are rows of a cache.

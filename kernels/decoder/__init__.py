@@ -2,5 +2,6 @@
 
 from kernels.decoder.compiled import CompiledLayers
 from kernels.decoder.layer import Layer, LinearWeights, NormWeights
+from kernels.decoder.math import HeadNorms, LayerMath, not_compiled
 
-__all__ = ["CompiledLayers", "Layer", "LinearWeights", "NormWeights"]
+__all__ = ["CompiledLayers", "HeadNorms", "Layer", "LayerMath", "LinearWeights", "NormWeights", "not_compiled"]

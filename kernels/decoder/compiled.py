@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from struct import Struct
 
 import torch
@@ -13,10 +13,12 @@ from kernels.attention import AttentionBatch
 from kernels.compiled import TYPES, elementwise
 from kernels.decoder.layer import Layer
 from kernels.decoder.layout import Layout
+from kernels.decoder.math import not_compiled
 from kernels.expert_linear import ExpertBatch
 from kernels.expert_linear.dispatch import MOST_TOKENS
+from kernels.gated import ACTIVATIONS
 
-ARGUMENTS = Struct("10q2d10q")
+ARGUMENTS = Struct("13q5d9q")
 """`DecoderArguments` of csrc/kernels.h."""
 
 
@@ -24,28 +26,28 @@ class CompiledLayers:
     """The layers of a decoder, run for a step of few tokens in one call.
 
     Every result is that of the single operations to the last bit: `expert_rms_norm`, `expert_linear`, `expert_bias`,
-    `rotate_into_cache`, `paged_attention` and `silu_mul`, and sums of the residual stream in the dtype of `x`. What it
+    `rotate_into_cache`, `paged_attention` and `gated`, and sums of the residual stream in the dtype of `x`. What it
     saves is some ten calls a layer from Python, their tensors, and as many starts and ends of parallel regions.
     """
 
-    def __init__(self, layers: Sequence[Layer], heads: int, kv_heads: int, head_dim: int, eps: float) -> None:
-        """Remember the layers; nothing is read from them yet.
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        """Remember the layers; nothing is read from their weights yet.
 
         Args:
             layers: of equal shapes.
-            heads: query heads.
-            kv_heads: key and value heads.
-            head_dim: of each head.
-            eps: of all norms.
+
+        Raises:
+            ValueError: `not_compiled` says that the layers compute something else.
         """
-        self._layers, self._heads, self._kv_heads, self._head_dim, self._eps = layers, heads, kv_heads, head_dim, eps
+        if reason := not_compiled(layers):
+            raise ValueError(f"these layers cannot be computed in one compiled call: {reason}")
+        self._layers, self._math = layers, layers[0].math
         self._layout: Layout | None = None
 
     def __call__(
         self,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        angles: Mapping[Hashable, tuple[Tensor, Tensor]],
         keys: Sequence[Tensor],
         values: Sequence[Tensor],
         slot_mapping: Tensor,
@@ -56,8 +58,8 @@ class CompiledLayers:
 
         Args:
             x: `[T, hidden]` contiguous, the residual stream; changed.
-            cos: `[T, 1, head_dim]` in the dtype of `x`.
-            sin: the same shape, its first half negated.
+            angles: cosines and sines of each of the layers' rotations, `[T, 1, rotated]` in the dtype of `x`, the first
+                half of the sines negated.
             keys: of each layer `[num_blocks, block_size, kv_heads, head_dim]`; changed.
             values: the same shapes; changed.
             slot_mapping: `[T]` int64 places of the tokens' keys and values in the caches.
@@ -71,8 +73,9 @@ class CompiledLayers:
             ValueError: plans, places or slots do not fit the tokens and the layers.
             IndexError: a place or a block is outside the caches; nothing was changed.
         """
-        kernels, tokens = elementwise(x, cos, sin, keys[0]), x.shape[0]
-        if kernels is None or not 0 < tokens <= MOST_TOKENS[x.dtype] or self._head_dim % 2:
+        turns = [part for pair in angles.values() for part in pair]
+        kernels, tokens = elementwise(x, keys[0], *turns), x.shape[0]
+        if kernels is None or not 0 < tokens <= MOST_TOKENS[x.dtype]:
             return False
         if self._layout is None or not self._layout.fits(self._layers, keys, values):
             self._layout = Layout.of(self._layers, keys, values)
@@ -82,30 +85,39 @@ class CompiledLayers:
         experts = experts if experts is not None and experts.has_experts else None
         plans = [attention[window] for window in layout.windows]
         blocks, block_size = keys[0].shape[:2]
+        math = self._math
         _check(tokens, block_size, slot_mapping, plans, experts, layout.slots)
+        _check_angles(tokens, math.rotated, turns)
         views = array("q")
         for plan in plans:
             views.extend((plan.rows.data_ptr(), plan.block_tables.data_ptr(), plan.block_tables.stride(0)))
-        cos, sin, slot_mapping = cos.contiguous(), sin.contiguous(), slot_mapping.contiguous()
+        # Kept by name until the call returns: the kernels have their addresses only.
+        turns = [part.contiguous() for rotation in layout.rotations for part in angles[rotation]]
+        rotations, slot_mapping = array("q", (part.data_ptr() for part in turns)), slot_mapping.contiguous()
         kernels.call(
             "decoder",
             ARGUMENTS,
             TYPES[x.dtype],
             x.shape[1],
             self._layers[0].down.weight.shape[1],
-            self._heads,
-            self._kv_heads,
-            self._head_dim,
+            math.heads,
+            math.kv_heads,
+            math.head_dim,
+            math.rotated,
             block_size,
             blocks,
-            self._eps,
-            self._head_dim**-0.5,
+            ACTIVATIONS[math.activation],
+            int(math.head_norms == "all"),
+            math.eps,
+            math.norm_offset,
+            math.attention_scale,
+            math.softcap or 0.0,
+            math.residual_scale,
             layout.addresses.buffer_info()[0],
             len(self._layers),
             tokens,
             x.data_ptr(),
-            cos.data_ptr(),
-            sin.data_ptr(),
+            rotations.buffer_info()[0],
             slot_mapping.data_ptr(),
             views.buffer_info()[0],
             len(plans),
@@ -135,3 +147,9 @@ def _check(
         raise ValueError(f"the batch plans {experts.tokens} tokens but x has {tokens}")
     if experts is not None and slots is not None and experts.highest_slot >= slots:
         raise ValueError(f"slot {experts.highest_slot} is not among the {slots} slots of the layers")
+
+
+def _check_angles(tokens: int, rotated: int, turns: Sequence[Tensor]) -> None:
+    for part in turns:
+        if part.shape != (tokens, 1, rotated):
+            raise ValueError(f"cosines and sines must be [{tokens}, 1, {rotated}], not {list(part.shape)}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Protocol
 
 from torch import Tensor
 
+from kernels.decoder.math import LayerMath
 from kernels.expert_linear import ExpertBank, LowRankBank
 
 
@@ -46,15 +48,23 @@ class LinearWeights(Protocol):
 
 
 class Layer(Protocol):
-    """Attention and gated MLP of the Llama family, each after a norm and added to the residual stream."""
+    """Attention and gated MLP, each added to the residual stream; norms are before them, after them, or both."""
+
+    @property
+    def math(self) -> LayerMath:
+        """What the layer computes with its weights."""
+
+    @property
+    def rotation(self) -> Hashable:
+        """Which of a step's angles the layer rotates by."""
 
     @property
     def window(self) -> int | None:
         """How many of the most recent positions the attention sees; None: all."""
 
     @property
-    def input_norm(self) -> NormWeights:
-        """Before the attention."""
+    def input_norm(self) -> NormWeights | None:
+        """Of what goes into the attention."""
 
     @property
     def qkv(self) -> LinearWeights:
@@ -62,19 +72,23 @@ class Layer(Protocol):
 
     @property
     def q_norm(self) -> NormWeights | None:
-        """Of each query head before the rotation."""
+        """Of queries before the rotation; there where `math.head_norms` says so."""
 
     @property
     def k_norm(self) -> NormWeights | None:
-        """Of each key head before the rotation; there where `q_norm` is."""
+        """Of keys; there where `q_norm` is."""
 
     @property
     def output(self) -> LinearWeights:
         """From all heads' values to the residual stream."""
 
     @property
-    def mlp_norm(self) -> NormWeights:
-        """Before the MLP."""
+    def output_norm(self) -> NormWeights | None:
+        """Of what comes out of the attention."""
+
+    @property
+    def mlp_norm(self) -> NormWeights | None:
+        """Of what goes into the MLP."""
 
     @property
     def gate_up(self) -> LinearWeights:
@@ -83,3 +97,7 @@ class Layer(Protocol):
     @property
     def down(self) -> LinearWeights:
         """Back to the residual stream."""
+
+    @property
+    def down_norm(self) -> NormWeights | None:
+        """Of what comes out of the MLP."""

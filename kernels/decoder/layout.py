@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import is_
 
@@ -21,12 +21,14 @@ class Layout:
     Attributes:
         held: the objects that the addresses are of, kept so that no other can take their place unseen.
         windows: the distinct sliding windows.
+        rotations: the distinct angles.
         addresses: `Layer` of csrc/kernels.h for each layer; None where the kernels do not know a type of theirs.
         slots: of the smallest bank or delta; None without any.
     """
 
     held: Sequence[object]
     windows: Sequence[int | None]
+    rotations: Sequence[Hashable]
     addresses: array[int] | None
     slots: int | None
 
@@ -35,10 +37,11 @@ class Layout:
         """Lay out layers and their caches."""
         held = list(_objects(layers, keys, values))
         windows = list(dict.fromkeys(layer.window for layer in layers))
-        addresses = _addresses(layers, keys, values, windows) if _all_compile(held, keys[0]) else None
+        rotations = list(dict.fromkeys(layer.rotation for layer in layers))
+        addresses = _addresses(layers, keys, values, windows, rotations) if _all_compile(held, keys[0]) else None
         slots = [part.slots for part in held if isinstance(part, ExpertBank | LowRankBank)]
         slots += [len(delta) for layer in layers for delta in _deltas(layer) if delta is not None]
-        return cls(held, windows, addresses, min(slots, default=None))
+        return cls(held, windows, rotations, addresses, min(slots, default=None))
 
     def fits(self, layers: Sequence[Layer], keys: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
         """Whether no object was replaced since."""
@@ -46,7 +49,11 @@ class Layout:
 
 
 def _addresses(
-    layers: Sequence[Layer], keys: Sequence[Tensor], values: Sequence[Tensor], windows: Sequence[int | None]
+    layers: Sequence[Layer],
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    windows: Sequence[int | None],
+    rotations: Sequence[Hashable],
 ) -> array[int]:
     addresses = array("q")
     for layer, key, value in zip(layers, keys, values, strict=True):
@@ -56,7 +63,8 @@ def _addresses(
             addresses.extend((linear.weight.data_ptr(), _address(linear.bias)))
             addresses.extend(0 if bank is None else bank.view_address for bank in (linear.bank, linear.low_rank))
             addresses.append(_address(linear.bias_delta))
-        addresses.extend((key.data_ptr(), value.data_ptr(), windows.index(layer.window)))
+        place = windows.index(layer.window), rotations.index(layer.rotation)
+        addresses.extend((key.data_ptr(), value.data_ptr(), *place))
     return addresses
 
 
@@ -88,7 +96,7 @@ def _objects(layers: Sequence[Layer], keys: Sequence[Tensor], values: Sequence[T
 
 
 def _norms(layer: Layer) -> tuple[NormWeights | None, ...]:
-    return layer.input_norm, layer.q_norm, layer.k_norm, layer.mlp_norm
+    return layer.input_norm, layer.q_norm, layer.k_norm, layer.output_norm, layer.mlp_norm, layer.down_norm
 
 
 def _linears(layer: Layer) -> tuple[LinearWeights, ...]:

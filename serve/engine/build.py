@@ -23,6 +23,7 @@ from serve.experts import AdapterRules, ExpertLoadError, ExpertStore
 from serve.model import (
     Decoder,
     KvCache,
+    ModelConfig,
     ModelError,
     ResidualBanks,
     ResidualShape,
@@ -74,7 +75,7 @@ def build_engine(
             "patching is timed with steps that are launched kernel by kernel; captured ones gain less, so that it "
             "begins sooner than it pays: enforce_eager makes the two alike"
         )
-    max_model_len = _max_model_len(config, read_config(bundle.backbone_dir).max_positions)
+    max_model_len = _max_model_len(config, read_config(bundle.backbone_dir))
     decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len)
     names = bundle.expert_names
     slots = _slots(config, len(names) + len(adapters))
@@ -156,9 +157,17 @@ def _dtype(config: EngineConfig) -> torch.dtype | None:
     return _DTYPES[config.dtype]
 
 
-def _max_model_len(config: EngineConfig, max_positions: int) -> int:
-    if config.max_model_len is not None and config.max_model_len > max_positions:
+def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
+    if config.max_model_len is not None and config.max_model_len > model.longest_positions:
         raise EngineError(
-            f"max_model_len {config.max_model_len} is more than the {max_positions} the model was made for"
+            f"max_model_len {config.max_model_len} is more than the {model.longest_positions} the model was made for"
         )
-    return config.max_model_len or max_positions
+    length = config.max_model_len or model.max_positions
+    short = next((layer.rope.original_positions for layer in model.layers if layer.rope.kind == "longrope"), length)
+    if length > short:
+        _log.info(
+            "contexts of up to %d tokens are longer than the %d that the model was first trained on, so that all "
+            "sequences use the rope's factors of long contexts; --max-model-len %d takes those of short ones",
+            *(length, short, short),
+        )
+    return length

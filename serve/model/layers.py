@@ -60,14 +60,14 @@ class RmsNorm:
         delta: [slots, H] float32, what the experts add to the weight, or None.
     """
 
-    def __init__(self, size: int, eps: float, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, size: int, eps: float, dtype: torch.dtype, device: torch.device, offset: float = 0.0) -> None:
         self.weight = torch.empty(size, dtype=dtype, device=device)
         self.delta: Tensor | None = None
-        self._eps = eps
+        self._eps, self._offset = eps, offset
 
     def __call__(self, x: Tensor, experts: ExpertBatch | None) -> Tensor:
         """[T, ..., H] to the same shape."""
-        return expert_rms_norm(x, self.weight, self._eps, self.delta, experts)
+        return expert_rms_norm(x, self.weight, self._eps, self.delta, experts, self._offset)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from merge.bundle import read_failure
-from serve.model.config import read_config
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
 from serve.model.huge_pages import hold_together
+from serve.model.read_config import read_config
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -22,7 +22,7 @@ def load_model(
     device: str | torch.device = "cpu",
     max_positions: int | None = None,
 ) -> Decoder:
-    """Load a Llama, Mistral, Qwen2 or Qwen3 model.
+    """Load a model of a served family.
 
     Args:
         directory: config.json with model.safetensors, or with an index and its shards.

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from kernels.expert_linear import ExpertBatch
@@ -40,6 +41,18 @@ def test_every_token_gets_its_experts_weight(heads: tuple[int, ...], dtype: torc
     for token, shift in enumerate(shifts):
         want = llama_norm(x[token], (weight.float() + shift).to(dtype))
         torch.testing.assert_close(got[token], want, rtol=TOLERANCE[dtype], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.usefixtures("path")
+def test_with_an_offset_it_is_gemmas_norm(dtype: torch.dtype) -> None:
+    x, weight, delta = torch.randn(3, 33).to(dtype), torch.randn(33).to(dtype), torch.randn(1, 33)
+    got = expert_rms_norm(x, weight, 1e-5, delta, ExpertBatch.from_slots([-1, 0, -1]), offset=1.0)
+    assert got.dtype == dtype
+    for token, shift in enumerate((torch.zeros(33), delta[0], torch.zeros(33))):
+        norm = Gemma2RMSNorm(33, eps=1e-5).to(dtype)
+        norm.weight.data.copy_((weight.float() + shift).to(dtype))
+        torch.testing.assert_close(got[token], norm(x[token]).detach(), rtol=TOLERANCE[dtype], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

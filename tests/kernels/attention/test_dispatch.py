@@ -12,19 +12,19 @@ MIXED = ([1, 40, 3, 17, 129, 6], [1, 1, 3, 5, 1, 1])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("window", [None, 1, 4, 64])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (1, None), (4, None), (64, 0.5), (None, 20.0)])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim"), [(4, 4, 8), (6, 2, 16), (3, 1, 17), (14, 2, 64), (9, 1, 130)]
 )
 @pytest.mark.usefixtures("path")
 def test_matches_the_reference(
-    heads: int, kv_heads: int, head_dim: int, window: int | None, dtype: torch.dtype
+    heads: int, kv_heads: int, head_dim: int, window: int | None, softcap: float | None, dtype: torch.dtype
 ) -> None:
     contexts, queries = MIXED
     batch = AttentionBatch.build(scattered_tables(contexts, 4), contexts, queries, 4, window)
     query, key, value = random_cache(batch, heads, kv_heads, head_dim, dtype)
-    want = paged_attention_reference(query.double(), key, value, batch, 0.3)
-    got = paged_attention(query, key, value, batch, scale=0.3)
+    want = paged_attention_reference(query.double(), key, value, batch, 0.3, softcap)
+    got = paged_attention(query, key, value, batch, scale=0.3, softcap=softcap)
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), want, rtol=0, atol=TOLERANCE[dtype])
 

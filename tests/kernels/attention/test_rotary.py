@@ -38,6 +38,19 @@ def test_queries_are_rotated_and_keys_and_values_land_in_their_places(
     assert values.count_nonzero() == value.count_nonzero()
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.usefixtures("path")
+def test_dimensions_beyond_the_angles_stay_as_they_are(dtype: torch.dtype) -> None:
+    query, key = torch.randn(2, 3, 10).to(dtype), torch.randn(2, 1, 10).to(dtype)
+    cos, sin = angles(2, 6, dtype)
+    keys, values = torch.zeros(1, 4, 1, 10, dtype=dtype), torch.zeros(1, 4, 1, 10, dtype=dtype)
+    got = rotate_into_cache(query, key, key, cos, sin, keys, values, torch.arange(2))
+    for found, given in ((got, query), (keys[0, :2], key)):
+        want = torch.cat([rotate(given[..., :6].double(), cos.double(), sin.double()), given[..., 6:].double()], -1)
+        torch.testing.assert_close(found.double(), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        assert torch.equal(found[..., 6:], given[..., 6:])
+
+
 @pytest.mark.usefixtures("path")
 def test_heads_need_not_lie_one_after_another() -> None:
     query, key = torch.randn(4, 3, 8).transpose(0, 1), torch.randn(3, 1, 16)[..., ::2]
@@ -62,5 +75,5 @@ def test_refuses() -> None:
     with pytest.raises(ValueError, match="same tokens"):
         rotate_into_cache(x, x, x, cos, sin, cache, cache, torch.zeros(1, dtype=torch.int64))
     odd, odd_cache = torch.ones(1, 1, 3), torch.zeros(2, 4, 1, 3)
-    with pytest.raises(ValueError, match="even head_dim"):
+    with pytest.raises(ValueError, match="even last dimension, at most head_dim 3"):
         rotate_into_cache(odd, odd, odd, odd, odd, odd_cache, odd_cache, torch.zeros(1, dtype=torch.int64))

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from kernels.attention import AttentionBatch
 from kernels.compiled import ISAS
+from kernels.decoder import CompiledLayers, math, not_compiled
 from kernels.expert_linear import ExpertBatch
-from serve.model import Decoder, ForwardBatch, KvCache, ModelConfig
+from serve.model import Decoder, ForwardBatch, KvCache, LayerConfig, ModelConfig, TensorNames
 from serve.model.layers import RmsNorm
-from serve.model.rope import RopeConfig
+from serve.model.rope import NO_ROPE, RopeConfig
 from tests.kernels.conftest import kernels_of
 from tests.kernels.experts import filled_bank, filled_low_rank
 
@@ -27,28 +28,43 @@ PLAIN = ModelConfig(
     num_heads=4,
     num_kv_heads=2,
     head_dim=16,
-    windows=(None, None),
+    layers=(LayerConfig(), LayerConfig()),
     rms_norm_eps=1e-5,
-    rope=RopeConfig(),
     tied=True,
-    attention_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
     max_positions=600,
+    longest_positions=600,
     dtype=torch.float32,
     eos_token_ids=(1,),
 )
+BIASES = LayerConfig(attention_bias=True, output_bias=True, mlp_bias=True)
+AROUND = TensorNames(output_norm="a_norm", mlp_norm="b_norm", down_norm="c_norm")
+AFTER = TensorNames(input_norm=None, output_norm="a_norm", mlp_norm=None, down_norm="c_norm")
+HALF = RopeConfig(part=0.5)
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "one key head, biases": {
-        "num_heads": 6,
-        "num_kv_heads": 1,
-        "attention_bias": True,
-        "output_bias": True,
-        "mlp_bias": True,
+    "one key head, biases": {"num_heads": 6, "num_kv_heads": 1, "layers": (BIASES, BIASES)},
+    "norms of heads, two windows": {
+        "layers": tuple(LayerConfig(head_norms="each", window=window) for window in (3, None, 5)),
+        "num_kv_heads": 4,
     },
-    "norms of heads, two windows": {"qk_norm": True, "windows": (3, None, 5), "num_kv_heads": 4},
+    "norms after, of all heads at once, two ropes": {
+        "layers": tuple(
+            LayerConfig(head_norms="all", names=AFTER, rope=rope)
+            for rope in (RopeConfig(), NO_ROPE, RopeConfig(theta=5))
+        ),
+    },
+    "norms around added to 1, GELU, softcap": {
+        "layers": (
+            LayerConfig(names=AROUND, norm_offset=1.0, activation="gelu_tanh", softcap=2.0, attention_scale=0.7),
+        )
+        * 2,
+        "embedding_scale": 8.0,
+        "num_kv_heads": 1,
+    },
+    "scaled residuals, half of each head rotated": {
+        "layers": (LayerConfig(residual_scale=0.22, attention_scale=0.1, rope=HALF),) * 2,
+        "head_dim": 20,
+    },
     "sizes of no vector": {
         "hidden_size": 52,
         "intermediate_size": 37,
@@ -80,6 +96,7 @@ class Case:
         """What each step returns, and the cache after the last; fails where a step was not computed as wished."""
         cache = self.cache_for(*batches)
         layers = self.decoder._compiled
+        assert layers is not None
         ran = []
 
         def one_call(*arguments: Any) -> bool:
@@ -101,9 +118,9 @@ class Case:
         """Whether a step is computed in one call."""
         cache, decoder = self.cache_for(batch), self.decoder
         x = decoder.embedding.lookup(batch.tokens, None)
-        cos, sin = torch.zeros(2, len(x), 1, decoder.config.head_dim, dtype=x.dtype)
+        angles = {rope: table.at(batch.positions, x.dtype) for rope, table in decoder._rotary.items()}
         plan = batch.slot_mapping, batch.attention, batch.experts
-        return decoder._compiled(x, cos, sin, cache.keys, cache.values, *plan)
+        return decoder._compiled is not None and decoder._compiled(x, angles, cache.keys, cache.values, *plan)
 
     def check(self, batches: list[ForwardBatch]) -> None:
         """Both ways give the same bits."""
@@ -273,6 +290,7 @@ def test_changed_weights_and_new_banks_are_seen(make: Make) -> None:
     for layer in case.decoder.layers:
         layer.qkv.weight[3] += 1
         layer.down.bank = filled_bank(SLOTS, 64, 96, 5, torch.float32, 77)
+        assert layer.mlp_norm is not None
         layer.mlp_norm.delta = None
     case.check([batch])
     assert not torch.equal(case.steps([batch], True)[0][0], before)
@@ -304,3 +322,28 @@ def test_plans_that_do_not_fit(make: Make, change: dict[str, Any], error: type[E
     with pytest.raises(error, match=message):
         case.decoder.forward(batch, cache)
     assert not any(tensor.any() for tensor in (*cache.keys, *cache.values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"layers": (LayerConfig(), LayerConfig(softcap=3.0))}, "its layers differ in more than windows and angles"),
+        ({"head_dim": 9}, "an odd number of dimensions, 9 a head"),
+        ({"layers": (LayerConfig(activation="relu"),)}, "the activation 'relu' is not known"),  # type: ignore[arg-type]
+    ],
+)
+def test_layers_that_compute_something_else_are_refused(changes: dict[str, Any], reason: str) -> None:
+    decoder = Decoder(replace(PLAIN, **changes), 32, torch.float32, torch.device("cpu"))
+    assert reason in str(decoder.not_compiled)
+    assert decoder._compiled is None
+    with pytest.raises(ValueError, match="cannot be computed in one compiled call"):
+        CompiledLayers(decoder.layers)
+
+
+def test_a_new_kind_of_mathematics_is_refused_until_the_compiled_call_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = Decoder(PLAIN, 32, torch.float32, torch.device("cpu"))
+    assert decoder.not_compiled is None
+    monkeypatch.setattr(math, "COMPILED", math.COMPILED - {"softcap"})
+    assert not_compiled(decoder.layers) == "softcap is not known to the compiled call"

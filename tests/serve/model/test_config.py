@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from serve.model import ModelError, read_config
-from serve.model.config import ModelConfig
+from serve.model import ModelConfig, ModelError, read_config
 from tests.merge.check.real_configs import CONFIGS, resaved
 
 LLAMA: dict[str, Any] = {
@@ -60,7 +59,7 @@ def test_both_spellings_of_real_models_are_read_alike(name: str, tmp_path: Path)
         return read_config(tmp_path)
 
     assert parsed(four) == parsed(resaved(four, tmp_path))
-    assert parsed(four).rope.theta == four.get("rope_theta", 10_000.0)
+    assert parsed(four).layers[0].rope.theta == four.get("rope_theta", 10_000.0)
 
 
 @pytest.mark.parametrize("said", ["torch.bfloat16", "bfloat16", "auto"])
@@ -90,7 +89,8 @@ def test_sliding_windows_by_layer(tmp_path: Path) -> None:
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel.*Llama.*Mistral.*Qwen2.*Qwen3"),
         ({"architectures": None, "model_type": "opt"}, "'opt'.*LlamaForCausalLM"),
-        ({"rope_parameters": {"rope_type": "longrope"}}, "'longrope'.*default, linear, llama3, yarn"),
+        ({"rope_parameters": {"rope_type": "proportional"}}, "'proportional'.*default, linear, dynamic, llama3, yarn"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 2}}, "'longrope' needs 'short_factor'"),
         ({"rope_parameters": {"rope_type": "linear"}}, "'linear' needs a 'factor'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "low_freq_factor"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),

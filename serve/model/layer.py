@@ -1,0 +1,114 @@
+"""One layer of the decoder, as its configuration says."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.attention import paged_attention, rotate_into_cache
+from kernels.expert_linear import ExpertBatch
+from kernels.gated import gated
+from serve.model.batch import ForwardBatch
+from serve.model.config import LayerConfig, ModelConfig
+from serve.model.layers import Linear, Placement, RmsNorm, place_linear, place_norm
+
+
+class DecoderLayer:
+    """Attention and gated MLP, each added to the residual stream.
+
+    Attributes:
+        math: what it computes, as the kernels need to know it.
+        rotation: how it turns positions into angles.
+        window: how many of the most recent positions the attention sees; None: all.
+    """
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, dtype: torch.dtype, device: torch.device) -> None:
+        hidden, inner, names = config.hidden_size, config.intermediate_size, layer.names
+        self.math, self.rotation, self.window = config.math(layer), layer.rope, layer.window
+        self._names = names
+        heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+
+        def norm(size: int, present: bool = True) -> RmsNorm | None:
+            return RmsNorm(size, config.rms_norm_eps, dtype, device, layer.norm_offset) if present else None
+
+        self.input_norm = norm(hidden, names.input_norm is not None)
+        self.qkv = Linear((heads + 2 * kv_heads) * dim, hidden, layer.attention_bias, dtype, device)
+        of_rows, normed = layer.head_norms == "all", layer.head_norms != "none"
+        self.q_norm = norm(heads * dim if of_rows else dim, normed)
+        self.k_norm = norm(kv_heads * dim if of_rows else dim, normed)
+        self.output = Linear(hidden, heads * dim, layer.output_bias, dtype, device)
+        self.output_norm = norm(hidden, names.output_norm is not None)
+        self.mlp_norm = norm(hidden, names.mlp_norm is not None)
+        self.gate_up = Linear(2 * inner, hidden, layer.mlp_bias, dtype, device)
+        self.down = Linear(hidden, inner, layer.mlp_bias, dtype, device)
+        self.down_norm = norm(hidden, names.down_norm is not None)
+
+    def __call__(
+        self, x: Tensor, batch: ForwardBatch, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """[T, hidden] to the same shape; the step's keys and values are written to the layer's cache."""
+        experts = batch.experts
+        attended = self._attention(_normed(self.input_norm, x, experts), batch, cos, sin, keys, values)
+        x = self._added(x, _normed(self.output_norm, self.output(attended, experts), experts))
+        gate_up = self.gate_up(_normed(self.mlp_norm, x, experts), experts)
+        made = self.down(gated(gate_up, self.math.activation), experts)
+        return self._added(x, _normed(self.down_norm, made, experts))
+
+    def _attention(
+        self, x: Tensor, batch: ForwardBatch, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """[T, hidden] to what all heads have gathered, [T, heads * head_dim]."""
+        math, experts = self.math, batch.experts
+        sizes = [math.heads * math.head_dim, *[math.kv_heads * math.head_dim] * 2]
+        query, key, value = torch.split(self.qkv(x, experts), sizes, dim=1)
+        query, key = self._head_normed(self.q_norm, query, experts), self._head_normed(self.k_norm, key, experts)
+        parts = [part.view(len(x), -1, math.head_dim) for part in (query, key, value)]
+        turned = rotate_into_cache(parts[0], parts[1], parts[2], cos, sin, keys, values, batch.slot_mapping)
+        plan = batch.attention[self.window]
+        return paged_attention(turned, keys, values, plan, math.attention_scale, math.softcap).flatten(1)
+
+    def _head_normed(self, norm: RmsNorm | None, x: Tensor, experts: ExpertBatch | None) -> Tensor:
+        if norm is None:
+            return x
+        if self.math.head_norms == "all":
+            return norm(x, experts)
+        return norm(x.view(len(x), -1, self.math.head_dim), experts).flatten(1)
+
+    def _added(self, x: Tensor, made: Tensor) -> Tensor:
+        return x + made if self.math.residual_scale == 1 else x + made * self.math.residual_scale
+
+    def placements(self, prefix: str, config: ModelConfig) -> dict[str, Placement]:
+        """Placements of the layer's parameters, under their Hugging Face names."""
+        q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        names, inner = self._names, config.intermediate_size
+        found = {
+            **place_linear(_under(prefix, names.qkv), _sizes(names.qkv, [q, kv, kv]), self.qkv),
+            **place_linear(_under(prefix, [names.output]), [config.hidden_size], self.output),
+            **place_linear(_under(prefix, names.gate_up), _sizes(names.gate_up, [inner, inner]), self.gate_up),
+            **place_linear(_under(prefix, [names.down]), [config.hidden_size], self.down),
+        }
+        norms = {
+            names.input_norm: self.input_norm,
+            names.output_norm: self.output_norm,
+            names.mlp_norm: self.mlp_norm,
+            names.down_norm: self.down_norm,
+            "self_attn.q_norm": self.q_norm,
+            "self_attn.k_norm": self.k_norm,
+        }
+        for name, norm in norms.items():
+            if norm is not None:
+                found |= place_norm(f"{prefix}.{name}", norm)
+        return found
+
+
+def _normed(norm: RmsNorm | None, x: Tensor, experts: ExpertBatch | None) -> Tensor:
+    return x if norm is None else norm(x, experts)
+
+
+def _under(prefix: str, names: Sequence[str]) -> list[str]:
+    return [f"{prefix}.{name}" for name in names]
+
+
+def _sizes(names: Sequence[str], sizes: list[int]) -> list[int]:
+    """Rows of each of the checkpoint's tensors, which may be one for all parts."""
+    return sizes if len(names) == len(sizes) else [sum(sizes)]
