@@ -97,24 +97,28 @@ def _continue(
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     position = (real.cumsum(1) - 1).clamp_min(0)
-    cache = {cache_keyword(model): DynamicCache()}
+    keyword, cache = cache_keyword(model), DynamicCache()
     replies: list[list[int]] = [[] for _ in prompts]
-    running = set(range(len(prompts)))
+    rows = list(range(len(prompts)))  # the prompt of each row that still runs
     for _ in range(limit):
         with products(model):
             output = model(
-                input_ids=ids, attention_mask=real, position_ids=position, use_cache=True, logits_to_keep=1, **cache,
+                input_ids=ids, attention_mask=real, position_ids=position, use_cache=True, logits_to_keep=1,
+                **{keyword: cache},
             )  # fmt: skip
         ids = output.logits[:, -1].argmax(-1, keepdim=True)
-        for row in sorted(running):
-            token = int(ids[row, 0])
+        for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
             replies[row].append(token)
-            if token in ends:
-                running.discard(row)
-        if not running:
-            break
         real = torch.cat([real, torch.ones_like(ids)], 1)
         position = position[:, -1:] + 1
+        kept = [place for place, row in enumerate(rows) if replies[row][-1] not in ends]
+        if not kept:
+            break
+        if len(kept) < len(rows):
+            chosen = torch.tensor(kept)
+            cache.batch_select_indices(chosen)
+            rows = [rows[place] for place in kept]
+            ids, real, position = ids[chosen], real[chosen], position[chosen]
     return replies
 
 

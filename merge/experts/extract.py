@@ -26,12 +26,25 @@ BATCH = 8
 """Sequences of a calibration batch, and so of a distillation step; 16 took half as long again and gained nothing."""
 
 
+SCORED = 4
+"""Batches, spread over all lengths, that divergences of experts with factors are measured on: 32 prompts."""
+
+
 @dataclass(frozen=True)
 class _Lesson:
-    """What the fine-tune says to the task's prompts, and how far the backbone alone is from it."""
+    """What the fine-tune says to the task's prompts, and how far the backbone alone is from it.
+
+    Attributes:
+        batches, teacher: all of them; no teacher where nothing is distilled or chosen by divergence.
+        scored, expected: those that the divergence is measured on.
+        before: the backbone's divergence.
+        empty: prompts to which the fine-tune replied with an end token alone.
+    """
 
     batches: Sequence[Batch]
     teacher: Sequence[Target]
+    scored: Sequence[Batch]
+    expected: Sequence[Target]
     before: float
     empty: int
 
@@ -99,7 +112,8 @@ def steps_of(sources: Sources, prompts: int) -> int:
     """
     config, weights = sources.config, len(sources.weights())
     batches = ceil(prompts / BATCH)
-    fixed = 3 * batches + (config.distill or 0) * bool(prompts)  # targets, and two divergences
+    scored = batches if config.form == "sparse" else min(batches, SCORED)
+    fixed = (batches if config.distill else scored) + 2 * scored + (config.distill or 0) * bool(prompts)
     # A layer has seven weights that read four tensors: the student runs for each tensor, the fine-tune for the layer.
     fitted = batches * (2 + 5 * weights // 7)
     if config.form != "sparse":
@@ -147,7 +161,7 @@ def _factored(
     low_rank = parts.rounded(sources)
     # The numbers that a reader of the file gets.
     read = {key: as_read(item) for key, item in low_rank.items()}
-    after = divergence(student, both, batches, teacher, read)
+    after = divergence(student, both, lesson.scored, lesson.expected, read)
     expert = _expert(name, sources, parts.values, dense, low_rank, metadata)
     return Cut(expert, (lesson.before, after), None, lesson.empty)
 
@@ -174,10 +188,13 @@ def _lesson(calibration: Calibration, fine_tune: Checkpoint, sources: Sources, a
     assign(tuned, fine_tune)
     replies = continue_greedily(tuned, calibration.prompts, calibration.answer_tokens, calibration.ends)
     batches = Watched(packed_batches(tuned, calibration.prompts, replies, BATCH), advance)
-    teacher = targets(tuned, batches)
+    every = 1 if sources.config.form == "sparse" else ceil(len(batches) / SCORED)
+    scored = Watched(batches[::every], advance)
+    teacher = targets(tuned, batches) if every == 1 or sources.config.distill else []
+    expected = teacher[::every] or targets(tuned, scored)
     assign(student, sources.backbone)
-    before = divergence(student, {}, batches, teacher)
-    return _Lesson(batches, teacher, before, sum(set(reply) <= calibration.ends for reply in replies))
+    before = divergence(student, {}, scored, expected)
+    return _Lesson(batches, teacher, scored, expected, before, sum(set(reply) <= calibration.ends for reply in replies))
 
 
 def _said(sources: Sources, factor: float) -> float | None:

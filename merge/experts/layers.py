@@ -32,7 +32,7 @@ class LayerRun:
     """
 
     def __init__(self, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
-        """Run every batch once, to learn what each layer is called with.
+        """Begin every batch, to learn what each layer is called with.
 
         Args:
             model: the decoder, with its weights assigned.
@@ -89,22 +89,28 @@ class LayerRun:
 
     @torch.inference_mode()
     def _learn(self, batch: Batch) -> tuple[Tensor, list[_Call]]:
-        """The first layer's hidden states, and each layer's call."""
+        """The first layer's hidden states, and each layer's call. No layer runs: each passes on what it is given."""
         hidden: list[Tensor] = []
         calls: list[_Call] = []
 
-        def hook(_layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            if not hidden:
-                hidden.append(arguments[0])
-            calls.append(_Call(arguments[1:], dict(keywords)))
+        def pass_on(states: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+            hidden.append(states)
+            calls.append(_Call(arguments, keywords))
+            return states
 
-        handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in self._layers]
+        # Of each layer itself, not of its class.
+        forwards = [layer.__dict__.get("forward") for layer in self._layers]
         try:
+            for layer in self._layers:
+                layer.forward = pass_on
             with products(self._model):
                 self._model.base_model(**batch.arguments)
         finally:
-            for handle in handles:
-                handle.remove()
+            for layer, forward in zip(self._layers, forwards, strict=True):
+                if forward is None:
+                    del layer.forward
+                else:
+                    layer.forward = forward
         return hidden[0], calls
 
 

@@ -97,8 +97,8 @@ class Cut:
 
     Attributes:
         expert: what to store.
-        divergence: mean KL in nats a predicted token on the calibration prompts: of the backbone alone, and with the
-            expert as stored; None without calibration.
+        divergence: mean KL in nats a predicted token on calibration prompts (up to 32 of them beside factors): of the
+            backbone alone, and with the expert as stored; None without calibration.
         factor: μ; None for values that are not `rescaled`.
         empty: calibration prompts to which the fine-tune replied with an end token alone.
     """
