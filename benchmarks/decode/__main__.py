@@ -29,13 +29,37 @@ def main() -> None:
         help="a bundle's sparse or low-rank experts, or LoRA adapters of rank 16, of which peers serve the same files",
     )
     parser.add_argument("--storage", choices=("int8", "bf16"), default="int8", help="of sparse experts' values")
+    parser.add_argument(
+        "--sampling", action="store_true", help="also measure steps whose tokens are sampled with filters and penalties"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=int,
+        default=Shape.vocabulary,
+        help="of the model: 16,000; 151,936 is that of Qwen2.5, with 494 M parameters",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="four layers, two rounds")
     options = parser.parse_args()
     names = [name for name in options.peers.split(",") if name]
-    shape, rounds = (Shape(layers=4), 2) if options.quick else (Shape(), options.rounds)
+    if options.sampling and options.context is not None:
+        parser.error("--sampling cannot be used with --context")
+    if options.vocabulary < 1:
+        parser.error("--vocabulary must be at least 1")
+    layers, rounds = (4, 2) if options.quick else (Shape.layers, options.rounds)
+    shape = Shape(layers=layers, vocabulary=options.vocabulary)
     with tempfile.TemporaryDirectory(prefix="overtone-decode-") as folder:
-        report = measure(Path(folder), shape, options.context, names, rounds, _say, options.storage, options.experts)
+        report = measure(
+            Path(folder),
+            shape,
+            options.context,
+            names,
+            rounds,
+            _say,
+            options.storage,
+            options.experts,
+            options.sampling,
+        )
     if options.json:
         print(json.dumps(report))
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.decode import peers
-from benchmarks.decode.cases import Case, decode_cases
+from benchmarks.decode.cases import SAMPLING, Case, decode_cases, sampled_cases
 from benchmarks.decode.logits import logprob_errors
 from benchmarks.decode.model import Kind, Shape, write_loras, write_model
 from benchmarks.decode.ours import running
@@ -40,6 +40,7 @@ def measure(
     say: Say,
     storage: Storage = "int8",
     kind: Kind = "sparse",
+    sampling: bool = False,
 ) -> dict[str, Any]:
     """Run the benchmark: the document that `--json` prints.
 
@@ -52,10 +53,13 @@ def measure(
         say: told of progress.
         storage: of sparse experts' values.
         kind: of the experts; with LoRAs the peers serve the same files.
+        sampling: also measure steps whose tokens are sampled, on the engine alone; not with a `context`.
     """
     say("writing the model and its experts")
     bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY, storage, kind)
     cases = decode_cases(32) if context is None else _context_cases(context)
+    if sampling and context is None:
+        cases += sampled_cases(32)
     prefill = _prefill_cases() if context is None else []
     length = max(case.prompt for case in cases + prefill) + STEPS + 1
     loras = folder / "loras"
@@ -96,6 +100,7 @@ def measure(
         "experts": kind,
         **({"density": DENSITY, "storage": storage} if kind == "sparse" else {}),
         "dtype": "bfloat16",
+        "vocabulary": shape.vocabulary,
         "threads": torch.get_num_threads(),
         "kernels": ISAS[kernels.isa] if kernels else "torch",
         "rounds": rounds,
@@ -158,6 +163,7 @@ class _Rows:
             "backbone_vs_floor": {n: self._ratio(f"backbone/{n}", FLOOR) for n in ("1", "8")},
             "one_expert": {n: self._ratio(f"one_expert/{n}", f"backbone/{n}") for n in ("1", "8")},
             "distinct8": {"8": self._ratio("distinct8/8", "backbone/8")},
+            **self._sampled(),
             "turns_ms": {name: _round(statistics.median(found)) for name, found in self._turns.items()},
             "ttft_ms": _round(first),
             "prefill_tokens_per_s": {
@@ -166,6 +172,21 @@ class _Rows:
             },
             **self._against_peers(),
             "steps_ms": self._steps(),
+        }
+
+    def _sampled(self) -> dict[str, Any]:
+        """Steps with sampled tokens over greedy ones, and the milliseconds between them, where they were measured."""
+        if "sampled/1" not in self._turns:
+            return {}
+        pairs = {
+            n: list(zip(self._turns[f"sampled/{n}"], self._turns[f"backbone/{n}"], strict=True)) for n in ("1", "8")
+        }
+        return {
+            "sampling": {
+                "settings": dict(SAMPLING),
+                "ratio": {n: self._ratio(f"sampled/{n}", f"backbone/{n}") for n in pairs},
+                "added_ms": {n: _round(statistics.median(a - b for a, b in found)) for n, found in pairs.items()},
+            }
         }
 
     def context_report(self) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
-from benchmarks.decode.cases import Case
+from benchmarks.decode.cases import SAMPLING, Case
 from benchmarks.decode.timing import Timing
 from merge.bundle import Bundle
 from serve.engine import AsyncEngine, EngineConfig, Output, Request, SamplingParams, build_engine
@@ -29,7 +30,8 @@ class Ours:
 
     async def _run(self, case: Case, tokens: int) -> Timing:
         number = next(self._numbers)
-        params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+        asked: dict[str, Any] = dict(SAMPLING) if case.sampled else {"temperature": 0.0}
+        params = SamplingParams(max_tokens=tokens, ignore_eos=True, **asked)
         prompts = case.prompts(self._vocabulary, number)
         start = time.perf_counter()
         streams = [

@@ -64,7 +64,9 @@ def running(
 
 
 def takes(name: str, case: Case) -> bool:
-    """Whether a peer can run a case at all."""
+    """Whether the engine or a peer runs a case: peers are asked for greedy tokens alone, and some have no adapters."""
+    if case.sampled and name in (*NAMES, *COMPILED):
+        return False
     return name not in WITHOUT_ADAPTERS or not any(case.experts)
 
 

@@ -12,7 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = Path(__file__).parent.parent / "csrc"
-INTERFACE = ("choice.cpp", "expert_linear.cpp", "attention.cpp", "elementwise.cpp", "decoder.cpp", "patch.cpp")
+INTERFACE = (
+    "choice.cpp",
+    "expert_linear.cpp",
+    "attention.cpp",
+    "elementwise.cpp",
+    "decoder.cpp",
+    "patch.cpp",
+    "sampling.cpp",
+)
+PER_ISA: dict[str, tuple[str, ...]] = {"isa.cpp": (), "isa_exact.cpp": ("-ffp-contract=off",)}
+"""Sources that are compiled once for each instruction set, with their own flags."""
 COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp")
 AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 AVX512_FLAGS = (*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
@@ -21,7 +31,7 @@ X86_FLAGS = {
     "avx512": AVX512_FLAGS,
     "avx512bf16": (*AVX512_FLAGS, "-mavx512bf16"),
 }
-"""One object file each. An instruction set that the compiler does not know is left out."""
+"""One object file of each source of `PER_ISA`. An instruction set that the compiler does not know is left out."""
 
 
 class BuildError(RuntimeError):
@@ -68,30 +78,33 @@ def _key(compiler: str) -> str:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     digest.update(
-        repr((INTERFACE, COMMON_FLAGS, X86_FLAGS, platform.machine(), _run([compiler, "--version"]))).encode()
+        repr((INTERFACE, PER_ISA, COMMON_FLAGS, X86_FLAGS, platform.machine(), _run([compiler, "--version"]))).encode()
     )
     return digest.hexdigest()[:16]
 
 
 def _compile(compiler: str, folder: Path) -> Path:
-    def one(name: str, flags: tuple[str, ...]) -> Path:
-        made = folder / f"{name}.o"
-        source = str(SOURCES / "isa.cpp")
-        _run([compiler, *COMMON_FLAGS, *flags, f"-DOVERTONE_ISA={name}", "-c", source, "-o", str(made)])
+    def one(name: str, flags: tuple[str, ...]) -> list[Path]:
+        return [built(name, flags, source, own) for source, own in PER_ISA.items()]
+
+    def built(name: str, flags: tuple[str, ...], source: str, own: tuple[str, ...]) -> Path:
+        made = folder / f"{name}-{source}.o"
+        define = f"-DOVERTONE_ISA={name}"
+        _run([compiler, *COMMON_FLAGS, *flags, *own, define, "-c", str(SOURCES / source), "-o", str(made)])
         return made
 
-    def optional(item: tuple[str, tuple[str, ...]]) -> Path | None:
+    def optional(item: tuple[str, tuple[str, ...]]) -> tuple[str, list[Path]] | None:
         try:
-            return one(*item)
+            return item[0], one(*item)
         except BuildError:
             return None
 
     flags = X86_FLAGS if platform.machine().lower() in {"x86_64", "amd64"} else {}
     with ThreadPoolExecutor() as pool:
         generic = pool.submit(one, "generic", ())
-        objects = [made for made in pool.map(optional, flags.items()) if made is not None]
-        defines = [f"-DOVERTONE_{made.stem.upper()}" for made in objects]
-        objects.append(generic.result())
+        made_of = dict(made for made in pool.map(optional, flags.items()) if made is not None)
+        defines = [f"-DOVERTONE_{name.upper()}" for name in made_of]
+        objects = [made for several in (*made_of.values(), generic.result()) for made in several]
     made = folder / "kernels.so"
     sources = [str(SOURCES / name) for name in INTERFACE]
     _run([compiler, *COMMON_FLAGS, *defines, "-shared", *sources, *map(str, objects), "-o", str(made)])

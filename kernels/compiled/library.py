@@ -71,7 +71,18 @@ TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
 FLOATS = frozenset({torch.bfloat16, torch.float32})
 """Types of the layers that the kernels compute on."""
 
-FUNCTIONS = ("expert_linear", "paged_attention", "norm", "bias", "gated", "rotary", "decoder", "patch", "unpatch")
+FUNCTIONS = (
+    "expert_linear",
+    "paged_attention",
+    "norm",
+    "bias",
+    "gated",
+    "rotary",
+    "decoder",
+    "patch",
+    "unpatch",
+    "sample",
+)
 """What `Library.call` calls; each takes one struct of csrc/kernels.h."""
 
 

@@ -25,6 +25,7 @@ const Kernels OVERTONE_ISA = {
     packed_bytes, prepare, shrink, run, scratch_floats, widest,
     attention_scratch, state_floats, attend, join_states, finish,
     norm, bias, gated, rotary, add,
+    sampling::OVERTONE_ISA,
 };
 
 }  // namespace overtone

@@ -259,6 +259,32 @@ struct UnpatchArguments {
   void* weight;
 };
 
+// How one row's token is chosen.
+struct SamplingRow {
+  const void* logits;  // [vocab]
+  double scale;        // log2(e) / temperature; 0: the highest logit is taken
+  double top_p, min_p, uniform;
+  int64_t top_k;  // 0 for all
+  double repetition, presence, frequency;
+  const int64_t* seen;  // distinct tokens that are penalised
+  const float* times;   // how often each was generated
+  int64_t seen_count;
+};
+struct SamplingArguments {
+  int64_t isa, threads, type;
+  int64_t rows, vocab;
+  const SamplingRow* row;
+  int64_t* token;  // [rows]
+};
+
+// isa_exact.cpp's functions are named after their instruction sets.
+namespace sampling {
+int64_t generic(const SamplingArguments&, int64_t row, char* memory);
+int64_t avx2(const SamplingArguments&, int64_t row, char* memory);
+int64_t avx512(const SamplingArguments&, int64_t row, char* memory);
+int64_t avx512bf16(const SamplingArguments&, int64_t row, char* memory);
+}  // namespace sampling
+
 // One instruction set's kernels.
 struct Kernels {
   // The linear layer. `prepare` fills this thread's share of the packed x and of the columns; when all threads are
@@ -286,6 +312,9 @@ struct Kernels {
   void (*gated)(const GatedArguments&, int64_t first, int64_t last);
   void (*rotary)(const RotaryArguments&, int64_t first, int64_t last);
   void (*add)(const AddArguments&, int64_t first, int64_t last);
+
+  // A row's token, or -1 where a penalised token is outside the vocabulary; `memory` as sampling_memory.h says.
+  int64_t (*sample)(const SamplingArguments&, int64_t row, char* memory);
 };
 
 // Whether all places are rows of a cache.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels.sampling import penalise
 from serve.engine.sampling_state import SamplingState
 
 
@@ -18,7 +19,7 @@ def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[in
         states: one a row.
         end_tokens: the model's own; a row's are held back while `min_tokens` is not reached.
     """
-    _penalise(logits, [(row, state) for row, state in enumerate(states) if state.penalised])
+    penalise(logits, [state.row() for state in states])
     _bias(logits, states)
     banned = [row for row, state in enumerate(states) if state.banned]
     if banned:
@@ -26,29 +27,6 @@ def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[in
         stuck = ~(logits[banned] > -torch.inf).any(dim=-1)
         for row in torch.tensor(banned)[stuck.cpu()].tolist():
             logits[row, list(states[row].params.ends(end_tokens)) or slice(None)] = 0.0
-
-
-def _penalise(logits: Tensor, rows: Sequence[tuple[int, SamplingState]]) -> None:
-    if not rows:
-        return
-    flat, device = logits.view(-1), logits.device
-    params = [state.params for _, state in rows]
-    seen = [state.seen.tokens for _, state in rows]
-    places = _places(logits, [row for row, _ in rows], seen)
-    times = torch.cat([state.seen.times for _, state in rows]).to(device)
-    counts = torch.tensor([len(tokens) for tokens in seen])
-
-    def spread(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32).repeat_interleave(counts).to(device)
-
-    values = flat[places]
-    if any(p.repetition_penalty != 1.0 for p in params):
-        penalty = spread([p.repetition_penalty for p in params])
-        values = torch.where(values > 0, values / penalty, values * penalty)
-    if any(p.presence_penalty or p.frequency_penalty for p in params):
-        once, each = spread([p.presence_penalty for p in params]), spread([p.frequency_penalty for p in params])
-        values = torch.where(times > 0, values - (once + each * times), values)
-    flat[places] = values
 
 
 def _bias(logits: Tensor, states: Sequence[SamplingState]) -> None:

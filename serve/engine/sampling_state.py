@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from kernels.sampling import SamplingRow
 from serve.engine.request import SamplingParams
 from serve.engine.seen_tokens import SeenTokens
 from serve.engine.token_mask import TokenMask
@@ -56,9 +57,26 @@ class SamplingState:
         return (rules is not None and rules.bans) or self.held_back or self.mask is not None
 
     @property
-    def adjusted(self) -> bool:
-        """Whether the next draw is from other logits than the model's."""
-        return self.penalised or self.params.rules is not None or self.banned
+    def ruled(self) -> bool:
+        """Whether the next draw has biases or bans."""
+        return self.params.rules is not None or self.held_back or self.mask is not None
+
+    def row(self, penalised: bool = True) -> SamplingRow:
+        """The settings of the next draw; not `penalised`: from logits that have their penalties."""
+        params = self.params
+        seen = self.seen if penalised and self.penalised else None
+        return SamplingRow(
+            temperature=0.0 if params.greedy else params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            uniform=0.0 if params.greedy else self.uniform(),
+            repetition=params.repetition_penalty,
+            presence=params.presence_penalty,
+            frequency=params.frequency_penalty,
+            seen=None if seen is None else seen.tokens,
+            times=None if seen is None else seen.times,
+        )
 
     def append(self, token: int) -> None:
         """Note a generated token."""

@@ -27,8 +27,10 @@ def test_contexts_up_to_the_longest(tmp_path):
     assert set(report["steps_ms"]["overtone"]) == {"backbone/1@64", "backbone/8@64", "distinct8/8@64"}
 
 
-def test_low_rank_experts(tmp_path):
-    report = measure(tmp_path, TINY, None, [], 1, lambda _: None, kind="low_rank8_int8")
+def test_low_rank_experts_and_sampled_tokens(tmp_path):
+    report = measure(tmp_path, TINY, None, [], 1, lambda _: None, kind="low_rank8_int8", sampling=True)
+    assert {"sampled/1", "sampled/8"} < set(report["steps_ms"]["overtone"])
+    assert set(report["sampling"]["ratio"]) == set(report["sampling"]["added_ms"]) == {"1", "8"}
     assert report["experts"] == "low_rank8_int8"
     assert set(report["distinct8"]) == {"8"}
     assert not {"density", "storage", "patching"} & set(report)

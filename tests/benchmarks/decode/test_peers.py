@@ -31,6 +31,12 @@ def test_a_peer_without_adapters_takes_the_backbone_alone():
     assert peers.takes("peft", Case("m", (None, "e0"), 4))
 
 
+def test_sampled_tokens_are_asked_of_the_engine_alone():
+    case = Case("sampled/1", (None,), 4, sampled=True)
+    assert peers.takes("overtone", case)
+    assert not peers.takes("vllm", case)
+
+
 @pytest.fixture
 def llama(monkeypatch, tmp_path):
     """Starts llama.cpp as a worker that is told what to do."""

@@ -1,3 +1,4 @@
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -6,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from serve.engine.draw import NARROW
+from kernels.sampling.reference import NARROW
 from serve.engine.request import SamplingParams
 from serve.engine.sampler import sample
 from serve.engine.sampling_state import SamplingState, mix64
@@ -230,3 +231,32 @@ def test_logprobs_are_the_models_own() -> None:
 def test_bfloat16_logits_are_widened() -> None:
     logits = random_logits().bfloat16()
     assert sample(logits, [state(temperature=0.0)], ())[0].token == int(logits.float().argmax())
+
+
+def test_requests_draw_the_same_tokens_compiled_and_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they ask for: bias, bans, a mask, penalties, tokens held back, log-probabilities, filters."""
+    asked: list[dict[str, Any]] = [
+        {"temperature": 0.0, "logprobs": 2},
+        {"top_p": 0.9, "logit_bias": {4: 7.0, 9: -3.0}},
+        {"top_k": 40, "allowed_token_ids": tuple(range(0, 600, 7))},
+        {"min_p": 0.05, "bad_words": ((5,), (2, 9)), "presence_penalty": 0.5},
+        {"min_tokens": 30, "stop_token_ids": (2,), "temperature": 0.7},
+        {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "logprobs": 1},
+        {"top_k": 30, "top_p": 0.8},
+    ]
+
+    def texts() -> list[list[Any]]:
+        states = [state(number, prompt=(1, 2, 3), **params) for number, params in enumerate(asked)]
+        states.append(state(9))
+        states[-1].mask = Alternate()
+        steps = []
+        for step in range(12):
+            outputs = sample(random_logits(len(states), 1.0, seed=step).bfloat16(), states, (1,))
+            for one, output in zip(states, outputs, strict=True):
+                one.append(output.token)
+            steps.append(outputs)
+        return steps
+
+    compiled = texts()
+    monkeypatch.setattr(sys.modules["kernels.compiled.library"], "library", lambda: None)
+    assert texts() == compiled

@@ -1,4 +1,4 @@
-"""What drawing tokens takes, by what requests ask for.
+"""The draws of one step, by what requests ask for.
 
 Logits are random, of a vocabulary of 151,936; the time is that of one step's draws, without the model. No case may hold
 up a step by more than `LIMIT_MS`, whatever a single request asks for.
@@ -6,8 +6,6 @@ up a step by more than `LIMIT_MS`, whatever a single request asks for.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -113,8 +111,8 @@ def plain_cases() -> Iterator[tuple[str, int, Callable[[int], Tensor], dict[str,
     yield "20 log-probabilities", 64, peaked, {"logprobs": 20}
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """Run the benchmark: the document that `--json` prints."""
+def measure_steps(rounds: int) -> dict[str, Any]:
+    """Time the draws of a step in every case."""
     torch.manual_seed(0)
     prompt = tuple(torch.randint(VOCAB, (PROMPT,)).tolist())
     cases = [_time(name, make(rows), _states(rows, prompt, asked), rounds) for name, rows, make, asked in plain_cases()]
@@ -195,25 +193,3 @@ def _timed(name: str, rows: int, rounds: int, step: Callable[[], object]) -> Cas
         wall.append(1e3 * (time.perf_counter() - began))
         cpu.append(1e3 * (time.process_time() - used))
     return Case(name, rows, round(statistics.median(wall), 2), round(statistics.median(cpu), 2))
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--rounds", type=int, default=20, help="steps of each case")
-    options = parser.parse_args()
-    report = measure(options.rounds)
-    if options.json:
-        print(json.dumps(report))
-        return
-    print(f"{report['threads']} threads, {report['vocab']:,} tokens")
-    print(f"{'case':<36} {'rows':>4} {'ms':>8} {'cpu':>8}")
-    for case in report["cases"]:
-        print(f"{case['name']:<36} {case['rows']:>4} {case['ms']:>8.2f} {case['cpu_ms']:>8.2f}")
-    for name, figure in report["summary"].items():
-        print(f"{name}: {figure}")
-
-
-if __name__ == "__main__":
-    main()

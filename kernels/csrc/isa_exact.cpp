@@ -1,0 +1,28 @@
+// Kernels whose every rounding is what plain torch gives: like isa.cpp compiled once for each instruction set, and with
+// -ffp-contract=off, which keeps products and sums from being joined into one rounding.
+#include "kernels.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace overtone {
+namespace {
+
+#include "numbers.h"
+
+#include "lanes.h"
+
+#include "sampling_memory.h"
+
+#include "sampling.h"
+
+}  // namespace
+
+namespace sampling {
+int64_t OVERTONE_ISA(const SamplingArguments& task, int64_t row, char* memory) {
+  return task.type == kFloat32 ? sample_as<float>(task.row[row], task.vocab, memory)
+                               : sample_as<uint16_t>(task.row[row], task.vocab, memory);
+}
+}  // namespace sampling
+}  // namespace overtone

@@ -1,0 +1,49 @@
+"""Repetition, presence and frequency penalties."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.sampling.row import SamplingRow
+
+
+def penalise(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
+    """Apply penalties in place.
+
+    Semantics: of a seen token's logit z, `z / repetition` where z > 0 and `z * repetition` elsewhere, then, where the
+    token was generated, minus `presence + frequency * times`. Each operation is rounded to fp32.
+
+    Args:
+        logits: [R, vocab] float32, contiguous; changed.
+        rows: one a row.
+
+    Raises:
+        IndexError: a seen token is outside the vocabulary.
+    """
+    penalised = [(number, row.seen, row.times) for number, row in enumerate(rows) if row.seen is not None]
+    if not penalised:
+        return
+    vocab, device = logits.shape[1], logits.device
+    seen = torch.cat([tokens for _, tokens, _ in penalised])
+    if len(seen) and not 0 <= int(seen.min()) <= int(seen.max()) < vocab:
+        raise IndexError(OUTSIDE)
+    counts = torch.tensor([len(tokens) for _, tokens, _ in penalised])
+    theirs = [rows[number] for number, _, _ in penalised]
+
+    def spread(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32).repeat_interleave(counts).to(device)
+
+    first = torch.tensor([number * vocab for number, _, _ in penalised]).repeat_interleave(counts)
+    places = (seen + first).to(device)
+    times = torch.cat([times for _, _, times in penalised if times is not None]).to(device)
+    flat = logits.view(-1)
+    values, penalty = flat[places], spread([row.repetition for row in theirs])
+    values = torch.where(values > 0, values / penalty, values * penalty)
+    once, each = spread([row.presence for row in theirs]), spread([row.frequency for row in theirs])
+    flat[places] = torch.where(times > 0, values - (once + each * times), values)
+
+
+OUTSIDE = "a penalised token is outside the vocabulary"
