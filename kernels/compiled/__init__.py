@@ -1,5 +1,25 @@
 """The C++ kernels: built on first use with the system's compiler, loaded through ctypes, optional everywhere."""
 
-from kernels.compiled.library import ISAS, TYPES, BankView, BatchView, Library, LowRankView, elementwise, library
+from kernels.compiled.library import (
+    ISAS,
+    TYPES,
+    BankView,
+    BatchView,
+    Library,
+    LowRankView,
+    QuantisedView,
+    elementwise,
+    library,
+)
 
-__all__ = ["ISAS", "TYPES", "BankView", "BatchView", "Library", "LowRankView", "elementwise", "library"]
+__all__ = [
+    "ISAS",
+    "TYPES",
+    "BankView",
+    "BatchView",
+    "Library",
+    "LowRankView",
+    "QuantisedView",
+    "elementwise",
+    "library",
+]

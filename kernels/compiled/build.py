@@ -19,6 +19,7 @@ INTERFACE = (
     "elementwise.cpp",
     "decoder.cpp",
     "patch.cpp",
+    "quantised.cpp",
     "sampling.cpp",
 )
 PER_ISA: dict[str, tuple[str, ...]] = {"isa.cpp": (), "isa_exact.cpp": ("-ffp-contract=off",)}
@@ -29,7 +30,7 @@ AVX512_FLAGS = (*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512d
 X86_FLAGS = {
     "avx2": AVX2_FLAGS,
     "avx512": AVX512_FLAGS,
-    "avx512bf16": (*AVX512_FLAGS, "-mavx512bf16"),
+    "avx512bf16": (*AVX512_FLAGS, "-mavx512bf16", "-mavx512vnni"),
 }
 """One object file of each source of `PER_ISA`. An instruction set that the compiler does not know is left out."""
 

@@ -50,6 +50,12 @@ class LowRankView(ctypes.Structure):
     )
 
 
+class QuantisedView(ctypes.Structure):
+    """`Quantised` of csrc/kernels.h."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bits", ctypes.c_int64))
+
+
 class BatchView(ctypes.Structure):
     """`Batch` of csrc/kernels.h."""
 
@@ -82,6 +88,7 @@ FUNCTIONS = (
     "patch",
     "unpatch",
     "sample",
+    "unpack",
 )
 """What `Library.call` calls; each takes one struct of csrc/kernels.h."""
 

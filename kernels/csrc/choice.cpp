@@ -18,7 +18,9 @@ const Kernels* kernels_of(int64_t isa) {
   switch (isa) {
 #if defined(OVERTONE_AVX512BF16)
     case 3:
-      return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") ? &avx512bf16 : nullptr;
+      return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
+                     __builtin_cpu_supports("avx512vnni")
+                 ? &avx512bf16 : nullptr;
 #endif
 #if defined(OVERTONE_AVX512)
     case 2:

@@ -186,7 +186,8 @@ class Step {
     const Bank* bank = task_.batch ? weights.bank : nullptr;
     const LowRank* low_rank = task_.batch ? weights.low_rank : nullptr;
     return {task_.isa, task_.threads,  task_.type, 0,            task_.tokens, rows, columns,     x,
-            columns,   weights.weight, columns,    weights.bias, y,            bank, task_.batch, low_rank};
+            columns,   weights.weight, columns,    weights.bias, y,            bank, task_.batch, low_rank,
+            weights.quantised};
   }
   const float* shift_of(const LinearWeights& weights) const { return task_.batch ? weights.shift : nullptr; }
 

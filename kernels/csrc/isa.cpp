@@ -5,6 +5,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace overtone {
@@ -26,6 +28,7 @@ const Kernels OVERTONE_ISA = {
     attention_scratch, state_floats, attend, join_states, finish,
     norm, bias, gated, rotary, add,
     sampling::OVERTONE_ISA,
+    unpack,
 };
 
 }  // namespace overtone

@@ -40,6 +40,13 @@ struct LowRank {
   int64_t value_type;
 };
 
+// PackedWeight of packed_weight.py, in blocks of kRowBlock rows.
+struct Quantised {
+  const void* data;
+  const float* scale;  // [blocks * kRowBlock], 8 bits only
+  int64_t bits;        // 8 or 4
+};
+
 // ExpertBatch of batch.py: its groups flattened, and the table [tokens, width] they come from.
 struct Batch {
   int32_t groups;
@@ -87,6 +94,7 @@ struct LinearArguments {
   const Bank* bank;         // null where no expert has a sparse residual
   const Batch* batch;       // null for the plain product
   const LowRank* low_rank;  // null where no expert has a low-rank residual
+  const Quantised* quantised;  // in place of `weight`, or null
 };
 
 struct Task : LinearArguments {
@@ -197,6 +205,7 @@ struct LinearWeights {
   const Bank* bank;
   const LowRank* low_rank;
   const float* shift;
+  const Quantised* quantised;  // in place of `weight`, or null
 };
 
 // One layer of a decoder. Norms are of what goes into the attention and the MLP, or of what comes out of them, or both.
@@ -285,6 +294,13 @@ int64_t avx512(const SamplingArguments&, int64_t row, char* memory);
 int64_t avx512bf16(const SamplingArguments&, int64_t row, char* memory);
 }  // namespace sampling
 
+struct UnpackArguments {
+  int64_t isa, threads, type;
+  int64_t rows, columns;
+  const Quantised* quantised;
+  void* out;  // [rows, columns]
+};
+
 // One instruction set's kernels.
 struct Kernels {
   // The linear layer. `prepare` fills this thread's share of the packed x and of the columns; when all threads are
@@ -315,6 +331,9 @@ struct Kernels {
 
   // A row's token, or -1 where a penalised token is outside the vocabulary; `memory` as sampling_memory.h says.
   int64_t (*sample)(const SamplingArguments&, int64_t row, char* memory);
+
+  // A quantised weight multiplied out, blocks of rows [first, last).
+  void (*unpack)(const UnpackArguments&, int64_t first, int64_t last);
 };
 
 // Whether all places are rows of a cache.

@@ -14,6 +14,7 @@ inline int64_t span_of(const Task& task) {
 }
 
 #include "dense.h"
+#include "quantised.h"
 #include "residual.h"
 #include "low_rank.h"
 
@@ -26,8 +27,11 @@ template <class Step> bool needs_packing(const Task& task) {
 }
 
 template <class X, class Step> void prepare_as(const Task& task, int thread, int threads) {
-  if (!task.add_to_y && needs_packing<Step>(task))
-    pack<Step>(task, task.tokens * thread / threads, task.tokens * (thread + 1) / threads);
+  int64_t first = task.tokens * thread / threads, last = task.tokens * (thread + 1) / threads;
+  if (!task.add_to_y && task.quantised)
+    quantise_tokens<X>(task, first, last);
+  else if (!task.add_to_y && needs_packing<Step>(task))
+    pack<Step>(task, first, last);
   for (int32_t p = 0; p < task.pieces; p++)
     if (task.piece[p].width)
       lay_side_by_side<X>(task, task.piece[p], task.columns * thread / threads, task.columns * (thread + 1) / threads);
@@ -90,9 +94,14 @@ void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
     int64_t end = start + span < last ? start + span : last;
     for (int64_t block = start; block < end; block++) {
       if (task.low_rank) fetch_low_rank(task, block);
-      dense_block<Step>(task, walk, block * kRowBlock, rows_in(task, block), sums, out + (block - start) * block_floats);
+      float* to = out + (block - start) * block_floats;
+      if (task.quantised)
+        quantised_block<X>(task, block, rows_in(task, block), to);
+      else
+        dense_block<Step>(task, walk, block * kRowBlock, rows_in(task, block), sums, to);
     }
-    const char* ahead = (const char*)(walk.weight + end * kRowBlock * walk.stride);
+    const char* ahead = task.quantised ? (const char*)task.quantised->data + end * block_bytes(task)
+                                       : (const char*)(walk.weight + end * kRowBlock * walk.stride);
     for (int32_t p = 0; p < task.pieces; p++) {
       Residual<X, Value> residual{task, *task.bank, *task.batch, false, kLine};
       for (int64_t block = start; block < end; block++, ahead += kLine * task.bank->entries)
@@ -168,6 +177,10 @@ template <class X, class Step> void run_as(const Task& task, int64_t first, int6
 }
 
 int64_t packed_bytes(Task* task) {
+  if (task->quantised) {
+    task->packed_stride = kHeader + padded_columns(*task);
+    return task->tokens * task->packed_stride * int64_t(sizeof(int16_t));
+  }
   bool wide = task->type == kFloat32;
   bool needed = wide ? needs_packing<Float32Step>(*task) : needs_packing<Bfloat16Step>(*task);
   if (!needed) {

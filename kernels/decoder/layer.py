@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from kernels.decoder.math import LayerMath
-from kernels.expert_linear import ExpertBank, LowRankBank
+from kernels.expert_linear import ExpertBank, LowRankBank, PackedWeight
 
 
 class NormWeights(Protocol):
@@ -27,7 +27,7 @@ class LinearWeights(Protocol):
     """A linear layer whose tokens may each carry experts."""
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor | PackedWeight:
         """`[N, K]`."""
 
     @property

@@ -10,7 +10,7 @@ from operator import is_
 from torch import Tensor
 
 from kernels.decoder.layer import Layer, LinearWeights, NormWeights
-from kernels.expert_linear import ExpertBank, LowRankBank
+from kernels.expert_linear import ExpertBank, LowRankBank, PackedWeight
 from kernels.expert_linear.compiled import compiles
 
 
@@ -60,9 +60,11 @@ def _addresses(
         for norm in _norms(layer):
             addresses.extend((0, 0) if norm is None else (norm.weight.data_ptr(), _address(norm.delta)))
         for linear in _linears(layer):
-            addresses.extend((linear.weight.data_ptr(), _address(linear.bias)))
+            packed = linear.weight if isinstance(linear.weight, PackedWeight) else None
+            plain = linear.weight if isinstance(linear.weight, Tensor) else None
+            addresses.extend((_address(plain), _address(linear.bias)))
             addresses.extend(0 if bank is None else bank.view_address for bank in (linear.bank, linear.low_rank))
-            addresses.append(_address(linear.bias_delta))
+            addresses.extend((_address(linear.bias_delta), 0 if packed is None else packed.view_address))
         place = windows.index(layer.window), rotations.index(layer.rotation)
         addresses.extend((key.data_ptr(), value.data_ptr(), *place))
     return addresses

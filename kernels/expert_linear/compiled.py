@@ -11,9 +11,10 @@ from kernels.compiled import TYPES, Library
 from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch
 from kernels.expert_linear.low_rank import LowRankBank
+from kernels.expert_linear.packed_weight import PackedWeight
 from kernels.expert_linear.product import linear
 
-ARGUMENTS = Struct("16q")
+ARGUMENTS = Struct("17q")
 """`LinearArguments` of csrc/kernels.h."""
 
 
@@ -29,7 +30,7 @@ def compiles(x: Tensor, bank: ExpertBank | None, low_rank: LowRankBank | None = 
 def expert_linear_compiled(
     kernels: Library,
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | PackedWeight,
     bias: Tensor | None,
     bank: ExpertBank | None,
     batch: ExpertBatch | None,
@@ -43,7 +44,7 @@ def expert_linear_compiled(
     Args:
         kernels: the loaded library.
         x: `[T, K]` bf16 or fp32.
-        weight: `[N, K]`.
+        weight: `[N, K]`, in the dtype of `x` or packed.
         bias: `[N]` or None.
         bank: sparse residuals, or None.
         batch: the plan of the T tokens; None for the plain product.
@@ -76,7 +77,7 @@ def linear_then_residuals(
 def _call(
     kernels: Library,
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | PackedWeight,
     bias: Tensor | None,
     bank: ExpertBank | None,
     batch: ExpertBatch | None,
@@ -89,7 +90,8 @@ def _call(
         return
     if x.stride(1) != 1:
         x = x.contiguous()
-    if weight.stride(1) != 1:
+    packed = weight if isinstance(weight, PackedWeight) else None
+    if isinstance(weight, Tensor) and weight.stride(1) != 1:
         weight = weight.contiguous()
     kernels.call(
         "expert_linear",
@@ -101,11 +103,12 @@ def _call(
         columns,
         x.data_ptr(),
         x.stride(0),
-        weight.data_ptr(),
-        weight.stride(0),
+        weight.data_ptr() if isinstance(weight, Tensor) else 0,
+        weight.stride(0) if isinstance(weight, Tensor) else columns,
         0 if bias is None else bias.data_ptr(),
         y.data_ptr(),
         0 if bank is None else bank.view_address,
         0 if batch is None else batch.view_address,
         0 if low_rank is None else low_rank.view_address,
+        0 if packed is None else packed.view_address,
     )

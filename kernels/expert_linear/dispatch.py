@@ -13,6 +13,7 @@ from kernels.expert_linear.batch import ExpertBatch
 from kernels.expert_linear.compiled import compiles, expert_linear_compiled, linear_then_residuals
 from kernels.expert_linear.cpu import expert_linear_torch
 from kernels.expert_linear.low_rank import LowRankBank
+from kernels.expert_linear.packed_weight import PackedWeight
 from kernels.expert_linear.product import linear
 
 MOST_TOKENS = {torch.bfloat16: 64, torch.float32: 16}
@@ -21,7 +22,7 @@ MOST_TOKENS = {torch.bfloat16: 64, torch.float32: 16}
 
 def expert_linear(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | PackedWeight,
     bias: Tensor | None = None,
     bank: ExpertBank | None = None,
     batch: ExpertBatch | None = None,
@@ -38,7 +39,8 @@ def expert_linear(
 
     Args:
         x: `[T, K]`, contiguous or not.
-        weight: `[N, K]`, the dtype of `x`.
+        weight: `[N, K]`, the dtype of `x`; or packed in 8 or 4 bits, on the CPU. A packed weight is multiplied by `x`
+            rounded to 16 bits where the product is compiled, and otherwise multiplied out to the dtype of `x` first.
         bias: `[N]` or None.
         bank: the layer's sparse residuals S; on the device of `x`.
         batch: the plan of the step's T tokens, made once by `ExpertBatch.from_slots`.
@@ -56,7 +58,7 @@ def expert_linear(
     else:
         _check_experts(x, weight, bank, batch)
         _check_experts(x, weight, low_rank, batch)
-    if x.is_cuda and batch is not None and find_spec("triton") is not None:
+    if x.is_cuda and batch is not None and isinstance(weight, Tensor) and find_spec("triton") is not None:
         # Triton is optional, and takes a second to import.
         from kernels.expert_linear.triton import expert_linear_triton
 
@@ -65,6 +67,8 @@ def expert_linear(
     kernels = library() if x.device.type == "cpu" and compiles(x, bank, low_rank) else None
     if kernels is not None and x.shape[0] <= MOST_TOKENS[x.dtype]:
         return expert_linear_compiled(kernels, x, weight, bias, bank, batch, low_rank)
+    if isinstance(weight, PackedWeight):
+        weight = weight.dequantised(x.dtype)
     if batch is None:
         return linear(x, weight, bias)
     if kernels is not None:
@@ -72,16 +76,18 @@ def expert_linear(
     return expert_linear_torch(x, weight, bias, bank, batch, low_rank)
 
 
-def _check_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1]:
+def _check_product(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None) -> None:
+    if x.dim() != 2 or len(weight.shape) != 2 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"x [T, K] and weight [N, K] do not fit: {list(x.shape)} and {list(weight.shape)}")
-    if x.dtype != weight.dtype:
+    if isinstance(weight, Tensor) and x.dtype != weight.dtype:
         raise ValueError(f"x is {x.dtype} but weight is {weight.dtype}; they must be the same")
     if bias is not None and bias.shape != (weight.shape[0],):
         raise ValueError(f"bias must be [{weight.shape[0]}], not {list(bias.shape)}")
 
 
-def _check_experts(x: Tensor, weight: Tensor, bank: ExpertBank | LowRankBank | None, batch: ExpertBatch) -> None:
+def _check_experts(
+    x: Tensor, weight: Tensor | PackedWeight, bank: ExpertBank | LowRankBank | None, batch: ExpertBatch
+) -> None:
     if bank is None:
         return
     if (bank.out_features, bank.in_features) != (weight.shape[0], weight.shape[1]):

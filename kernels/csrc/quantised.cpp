@@ -1,0 +1,11 @@
+// Weights of few bits multiplied out.
+#include "kernels.h"
+
+using namespace overtone;
+
+OVERTONE_EXPORT int overtone_unpack(const UnpackArguments* task) {
+  int64_t blocks = (task->rows + kRowBlock - 1) / kRowBlock;
+#pragma omp parallel for num_threads(task->threads)
+  for (int64_t block = 0; block < blocks; block++) kernels_of(task->isa)->unpack(*task, block, block + 1);
+  return 0;
+}

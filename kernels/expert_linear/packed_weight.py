@@ -1,0 +1,150 @@
+"""A weight in 8 or 4 bits, in the layout of the compiled kernels."""
+
+from __future__ import annotations
+
+from ctypes import addressof
+from dataclasses import dataclass
+from functools import cached_property
+from struct import Struct
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.compiled import TYPES, QuantisedView, library
+from kernels.expert_linear.bank import ROW_BLOCK
+
+GROUP = 32
+"""Columns that share a scale in 4 bits; rows are padded to a multiple of it in both."""
+
+ARGUMENTS = Struct("7q")
+"""`UnpackArguments` of csrc/kernels.h."""
+
+_SCALE_BYTES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight `[N, K]` in few bits, rows in blocks of 16 with neighbouring columns side by side.
+
+    Semantics: `W[n, k] = scale[n, k // group] * value[n, k]`, a whole row being the group in 8 bits
+
+    Attributes:
+        data: int8 on the CPU. 8 bits: `[blocks, K' / 2, 16, 2]`, two columns of 16 rows. 4 bits: `[blocks, K' / 32,
+            288]`, for each group 8 times four columns of 16 rows `[16, 2]`, columns 4i and 4i + 1 in the upper halves
+            of the bytes and the two after them in the lower halves, and then the 16 scales in bf16. K' is K rounded up
+            to 32.
+        scale: `[blocks * 16]` fp32, 8 bits only.
+        bits: 8 or 4.
+        out_features: N.
+        in_features: K.
+    """
+
+    data: Tensor
+    scale: Tensor | None
+    bits: int
+    out_features: int
+    in_features: int
+
+    @classmethod
+    def allocate(cls, out_features: int, in_features: int, bits: int) -> PackedWeight:
+        """Make room for a weight; its values are undefined.
+
+        Raises:
+            ValueError: bits other than 8 and 4.
+        """
+        blocks, groups = -(-out_features // ROW_BLOCK), -(-in_features // GROUP)
+        if bits == 8:
+            data = torch.empty(blocks, groups * GROUP // 2, ROW_BLOCK, 2, dtype=torch.int8)
+            return cls(data, torch.empty(blocks * ROW_BLOCK), bits, out_features, in_features)
+        if bits == 4:
+            size = ROW_BLOCK * (GROUP // 2 + _SCALE_BYTES)
+            return cls(torch.empty(blocks, groups, size, dtype=torch.int8), None, bits, out_features, in_features)
+        raise ValueError(f"a packed weight has 8 or 4 bits, not {bits}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and K."""
+        return self.out_features, self.in_features
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return self.data.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of integers and scales."""
+        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    @cached_property
+    def view(self) -> QuantisedView:
+        """The weight as the compiled kernels read it."""
+        return QuantisedView(self.data.data_ptr(), None if self.scale is None else self.scale.data_ptr(), self.bits)
+
+    @cached_property
+    def view_address(self) -> int:
+        """Where `view` lies."""
+        return addressof(self.view)
+
+    def fill(self, value: Tensor, scale: Tensor) -> None:
+        """Set all rows.
+
+        Args:
+            value: `[N, K]` int8, within ±7 and -8 for 4 bits.
+            scale: `[N, 1]` for 8 bits, `[N, ceil(K / 32)]` for 4 bits, exact in bf16 then.
+
+        Raises:
+            ValueError: shapes that do not fit; nothing was written then.
+        """
+        scales = 1 if self.bits == 8 else -(-self.in_features // GROUP)
+        if value.shape != self.shape or scale.shape != (self.out_features, scales):
+            raise ValueError(
+                f"a packed weight {list(self.shape)} in {self.bits} bits needs values of its shape and scales "
+                f"[{self.out_features}, {scales}], not {list(value.shape)} and {list(scale.shape)}"
+            )
+        rows, columns = -self.out_features % ROW_BLOCK, -self.in_features % GROUP
+        blocks = self.data.shape[0]
+        padded = F.pad(value, (0, columns, 0, rows))
+        factors = F.pad(scale, (0, 0, 0, rows))
+        if self.scale is not None:
+            self.data.copy_(padded.view(blocks, ROW_BLOCK, -1, 2).transpose(1, 2))
+            self.scale.copy_(factors.flatten())
+            return
+        fours = padded.view(blocks, ROW_BLOCK, -1, 2, 2).permute(3, 0, 2, 1, 4)
+        both = (fours[0] << 4) | (fours[1] & 15)
+        size = ROW_BLOCK * GROUP // 2
+        self.data[:, :, :size] = both.reshape(blocks, -1, size)
+        turned = factors.to(torch.bfloat16).view(blocks, ROW_BLOCK, -1).transpose(1, 2).contiguous()
+        self.data[:, :, size:] = turned.view(torch.int8)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Some rows multiplied out.
+
+        Args:
+            index: `[T]` int64.
+
+        Returns:
+            `[T, K]` fp32.
+        """
+        blocks, lanes = index // ROW_BLOCK, index % ROW_BLOCK
+        if self.scale is not None:
+            integers = self.data[blocks, :, lanes].flatten(1)[:, : self.in_features]
+            return integers.to(torch.float32) * self.scale[index][:, None]
+        size = ROW_BLOCK * GROUP // 2
+        held = self.data[blocks]
+        both = held[:, :, :size].view(len(index), -1, GROUP // 4, ROW_BLOCK, 2)
+        both = both[torch.arange(len(index)), :, :, lanes]
+        integers = torch.stack((both >> 4, (both << 4) >> 4), dim=3).flatten(2)
+        scale = held[:, :, size:].contiguous().view(torch.bfloat16)[torch.arange(len(index)), :, lanes]
+        return (integers.to(torch.float32) * scale.to(torch.float32)[:, :, None]).flatten(1)[:, : self.in_features]
+
+    def dequantised(self, dtype: torch.dtype) -> Tensor:
+        """The whole weight, `[N, K]`: products in fp32, rounded once."""
+        kernels = library()
+        if kernels is None or dtype not in {torch.bfloat16, torch.float32}:
+            return self.rows(torch.arange(self.out_features)).to(dtype)
+        out = torch.empty(self.shape, dtype=dtype)
+        fields = (TYPES[dtype], *self.shape, self.view_address, out.data_ptr())
+        kernels.call("unpack", ARGUMENTS, *fields)
+        return out
