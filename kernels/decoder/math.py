@@ -58,13 +58,13 @@ class _HasMath(Protocol):
 
 def not_compiled(layers: Sequence[_HasMath]) -> str | None:
     """Why the compiled call cannot compute layers; None where it can."""
-    math = layers[0].math
+    math = next((layer.math for layer in layers if layer.math.feed_forward != "gated"), layers[0].math)
+    if math.feed_forward != "gated":
+        return f"the feed-forward is {math.feed_forward}"
     if any(layer.math != math for layer in layers):
         return "its layers differ in more than windows and angles"
     if unknown := sorted({field.name for field in fields(math)} - COMPILED):
         return f"{unknown[0]} is not known to the compiled call"
-    if math.feed_forward != "gated":
-        return f"the feed-forward is {math.feed_forward}"
     if math.activation not in ACTIVATIONS:
         return f"the activation {math.activation!r} is not known to the compiled call"
     if math.head_dim % 2 or math.rotated % 2:

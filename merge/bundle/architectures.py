@@ -13,5 +13,7 @@ SERVED_ARCHITECTURES = (
     "GemmaForCausalLM",
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "MixtralForCausalLM",
 )
 """Values of config.json's `architectures` that the decoder in `serve` implements."""

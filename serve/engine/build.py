@@ -69,13 +69,14 @@ def build_engine(
         raise EngineError(f"the adapter {both[0]!r} has the name of an expert of {bundle.path}: choose another name")
     room = LoraRoom.of(config, adapters)
     device = _device(config)
-    spare = captures_steps(config, device)
+    model = read_config(bundle.backbone_dir)
+    spare = captures_steps(config, device) and model.capturable
     if spare and config.patching == "auto":
         _log.warning(
             "patching is timed with steps that are launched kernel by kernel; captured ones gain less, so that it "
             "begins sooner than it pays: enforce_eager makes the two alike"
         )
-    max_model_len = _max_model_len(config, read_config(bundle.backbone_dir))
+    max_model_len = _max_model_len(config, model)
     decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len)
     names = bundle.expert_names
     slots = _slots(config, len(names) + len(adapters))

@@ -33,6 +33,28 @@ class TensorNames:
 
 
 @dataclass(frozen=True)
+class RoutedConfig:
+    """A feed-forward of several gated MLPs, of which each token takes some: `num_experts` of them in config.json.
+
+    Attributes:
+        branches: how many MLPs there are.
+        chosen: how many of them a token takes.
+        inner: the width of each.
+        renormalised: the weights of a token's MLPs sum to 1.
+        router: name of the module that chooses, after `model.layers.N.`.
+        gate_up, down: names of each MLP's modules, with a place for its number.
+    """
+
+    branches: int
+    chosen: int
+    inner: int
+    renormalised: bool
+    router: str = "mlp.gate"
+    gate_up: tuple[str, str] = ("mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj")
+    down: str = "mlp.experts.{}.down_proj"
+
+
+@dataclass(frozen=True)
 class LayerConfig:
     """What one layer computes, beside the shapes that all layers share.
 
@@ -49,6 +71,7 @@ class LayerConfig:
         softcap: bound of the scaled products (Gemma 2); None: they have none.
         activation: of the MLP's gate.
         residual_scale: of what the attention and the MLP add to the residual stream (Granite).
+        routed: the feed-forward where it is routed (Mixtral); None: one gated MLP.
         names: of the layer's tensors, and with them which norms it has.
     """
 
@@ -63,6 +86,7 @@ class LayerConfig:
     softcap: float | None = None
     activation: Activation = "silu"
     residual_scale: float = 1.0
+    routed: RoutedConfig | None = None
     names: TensorNames = TensorNames()
 
 
@@ -110,6 +134,11 @@ class ModelConfig:
         """The sliding window of each layer."""
         return tuple(layer.window for layer in self.layers)
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a step can be computed without reading anything back from the device."""
+        return all(layer.routed is None for layer in self.layers)
+
     def math(self, layer: LayerConfig) -> LayerMath:
         """What a layer computes, as the kernels need to know it."""
         scale = self.head_dim**-0.5 if layer.attention_scale is None else layer.attention_scale
@@ -125,5 +154,5 @@ class ModelConfig:
             softcap=layer.softcap,
             activation=layer.activation,
             residual_scale=layer.residual_scale,
-            feed_forward="gated",
+            feed_forward="gated" if layer.routed is None else "routed",
         )

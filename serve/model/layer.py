@@ -11,16 +11,22 @@ from kernels.gated import gated
 from serve.model.batch import ForwardBatch
 from serve.model.config import LayerConfig, ModelConfig
 from serve.model.layers import Linear, Placement, RmsNorm, place_linear, place_norm
+from serve.model.routed import RoutedMlp
 
 
 class DecoderLayer:
-    """Attention and gated MLP, each added to the residual stream.
+    """Attention and feed-forward, each added to the residual stream.
 
     Attributes:
         math: what it computes, as the kernels need to know it.
         rotation: how it turns positions into angles.
         window: how many of the most recent positions the attention sees; None: all.
+        gate_up, down: the MLP; a layer whose feed-forward is routed has none.
+        routed: the feed-forward where it is routed, or None.
     """
+
+    gate_up: Linear
+    down: Linear
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, dtype: torch.dtype, device: torch.device) -> None:
         hidden, inner, names = config.hidden_size, config.intermediate_size, layer.names
@@ -39,8 +45,12 @@ class DecoderLayer:
         self.output = Linear(hidden, heads * dim, layer.output_bias, dtype, device)
         self.output_norm = norm(hidden, names.output_norm is not None)
         self.mlp_norm = norm(hidden, names.mlp_norm is not None)
-        self.gate_up = Linear(2 * inner, hidden, layer.mlp_bias, dtype, device)
-        self.down = Linear(hidden, inner, layer.mlp_bias, dtype, device)
+        self.routed = None
+        if layer.routed is None:
+            self.gate_up = Linear(2 * inner, hidden, layer.mlp_bias, dtype, device)
+            self.down = Linear(hidden, inner, layer.mlp_bias, dtype, device)
+        else:
+            self.routed = RoutedMlp(layer.routed, hidden, layer.activation, dtype, device)
         self.down_norm = norm(hidden, names.down_norm is not None)
 
     def __call__(
@@ -50,9 +60,13 @@ class DecoderLayer:
         experts = batch.experts
         attended = self._attention(_normed(self.input_norm, x, experts), batch, cos, sin, keys, values)
         x = self._added(x, _normed(self.output_norm, self.output(attended, experts), experts))
-        gate_up = self.gate_up(_normed(self.mlp_norm, x, experts), experts)
-        made = self.down(gated(gate_up, self.math.activation), experts)
+        made = self._feed_forward(_normed(self.mlp_norm, x, experts), experts)
         return self._added(x, _normed(self.down_norm, made, experts))
+
+    def _feed_forward(self, x: Tensor, experts: ExpertBatch | None) -> Tensor:
+        if self.routed is not None:
+            return self.routed(x, experts)
+        return self.down(gated(self.gate_up(x, experts), self.math.activation), experts)
 
     def _attention(
         self, x: Tensor, batch: ForwardBatch, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor
@@ -84,9 +98,12 @@ class DecoderLayer:
         found = {
             **place_linear(_under(prefix, names.qkv), _sizes(names.qkv, [q, kv, kv]), self.qkv),
             **place_linear(_under(prefix, [names.output]), [config.hidden_size], self.output),
-            **place_linear(_under(prefix, names.gate_up), _sizes(names.gate_up, [inner, inner]), self.gate_up),
-            **place_linear(_under(prefix, [names.down]), [config.hidden_size], self.down),
         }
+        if self.routed is None:
+            found |= place_linear(_under(prefix, names.gate_up), _sizes(names.gate_up, [inner, inner]), self.gate_up)
+            found |= place_linear(_under(prefix, [names.down]), [config.hidden_size], self.down)
+        else:
+            found |= self.routed.placements(prefix)
         norms = {
             names.input_norm: self.input_norm,
             names.output_norm: self.output_norm,

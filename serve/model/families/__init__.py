@@ -10,9 +10,10 @@ from serve.model.families.gemma import gemma, gemma2, gemma3
 from serve.model.families.granite import granite
 from serve.model.families.llama import llama
 from serve.model.families.mistral import mistral
+from serve.model.families.mixtral import mixtral
 from serve.model.families.olmo import olmo2, olmo3
 from serve.model.families.phi3 import phi3
-from serve.model.families.qwen import qwen2, qwen3
+from serve.model.families.qwen import qwen2, qwen3, qwen3_moe
 from serve.model.families.smollm3 import smollm3
 from serve.model.settings import Settings
 
@@ -29,6 +30,8 @@ FAMILIES: Mapping[str, Callable[[Settings], ModelConfig]] = {
     "GemmaForCausalLM": gemma,
     "Gemma2ForCausalLM": gemma2,
     "Gemma3ForCausalLM": gemma3,
+    "Qwen3MoeForCausalLM": qwen3_moe,
+    "MixtralForCausalLM": mixtral,
 }
 
 __all__ = ["FAMILIES"]

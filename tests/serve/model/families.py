@@ -66,5 +66,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "qwen3_moe": (
+        "qwen3_moe",
+        {
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 20,
+            "mlp_only_layers": [1],
+            "norm_topk_prob": True,
+        },
+    ),
+    "qwen3_moe, weights as they are": (
+        "qwen3_moe",
+        {"num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "decoder_sparse_step": 3},
+    ),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "sliding_window": 9}),
 }
 """Families and their settings, by what a test is called."""
