@@ -6,7 +6,7 @@ from pathlib import Path
 
 from merge.bundle import read_expert, read_header
 from merge.check import Inputs
-from merge.check.elsewhere import Elsewhere, ask_elsewhere
+from merge.check.elsewhere import Elsewhere, ask_elsewhere, shortened
 from merge.check.general import GeneralReference, general_reference, too_large
 from merge.checkpoint import Checkpoint, CheckpointError
 from merge.experts import CalibrationError
@@ -24,6 +24,10 @@ class Abilities:
 
     reference: GeneralReference | None
     missing: str = ""
+
+    def shortened(self) -> "Abilities":
+        """What `experts_elsewhere` needs of them."""
+        return Abilities(None if self.reference is None else shortened(self.reference), self.missing)
 
 
 def base_abilities(inputs: Inputs, shown: Progress) -> Abilities:
@@ -59,11 +63,14 @@ def general_notes(reference: GeneralReference | None, backbone: Checkpoint, show
     return [f"backbone: {line}" for line in (found.summary(), *found.concerns())]
 
 
-def experts_elsewhere(inputs: Inputs, backbone: Checkpoint, experts: Path, shown: Progress) -> dict[str, Elsewhere]:
+def experts_elsewhere(
+    inputs: Inputs, abilities: Abilities, backbone: Checkpoint, experts: Path, shown: Progress
+) -> dict[str, Elsewhere]:
     """Measure what each expert does to requests that are not its task's, and warn where it is far from the base.
 
     Args:
         inputs: the recipe's.
+        abilities: the base's, as `base_abilities` found them: general questions that were asked are not asked again.
         backbone: as it is stored.
         experts: the folder of their files.
         shown: gets figures and warnings.
@@ -72,7 +79,7 @@ def experts_elsewhere(inputs: Inputs, backbone: Checkpoint, experts: Path, shown
         By name, without experts that are their fine-tune's LoRA as it is; empty where the base has no general abilities
         that could be measured.
     """
-    if too_large(inputs.base):
+    if abilities.missing or too_large(inputs.base):
         return {}
     measured: dict[str, Elsewhere] = {}
     files = {name: experts / f"{name}.safetensors" for name in inputs.fine_tunes}
@@ -81,7 +88,7 @@ def experts_elsewhere(inputs: Inputs, backbone: Checkpoint, experts: Path, shown
         return {}
     try:
         prompts, _ = inputs.calibration_tokens()
-        requests = ask_elsewhere(inputs.base, prompts)
+        requests = ask_elsewhere(inputs.base, prompts, abilities.reference)
         if requests is None:
             return {}
         with shown.stage("experts: requests that are not their tasks'", len(cut)) as advance:

@@ -108,9 +108,9 @@ def merge_recipe(
         scale = _merge_backbone(inputs, abilities, staging, shown, workers, pool)
         backbone = open_checkpoint(staging.path / "backbone")
         general = [*_scale_notes(inputs, abilities, scale), *general_notes(abilities.reference, backbone, shown)]
-        del abilities
+        abilities = abilities.shortened()
         experts = _cut_experts(inputs, backbone, staging, shown, workers, pool)
-        elsewhere = experts_elsewhere(inputs, backbone, staging.path / "experts", shown)
+        elsewhere = experts_elsewhere(inputs, abilities, backbone, staging.path / "experts", shown)
         if inputs.prompts is not None:
             config = inputs.recipe.router
             shown.say(f"router: training on {' and '.join(config.chosen_features)} features")

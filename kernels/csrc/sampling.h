@@ -98,18 +98,19 @@ template <class X> Extremes widen_row(const X* from, int64_t vocab, float* to) {
   return found;
 }
 
-// Penalties on the tokens seen; false where one is outside the vocabulary.
+// Penalties on the tokens seen, which are distinct; false where one is outside the vocabulary. In vectors, since signs
+// are not to be predicted.
 bool penalise(const SamplingRow& row, int64_t vocab, float* logits) {
   float repetition = float(row.repetition), once = float(row.presence), each = float(row.frequency);
-  for (int64_t i = 0; i < row.seen_count; i++) {
-    int64_t token = row.seen[i];
-    if (token < 0 || token >= vocab) return false;
-    float v = logits[token];
-    // Both are computed: signs and repetitions are not to be predicted.
-    float divided = v / repetition, multiplied = v * repetition, times = row.times[i];
-    v = v > 0.0f ? divided : multiplied;
-    float lowered = v - (once + each * times);
-    logits[token] = times > 0.0f ? lowered : v;
+  for (int64_t i = 0; i < row.seen_count; i++)
+    if (row.seen[i] < 0 || row.seen[i] >= vocab) return false;
+  for (int64_t first = 0; first < row.seen_count; first += kLanes) {
+    int64_t left = row.seen_count - first, some = left < kLanes ? left : kLanes;
+    Float v = {}, times = load_part(row.times + first, left);
+    for (int64_t i = 0; i < some; i++) v[i] = logits[row.seen[first + i]];
+    v = v > 0.0f ? v / repetition : v * repetition;
+    v = times > 0.0f ? v - (once + each * times) : v;
+    for (int64_t i = 0; i < some; i++) logits[row.seen[first + i]] = v[i];
   }
   return true;
 }

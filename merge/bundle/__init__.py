@@ -21,7 +21,7 @@ from merge.bundle.encoder_files import EncoderFiles
 from merge.bundle.end_tokens import end_tokens
 from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.expert import Expert, read_expert, read_expert_content, write_expert
-from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_header, read_layout, read_settings
+from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_header, read_layout
 from merge.bundle.generation import GenerationSettings, own_settings, sampling_defaults
 from merge.bundle.host_memory import available_host_bytes
 from merge.bundle.low_rank import LowRankDelta, check_low_rank
@@ -90,7 +90,6 @@ __all__ = [
     "read_failure",
     "read_header",
     "read_layout",
-    "read_settings",
     "read_template",
     "read_tokenizer",
     "sampling_defaults",

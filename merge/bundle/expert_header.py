@@ -87,6 +87,7 @@ class ExpertLayout:
         bytes: of each parameter's tensors.
         ranks: r of each 2-D weight with a low-rank part.
         quantised_ranks: the weights whose low-rank part has 8-bit factors.
+        settings: what its requests follow in place of the backbone's.
     """
 
     entries: Mapping[str, int]
@@ -95,6 +96,7 @@ class ExpertLayout:
     bytes: Mapping[str, int]
     ranks: Mapping[str, int]
     quantised_ranks: frozenset[str]
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
 
 
 def read_layout(path: Path) -> ExpertLayout:
@@ -131,6 +133,7 @@ def read_layout(path: Path) -> ExpertLayout:
         nbytes,
         ranks,
         frozenset(name for name in ranks if dtypes[f"{name}.lora_a"] == "I8"),
+        header.settings,
     )
 
 
@@ -143,11 +146,6 @@ def read_header(path: Path) -> Header:
     """
     with _opened(path) as (header, _):
         return header
-
-
-def read_settings(path: Path) -> GenerationSettings:
-    """Read what an expert file's header says of the generation of its replies; raises as `read_header`."""
-    return read_header(path).settings
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from merge.bundle.digest import backbone_digest, file_digest
 from merge.bundle.errors import BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.expert import Expert, read_expert
+from merge.bundle.expert_header import ExpertLayout, read_layout
 from merge.bundle.manifest import BUNDLE_FORMAT, MANIFEST_NAME, ExpertCard, Manifest, read_manifest
 from merge.bundle.tensor_file import unreadable
 
@@ -65,6 +66,20 @@ class Bundle:
     def read_expert(self, name: str) -> Expert:
         """Read an expert and check that it was cut against this bundle's backbone."""
         return read_expert(self.expert_path(name), self.manifest.backbone_digest)
+
+    def expert_layout(self, name: str) -> ExpertLayout:
+        """What the header of an expert's file says; it is read once.
+
+        Raises:
+            BundleError: the file cannot be read.
+        """
+        if (layout := self._layouts.get(name)) is None:
+            layout = self._layouts[name] = read_layout(self.expert_path(name))
+        return layout
+
+    @cached_property
+    def _layouts(self) -> dict[str, ExpertLayout]:
+        return {}
 
     @cached_property
     def _cards(self) -> Mapping[str, ExpertCard]:

@@ -6,19 +6,29 @@ against its own fine-tune, and what is told is how much farther from the base th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from merge.bundle import Expert
-from merge.check.general import LEAST_KNOWN, chat_encoder, decoded, general_questions, right_answers
+from merge.check.general import (
+    LEAST_KNOWN,
+    GeneralReference,
+    chat_encoder,
+    decoded,
+    general_questions,
+    right_answers,
+)
 from merge.checkpoint import Checkpoint
 from merge.experts.added import added
 from merge.experts.calibration import continue_greedily
 from merge.experts.examples import Example
 from merge.experts.likelihood import mean_divergence, reply_log_probs
 from merge.experts.running import assign, build_model, end_tokens
+
+T = TypeVar("T")
 
 QUESTIONS = 16
 """General questions that are asked, spread over all."""
@@ -122,12 +132,30 @@ class Requests:
         return mean_divergence([item.expected for item in of], found)
 
 
-def ask_elsewhere(base: Checkpoint, prompts: Mapping[str, Sequence[Sequence[int]]]) -> Requests | None:
+def shortened(reference: GeneralReference) -> GeneralReference:
+    """The part of a reference that `ask_elsewhere` uses: some of the questions, with the first tokens of each reply.
+
+    The rest of its log probabilities takes hundreds of megabytes on a large vocabulary.
+    """
+    return replace(
+        reference,
+        questions=tuple(_some(reference.questions)),
+        prompts=tuple(_some(reference.prompts)),
+        replies=tuple(reply[:REPLY_TOKENS] for reply in _some(reference.replies)),
+        said=tuple(_some(reference.said)),
+        expected=tuple(expected[:REPLY_TOKENS].clone() for expected in _some(reference.expected)),
+    )
+
+
+def ask_elsewhere(
+    base: Checkpoint, prompts: Mapping[str, Sequence[Sequence[int]]], reference: GeneralReference | None = None
+) -> Requests | None:
     """Ask the base.
 
     Args:
         base: θ₀.
         prompts: token ids by task; empty: general questions alone are asked.
+        reference: what the base says to general questions, which are not asked again then; None: they are asked.
 
     Returns:
         None where the base has no chat template, or answers too few of the general questions for there to be knowledge
@@ -140,7 +168,7 @@ def ask_elsewhere(base: Checkpoint, prompts: Mapping[str, Sequence[Sequence[int]
     if encoder is None:
         return None
     every = general_questions()
-    questions = every[:: max(1, len(every) // QUESTIONS)][:QUESTIONS]
+    questions = [] if reference is not None else _some(every)
     pairs: list[tuple[str | None, Sequence[int]]] = [(None, encoder.encode(Example(q.prompt))) for q in questions]
     pairs += _spread(prompts)
     model = build_model(base.path)
@@ -154,7 +182,21 @@ def ask_elsewhere(base: Checkpoint, prompts: Mapping[str, Sequence[Sequence[int]
         _Request(task, prompt, reply, reply_log_probs(model, prompt, reply))
         for (task, prompt), reply in zip(pairs, replies, strict=True)
     ]
-    return Requests(model, requests)
+    return Requests(model, [*_answered(reference), *requests])
+
+
+def _some(items: Sequence[T]) -> Sequence[T]:
+    """`QUESTIONS` of what there is for each general question, at equal steps."""
+    return items[:: max(1, len(items) // QUESTIONS)][:QUESTIONS]
+
+
+def _answered(reference: GeneralReference | None) -> list[_Request]:
+    """General questions that were answered already."""
+    if reference is None:
+        return []
+    short = shortened(reference)
+    found = zip(short.prompts, short.replies, short.expected, strict=True)
+    return [_Request(None, prompt, reply, expected) for prompt, reply, expected in found]
 
 
 def _spread(prompts: Mapping[str, Sequence[Sequence[int]]]) -> list[tuple[str | None, Sequence[int]]]:

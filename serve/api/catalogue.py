@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from merge.bundle import Bundle, BundleError, GenerationSettings, read_settings
+from merge.bundle import Bundle, BundleError, GenerationSettings
 from serve.api.errors import invalid, model_not_found, no_router
 
 AUTO = "auto"
@@ -224,7 +224,7 @@ def _entry(bundle: Bundle, name: str) -> Entry:
     """The entry of a bundle's expert. One that cannot be read is refused when somebody asks for it."""
     path = bundle.expert_path(name)
     try:
-        settings = read_settings(path)
+        settings = bundle.expert_layout(name).settings
     except BundleError:
         settings = GenerationSettings()
     return Entry(bundle.card(name).digest, str(path), settings=settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from merge.bundle import Bundle, BundleError, available_host_bytes
+from merge.bundle import Bundle, BundleError, ExpertLayout, available_host_bytes
 from serve.engine.config import EngineConfig
 from serve.engine.engine import Engine
 from serve.engine.errors import EngineError
@@ -80,14 +80,14 @@ def build_engine(
     decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len)
     names = bundle.expert_names
     slots = _slots(config, len(names) + len(adapters))
-    shape, unreadable = ResidualShape.of_readable([bundle.expert_path(name) for name in names])
+    layouts, unreadable = _layouts(bundle)
     if unreadable:
         _log.error(
             "%d of %d experts cannot be served, and a slot may be too small for them later; the first: %s",
             *(len(unreadable), len(names), unreadable[0]),
         )
     ranks = room.ranks({name: placement.shape for name, placement in decoder.placements.items()})
-    shape = dataclasses.replace(shape, adapter_ranks=ranks)
+    shape = dataclasses.replace(ResidualShape.of_layouts(layouts), adapter_ranks=ranks)
     banks = ResidualBanks(decoder, shape, slots)
     costs = _patch_costs(bundle, decoder, banks, config) if config.patching == "auto" else None
     blocks = num_blocks(decoder, config, max_model_len, spare)
@@ -107,6 +107,18 @@ def build_engine(
             raise EngineError(str(error)) from error
     engine = Engine(decoder, cache, experts, Patching(banks, costs), config, max_model_len, observer)
     return AsyncEngine(engine, config, observer, wake)
+
+
+def _layouts(bundle: Bundle) -> tuple[list[ExpertLayout], list[BundleError]]:
+    """What the headers of the experts' files say, and why some of them could not be read."""
+    layouts: list[ExpertLayout] = []
+    errors: list[BundleError] = []
+    for name in bundle.expert_names:
+        try:
+            layouts.append(bundle.expert_layout(name))
+        except BundleError as error:
+            errors.append(error)
+    return layouts, errors
 
 
 def _slots(config: EngineConfig, experts: int) -> int:

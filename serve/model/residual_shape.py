@@ -1,10 +1,11 @@
 """What a set of experts needs of the slots that are made for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from merge.bundle import BundleError, read_layout
+from merge.bundle import BundleError, ExpertLayout, read_layout
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,21 @@ class ResidualShape:
     @classmethod
     def of(cls, experts: Sequence[Path]) -> "ResidualShape":
         """Read the headers of expert files. A file that cannot be read asks for nothing: loading it will say why."""
-        return cls.of_readable(experts)[0]
+        layouts = []
+        for path in experts:
+            with suppress(BundleError):
+                layouts.append(read_layout(path))
+        return cls.of_layouts(layouts)
 
     @classmethod
-    def of_readable(cls, experts: Sequence[Path]) -> tuple["ResidualShape", list[BundleError]]:
-        """As `of`, and why files could not be read."""
+    def of_layouts(cls, layouts: Iterable[ExpertLayout]) -> "ResidualShape":
+        """What experts need, by the headers of their files."""
         entries: dict[str, int] = {}
         dense: set[str] = set()
         ranks: dict[str, int] = {}
         wide: set[str] = set()
         wide_ranks: set[str] = set()
-        errors: list[BundleError] = []
-        for path in experts:
-            try:
-                layout = read_layout(path)
-            except BundleError as error:
-                errors.append(error)
-                continue
+        for layout in layouts:
             for name, count in layout.entries.items():
                 entries[name] = max(entries.get(name, 0), count)
             for name, rank in layout.ranks.items():
@@ -56,4 +55,4 @@ class ResidualShape:
             wide |= layout.entries.keys() - layout.quantised
             wide_ranks |= layout.ranks.keys() - layout.quantised_ranks
         quantised, quantised_ranks = entries.keys() - wide, ranks.keys() - wide_ranks
-        return cls(entries, frozenset(dense), frozenset(quantised), ranks, frozenset(quantised_ranks)), errors
+        return cls(entries, frozenset(dense), frozenset(quantised), ranks, frozenset(quantised_ranks))

@@ -373,6 +373,7 @@ def test_a_backbone_that_lost_the_bases_abilities_is_warned_of(
 ) -> None:
     lost = GeneralAbility(0.5, 1.0, 1.0, 50, 40, None)
     monkeypatch.setattr("merge.guard.general_reference", lambda base: SimpleNamespace(compare=lambda backbone: lost))
+    monkeypatch.setattr("merge.guard.shortened", lambda reference: None)
     report = merge_recipe(recipe(inputs, "lost", calibration=None, experts=None), tmp_path / "out")
     concern = "backbone: general questions: KL to the base is 0.500 nats a token, above 0.1"
     assert report.notes[-2:] == (f"backbone: {lost.summary()}", concern)

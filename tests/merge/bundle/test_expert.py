@@ -20,7 +20,6 @@ from merge.bundle import (
     quantise_rows,
     read_expert,
     read_layout,
-    read_settings,
     write_expert,
 )
 
@@ -59,17 +58,17 @@ def test_settings_of_generation_come_back_in_a_newer_format(tmp_path: Path) -> N
     template = TemplateText("{{ bos_token }}{{ messages }}", {"bos_token": "<s>"}, "tools")
     settings = GenerationSettings((2, 7), template, {"temperature": 0.6})
     write_expert(path, replace(make_expert(), settings=settings))
-    assert read_expert(path).settings == read_settings(path) == settings
+    assert read_expert(path).settings == read_layout(path).settings == settings
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["overtone"])["format_version"] == 4
     write_expert(path, make_expert())
-    assert read_expert(path).settings == read_settings(path) == GenerationSettings()
+    assert read_expert(path).settings == read_layout(path).settings == GenerationSettings()
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["overtone"])
     assert header["format_version"] == 1
     assert "generation" not in header
     with pytest.raises(MissingFileError):
-        read_settings(tmp_path / "gone.safetensors")
+        read_layout(tmp_path / "gone.safetensors")
 
 
 def test_dense_adds_each_entry_in_its_column() -> None:

@@ -1,13 +1,17 @@
 """What experts do to requests that are not their tasks'."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from merge.bundle import Expert
 from merge.check.elsewhere import Elsewhere, ask_elsewhere
+from merge.check.general import general_reference
 from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.experts.calibration import continue_greedily
 from tests.merge.general import add_template, ask_little
 from tests.merge.tiny import save_fine_tune, save_tiny
 
@@ -56,6 +60,26 @@ def test_general_questions_alone(models: dict[str, Checkpoint], monkeypatch: pyt
     (found,) = measured(models, {"one": expert(models, "one", 1.0)}, {}).values()
     assert (found.others, found.tuned_others) == (None, None)
     assert "other tasks" not in found.summary()
+
+
+def test_general_questions_are_not_asked_again(models: dict[str, Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_little(monkeypatch)
+    experts = {"one": expert(models, "one", 1.0)}
+    anew = measured(models, experts)["one"]
+    reference = general_reference(models["base"])
+    assert reference is not None
+    asked: list[int] = []
+
+    def recorded(model: Any, prompts: list[Any], *rest: Any) -> Any:
+        asked.append(len(prompts))
+        return continue_greedily(model, prompts, *rest)
+
+    monkeypatch.setattr("merge.check.elsewhere.continue_greedily", recorded)
+    requests = ask_elsewhere(models["base"], PROMPTS, reference)
+    assert requests is not None
+    assert asked == [3], "the prompts of the tasks alone"
+    again = requests.measure(experts["one"], models["one"], models["base"])
+    assert dataclasses.astuple(again) == pytest.approx(dataclasses.astuple(anew), rel=1e-4)
 
 
 def test_a_base_without_general_knowledge_is_not_asked(models: dict[str, Checkpoint]) -> None:

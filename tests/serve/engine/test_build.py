@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from merge.bundle import Bundle
+from merge.bundle import Bundle, expert_header, open_bundle
+from serve.api.catalogue import Catalogue
 from serve.engine import EngineError, Request, build
 from serve.engine import memory as memory_module
 from serve.engine.memory import free_bytes
@@ -107,3 +108,18 @@ def test_a_dtype_can_be_chosen(tiny: TinyBundle) -> None:
     engine.engine.add(Request("x", (3, 4, 5), greedy(5), (("a", 1.0),)))
     assert drain(engine.engine)["x"][-1].finish_reason == "length"
     assert engine.stats().kv_cache_bytes == engine.stats().kv_blocks_total * BLOCK_BYTES // 2
+
+
+def test_the_header_of_each_expert_is_read_once(tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    read_layout = expert_header.read_layout
+
+    def recorded(path: Path) -> expert_header.ExpertLayout:
+        read.append(path)
+        return read_layout(path)
+
+    monkeypatch.setattr("merge.bundle.reader.read_layout", recorded)
+    bundle = open_bundle(tiny.bundle.path)
+    Catalogue.from_bundle(bundle, 64)
+    engine_of(bundle)
+    assert read == [bundle.expert_path(name) for name in "abcd"]
