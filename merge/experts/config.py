@@ -22,7 +22,10 @@ USUAL_DENSITY = 0.02
 """Of `form: sparse`, where a recipe says neither a density nor a budget."""
 
 USUAL_STEPS = 60
-"""Of distillation, where there are prompts."""
+"""Of distillation of sparse experts, where there are prompts."""
+
+USUAL_FACTOR_STEPS = 30
+"""The same of the other forms, whose parts are fitted to the prompts before."""
 
 SPARSE_KEYS = ("density", "selection", "values", "rescale", "overlap")
 """Settings of sparse experts: a recipe that has one of them, and neither form nor budget, means `form: sparse`."""
@@ -93,7 +96,8 @@ class ExpertConfig(BaseModel):
         overlap: for `rescaled` and `exact` values of the task vector: `add` them to the backbone (the paper's formula)
             or `replace` the backbone's change of the entry by them (the released code). None: `add`, but `replace` for
             `exact`.
-        distill: steps of distillation of the values; None: 60 where another of these settings needs prompts.
+        distill: steps of distillation of the values; None: 60 (`sparse`) or 30 (the other forms) where another of
+            these settings needs prompts.
         storage: of the values: `bf16`, 4 bytes an entry with its column, or `int8`, about 2 and a scale for each row;
             of factors: 2 bytes a number, or 1 and a scale for each direction.
         dense_1d: keep the exact residual of norms and biases.
@@ -200,7 +204,7 @@ class ExpertConfig(BaseModel):
             selection: Selection = self.selection or ("activation" if calibrated else "residual")
             filled |= {"selection": selection, "budget": self.budget or USUAL_BUDGET}
             if self.distill is None and selection == "activation":
-                filled["distill"] = USUAL_STEPS
+                filled["distill"] = USUAL_FACTOR_STEPS
         return self.model_copy(update=filled)._possible(calibrated)
 
     def _possible(self, calibrated: bool) -> Self:

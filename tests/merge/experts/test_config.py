@@ -37,7 +37,7 @@ def test_what_is_left_out_is_filled_in(settings: dict[str, object], calibrated: 
     ("settings", "calibrated", "expected"),
     [
         ({}, False, ("auto", 0.01, "residual", 0)),
-        ({}, True, ("auto", 0.01, "activation", 60)),
+        ({}, True, ("auto", 0.01, "activation", 30)),
         ({"budget": "0.5%"}, False, ("auto", 0.005, "residual", 0)),
         ({"budget": 0.02, "selection": "residual"}, True, ("auto", 0.02, "residual", 0)),
         ({"form": "low_rank", "distill": 0}, True, ("low_rank", 0.01, "activation", 0)),
