@@ -234,7 +234,7 @@ def test_the_end_token_of_a_tokenizer_that_ends_nothing_else(models: Path) -> No
 
 
 def test_an_architecture_that_is_not_served_is_told(models: Path) -> None:
-    edit_json(models / "base" / "config.json", architectures=["Gemma2ForCausalLM"])
+    edit_json(models / "base" / "config.json", architectures=["GPT2LMHeadModel"])
     (warned,) = warnings(models, quick=True)
     assert warned.startswith("base: ")
-    assert "Gemma2ForCausalLM, which `overtone serve` does not serve" in warned
+    assert "GPT2LMHeadModel, which `overtone serve` does not serve" in warned
