@@ -59,6 +59,7 @@ def command(
     max_num_queued_reqs: options.MaxNumQueuedReqs = 1024,
     max_num_queued_tokens: options.MaxNumQueuedTokens = None,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     device: options.Device = "auto",
     kv_cache_bytes: options.KvCacheBytes = None,
     expert_slots: options.ExpertSlots = None,

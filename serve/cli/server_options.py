@@ -157,6 +157,14 @@ MaxNumBatchedTokens = Annotated[int, option("--max-num-batched-tokens", help="To
 MaxNumQueuedReqs = Annotated[int, option("--max-num-queued-reqs", help="Requests that may wait.")]
 MaxNumQueuedTokens = Annotated[int | None, option("--max-num-queued-tokens", help="Prompt tokens that may wait.")]
 Dtype = Annotated[str, option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Quantization = Annotated[
+    str | None,
+    option(
+        "--quantization",
+        help="int8 or int4: round the weights of an unquantised model to so many bits at load, on a CPU. "
+        "Embeddings and the head get 8 bits.",
+    ),
+]
 Device = Annotated[str, option("--device", help="auto, cpu, cuda or cuda:N.")]
 KvCacheBytes = Annotated[
     int | None,

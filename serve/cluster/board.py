@@ -94,6 +94,8 @@ class Board:
             experts_on_host=tuple(sorted({name for item in stats for name in item.experts_on_host})),
             contents_resident=sum(item.contents_resident for item in stats),
             contents_on_host=sum(item.contents_on_host for item in stats),
+            weight_bytes=sum(item.weight_bytes for item in stats),
+            unquantised_weight_bytes=sum(item.unquantised_weight_bytes for item in stats),
         )
 
     async def _poll(self) -> None:

@@ -77,7 +77,7 @@ def build_engine(
             "begins sooner than it pays: enforce_eager makes the two alike"
         )
     max_model_len = _max_model_len(config, model)
-    decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len)
+    decoder = load_model(bundle.backbone_dir, _dtype(config), device, max_model_len, config.quantization)
     names = bundle.expert_names
     slots = _slots(config, len(names) + len(adapters))
     layouts, unreadable = _layouts(bundle)
@@ -135,10 +135,10 @@ def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config:
             packed = banks.pack(bundle.read_expert(name))
         except (BundleError, ModelError):
             continue  # it is refused, with the reason, when somebody asks for it
-        if packed.low_rank:
+        banks.load(0, packed)
+        if not banks.patches(0):
             skipped = True
             continue
-        banks.load(0, packed)
         try:
             costs = measure_patch_costs(decoder, banks, 0, config.max_num_batched_tokens)
         except Exception as error:
@@ -148,7 +148,10 @@ def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config:
         _log.info("patching, timed with expert %s: %s", name, costs)
         return costs
     if skipped:
-        _log.info("patching is off: experts with a low-rank part stay fused, and the bundle has no other to time")
+        _log.info(
+            "patching is off: low-rank experts and weights of few bits are not patched, and there is no other expert "
+            "to time"
+        )
     return None
 
 

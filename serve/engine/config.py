@@ -5,6 +5,8 @@ from typing import Literal, get_args
 
 PatchingMode = Literal["off", "auto"]
 
+QUANTIZATIONS = ("int8", "int4")
+
 MAX_LORA_RANK = 256
 """The largest rank that the kernels are tested with."""
 
@@ -15,6 +17,8 @@ class EngineConfig:
 
     Attributes:
         dtype: "auto" (as the checkpoint is stored), "float32", "bfloat16" or "float16".
+        quantization: "int8" or "int4": round the weights of an unquantised model to so many bits at load, on a CPU.
+            None: as the checkpoint is stored.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         max_model_len: longest sequence, prompt and generated tokens together; None: what the model was made for.
         max_num_seqs: sequences in one batch.
@@ -40,6 +44,7 @@ class EngineConfig:
     """
 
     dtype: str = "auto"
+    quantization: str | None = None
     device: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 64
@@ -66,6 +71,8 @@ class EngineConfig:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or unset")
         if self.max_lora_rank is not None and self.max_lora_rank > MAX_LORA_RANK:
             raise ValueError(f"max_lora_rank is {self.max_lora_rank}; it must be at most {MAX_LORA_RANK}")
+        if self.quantization not in {None, *QUANTIZATIONS}:
+            raise ValueError(f"quantization is {self.quantization!r}; it must be one of {', '.join(QUANTIZATIONS)}")
         if self.patching not in get_args(PatchingMode):
             raise ValueError(f"patching is {self.patching!r}; it must be one of {', '.join(get_args(PatchingMode))}")
         if self.max_num_queued_reqs < 0:

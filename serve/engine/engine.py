@@ -44,6 +44,7 @@ class Engine:
         self._vocab, self._end_tokens = decoder.config.vocab_size, decoder.config.eos_token_ids
         self._pool = BlockPool(cache.keys[0].shape[0], config.enable_prefix_caching)
         self._cache_bytes = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+        self._weight_bytes = decoder.weight_bytes(), decoder.unquantised_bytes()
         self._scheduler = Scheduler(config, self._pool, experts)
         self._runner = Runner(decoder, cache, config.block_size, patching)
         self._observer, self._seed = observer, config.seed
@@ -160,6 +161,8 @@ class Engine:
             experts_on_host=tuple(info.version.name for info in infos if info.on_host),
             contents_resident=contents["device"],
             contents_on_host=contents["host"],
+            weight_bytes=self._weight_bytes[0],
+            unquantised_weight_bytes=self._weight_bytes[1],
         )
 
     def _compute(self, chunks: list[Chunk]) -> tuple[dict[Sequence, TokenOutput], StepMode]:

@@ -81,6 +81,8 @@ class EngineStats:
     experts_on_host: tuple[str, ...]
     contents_resident: int
     contents_on_host: int
+    weight_bytes: int = 0
+    unquantised_weight_bytes: int = 0
 
 
 class EngineObserver(Protocol):

@@ -28,6 +28,11 @@ class StateMetrics:
         self._kv_usage = gauge("kv_cache_usage_perc", "KV blocks held by sequences, as a fraction of all (1 = full).")
         self._kv_blocks = gauge("kv_cache_blocks", "KV blocks there are.")
         self._kv_bytes = gauge("kv_cache_bytes", "Memory of all KV blocks.")
+        self._weights = gauge(
+            "weight_bytes",
+            "Memory of the backbone's weights as they are held, and what they would take unquantised.",
+            "storage",
+        )
         self._slots = gauge("expert_slots", "Experts that can be on the device at once.")
         self._tier_bytes = gauge("expert_tier_bytes", "Memory of a tier's experts; a slot's counts when empty.", "tier")
         self._tier_experts = gauge("experts_resident", "Experts in a tier now; equal files count once.", "tier")
@@ -58,6 +63,8 @@ class StateMetrics:
         self._kv_usage.set(stats.kv_blocks_used / max(stats.kv_blocks_total, 1))
         self._kv_blocks.set(stats.kv_blocks_total)
         self._kv_bytes.set(stats.kv_cache_bytes)
+        self._weights.labels("held").set(stats.weight_bytes)
+        self._weights.labels("unquantised").set(stats.unquantised_weight_bytes)
         self._slots.set(stats.expert_slots)
         self._tier("host", stats.experts_on_host, stats.contents_on_host, stats.expert_host_bytes)
         self._tier("device", stats.experts_resident, stats.contents_resident, stats.expert_device_bytes)

@@ -1,5 +1,6 @@
 """The decoder over a flattened batch of tokens."""
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -112,7 +113,11 @@ class Decoder:
 
     def weight_bytes(self) -> int:
         """Bytes of all weights, without the experts' residuals."""
-        return sum(placement.target.nbytes for placement in self.placements.values())
+        return sum(part.nbytes for part in {placement.part for placement in self.placements.values()})
+
+    def unquantised_bytes(self) -> int:
+        """Bytes that all weights would take in the dtype of the activations."""
+        return sum(math.prod(placement.shape) for placement in self.placements.values()) * self.dtype.itemsize
 
     def _placements(self) -> dict[str, Placement]:
         vocab = [self.config.vocab_size]

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank, expert_linear
+from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank, PackedWeight, expert_linear
 from kernels.expert_norm import expert_bias, expert_rms_norm
 from serve.model.lookup import add_low_rank_rows, add_sparse_rows
 
@@ -16,7 +16,8 @@ class Linear:
     """One weight [N, K], which may be several of the checkpoint's weights stacked by rows (q, k, v; gate, up).
 
     Attributes:
-        weight: [N, K].
+        weight: [N, K], of `dtype` or packed in few bits.
+        dtype: of activations.
         bias: [N] or None.
         bank: sparse residuals of the resident experts, or None where no expert has any.
         low_rank: low-rank residuals of the resident experts, or None where no expert has any.
@@ -24,7 +25,8 @@ class Linear:
     """
 
     def __init__(self, rows: int, columns: int, bias: bool, dtype: torch.dtype, device: torch.device) -> None:
-        self.weight = torch.empty(rows, columns, dtype=dtype, device=device)
+        self.weight: Tensor | PackedWeight = torch.empty(rows, columns, dtype=dtype, device=device)
+        self.dtype = dtype
         self.bias = torch.empty(rows, dtype=dtype, device=device) if bias else None
         self.bank: ExpertBank | None = None
         self.low_rank: LowRankBank | None = None
@@ -41,7 +43,7 @@ class Embedding(Linear):
 
     def lookup(self, tokens: Tensor, experts: ExpertBatch | None) -> Tensor:
         """Rows of the weight plus the residuals' rows, added in float32: tokens [T] to [T, K]."""
-        x = self.weight[tokens]
+        x = self.weight.rows(tokens).to(self.dtype) if isinstance(self.weight, PackedWeight) else self.weight[tokens]
         if experts is None or not experts.has_experts or (self.bank is None and self.low_rank is None):
             return x
         wide = x.to(torch.float32, copy=True)
@@ -87,7 +89,14 @@ class Part:
         """The values: [N, K] or [N]."""
         if self.kind == "bias" and isinstance(self.layer, Linear) and self.layer.bias is not None:
             return self.layer.bias
-        return self.layer.weight
+        weight = self.layer.weight
+        assert isinstance(weight, Tensor), "a packed weight is no tensor"
+        return weight
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.tensor.nbytes if self.kind == "bias" else self.layer.weight.nbytes
 
 
 @dataclass(frozen=True)

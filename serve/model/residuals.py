@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kernels.expert_linear import ExpertBank, LowRankBank
+from kernels.expert_linear import ExpertBank, LowRankBank, PackedWeight
 from kernels.patch import patch, unpatch
 from merge.bundle import Expert, LowRankDelta, SparseDelta
 from serve.model.decoder import Decoder
@@ -36,6 +36,7 @@ class ResidualBanks:
         self._banks: dict[Part, ExpertBank] = {}
         self._low_rank: dict[Part, LowRankBank] = {}
         self._with_low_rank: set[int] = set()
+        self._packed = any(isinstance(one.part.layer.weight, PackedWeight) for one in self._placements.values())
         self._deltas: dict[Part, Tensor] = {}
         self._undo: list[Callable[[], object]] = []
         if slots:
@@ -162,8 +163,11 @@ class ResidualBanks:
                 delta[slot].zero_()
 
     def patches(self, slot: int) -> bool:
-        """Whether `patch` takes a slot: not where its expert has a low-rank part, whose product is a dense matrix."""
-        return slot not in self._with_low_rank
+        """Whether `patch` takes a slot: not where its expert has a low-rank part, whose product is a dense matrix.
+
+        Weights of few bits are not patched: a sum would have to be rounded to them.
+        """
+        return slot not in self._with_low_rank and not self._packed
 
     def patch(self, slot: int) -> None:
         """Add a slot's residuals into the weights themselves, until `unpatch`.
@@ -172,7 +176,7 @@ class ResidualBanks:
             RuntimeError: the weights are patched already, or the slot is none that `patches` allows.
         """
         if not self.patches(slot):
-            raise RuntimeError(f"the expert in slot {slot} has a low-rank part: it is not patched")
+            raise RuntimeError(f"the expert in slot {slot} has a low-rank part, or the weights few bits: no patching")
         if self._undo:
             raise RuntimeError("the weights are patched already: unpatch them first")
         try:
@@ -239,14 +243,14 @@ class ResidualBanks:
             ]
             # Factors take the dtype of the weights, as in PEFT and vLLM, unless all of them are integers.
             quantised = (shape.quantised_ranks - shape.adapter_ranks.keys()).issuperset(found)
-            dtype = torch.int8 if quantised else part.layer.weight.dtype
+            dtype = torch.int8 if quantised else part.layer.dtype
             columns, device = part.layer.weight.shape[1], part.layer.weight.device
             bank = LowRankBank.allocate(self.slots, segments, columns, dtype, device)
             part.layer.low_rank = self._low_rank[part] = bank
 
     def _allocate_deltas(self, names: frozenset[str]) -> None:
         for part in {self._placements[name].part: None for name in sorted(names & self._placements.keys())}:
-            if part.tensor.dim() == 1:
+            if isinstance(part.layer, RmsNorm) or part.kind == "bias":
                 delta = torch.zeros(self.slots, len(part.tensor), dtype=torch.float32, device=part.tensor.device)
                 self._deltas[part] = delta
                 if isinstance(part.layer, RmsNorm):

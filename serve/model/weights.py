@@ -1,16 +1,18 @@
 """Reading a Hugging Face model directory into a decoder."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from merge.bundle import read_failure
+from merge.bundle.quantised import Scheme
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
 from serve.model.huge_pages import hold_together
+from serve.model.quantised_weights import QuantisedReader, quantisation_of
 from serve.model.read_config import read_config
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -21,6 +23,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     max_positions: int | None = None,
+    quantisation: str | None = None,
 ) -> Decoder:
     """Load a model of a served family.
 
@@ -29,22 +32,54 @@ def load_model(
         dtype: of weights and activations; None: as stored.
         device: where the weights go.
         max_positions: longest sequence that will be computed; None: what the model was made for.
+        quantisation: int8 or int4: round weights to so many bits as they are read (embeddings and the head to 8); on a
+            CPU, in bfloat16 or float32. None: as stored.
 
     Raises:
-        ModelError: another architecture; a tensor that is missing, unknown or of another shape (named); no weights.
+        ModelError: another architecture; a tensor that is missing, unknown, damaged or of another shape (named); no
+            weights; a quantisation that is not for this device or dtype.
     """
     directory = Path(directory)
     config = read_config(directory)
     decoder = Decoder(config, max_positions or config.max_positions, dtype or config.dtype, torch.device(device))
+    schemes = quantisation_of(directory)
+    if schemes or quantisation is not None:
+        return _load_quantised(directory, decoder, schemes, quantisation)
     parts = dict.fromkeys(placement.part for placement in decoder.placements.values())
     hold_together([part.tensor for part in parts])
     missing = set(decoder.placements)
     for shard in _shards(directory):
         missing -= _read_shard(shard, decoder)
+    _check_complete(directory, missing)
+    return decoder
+
+
+def _load_quantised(directory: Path, decoder: Decoder, schemes: frozenset[Scheme], quantisation: str | None) -> Decoder:
+    packs = decoder.device.type == "cpu" and decoder.dtype in {torch.bfloat16, torch.float32}
+    if quantisation is not None and schemes:
+        raise ModelError(f"{directory} is quantised already: serve it without a quantization")
+    if quantisation is not None and not packs:
+        raise ModelError(
+            f"quantization {quantisation} is for a CPU, in bfloat16 or float32; this model runs in "
+            f"{str(decoder.dtype).removeprefix('torch.')} on {decoder.device}"
+        )
+    reader = QuantisedReader(list(_shards(directory)), schemes, quantisation)
+    names = {name for name in reader.names if not _is_derived(name, decoder)}
+    for name in sorted(names - decoder.placements.keys()):
+        raise ModelError(_unknown(reader.file(name), name, decoder))
+    _check_complete(directory, decoder.placements.keys() - names)
+    reader.load(decoder, packs)
+    return decoder
+
+
+def _check_complete(directory: Path, missing: Set[str]) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{directory} lacks the tensor {min(missing)!r}{more}")
-    return decoder
+
+
+def _unknown(path: Path, name: str, decoder: Decoder) -> str:
+    return f"{path} holds {name!r}, which {decoder.config.architecture} of this config.json lacks"
 
 
 def _read_shard(path: Path, decoder: Decoder) -> set[str]:
@@ -57,9 +92,7 @@ def _read_shard(path: Path, decoder: Decoder) -> set[str]:
                     continue
                 placement = decoder.placements.get(name)
                 if placement is None:
-                    raise ModelError(
-                        f"{path} holds {name!r}, which {decoder.config.architecture} of this config.json lacks"
-                    )
+                    raise ModelError(_unknown(path, name, decoder))
                 tensor = shard.get_tensor(name)
                 if tuple(tensor.shape) != placement.shape:
                     raise ModelError(

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from kernels.gated import Activation
 from merge.bundle import end_tokens
+from merge.bundle.quantised import QuantisationError, read_quantisation
 from serve.model.config import LayerConfig, ModelConfig
 from serve.model.errors import ModelError
 from serve.model.rope import RopeConfig, nested_kinds, parse_ropes
@@ -53,8 +54,10 @@ def decoder_config(
     Raises:
         ModelError: a setting that is not implemented, or that is missing.
     """
-    if settings.raw.get("quantization_config"):
-        raise ModelError("quantised backbones are not implemented: give weights in float32, bfloat16 or float16")
+    try:
+        read_quantisation(settings.raw)
+    except QuantisationError as error:
+        raise ModelError(str(error)) from error
     hidden, heads = settings.count("hidden_size"), settings.count("num_attention_heads")
     layers = settings.count("num_hidden_layers")
     of_each = [FULL] * layers if kinds is None else kinds

@@ -12,7 +12,8 @@ from torch import Tensor
 from kernels.attention import AttentionBatch
 from kernels.compiled import ISAS
 from kernels.decoder import CompiledLayers, math, not_compiled
-from kernels.expert_linear import ExpertBatch
+from kernels.expert_linear import ExpertBatch, PackedWeight
+from merge.bundle.quantised import INT4, INT8, quantise
 from serve.model import Decoder, ForwardBatch, KvCache, LayerConfig, ModelConfig, TensorNames
 from serve.model.layers import RmsNorm
 from serve.model.rope import NO_ROPE, RopeConfig
@@ -347,3 +348,19 @@ def test_a_new_kind_of_mathematics_is_refused_until_the_compiled_call_knows_it(
     assert decoder.not_compiled is None
     monkeypatch.setattr(math, "COMPILED", math.COMPILED - {"softcap"})
     assert not_compiled(decoder.layers) == "softcap is not known to the compiled call"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_of_few_bits(make: Make, isa: str, dtype: torch.dtype, bits: int) -> None:
+    case = make("sizes of no vector", dtype, isa)
+    for layer in case.decoder.layers:
+        for linear in (layer.qkv, layer.output, layer.gate_up, layer.down):
+            assert isinstance(linear.weight, Tensor)
+            rounded = quantise(linear.weight, INT8 if bits == 8 else INT4)
+            packed = PackedWeight.allocate(*rounded.shape, bits)
+            packed.fill(rounded.value, rounded.scale.float())
+            linear.weight = packed
+    experts = EXPERTS["mixed"]
+    case.check([batch_of(case.decoder, [(0, 9), (0, 3)], experts(12)), batch_of(case.decoder, [(9, 10)], experts(1))])

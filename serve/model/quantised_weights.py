@@ -1,0 +1,167 @@
+"""Reading weights of 8 or 4 bits into a decoder, stored so or rounded as they are read."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kernels.expert_linear import PackedWeight
+from merge.bundle import read_failure
+from merge.bundle.quantised import (
+    PARTS,
+    QuantisationError,
+    QuantisedWeight,
+    Scheme,
+    quantise,
+    read_quantisation,
+    read_weight,
+    scheme_of,
+    stored_parts,
+)
+from serve.model.decoder import Decoder
+from serve.model.errors import ModelError
+from serve.model.huge_pages import hold_together
+from serve.model.layers import Linear, Part, Placement
+
+GROUP = 32
+"""Columns that share a scale in a `PackedWeight` of 4 bits."""
+
+
+def quantisation_of(directory: Path) -> frozenset[Scheme]:
+    """How a model directory's weights are quantised; empty where they are not.
+
+    Raises:
+        ModelError: in a way that is not supported.
+    """
+    try:
+        return read_quantisation(json.loads((directory / "config.json").read_bytes()))
+    except QuantisationError as error:
+        raise ModelError(f"{directory}: {error}") from error
+
+
+class QuantisedReader:
+    """The tensors of a directory's files, by name, and how the weights among them become a decoder's."""
+
+    def __init__(self, files: Sequence[Path], schemes: frozenset[Scheme], storage: str | None) -> None:
+        """Look at the names.
+
+        Args:
+            files: of weights.
+            schemes: of stored quantised weights.
+            storage: int8 or int4, for weights that are stored unquantised; None: they stay so.
+
+        Raises:
+            ModelError: a file that cannot be read, or parts of a quantised weight without the others.
+        """
+        self._schemes, self._storage, self._dtype = schemes, storage, torch.float32
+        self._file: dict[str, Path] = {}
+        for file in files:
+            try:
+                with safe_open(file, framework="pt", backend="pread") as shard:
+                    self._file |= dict.fromkeys(shard.keys(), file)
+            except (SafetensorError, OSError) as error:
+                raise ModelError(str(read_failure(file, error))) from error
+        try:
+            self._quantised = stored_parts(self._file.keys())
+        except QuantisationError as error:
+            raise ModelError(f"{files[0].parent}: {error}") from error
+        parts = {name + part for name in self._quantised for part in PARTS}
+        self.names = {*(self._file.keys() - parts), *self._quantised}
+
+    def file(self, name: str) -> Path:
+        """The file that holds a parameter."""
+        return self._file[name] if name in self._file else self._file[name + PARTS[0]]
+
+    def load(self, decoder: Decoder, packs: bool) -> None:
+        """Read all parameters of a decoder.
+
+        Args:
+            decoder: whose weights have memory but no values; those that are packed get other memory.
+            packs: hold weights in few bits where they can be; otherwise they are multiplied out.
+
+        Raises:
+            ModelError: a tensor that is damaged, or of another shape (named).
+        """
+        stacked: dict[Part, list[tuple[str, Placement]]] = {}
+        for name, placement in decoder.placements.items():
+            stacked.setdefault(placement.part, []).append((name, placement))
+        self._dtype = decoder.dtype
+        packed = {part for part, members in stacked.items() if packs and self._packs(part, members)}
+        hold_together([part.tensor for part in stacked if part not in packed])
+        for part, members in stacked.items():
+            if part not in packed:
+                for name, placement in members:
+                    found = self._read(name, placement)
+                    placement.target.copy_(found.dequantised() if isinstance(found, QuantisedWeight) else found)
+                continue
+            assert isinstance(part.layer, Linear)
+            part.layer.weight = self._stack([(name, self._read(name, placement)) for name, placement in members])
+        _move([part.layer for part in packed if isinstance(part.layer, Linear)])
+
+    def _packs(self, part: Part, members: Sequence[tuple[str, Placement]]) -> bool:
+        if not isinstance(part.layer, Linear) or part.kind == "bias":
+            return False
+        if all(name not in self._quantised for name, _ in members):
+            return self._storage is not None
+        groups = {scheme.group for scheme in self._schemes if scheme.bits == 4}
+        fits = all(group is None or group % GROUP == 0 for group in groups)
+        return fits and all(name in self._quantised for name, _ in members)
+
+    def _read(self, name: str, placement: Placement) -> Tensor | QuantisedWeight:
+        file = self.file(name)
+        if name in self._quantised:
+            try:
+                found: Tensor | QuantisedWeight = read_weight(name, self._tensor, self._schemes)
+            except QuantisationError as error:
+                raise ModelError(f"{file}: {error}") from error
+        else:
+            found = self._tensor(name)
+        if tuple(found.shape) != placement.shape:
+            raise ModelError(f"{file}: {name} is {list(found.shape)}; config.json implies {list(placement.shape)}")
+        return found
+
+    def _tensor(self, name: str) -> Tensor:
+        file = self._file[name]
+        try:
+            with safe_open(file, framework="pt", backend="pread") as shard:
+                tensor: Tensor = shard.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(str(read_failure(file, error))) from error
+        return tensor
+
+    def _stack(self, members: Sequence[tuple[str, Tensor | QuantisedWeight]]) -> Tensor | PackedWeight:
+        """One layer's weight from those that it stacks; multiplied out where they differ in their bits."""
+        found = [
+            quantise(weight, scheme_of(self._storage or "int8", name)) if isinstance(weight, Tensor) else weight
+            for name, weight in members
+        ]
+        bits = {weight.scheme.bits for weight in found}
+        whole = all(weight.scheme.group is None for weight in found)
+        if len(bits) > 1 or (bits == {8} and not whole):
+            return torch.cat([weight.dequantised(self._dtype) for weight in found])
+        rows, columns = sum(weight.shape[0] for weight in found), found[0].shape[1]
+        packed = PackedWeight.allocate(rows, columns, bits.pop())
+        scale = torch.cat([_by_group(weight) if packed.bits == 4 else weight.scale for weight in found])
+        packed.fill(torch.cat([weight.value for weight in found]), scale.to(torch.float32))
+        return packed
+
+
+def _by_group(weight: QuantisedWeight) -> Tensor:
+    """Scales [N, groups of 32 columns]."""
+    groups = -(-weight.shape[1] // GROUP)
+    repeats = groups if weight.scheme.group is None else weight.scheme.group // GROUP
+    return weight.scale.repeat_interleave(repeats, 1)[:, :groups]
+
+
+def _move(layers: Sequence[Linear]) -> None:
+    """Bring packed weights together into huge pages, one after another: both copies of one alone exist at a time."""
+    packed = [layer for layer in layers if isinstance(layer.weight, PackedWeight)]
+    fresh = [torch.empty_like(layer.weight.data) for layer in packed]
+    hold_together(fresh)
+    for layer, data in zip(packed, fresh, strict=True):
+        assert isinstance(layer.weight, PackedWeight)
+        layer.weight = replace(layer.weight, data=data.copy_(layer.weight.data))
