@@ -8,6 +8,7 @@ SERVED_ARCHITECTURES = (
     "SmolLM3ForCausalLM",
     "Phi3ForCausalLM",
     "GraniteForCausalLM",
+    "GraniteMoeHybridForCausalLM",
     "Olmo2ForCausalLM",
     "Olmo3ForCausalLM",
     "GemmaForCausalLM",

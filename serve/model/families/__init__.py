@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from serve.model.config import ModelConfig
 from serve.model.families.gemma import gemma, gemma2, gemma3
-from serve.model.families.granite import granite
+from serve.model.families.granite import granite, granite4
 from serve.model.families.llama import llama
 from serve.model.families.mistral import mistral
 from serve.model.families.mixtral import mixtral
@@ -25,6 +25,7 @@ FAMILIES: Mapping[str, Callable[[Settings], ModelConfig]] = {
     "SmolLM3ForCausalLM": smollm3,
     "Phi3ForCausalLM": phi3,
     "GraniteForCausalLM": granite,
+    "GraniteMoeHybridForCausalLM": granite4,
     "Olmo2ForCausalLM": olmo2,
     "Olmo3ForCausalLM": olmo3,
     "GemmaForCausalLM": gemma,

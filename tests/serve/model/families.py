@@ -15,6 +15,18 @@ LONGROPE = {
 PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 
+GRANITE4 = {
+    "layer_types": ["full_attention"] * 3,
+    "num_local_experts": 0,
+    "shared_intermediate_size": 40,
+    "position_embedding_type": "rope",
+    "mamba_n_heads": 4,
+    "embedding_multiplier": 6.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.3,
+    "logits_scaling": 0.5,
+}
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {"no_rope_layer_interval": 2}),
     "smollm3, windows": (
@@ -36,6 +48,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "granite4": ("granite4", GRANITE4),
+    "granite4, no positions": ("granite4", {**GRANITE4, "position_embedding_type": None, "attention_bias": True}),
     "olmo2": ("olmo2", {"num_key_value_heads": 6, "attention_bias": True}),
     "olmo3": (
         "olmo3",

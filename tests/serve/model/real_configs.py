@@ -96,6 +96,13 @@ SERVED: dict[str, dict[str, Any]] = {
         **GRANITE, "attention_multiplier": 0.015625, "hidden_size": 2048, "intermediate_size": 8192,
         "logits_scaling": 8.0, "rope_theta": 5000000.0, "vocab_size": 49155,
     },
+    "granite-4.0-micro": {
+        **GRANITE, "architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid",
+        "attention_multiplier": 0.015625, "hidden_size": 2560, "intermediate_size": 8192,
+        "layer_types": ["attention"] * 40, "logits_scaling": 10.0, "num_attention_heads": 40, "num_experts_per_tok": 0,
+        "num_local_experts": 0, "position_embedding_type": "rope", "rope_theta": 10000000,
+        "shared_intermediate_size": 8192, "vocab_size": 100352,
+    },
     "OLMo-2-1124-7B": {
         **OLMO, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_size": 4096,
         "intermediate_size": 11008, "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 32,
@@ -186,7 +193,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "embeddinggemma-300m": {"architectures": ["Gemma3TextModel"], "model_type": "gemma3_text"},
     "Ministral-3-8B-Instruct-2512": {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3"},
     "Llama-4-Scout-17B-16E": {"architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4"},
-    "granite-4.0-h-tiny": {"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid"},
     "Phi-3-small-8k-instruct": {"architectures": ["Phi3SmallForCausalLM"], "model_type": "phi3small"},
     "phi-2": {"architectures": ["PhiForCausalLM"], "model_type": "phi"},
     "OLMo-1B-hf": {"architectures": ["OlmoForCausalLM"], "model_type": "olmo"},

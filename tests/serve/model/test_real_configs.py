@@ -71,6 +71,18 @@ def test_tensors_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     assert ours.weight_bytes() == 2 * sum(tensor.numel() for tensor in theirs.parameters())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": ["mamba"] * 4 + ["attention"] * 36}, "layers of the kind 'mamba'"),
+        ({"num_local_experts": 64}, "routed feed-forward"),
+    ],
+)
+def test_a_granite_4_that_is_not_dense_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"GraniteMoeHybridForCausalLM with .*{message}"):
+        parsed({**SERVED["granite-4.0-micro"], **changes}, tmp_path)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_architectures_are_refused_by_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"holds {REFUSED[name]['architectures'][0]}; this decoder serves"):
