@@ -1,6 +1,7 @@
 """From a recipe to a bundle."""
 
 import importlib.metadata
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -31,6 +32,7 @@ from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge
 from merge.guard import Abilities, base_abilities, elsewhere_notes, experts_elsewhere, general_notes
 from merge.methods import BoundMethod
 from merge.progress import Progress
+from merge.quantised_backbone import write_quantised
 from merge.ray_pool import RayPool
 from merge.router import read_foreign, train_router
 from merge.scale import ScaleChoice, ScalePoint, choose_scale
@@ -163,23 +165,40 @@ def _merge_backbone(
         method = recipe.method() if scale is None else recipe.method(scale.multiple)
     stage = f"backbone by {recipe.merge_method} of {counted(len(inputs.fine_tunes), 'model')}"
     directory = staging.path / "backbone"
-    with shown.stage(stage, len(inputs.base.tensors) + len(inputs.base.buffers)) as advance:
+    rounds = recipe.quantisation is not None
+    with (
+        tempfile.TemporaryDirectory(prefix=".float32-", dir=staging.path) as folder,
+        shown.stage(stage, len(inputs.base.tensors) + len(inputs.base.buffers)) as advance,
+    ):
         write_backbone(
-            directory,
+            Path(folder) if rounds else directory,
             inputs.base,
             inputs.fine_tunes,
             method,
             dtype=getattr(torch, recipe.dtype),
-            out_dtype=None if recipe.out_dtype is None else getattr(torch, recipe.out_dtype),
+            out_dtype=torch.float32 if rounds else recipe.stored_dtype,
             on_tensor=advance,
             merged=merged.tensors,
             shard_bytes=recipe.out_shard_size,
             threads=workers,
             pool=pool,
         )
+        if recipe.quantisation is not None:
+            shown.say(f"backbone: rounding to {recipe.quantisation}")
+            dtype = recipe.stored_dtype or _usual_dtype(inputs.base)
+            merged_floats = open_checkpoint(Path(folder))
+            write_quantised(directory, merged_floats, recipe.quantisation, dtype, shard_bytes=recipe.out_shard_size)
     data = {"scale": None if scale is None else asdict(scale)}
     staging.record("backbone", [file for file in directory.rglob("*") if file.is_file()], data)
     return scale
+
+
+def _usual_dtype(base: Checkpoint) -> torch.dtype:
+    """The dtype of most of a checkpoint's bytes."""
+    sizes: dict[torch.dtype, int] = {}
+    for info in base.tensors.values():
+        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def _restored_scale(data: Mapping[str, Any] | None) -> ScaleChoice | None:

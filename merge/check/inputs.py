@@ -9,7 +9,7 @@ from pathlib import Path
 from merge.bundle import GenerationSettings, own_settings
 from merge.bundle.digest import file_digest, weights_digest
 from merge.check.finding import Finding, errors, unreadable
-from merge.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint, setting_files
+from merge.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint, setting_files, unquantised
 from merge.experts import (
     CalibrationError,
     Example,
@@ -111,7 +111,7 @@ def open_base(recipe: Recipe) -> tuple[Checkpoint | None, list[Finding]]:
     try:
         if is_adapter(recipe.base_model):
             return None, errors("base", [f"{recipe.base_model} is an adapter; a base is a full checkpoint"])
-        return open_checkpoint(recipe.base_model), []
+        return unquantised(open_checkpoint(recipe.base_model)), []
     except CheckpointError as error:
         return None, errors("base", error.faults)
     except OSError as error:
@@ -152,10 +152,10 @@ def open_examples(recipe: Recipe) -> tuple[dict[str, list[Example]] | None, list
 
 def _open(entry: ModelEntry, base: Checkpoint | None) -> Checkpoint | None:
     if entry.adapter is not None:
-        return open_adapter(entry.adapter, open_checkpoint(entry.model))
+        return open_adapter(entry.adapter, unquantised(open_checkpoint(entry.model)))
     if is_adapter(entry.model):
         return None if base is None else open_adapter(entry.model, base)
-    return open_checkpoint(entry.model)
+    return unquantised(open_checkpoint(entry.model))
 
 
 def _digest(checkpoint: Checkpoint, weights: Callable[[frozenset[Path]], str]) -> dict[str, str]:

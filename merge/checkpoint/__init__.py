@@ -17,6 +17,7 @@ from merge.checkpoint.reader import (
     read_headers,
     read_json,
     setting_files,
+    unquantised,
 )
 from merge.checkpoint.writer import SHARD_BYTES, CheckpointWriter, TensorSpec
 
@@ -39,4 +40,5 @@ __all__ = [
     "read_headers",
     "read_json",
     "setting_files",
+    "unquantised",
 ]

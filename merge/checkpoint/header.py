@@ -57,8 +57,12 @@ class TensorInfo:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
+def read_header(path: Path, packed: bool = False) -> dict[str, TensorInfo]:
     """Read and validate a safetensors header without touching the data.
+
+    Args:
+        path: the file.
+        packed: whether integers may hold several small numbers of a quantised weight.
 
     Returns:
         The tensors by name, in the file's order.
@@ -68,12 +72,12 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             offsets that overlap, leave holes or disagree with shape and dtype; of the tensors' faults all are told.
     """
     try:
-        return _read_header(path)
+        return _read_header(path, packed)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read_header(path: Path) -> dict[str, TensorInfo]:
+def _read_header(path: Path, packed: bool) -> dict[str, TensorInfo]:
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -88,7 +92,7 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
     spans = []
     for name, entry in entries.items():
         with faults.gathered():
-            spans.append((*_span(name, entry, path), name))
+            spans.append((*_span(name, entry, path, packed), name))
     faults.settle()
     expected = 0
     for begin, end, name in sorted(spans):
@@ -127,11 +131,11 @@ def _parse(raw: bytes, path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _span(name: str, entry: dict[str, Any], path: Path) -> tuple[int, int]:
+def _span(name: str, entry: dict[str, Any], path: Path, packed: bool) -> tuple[int, int]:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if dtype not in DTYPES and dtype not in _OTHER_BYTES:
         raise CheckpointError(f"{path}: {name} has the unknown dtype {dtype!r}")
-    if dtype in _OTHER_BYTES or (dtype in BUFFER_DTYPES and name.rpartition(".")[2] in PACKED):
+    if dtype in _OTHER_BYTES or (not packed and dtype in BUFFER_DTYPES and name.rpartition(".")[2] in PACKED):
         raise CheckpointError(
             f"{path}: {name} is {dtype}: quantised and integer tensors cannot be merged; "
             "give the float16, bfloat16 or float32 checkpoint"

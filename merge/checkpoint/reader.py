@@ -11,6 +11,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from merge.bundle.quantised import (
+    PARTS,
+    SCALE,
+    SHAPE,
+    QuantisationError,
+    Scheme,
+    read_quantisation,
+    read_weight,
+    stored_parts,
+)
 from merge.checkpoint.error import CheckpointError, Faults
 from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import TensorInfo, read_header
@@ -32,6 +42,39 @@ TIED = {
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """Where the parts of a quantised weight are.
+
+    Attributes:
+        files: by the names of its tensors.
+        schemes: of which it has one.
+    """
+
+    files: Mapping[str, Path]
+    schemes: frozenset[Scheme]
+
+    def dequantised(self, name: str, dtype: torch.dtype) -> Tensor:
+        """The weight multiplied out, [N, K].
+
+        Raises:
+            CheckpointError: it cannot be read, or is damaged.
+        """
+        try:
+            return read_weight(name, lambda part: _read(self.files[part], part), self.schemes).dequantised(dtype)
+        except QuantisationError as error:
+            raise CheckpointError(f"{self.files[name + PARTS[0]]}: {error}") from error
+
+
+def _read(file: Path, name: str) -> Tensor:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: {name} cannot be read: {error}") from error
+    return tensor
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An opened model directory.
 
@@ -40,12 +83,15 @@ class Checkpoint:
         config: config.json.
         tensors: what the headers say of the floating-point tensors, by name; second copies of tied ones are left out.
         buffers: the same of integer and boolean tensors.
+        quantised: how each quantised weight among `tensors` is stored: its tensors, and the schemes of config.json.
+            Its entry in `tensors` has the dtype of its scales, so that `nbytes` is what it takes multiplied out.
     """
 
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     buffers: Mapping[str, TensorInfo] = field(default_factory=dict)
+    quantised: Mapping[str, "Quantised"] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -67,7 +113,7 @@ class Checkpoint:
 
         Args:
             name: a key of `tensors`.
-            dtype: cast to it.
+            dtype: cast to it. None: as stored; float32 for a quantised weight, which is multiplied out.
             check: look for values that are not finite.
 
         Raises:
@@ -76,11 +122,9 @@ class Checkpoint:
         info = self.tensors.get(name) or self.buffers.get(name)
         if info is None:
             raise CheckpointError(f"{self.path} has no tensor {name}")
-        try:
-            with safe_open(info.file, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{info.file}: {name} cannot be read: {error}") from error
+        if name in self.quantised:
+            return self.quantised[name].dequantised(name, dtype or torch.float32)
+        tensor = _read(info.file, name)
         bad = count_not_finite(tensor) if check else 0
         if bad:
             raise CheckpointError(f"{info.file}: {name} holds {bad} NaN or infinite values of {tensor.numel()}")
@@ -105,17 +149,53 @@ def open_checkpoint(path: Path) -> Checkpoint:
     config: dict[str, Any] = {}
     with faults.gathered():
         config = read_json(path / "config.json")
-    if config.get("quantization_config") is not None:
-        faults.found.append(f"{path}: config.json has a quantization_config; merging needs the unquantised weights")
+    schemes: frozenset[Scheme] = frozenset()
+    try:
+        schemes = read_quantisation(config)
+    except QuantisationError as error:
+        faults.found.append(f"{path}: {error}")
     headers: dict[str, TensorInfo] = {}
     with faults.gathered():
-        headers = read_headers(path)
+        headers = read_headers(path, packed=config.get("quantization_config") is not None)
         if not headers:
             faults.found.append(f"{path}: the safetensors files hold no tensor")
     faults.settle()
-    tensors = {name: info for name, info in headers.items() if info.dtype.is_floating_point}
-    buffers = {name: info for name, info in headers.items() if name not in tensors}
-    return _untied(Checkpoint(path, config, tensors, buffers))
+    quantised = _quantised(path, headers, schemes)
+    parts = {name + part for name in quantised for part in PARTS}
+    weights = {name: _multiplied_out(name, headers) for name in quantised}
+    plain = {name: info for name, info in headers.items() if name not in parts}
+    tensors = {name: info for name, info in plain.items() if info.dtype.is_floating_point} | weights
+    buffers = {name: info for name, info in plain.items() if name not in tensors}
+    return _untied(Checkpoint(path, config, tensors, buffers, quantised))
+
+
+def unquantised(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint, which is to be merged.
+
+    Raises:
+        CheckpointError: its weights are quantised.
+    """
+    if checkpoint.quantised:
+        raise CheckpointError(
+            f"{checkpoint.path}: config.json has a quantization_config; merging needs the unquantised weights"
+        )
+    return checkpoint
+
+
+def _quantised(path: Path, headers: Mapping[str, TensorInfo], schemes: frozenset[Scheme]) -> dict[str, Quantised]:
+    if not schemes:
+        return {}
+    try:
+        names = sorted(stored_parts(headers.keys()))
+    except QuantisationError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return {name: Quantised({name + part: headers[name + part].file for part in PARTS}, schemes) for name in names}
+
+
+def _multiplied_out(name: str, headers: Mapping[str, TensorInfo]) -> TensorInfo:
+    info = headers[name + SHAPE]
+    shape = tuple(int(size) for size in _read(info.file, info.name).flatten())
+    return TensorInfo(name, headers[name + SCALE].dtype, shape, headers[name + PARTS[0]].file)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -161,12 +241,13 @@ def setting_files(directory: Path) -> list[Path]:
     ]
 
 
-def read_headers(path: Path, stem: str = SINGLE) -> dict[str, TensorInfo]:
+def read_headers(path: Path, stem: str = SINGLE, packed: bool = False) -> dict[str, TensorInfo]:
     """Read the headers of a directory's weights, in one file or in the shards that an index names.
 
     Args:
         path: the directory.
         stem: the file's name; its index is called `stem`.index.json.
+        packed: whether integers may hold quantised weights.
 
     Raises:
         CheckpointError: every fault found.
@@ -175,9 +256,9 @@ def read_headers(path: Path, stem: str = SINGLE) -> dict[str, TensorInfo]:
     if single.is_file() and index.is_file() and set(_weight_map(index).values()) != {stem}:
         raise CheckpointError(f"{path} has both {single.name} and {index.name}: remove the one that is stale")
     if single.is_file():
-        return read_header(single)
+        return read_header(single, packed)
     if index.is_file():
-        return _sharded(path, index)
+        return _sharded(path, index, packed)
     raise CheckpointError(_other_weights(path, stem))
 
 
@@ -208,7 +289,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weights
 
 
-def _sharded(path: Path, index: Path) -> dict[str, TensorInfo]:
+def _sharded(path: Path, index: Path, packed: bool) -> dict[str, TensorInfo]:
     weights = _weight_map(index)
     faults = Faults()
     tensors: dict[str, TensorInfo] = {}
@@ -219,13 +300,15 @@ def _sharded(path: Path, index: Path) -> dict[str, TensorInfo]:
             faults.found.append(f"{path}: the shard {shard} that {index.name} names is missing")
         else:
             with faults.gathered():
-                tensors.update(_shard(path / shard, {name for name, place in weights.items() if place == shard}))
+                tensors.update(
+                    _shard(path / shard, {name for name, place in weights.items() if place == shard}, packed)
+                )
     faults.settle()
     return tensors
 
 
-def _shard(file: Path, listed: set[str]) -> dict[str, TensorInfo]:
-    header = read_header(file)
+def _shard(file: Path, listed: set[str], packed: bool) -> dict[str, TensorInfo]:
+    header = read_header(file, packed)
     faults = Faults()
     for name in sorted(listed ^ set(header)):
         where = "the index but not in the shard" if name in listed else "the shard but not in the index"

@@ -111,9 +111,16 @@ def _vector(name: str, fine_tune: Checkpoint, sources: Sources) -> Tensor:
     return difference(fine_tune, sources.backbone if sources.config.selection == "residual" else sources.base, name)
 
 
+def _ranking(name: str, fine_tune: Checkpoint, sources: Sources, vector: Tensor) -> Tensor:
+    """What entries are ranked by: the vector; over a quantised backbone never its rounding errors."""
+    if sources.config.selection == "residual" and sources.backbone.quantised:
+        return difference(fine_tune, sources.base, name)
+    return vector
+
+
 def _data_free(name: str, fine_tune: Checkpoint, sources: Sources, factor: float) -> Values:
     vector = _vector(name, fine_tune, sources)
-    index = largest_entries(vector, sources.entries(vector.shape[1]))
+    index = largest_entries(_ranking(name, fine_tune, sources, vector), sources.entries(vector.shape[1]))
     value = _closed_form(name, vector, index, sources, factor)
     return Values(index, as_stored(value, sources.config.storage))
 
@@ -144,7 +151,7 @@ def _calibrated(
         if config.selection == "activation":
             index, value = greedy_support(target, moments.gram, k)
         else:
-            index = largest_entries(vector, k)
+            index = largest_entries(_ranking(key, fine_tune, sources, vector), k)
             value = fit_values(target, moments.gram, index)
         if config.values != "least_squares":
             value = _closed_form(key, vector, index, sources, factor)
@@ -153,5 +160,6 @@ def _calibrated(
         yield key, Values(index, value)
     for key in sorted(left):  # an embedding is looked up, not multiplied: it has no inputs to measure
         residual = sources.lacking(fine_tune, key)
-        index = largest_entries(residual, sources.entries(residual.shape[1]))
+        ranking = difference(fine_tune, sources.base, key) if sources.backbone.quantised else residual
+        index = largest_entries(ranking, sources.entries(residual.shape[1]))
         yield key, Values(index, as_stored(residual.gather(1, index), config.storage))

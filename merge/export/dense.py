@@ -68,6 +68,8 @@ def export_dense(bundle: Bundle, task: str, out: Path, dtype: torch.dtype | None
         write_generation(directory, expert.settings)
         if dtype is not None:
             _declare(directory / "config.json", dtype)
+        if backbone.quantised:
+            _forget_quantisation(directory / "config.json")
     changed = {str(planned[name]).removeprefix("torch.") for name in (*expert.matrices, *expert.dense)}
     return DenseReport(
         out=out,
@@ -106,6 +108,12 @@ def residual_of(expert: Expert, name: str, backbone: Checkpoint) -> Tensor | Non
     if name in expert.sparse or name in expert.low_rank:
         return expert.matrix(name, backbone.tensors[name].shape[1])
     return expert.dense.get(name)
+
+
+def _forget_quantisation(path: Path) -> None:
+    config = json.loads(path.read_bytes())
+    del config["quantization_config"]
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _declare(path: Path, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from merge.checkpoint import SHARD_BYTES
@@ -60,6 +61,18 @@ class ModelEntry(_Block):
         return name
 
 
+class BackboneConfig(_Block):
+    """How the backbone is stored.
+
+    Attributes:
+        storage: bf16: in bfloat16. int8: linear weights, embeddings and the head in 8 bits with a scale a row. int4:
+            linear weights in 4 bits with a scale for each 32 columns, embeddings and the head in 8. None: as
+            `out_dtype` says.
+    """
+
+    storage: Literal["bf16", "int8", "int4"] | None = None
+
+
 class Recipe(_Block):
     """A whole recipe. Paths are absolute once `load_recipe` returns it.
 
@@ -74,6 +87,7 @@ class Recipe(_Block):
         out_shard_size: most bytes of a file of the backbone, as in 5GB or 512MiB.
         include: shell-style patterns of the tensors that are merged; all others are the base's.
         exclude: patterns of those that are not: by default task heads and buffers.
+        backbone: how the backbone is stored.
         experts: how experts are cut.
         calibration: prompts; None: none, so data-free experts and no router.
         router: how the router is trained.
@@ -89,10 +103,23 @@ class Recipe(_Block):
     out_shard_size: ByteSize = Field(default=ByteSize(SHARD_BYTES), gt=0)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = LEFT_ALONE
+    backbone: BackboneConfig = BackboneConfig()
     experts: ExpertConfig = ExpertConfig()
     calibration: CalibrationConfig | None = None
     router: RouterConfig = RouterConfig()
     _remarks: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def quantisation(self) -> Literal["int8", "int4"] | None:
+        """How the backbone is rounded; None: it is not."""
+        storage = self.backbone.storage
+        return None if storage == "bf16" else storage
+
+    @property
+    def stored_dtype(self) -> torch.dtype | None:
+        """Of the backbone's tensors that are not rounded; None: each in the base's own."""
+        name = "bfloat16" if self.backbone.storage == "bf16" else self.out_dtype
+        return None if name is None else getattr(torch, name)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -129,6 +156,17 @@ class Recipe(_Block):
                 raise ValueError(f"a model has the bundle's name {name!r}: requests could not tell them apart")
         if self.calibration is None and "router" in self.model_fields_set:
             raise ValueError("router needs prompts: add a calibration block with a file")
+        if self.backbone.storage == "bf16" and self.out_dtype not in {None, "bfloat16"}:
+            raise ValueError(f"backbone.storage bf16 and out_dtype {self.out_dtype} say two things: leave one out")
+        if self.quantisation and self.experts.form == "lora":
+            raise ValueError(
+                "experts.form: lora keeps LoRAs of the base as they are, but a quantised backbone is not the base: "
+                "set experts.form: low_rank, or backbone.storage: bf16"
+            )
+        if self.quantisation and "backbone" in self.router.chosen_features:
+            raise ValueError(
+                "router.features: backbone reads an unquantised backbone: set backbone.storage: bf16, or other features"
+            )
         if self.experts.form == "lora" and self.merge_method != "base":
             raise ValueError("experts.form: lora keeps LoRAs of the base as they are: set merge_method: base")
         self.experts.resolved(self.calibration is not None)

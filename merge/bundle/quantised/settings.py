@@ -30,7 +30,7 @@ def read_quantisation(config: Mapping[str, Any]) -> frozenset[Scheme]:
         QuantisationError: another format (GPTQ, AWQ, bitsandbytes, FP8, ...), quantised activations, zero points.
     """
     given = config.get("quantization_config")
-    if not given:
+    if given is None:
         return frozenset()
     if not isinstance(given, Mapping):
         raise QuantisationError(f"config.json: quantization_config is {given!r}; it must be an object")
@@ -53,6 +53,8 @@ def _called(given: Mapping[str, Any]) -> str:
     method = given.get("quant_method")
     if method is None and (given.get("load_in_8bit") or given.get("load_in_4bit")):
         return "of bitsandbytes"
+    if method is None:
+        return "without a quant_method"
     names = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8", "fbgemm_fp8": "FP8"}
     return f"of {names.get(str(method), repr(method))}"
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from merge.checkpoint import CheckpointError, copy_settings, open_checkpoint
+from merge.bundle.quantised import INT4, packed_tensors, quantise, write_quantisation
+from merge.checkpoint import CheckpointError, copy_settings, open_checkpoint, unquantised
 from tests.merge.tiny import save_tiny
 
 
@@ -74,6 +75,28 @@ def test_missing_or_broken_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"quantization_config": {"bits": 4}}')
     with pytest.raises(CheckpointError, match="unquantised"):
         open_checkpoint(tmp_path)
+
+
+def test_quantised_weights_are_multiplied_out(tmp_path: Path) -> None:
+    weight = quantise(torch.randn(6, 40, generator=torch.Generator().manual_seed(0)), INT4)
+    tensors = {**packed_tensors("a.weight", weight), "norm.weight": torch.ones(3)}
+    path = directory(tmp_path / "m", tensors)
+    (path / "config.json").write_text(json.dumps(write_quantisation({}, "int4")))
+    checkpoint = open_checkpoint(path)
+    assert {name: info.shape for name, info in checkpoint.tensors.items()} == {"a.weight": (6, 40), "norm.weight": (3,)}
+    assert torch.equal(checkpoint.tensor("a.weight"), weight.dequantised())
+    assert torch.equal(checkpoint.tensor("a.weight", torch.bfloat16), weight.dequantised(torch.bfloat16))
+    assert checkpoint.nbytes == 6 * 40 * 2 + 3 * 4
+    with pytest.raises(CheckpointError, match="merging needs the unquantised weights"):
+        unquantised(checkpoint)
+    damaged = {**tensors, "a.weight_scale": tensors["a.weight_scale"] * float("nan")}
+    lacking = {name: tensor for name, tensor in tensors.items() if name != "a.weight_scale"}
+    for name, others in (("damaged", damaged), ("lacking", lacking)):
+        (directory(tmp_path / name, others) / "config.json").write_text(json.dumps(write_quantisation({}, "int4")))
+    with pytest.raises(CheckpointError, match=r"a\.weight_scale: 12 of 12 scales are not finite and positive"):
+        open_checkpoint(tmp_path / "damaged").tensor("a.weight")
+    with pytest.raises(CheckpointError, match=r"a\.weight_scale is missing"):
+        open_checkpoint(tmp_path / "lacking")
 
 
 def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_a_tied_head_has_no_scheme() -> None:
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "of bitsandbytes"),
         ({"load_in_8bit": True}, "of bitsandbytes"),
         ({"quant_method": "fp8"}, "of FP8"),
+        ({}, "without a quant_method"),
         ({"quant_method": "torchao"}, "of 'torchao'"),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "format 'float-quantized'"),
         ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "has no config_groups"),
