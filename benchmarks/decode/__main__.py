@@ -7,9 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
+from benchmarks.decode.backbones import measure_backbones
 from benchmarks.decode.measure import measure
 from benchmarks.decode.model import Kind, Shape
-from benchmarks.decode.peers import COMPILED, NAMES
+from benchmarks.decode.peers import COMPILED, NAMES, QUANTISED
+from merge.bundle.quantised import SCHEMES
 
 
 def main() -> None:
@@ -17,10 +19,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.decode", description="Step times of the engine on a 372 M parameter model."
     )
+    known = (*NAMES, *COMPILED, *QUANTISED)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--context", type=int, help="measure steps at contexts up to this many tokens")
     parser.add_argument(
-        "--peers", nargs="?", const=",".join(NAMES), default="", help=f"any of {', '.join((*NAMES, *COMPILED))}"
+        "--peers",
+        nargs="?",
+        const=",".join(NAMES),
+        default="",
+        help=f"any of {', '.join(known)}",
     )
     parser.add_argument(
         "--experts",
@@ -38,6 +45,11 @@ def main() -> None:
         default=Shape.vocabulary,
         help="of the model: 16,000; 151,936 is that of Qwen2.5, with 494 M parameters",
     )
+    parser.add_argument(
+        "--backbone",
+        choices=tuple(SCHEMES),
+        help="measure steps over the backbone in so many bits beside bfloat16; llama.cpp then runs its own formats, too",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="four layers, two rounds")
     options = parser.parse_args()
@@ -48,6 +60,14 @@ def main() -> None:
         parser.error("--vocabulary must be at least 1")
     layers, rounds = (4, 2) if options.quick else (Shape.layers, options.rounds)
     shape = Shape(layers=layers, vocabulary=options.vocabulary)
+    if options.backbone and (options.sampling or options.context is not None):
+        parser.error("--backbone cannot be used with --sampling or --context")
+    if options.backbone:
+        with tempfile.TemporaryDirectory(prefix="overtone-decode-") as folder:
+            wanted = [*names, *(QUANTISED if "llama.cpp" in names else ())]
+            found = measure_backbones(Path(folder), shape, options.backbone, wanted, rounds, _say)
+        print(json.dumps(found) if options.json else json.dumps(found, indent=2))
+        return
     with tempfile.TemporaryDirectory(prefix="overtone-decode-") as folder:
         report = measure(
             Path(folder),

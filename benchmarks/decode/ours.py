@@ -42,6 +42,11 @@ class Ours:
         ]
         return Timing(await asyncio.gather(*(_arrivals(stream, start) for stream in streams)))
 
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the backbone's weights."""
+        return self._engine.stats().weight_bytes
+
     def top_logprobs(self, prompts: Sequence[Sequence[int]], experts: Sequence[str]) -> list[dict[int, float]]:
         """Of each prompt's next token, the `TOP` most likely ones with their log-probabilities, all in one batch."""
         return self._runner.run(self._top_logprobs(prompts, experts))
@@ -77,10 +82,16 @@ async def _arrivals(stream: AsyncIterator[Output], start: float) -> list[float]:
 
 @contextmanager
 def running(
-    bundle: Bundle, vocabulary: int, max_model_len: int, adapters: Mapping[str, Path] | None = None
+    bundle: Bundle,
+    vocabulary: int,
+    max_model_len: int,
+    adapters: Mapping[str, Path] | None = None,
+    quantization: str | None = None,
 ) -> Iterator[Ours]:
     """Start an engine with all experts and adapters resident; it is shut down when the block is left."""
-    config = EngineConfig(max_model_len=max_model_len, max_num_seqs=8, enable_prefix_caching=False)
+    config = EngineConfig(
+        max_model_len=max_model_len, max_num_seqs=8, enable_prefix_caching=False, quantization=quantization
+    )
     engine = build_engine(bundle, config, adapters=adapters)
     with asyncio.Runner() as runner:
         ours = Ours(engine, vocabulary, runner)

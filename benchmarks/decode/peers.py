@@ -15,9 +15,11 @@ from benchmarks.decode.timing import Run, Timing
 from benchmarks.peers import LLAMA, OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
 
 NAMES = ("vllm", "vllm-lora", "peft", "openvino", "llama.cpp")
+QUANTISED = ("llama.cpp-Q8_0", "llama.cpp-Q4_0", "llama.cpp-Q4_K_M")
+"""llama.cpp with the model in its own formats, as its `llama_model_quantize` makes them."""
 COMPILED = ("vllm-compiled", "vllm-lora-compiled")
 """vLLM with its model compiled by torch instead of eager, which takes minutes to start: run where they are named."""
-WITHOUT_ADAPTERS = ("vllm", "vllm-compiled", "openvino", "llama.cpp")
+WITHOUT_ADAPTERS = ("vllm", "vllm-compiled", "openvino", "llama.cpp", *QUANTISED)
 """Peers, as they are started here, that run the backbone alone."""
 FOLDER = Path(peers.__file__).parent
 VLLM_SETTINGS = {
@@ -37,9 +39,9 @@ def running(
     Raises:
         PeerError: a peer is unknown, or cannot be installed or started.
     """
-    unknown = sorted(set(names) - {*NAMES, *COMPILED})
+    unknown = sorted(set(names) - {*NAMES, *COMPILED, *QUANTISED})
     if unknown:
-        raise PeerError(f"no peer {unknown[0]!r}; there are: {', '.join((*NAMES, *COMPILED))}")
+        raise PeerError(f"no peer {unknown[0]!r}; there are: {', '.join((*NAMES, *COMPILED, *QUANTISED))}")
     with ExitStack() as stack:
         found: dict[str, Run] = {}
 
@@ -60,12 +62,16 @@ def running(
             start("openvino", "openvino_worker.py", prepare(OPENVINO, say), str(model))
         if "llama.cpp" in names:
             start("llama.cpp", "llama_worker.py", prepare(LLAMA, say), str(model), str(length))
+        for name in QUANTISED:
+            if name in names:
+                format_ = name.removeprefix("llama.cpp-")
+                start(name, "llama_worker.py", prepare(LLAMA, say), str(model), str(length), format_)
         yield found
 
 
 def takes(name: str, case: Case) -> bool:
     """Whether the engine or a peer runs a case: peers are asked for greedy tokens alone, and some have no adapters."""
-    if case.sampled and name in (*NAMES, *COMPILED):
+    if case.sampled and name in (*NAMES, *COMPILED, *QUANTISED):
         return False
     return name not in WITHOUT_ADAPTERS or not any(case.experts)
 

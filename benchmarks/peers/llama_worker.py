@@ -48,6 +48,17 @@ def convert(model: Path, target: Path) -> None:
     writer.close()
 
 
+def quantised(path: Path, format_: str) -> Path:
+    """Write the file once more in a format of llama.cpp's, such as Q8_0; rows that do not fit get another."""
+    target = path.with_name(f"{format_}.gguf")
+    options = llama.llama_model_quantize_default_params()
+    options.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{format_}")
+    if status := llama.llama_model_quantize(str(path).encode(), str(target).encode(), options):
+        raise RuntimeError(f"llama_model_quantize returned {status}")
+    path.unlink()
+    return target
+
+
 class Engine:
     """A model and a context for `SEQUENCES` sequences of at most `length` tokens."""
 
@@ -102,10 +113,12 @@ def arrivals(engine: Engine, prompts: list[list[int]], tokens: int) -> list[list
 
 def main() -> None:
     """Answer questions until stdin ends."""
-    model, length = sys.argv[1:]
+    model, length, *format_ = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="overtone-llama-") as folder:
         path = Path(folder) / "model.gguf"
         convert(Path(model), path)
+        if format_:
+            path = quantised(path, format_[0])
         engine = Engine(path, int(length))
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

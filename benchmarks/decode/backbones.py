@@ -1,0 +1,118 @@
+"""Steps over a backbone of 8 or 4 bits beside the same backbone in bfloat16, and beside llama.cpp's formats."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.decode import peers
+from benchmarks.decode.cases import Case
+from benchmarks.decode.model import Shape, write_loras, write_model
+from benchmarks.decode.ours import running
+from benchmarks.decode.timing import Run
+from kernels.compiled import ISAS, library
+from merge.bundle.quantised import SCHEMES
+
+STEPS = 32
+EXPERTS = 8
+DENSITY = 0.01
+PLAIN = "bf16"
+CASES = (
+    Case("1", (None,), 32),
+    Case("8", (None,) * 8, 32),
+    Case("distinct8", tuple(f"e{i}" for i in range(EXPERTS)), 32),
+)
+PREFILL = Case("prefill", (None,) * 4, 512)
+
+Figures = dict[str, dict[str, list[float]]]
+"""Of each round, by what ran and by case."""
+
+
+def measure_backbones(
+    folder: Path, shape: Shape, storage: str, names: Sequence[str], rounds: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the benchmark: the document that `--backbone STORAGE --json` prints.
+
+    The engines hold the same bundle, one as it is stored and one rounded at load. Each round runs every case on all of
+    them in turn, in another order than the round before. Ratios are medians of the rounds' own.
+
+    Args:
+        folder: for the model; the caller removes it.
+        shape: of the model.
+        storage: int8 or int4.
+        names: peers to run beside them.
+        rounds: how often everything is measured.
+        say: told of progress.
+
+    Raises:
+        ValueError: another storage.
+    """
+    if storage not in SCHEMES:
+        raise ValueError(f"storage is {storage!r}; it must be one of {', '.join(SCHEMES)}")
+    say("writing the model and its experts")
+    bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY, "int8")
+    loras = folder / "loras"
+    if names:
+        write_loras(loras, bundle, [], 16)
+    length = max(case.prompt for case in (*CASES, PREFILL)) + STEPS + 1
+    with ExitStack() as stack:
+        runs: dict[str, Run] = {}
+        held: dict[str, int] = {}
+        for name, quantization in ((PLAIN, None), (storage, storage)):
+            ours = stack.enter_context(running(bundle, shape.vocabulary, length, quantization=quantization))
+            runs[name], held[name] = ours.run, ours.weight_bytes
+        others = peers.running(list(names), bundle.backbone_dir, loras, shape.vocabulary, length, say)
+        runs |= stack.enter_context(others)
+        steps, prompts = _rounds(runs, rounds, say)
+    own = (PLAIN, storage)
+    kernels = library()
+    return {
+        "parameters": bundle.manifest.backbone_bytes // 2,
+        "threads": torch.get_num_threads(),
+        "kernels": ISAS[kernels.isa] if kernels else "torch",
+        "rounds": rounds,
+        "storage": storage,
+        "weight_bytes": held,
+        "backbone_ms": {name: {case: _median(steps[name][case]) for case in ("1", "8")} for name in own},
+        "distinct8": {name: _median(steps[name]["distinct8"]) for name in own},
+        "ratio": {
+            **{case: _ratio(steps[storage][case], steps[PLAIN][case]) for case in ("1", "8")},
+            "distinct8": _ratio(steps[storage]["distinct8"], steps[storage]["8"]),
+        },
+        "peers": {
+            name: {
+                case: {"ms": _median(found), "over_ours": _ratio(found, steps[storage][case])}
+                for case, found in steps[name].items()
+            }
+            for name in runs
+            if name not in own
+        },
+        "prefill_tokens_per_s": {name: round(statistics.median(found)) for name, found in prompts.items()},
+    }
+
+
+def _rounds(runs: Mapping[str, Run], rounds: int, say: Callable[[str], None]) -> tuple[Figures, dict[str, list[float]]]:
+    steps: Figures = {name: {} for name in runs}
+    prompts: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        order = list(runs) if number % 2 else list(reversed(list(runs)))
+        for case in CASES:
+            for name in order:
+                if peers.takes(name, case):
+                    steps[name].setdefault(case.name, []).append(runs[name](case, STEPS + 1).step_ms)
+        for name in order:
+            tokens = PREFILL.prompt * len(PREFILL.experts)
+            prompts[name].append(1e3 * tokens / runs[name](PREFILL, 1).first_ms)
+    return steps, prompts
+
+
+def _median(values: Sequence[float]) -> float:
+    return round(statistics.median(values), 3)
+
+
+def _ratio(values: Sequence[float], to: Sequence[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(values, to, strict=True)), 3)

@@ -1,0 +1,20 @@
+import pytest
+
+from benchmarks.decode.backbones import measure_backbones
+from tests.benchmarks.decode.test_model import TINY
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_a_report_has_what_it_promises(tmp_path, storage):
+    report = measure_backbones(tmp_path, TINY, storage, [], 2, lambda _: None)
+    assert set(report["backbone_ms"]) == set(report["distinct8"]) == {"bf16", storage}
+    assert all(set(found) == {"1", "8"} for found in report["backbone_ms"].values())
+    assert set(report["ratio"]) == {"1", "8", "distinct8"}
+    assert report["weight_bytes"][storage] < 0.75 * report["weight_bytes"]["bf16"]
+    assert report["peers"] == {}
+    assert all(found > 0 for found in report["prefill_tokens_per_s"].values())
+
+
+def test_refuses_another_storage(tmp_path):
+    with pytest.raises(ValueError, match="storage is 'int2'; it must be one of int8, int4"):
+        measure_backbones(tmp_path, TINY, "int2", [], 1, lambda _: None)
