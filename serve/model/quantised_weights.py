@@ -26,6 +26,7 @@ from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
 from serve.model.huge_pages import hold_together
 from serve.model.layers import Linear, Part, Placement
+from serve.model.routed import Router
 
 GROUP = 32
 """Columns that share a scale in a `PackedWeight` of 4 bits."""
@@ -103,7 +104,7 @@ class QuantisedReader:
         _move([part.layer for part in packed if isinstance(part.layer, Linear)])
 
     def _packs(self, part: Part, members: Sequence[tuple[str, Placement]]) -> bool:
-        if not isinstance(part.layer, Linear) or part.kind == "bias":
+        if not isinstance(part.layer, Linear) or isinstance(part.layer, Router) or part.kind == "bias":
             return False
         if all(name not in self._quantised for name, _ in members):
             return self._storage is not None

@@ -13,6 +13,10 @@ from serve.model.config import RoutedConfig
 from serve.model.layers import Linear, Placement, place_linear
 
 
+class Router(Linear):
+    """Chooses branches. Its weight is never rounded to few bits, which would choose others."""
+
+
 class RoutedMlp:
     """Branches, and the linear layer that chooses among them.
 
@@ -24,7 +28,7 @@ class RoutedMlp:
         self, config: RoutedConfig, hidden: int, activation: Activation, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._config, self._hidden, self._activation = config, hidden, activation
-        self.router = Linear(config.branches, hidden, False, dtype, device)
+        self.router = Router(config.branches, hidden, False, dtype, device)
         self.gate_up = [Linear(2 * config.inner, hidden, False, dtype, device) for _ in range(config.branches)]
         self.down = [Linear(hidden, config.inner, False, dtype, device) for _ in range(config.branches)]
 

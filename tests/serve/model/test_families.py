@@ -108,6 +108,16 @@ def test_logits_are_those_of_transformers(case: str, bundle: TinyBundle) -> None
         assert torch.equal(got.argmax(-1), want.argmax(-1))
 
 
+def test_weights_of_8_bits_are_near(case: str, bundle: TinyBundle) -> None:
+    decoder, sequences = load_model(bundle.bundle.backbone_dir, quantisation="int8"), prompts(19, 5, 3)
+    routers = [layer.routed.router for layer in decoder.layers if layer.routed is not None]
+    assert decoder.weight_bytes() < decoder.unquantised_bytes()
+    assert all(isinstance(router.weight, Tensor) for router in routers), "another branch would be chosen"
+    got, want = run(decoder, sequences, 3), expected(bundle.model, sequences)
+    # A token whose branches are nearly as good may take another one.
+    assert (got - want).norm() < (0.2 if routers else 0.1) * want.norm()
+
+
 def test_mixed_batches_and_shared_prefixes_give_transformers_greedy_tokens(bundle: TinyBundle) -> None:
     engine = engine_of(bundle.bundle).engine
     shared = tuple(prompts(21)[0])
