@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--backbone",
         choices=tuple(SCHEMES),
-        help="measure steps over the backbone in so many bits beside bfloat16; llama.cpp then runs its own formats, too",
+        help="measure steps over the backbone in so many bits beside bfloat16; llama.cpp runs its own formats, too",
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="four layers, two rounds")
