@@ -7,7 +7,7 @@ beside the weights: `residual_shape` says how large its slots are, `packed` what
 """
 
 from serve.model.batch import ForwardBatch
-from serve.model.config import LayerConfig, ModelConfig, TensorNames
+from serve.model.config import LayerConfig, ModelConfig, RoutedConfig, TensorNames
 from serve.model.decoder import Decoder, KvCache
 from serve.model.errors import ModelError
 from serve.model.packed import PackedExpert
@@ -26,6 +26,7 @@ __all__ = [
     "PackedExpert",
     "ResidualBanks",
     "ResidualShape",
+    "RoutedConfig",
     "TensorNames",
     "load_model",
     "read_config",
