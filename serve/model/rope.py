@@ -250,17 +250,20 @@ class RotaryTable:
     """cos and sin of every position's angles, computed once.
 
     Attributes:
-        cos: [positions, rotated] float32, both halves alike, times the attention factor.
+        cos: [positions, rotated] float32, both halves alike, times the attention factor; [1, rotated] where positions
+            are not looked at.
         sin: the same for sin, its first half negated: what the other half of a pair is multiplied by.
     """
 
     def __init__(self, config: RopeConfig, head_dim: int, positions: int, device: torch.device) -> None:
         frequencies = config.inverse_frequencies(head_dim, positions)
-        angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+        self._rows = 1 if config.kind == "none" else positions
+        angles = torch.outer(torch.arange(self._rows, dtype=torch.float32), frequencies)
         cos, sin = angles.cos() * config.attention_factor, angles.sin() * config.attention_factor
         self.cos = torch.cat([cos, cos], dim=1).to(device)
         self.sin = torch.cat([-sin, sin], dim=1).to(device)
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each [T, 1, rotated] in `dtype`, for positions [T] int64."""
+        positions = positions if self._rows > 1 else torch.zeros_like(positions)
         return self.cos[positions].to(dtype).unsqueeze(1), self.sin[positions].to(dtype).unsqueeze(1)

@@ -7,11 +7,12 @@ import torch
 
 from merge.bundle import Bundle, expert_header, open_bundle
 from serve.api.catalogue import Catalogue
-from serve.engine import EngineError, Request, build
+from serve.engine import EngineError, InvalidRequest, Request, build
 from serve.engine import memory as memory_module
 from serve.engine.memory import free_bytes
 from serve.model import Decoder, load_model
 from tests.serve.conftest import TinyBundle, drain, engine_of, greedy, random_model, tokens_of, write_bundle
+from tests.serve.model.families import CASES
 
 BLOCK_BYTES = 4 * 3 * 2 * 2 * 8 * 4
 
@@ -123,3 +124,28 @@ def test_the_header_of_each_expert_is_read_once(tiny: TinyBundle, monkeypatch: p
     Catalogue.from_bundle(bundle, 64)
     engine_of(bundle)
     assert read == [bundle.expert_path(name) for name in "abcd"]
+
+
+def test_a_dynamic_rope_reaches_as_far_as_its_factor(tmp_path: Path) -> None:
+    model = random_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    bundle = write_bundle(tmp_path / "bundle", model).bundle
+    with pytest.raises(EngineError, match="513 is more than the 512 the model was made for"):
+        engine_of(bundle, max_model_len=513)
+    prompt = tuple(token % 90 + 2 for token in range(300))
+    engine = engine_of(bundle, max_model_len=512).engine
+    engine.add(Request("long", prompt, greedy(2)))
+    assert len(tokens_of(drain(engine)["long"])) == 2
+    own = engine_of(bundle).engine
+    with pytest.raises(InvalidRequest, match="256"):
+        own.add(Request("long", prompt, greedy(2)))
+
+
+def test_the_log_says_which_factors_a_longrope_uses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {**CASES["phi3, longrope"][1], "max_position_embeddings": 256}
+    bundle = write_bundle(tmp_path / "bundle", random_model("phi3", **settings)).bundle
+    with caplog.at_level("INFO", logger="overtone"):
+        engine_of(bundle, max_model_len=64)
+        assert "factors of long contexts" not in caplog.text
+        engine_of(bundle)
+    assert "up to 256 tokens are longer than the 64" in caplog.text
+    assert "--max-model-len 64 takes those of short ones" in caplog.text
