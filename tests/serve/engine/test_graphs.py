@@ -54,6 +54,8 @@ FAMILIES = {
     "mistral": {"sliding_window": 7},
     "qwen2": {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 1},
     "qwen3": {"tie_word_embeddings": True},
+    "phi3": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}},
+    "gemma2": {"sliding_window": 11, "attn_logit_softcapping": 2.0},
 }
 
 

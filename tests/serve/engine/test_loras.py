@@ -52,7 +52,7 @@ def check(wrapped: Any, prompt: Sequence[int], adapter: str | None, outputs: Seq
     torch.testing.assert_close(torch.tensor([token.logprob for token in found]), want, atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "granite", "olmo2", "gemma3"])
 def test_a_mixed_batch_gives_what_peft_gives(family: str, tmp_path: Path) -> None:
     write_model(tmp_path / "base", family)
     adapters = write_adapters(tmp_path / "base", tmp_path)

@@ -35,6 +35,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 1},
     "qwen3": {"tie_word_embeddings": True},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "gemma2": {"sliding_window": 11, "attn_logit_softcapping": 2.0},
 }
 
 
