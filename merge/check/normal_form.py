@@ -6,7 +6,6 @@ the model's own configuration class, so a default is the class's. What the class
 same is then unified here.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ def _read_by_class(config: Mapping[str, Any]) -> dict[str, Any] | None:
     kind = CONFIG_MAPPING[config["model_type"]] if config.get("model_type") in CONFIG_MAPPING else None
     if kind is None:
         return None
-    document = copy.deepcopy(dict(config))
+    document = _with_floats(dict(config))
     # Version 4's classes understood this null; some of version 5's refuse it.
     if document.get("num_key_value_heads", 1) is None and isinstance(document.get("num_attention_heads"), int):
         document["num_key_value_heads"] = document["num_attention_heads"]
@@ -47,6 +46,15 @@ def _read_by_class(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if fields.get("head_dim") is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         fields["head_dim"] = hidden // heads  # Qwen2's class leaves this to the model
     return fields
+
+
+def _with_floats(value: Any) -> Any:
+    """A copy in which infinities are numbers: transformers 5 writes them as `{"__float__": "Infinity"}`."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _with_floats(item) for key, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def _unified(config: Mapping[str, Any]) -> dict[str, Any]:

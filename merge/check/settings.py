@@ -16,7 +16,9 @@ COMPUTING = frozenset({
     "num_layers", "num_heads", "num_decoder_layers", "relative_attention_num_buckets", "feed_forward_proj",
     "position_embedding_type", "type_vocab_size", "image_size", "patch_size", "num_channels", "projection_dim",
     "attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "final_logit_softcapping",
-    "attn_logit_softcapping", "query_pre_attn_scalar", "scale_embedding",
+    "attn_logit_softcapping", "query_pre_attn_scalar", "scale_embedding", "no_rope_layers", "norm_topk_prob",
+    "moe_intermediate_size", "shared_intermediate_size", "decoder_sparse_step", "mlp_only_layers",
+    "use_bidirectional_attention", "original_max_position_embeddings",
 })  # fmt: skip
 """Fields that change what the same weights compute. Not `vocab_size`, which the shapes of the merged tensors tell."""
 

@@ -9,6 +9,7 @@ from merge.check.normal_form import normal_forms
 from merge.check.settings import compare_settings
 from merge.checkpoint import Checkpoint
 from tests.merge.check.real_configs import CONFIGS, resaved
+from tests.serve.model.real_configs import SERVED
 
 ROPE = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
 
@@ -24,6 +25,28 @@ def found(base: dict[str, Any], other: dict[str, Any]) -> dict[str, list[str]]:
 def test_both_spellings_mean_the_same(name: str, tmp_path: Path) -> None:
     four, five = CONFIGS[name], resaved(CONFIGS[name], tmp_path)
     assert found(four, five) == found(five, four) == {"error": [], "warning": []}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_both_spellings_of_the_served_families_mean_the_same(name: str, tmp_path: Path) -> None:
+    four, five = SERVED[name], resaved(SERVED[name], tmp_path)
+    assert found(four, five) == found(five, four) == {"error": [], "warning": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field"),
+    [
+        ("SmolLM3-3B", {"no_rope_layers": [1] * 36}, "no_rope_layers"),
+        ("granite-3.3-8b-instruct", {"residual_multiplier": 1.0}, "residual_multiplier"),
+        ("granite-4.0-micro", {"shared_intermediate_size": 4096}, "shared_intermediate_size"),
+        ("gemma-2-2b-it", {"attn_logit_softcapping": None}, "attn_logit_softcapping"),
+        ("gemma-3-1b-it", {"rope_local_base_freq": 1e6}, "rope_parameters.sliding_attention.rope_theta"),
+        ("Phi-4-mini-instruct", {"partial_rotary_factor": 1.0}, "partial_rotary_factor"),
+        ("Qwen3-30B-A3B", {"norm_topk_prob": False}, "norm_topk_prob"),
+    ],
+)
+def test_what_a_family_computes_with_is_compared(name: str, changes: dict[str, Any], field: str) -> None:
+    assert field in found(SERVED[name], {**SERVED[name], **changes})["error"]
 
 
 CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
