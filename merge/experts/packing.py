@@ -29,7 +29,8 @@ def packed_batches(
 ) -> tuple[Batch, ...]:
     """Join prompts with their continuations and group them by length; packed where that pays and the model allows it.
 
-    A model allows it if it mixes tokens by attention alone, as the served architectures do, and attends to whole rows.
+    A model allows it if it mixes tokens by attention alone, as the served architectures do, attends to whole rows, and
+    takes masks of bools.
 
     Args:
         model: that will run them.
@@ -44,7 +45,9 @@ def packed_batches(
     longest = max(sum(len(prompt) + len(reply) for prompt, reply in chunk) for chunk in chunks)
     attends_to_all = window is None or longest <= window
     known = (model.config.architectures or [type(model).__name__])[0] in SERVED_ARCHITECTURES
-    if not (known and attends_to_all) or common_beginning(prompts) < WORTH_SHARING:
+    # Eager attention, which Gemma 2 has for its soft cap, adds a mask to the scores, where sdpa takes one of bools.
+    takes_bools = model.config._attn_implementation != "eager"
+    if not (known and attends_to_all and takes_bools) or common_beginning(prompts) < WORTH_SHARING:
         return make_batches(prompts, replies, batch_size)
     return tuple(pack(chunk, rows) for chunk in chunks)
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from merge.bundle import open_bundle
 from merge.check import CheckError
+from merge.experts.packing import packed_batches
 from merge.run import merge_recipe
 from serve.model import ResidualBanks, ResidualShape, load_model
 from tests.merge.tiny import tiny_tokenizer
@@ -73,3 +74,23 @@ def test_a_routed_feed_forward_is_not_calibrated(tmp_path: Path) -> None:
     write_inputs(tmp_path, "mixtral")
     with pytest.raises(CheckError, match=r"experts\.0\.w1\.weight is no parameter of the model"):
         merged(tmp_path, experts={"density": 0.3}, calibration=CALIBRATION)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_packed_sequences_have_the_logits_they_have_alone(case: str) -> None:
+    """Of every family that is packed; a window is longer than any sequence, as packing demands."""
+    family, settings = CASES[case]
+    window = {"sliding_window": 64} if settings.get("sliding_window") else {}
+    model = random_model(family, **{**settings, **window})
+    prompts = [[*range(2, 14), 20 + number] for number in range(3)]
+    replies = [[30 + number, 40] for number in range(3)]
+    for batch in packed_batches(model, prompts, replies, 8):
+        assert (batch.mask is None) == (family == "gemma2"), "whose attention adds its mask to the scores"
+        with torch.inference_mode():
+            found = model(**batch.arguments).logits
+            for row, column in batch.predicts.nonzero().tolist():
+                if batch.mask is None:
+                    continue
+                seen = batch.ids[row][batch.mask[row, 0, column]]
+                want = model(seen[None]).logits[0, -1]
+                torch.testing.assert_close(found[row, column], want, rtol=1e-4, atol=1e-4)
