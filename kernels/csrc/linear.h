@@ -100,7 +100,7 @@ void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
       else
         dense_block<Step>(task, walk, block * kRowBlock, rows_in(task, block), sums, to);
     }
-    const char* ahead = task.quantised ? (const char*)task.quantised->data + end * block_bytes(task)
+    const char* ahead = task.quantised ? (const char*)task.quantised->data + end * block_bytes(*task.quantised, task.columns)
                                        : (const char*)(walk.weight + end * kRowBlock * walk.stride);
     for (int32_t p = 0; p < task.pieces; p++) {
       Residual<X, Value> residual{task, *task.bank, *task.batch, false, kLine};
@@ -178,7 +178,7 @@ template <class X, class Step> void run_as(const Task& task, int64_t first, int6
 
 int64_t packed_bytes(Task* task) {
   if (task->quantised) {
-    task->packed_stride = kHeader + padded_columns(*task);
+    task->packed_stride = quantised_stride(task->columns);
     return task->tokens * task->packed_stride * int64_t(sizeof(int16_t));
   }
   bool wide = task->type == kFloat32;

@@ -2,65 +2,66 @@
 //
 // x is rounded to integers of 16 bits with one scale a token, a power of two, and multiplied by the integers of the
 // weights exactly: sums of integers have no order, so a token's result is the same in any company, on any number of
-// threads and, for 8 bits, on every processor. The rounding of x is finer than that of bf16 relative to the largest
-// number, and where that reaches the range of the sums, relative to the mean (`quantise_token`).
+// threads and, for 8 bits, on every processor. Numbers of bf16 within 2^7 of the largest are kept exactly.
 //
-// Weights lie in blocks of 16 rows with neighbouring columns side by side, rows in the lanes: no sum runs across lanes.
+// Weights lie in blocks of 16 rows with four neighbouring columns side by side, as unsigned integers: what is added to
+// them to make them so is taken back by the sum of x. `vpdpbusd` multiplies unsigned bytes by signed ones, so with it x
+// is split into upper and lower bytes, both signed.
 
-template <int kWidth> struct Integers {
-  typedef int32_t Word __attribute__((vector_size(kWidth * 4)));
-  typedef int16_t Half __attribute__((vector_size(kWidth * 4)));   // pairs of columns
-  typedef int8_t Byte __attribute__((vector_size(kWidth * 2)));
-};
-using Int = Integers<kLanes>::Word;
-using Pairs = Integers<kLanes>::Half;
+using Int = int32_t __attribute__((vector_size(kLanes * 4)));
+using Words16 = int16_t __attribute__((vector_size(kLanes * 4)));
+using Bytes8 = int8_t __attribute__((vector_size(kLanes * 2)));
 
-constexpr int64_t kGroup = 32;                    // columns of 4-bit weights that share a scale; rows are padded to it
-constexpr int64_t kHeader = 32;                   // of packed x, in integers: holds the scale
-constexpr int64_t kScales = kRowBlock * 2;        // bytes of the scales of a group in a block
+#if defined(__AVX512VNNI__)
+constexpr bool kBytesOfX = true;
+#else
+constexpr bool kBytesOfX = false;
+#endif
+
+constexpr int64_t kGroup = 32;              // columns of 4-bit weights that share a scale; rows are padded to it
+constexpr int64_t kHeader = 32;             // of packed x, in 16 bits: its scale, and the sum of its integers
+constexpr int64_t kQuads = 4 * kRowBlock;   // bytes of four columns of a block
 constexpr int64_t kNibbles = kGroup * kRowBlock / 2;
+constexpr int64_t kGroupBytes = kNibbles + kRowBlock * 2;  // with the 16 scales
 constexpr int kQuantisedVectors = kRowBlock / kLanes;
 
-// 2 * kLanes integers of 8 bits, widened.
-OVERTONE_INLINE Pairs widen_pairs(const int8_t* from) {
-#if defined(__AVX512BW__)
-  return (Pairs)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
-#elif defined(__AVX2__)
-  return (Pairs)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)from));
-#else
-  return __builtin_convertvector(load<Integers<kLanes>::Byte>(from), Pairs);
-#endif
-}
-
-// sum + the products of the two columns of each lane.
-OVERTONE_INLINE Int add_pairs(Int sum, Pairs w, Int x) {
-#if defined(__AVX512VNNI__)
-  return (Int)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
-#elif defined(__AVX512BW__)
-  return sum + (Int)_mm512_madd_epi16((__m512i)w, (__m512i)x);
-#elif defined(__AVX2__)
-  return sum + (Int)_mm256_madd_epi16((__m256i)w, (__m256i)x);
-#elif defined(__SSE2__)
-  return sum + (Int)_mm_madd_epi16((__m128i)w, (__m128i)x);
-#else
-  Int both = (Int)w;
-  return sum + ((both << 16) >> 16) * ((x << 16) >> 16) + (both >> 16) * (x >> 16);
-#endif
-}
-
-OVERTONE_INLINE Int both_columns(const int16_t* x) {
-  int32_t pair;
-  __builtin_memcpy(&pair, x, 4);
-  return Int{} + pair;
-}
+// A block's sums of one token.
+struct RowSums {
+  Int v[kQuantisedVectors];
+};
 
 OVERTONE_INLINE Float to_float(Int v) { return __builtin_convertvector(v, Float); }
 
-inline int64_t padded_columns(const Task& task) { return (task.columns + kGroup - 1) / kGroup * kGroup; }
+inline int64_t padded_columns(int64_t columns) { return (columns + kGroup - 1) / kGroup * kGroup; }
 
-// x as integers, 0 after the last column. The scale is the smallest power of two with which neither a number leaves 16
-// bits nor the sum of all leaves 24, so that the sum of products with 8 bits fits into 32.
-template <class X> void quantise_token(const X* from, int64_t columns, int64_t padded, int16_t* to) {
+// A token's x as integers: its scale, their sum, the integers (16 bits each, or all upper bytes and then all lower
+// ones), and the sums of the groups.
+struct PackedToken {
+  const int16_t* at;
+  int64_t padded;
+
+  float scale() const { return number<float>(0); }
+  int32_t sum() const { return number<int32_t>(2); }
+  const int16_t* integers() const { return at + kHeader; }
+  const int8_t* upper() const { return (const int8_t*)integers(); }
+  const int8_t* lower() const { return upper() + padded; }
+  int32_t group_sum(int64_t group) const { return number<int32_t>(kHeader + padded + 2 * group); }
+
+  template <class Number> Number number(int64_t place) const {
+    Number value;
+    __builtin_memcpy(&value, at + place, sizeof value);
+    return value;
+  }
+};
+
+inline int64_t quantised_stride(int64_t columns) {
+  int64_t padded = padded_columns(columns);
+  return (kHeader + padded + 2 * (padded / kGroup) + 31) / 32 * 32;
+}
+
+// The smallest power of two with which no number leaves 16 bits (32639, so that the lower byte can be signed) and the sum
+// of all stays below 2^24, so that the sum of products with 8 bits fits into 32. NaN where x is not finite.
+template <class X> float scale_of_token(const X* from, int64_t columns) {
   Float largest = {}, sums = {};
   for (int64_t k = 0; k < columns; k += kLanes) {
     Float v = load_part(from + k, columns - k);
@@ -70,130 +71,241 @@ template <class X> void quantise_token(const X* from, int64_t columns, int64_t p
   }
   float most = 0.0f;
   for (int i = 0; i < kLanes; i++) most = largest[i] > most ? largest[i] : most;
-  float by_largest = most * (1.0f / 32766.0f);
-  // Rounding adds half a unit to each of the columns at most; sums in fp32 are off by less than the thousandth.
+  float by_largest = most * (1.0f / 32638.0f);
+  // Rounding adds half a unit to each of the columns at most; sums in fp32 are off by less than a thousandth.
   float by_sum = sum_lanes(sums) * 1.001f / (16777215.0f - 0.5f * float(columns));
   float least = by_largest > by_sum ? by_largest : by_sum;
   uint32_t bits;
   __builtin_memcpy(&bits, &least, 4);
   bits = (bits + 0x007fffffu) & 0x7f800000u;
   if (bits < 0x01000000u) bits = 0x01000000u;  // 2^-125: its inverse is a normal number, too
-  bool finite = bits < 0x7f000000u && least == least;
-  if (!finite) bits = 0x7fc00000u;             // a NaN, and so is all that it is multiplied with
+  if (bits >= 0x7f000000u || least != least) bits = 0x7fc00000u;
   float scale;
   __builtin_memcpy(&scale, &bits, 4);
-  __builtin_memcpy(to, &scale, 4);
+  return scale;
+}
+
+template <class X> void quantise_token(const X* from, int64_t columns, int16_t* to) {
+  int64_t padded = padded_columns(columns);
+  float scale = scale_of_token(from, columns);
+  bool finite = scale == scale;
   float inverse = finite ? 1.0f / scale : 0.0f;
-  to += kHeader;
-  for (int64_t k = 0; k < padded; k += kLanes) {
-    Float v = finite && k < columns ? load_part(from + k, columns - k) * inverse : Float{};
-    // Adding 1.5 * 2^23 rounds to even; the integer is in the low bits.
-    Word word = (Word)(v + 12582912.0f);
-#if defined(__AVX512F__)
-    store(to + k, _mm512_cvtepi32_epi16((__m512i)word));
-#else
-    store(to + k, __builtin_convertvector(word, Half));
-#endif
+  int32_t sum = 0;
+  int8_t* upper = (int8_t*)(to + kHeader);
+  int8_t* lower = upper + padded;
+  for (int64_t k = 0; k < padded; k += kGroup) {
+    int32_t own[kGroup];
+    for (int64_t i = 0; i < kGroup; i += kLanes) {
+      Float v = finite && k + i < columns ? load_part(from + k + i, columns - k - i) * inverse : Float{};
+      // Adding 1.5 * 2^23 rounds to even; the integer is in the low bits.
+      store(own + i, (Int)((Word)(v + 12582912.0f) << 16) >> 16);
+    }
+    int32_t of_group = 0;
+    for (int64_t i = 0; i < kGroup; i++) of_group += own[i];
+    for (int64_t i = 0; i < kGroup; i++) {
+      if (kBytesOfX) {
+        int32_t high = (own[i] + 128) >> 8;
+        upper[k + i] = int8_t(high);
+        lower[k + i] = int8_t(own[i] - high * 256);
+      } else {
+        to[kHeader + k + i] = int16_t(own[i]);
+      }
+    }
+    __builtin_memcpy(to + kHeader + padded + k / kGroup * 2, &of_group, 4);
+    sum += of_group;
   }
+  __builtin_memcpy(to, &scale, 4);
+  __builtin_memcpy(to + 2, &sum, 4);
 }
 
 template <class X> void quantise_tokens(const Task& task, int64_t first, int64_t last) {
-  int64_t padded = padded_columns(task);
   for (int64_t t = first; t < last; t++)
-    quantise_token((const X*)task.x + t * task.x_stride, task.columns, padded,
+    quantise_token((const X*)task.x + t * task.x_stride, task.columns,
                    (int16_t*)task.packed + t * task.packed_stride);
 }
 
 // Bytes of a block of rows.
-inline int64_t block_bytes(const Task& task) {
-  int64_t padded = padded_columns(task);
-  return task.quantised->bits == 8 ? padded * kRowBlock : padded / kGroup * (kNibbles + kScales);
+inline int64_t block_bytes(const Quantised& weight, int64_t columns) {
+  int64_t padded = padded_columns(columns);
+  return weight.bits == 8 ? padded * kRowBlock : padded / kGroup * kGroupBytes;
 }
 
 constexpr int64_t kAhead = 4096;  // bytes of weights that are fetched before they are used
 
-// Sums of 8-bit products of kTokens tokens; few tokens have several sums each, since one waits for the one before.
-template <int kTokens>
-static void bytes_tile(const int8_t* w, const float* scale, const int16_t* x, int64_t stride, int64_t padded,
-                       float* out) {
-  constexpr int kSplit = kTokens == 1 ? 4 : kTokens <= 3 ? 2 : 1;
-  for (int v = 0; v < kQuantisedVectors; v++) {
-    Int acc[kTokens][kSplit] = {};
-    const int8_t* from = w + v * 2 * kLanes;
-    for (int64_t k = 0; k < padded; k += 8, from += 8 * kRowBlock) {
-      if (v == 0) {
-        __builtin_prefetch(from + kAhead, 0, 2);
-        __builtin_prefetch(from + kAhead + kLine, 0, 2);
-      }
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) {
-        Pairs weights = widen_pairs(from + i * 2 * kRowBlock);
+#if defined(__AVX512VNNI__)
+OVERTONE_INLINE __m512i four_columns(const int8_t* x) {
+  int32_t quad;
+  __builtin_memcpy(&quad, x, 4);
+  return _mm512_set1_epi32(quad);
+}
+
+// Sums of unsigned bytes times x: of the upper bytes of x and of the lower ones.
+struct ByteSums {
+  __m512i upper, lower;
+  OVERTONE_INLINE void add(__m512i w, const PackedToken& x, int64_t k) {
+    upper = _mm512_dpbusd_epi32(upper, w, four_columns(x.upper() + k));
+    lower = _mm512_dpbusd_epi32(lower, w, four_columns(x.lower() + k));
+  }
+  // Of the numbers from which `offset` times the sum of x is taken.
+  OVERTONE_INLINE RowSums less(int32_t offset_sum) const {
+    return {{(Int)(((Word)upper << 8) + (Word)lower - uint32_t(offset_sum))}};
+  }
+};
+
+template <int kTokens> OVERTONE_INLINE void bytes_sums(const int8_t* w, const PackedToken* x, RowSums* sums) {
+  constexpr int kSplit = kTokens == 1 ? 2 : 1;  // few tokens have several sums each, since one waits for the one before
+  ByteSums acc[kTokens][kSplit] = {};
+  for (int64_t k = 0; k < x[0].padded; k += 8, w += 2 * kQuads) {
+    __builtin_prefetch(w + kAhead, 0, 2);
+    __builtin_prefetch(w + kAhead + kLine, 0, 2);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+      __m512i weights = _mm512_loadu_si512(w + i * kQuads);
 #pragma GCC unroll 8
-        for (int t = 0; t < kTokens; t++)
-          acc[t][i % kSplit] =
-              add_pairs(acc[t][i % kSplit], weights, both_columns(x + t * stride + kHeader + k + 2 * i));
-      }
+      for (int t = 0; t < kTokens; t++) acc[t][i % kSplit].add(weights, x[t], k + 4 * i);
     }
+  }
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; t++) {
-      Int sum = acc[t][0];
-#pragma GCC unroll 4
-      for (int i = 1; i < kSplit; i++) sum += acc[t][i];
-      float own;
-      __builtin_memcpy(&own, x + t * stride, 4);
-      store(out + t * kRowBlock + v * kLanes, to_float(sum) * (load<Float>(scale + v * kLanes) * own));
+  for (int t = 0; t < kTokens; t++) {
+    ByteSums all = acc[t][0];
+    if constexpr (kSplit == 2) {
+      all.upper = _mm512_add_epi32(all.upper, acc[t][1].upper);
+      all.lower = _mm512_add_epi32(all.lower, acc[t][1].lower);
     }
+    sums[t] = all.less(int32_t(uint32_t(x[t].sum()) * 128u));
   }
 }
 
-// The same with 4 bits: a byte has one column's integer in its upper half and that of the column two further in its
-// lower half, and the 16 scales of a group follow its integers.
 template <int kTokens>
-static void nibbles_tile(const int8_t* w, const int16_t* x, int64_t stride, int64_t padded, float* out) {
-  constexpr int kSplit = kTokens <= 3 ? 2 : 1;
-  for (int v = 0; v < kQuantisedVectors; v++) {
-    Float sums[kTokens] = {};
-    const int8_t* from = w;
-    for (int64_t k = 0; k < padded; k += kGroup, from += kNibbles + kScales) {
-      Int acc[kTokens][kSplit] = {};
-      if (v == 0)
-#pragma GCC unroll 5
-        for (int line = 0; line < 5; line++) __builtin_prefetch(from + kAhead + line * kLine, 0, 2);
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; i++) {
-        Pairs both = widen_pairs(from + i * 2 * kRowBlock + v * 2 * kLanes);
-        Pairs upper = both >> 4, lower = (both << 12) >> 12;
-#pragma GCC unroll 8
-        for (int t = 0; t < kTokens; t++) {
-          const int16_t* column = x + t * stride + kHeader + k + 4 * i;
-          acc[t][0] = add_pairs(acc[t][0], upper, both_columns(column));
-          acc[t][kSplit - 1] = add_pairs(acc[t][kSplit - 1], lower, both_columns(column + 2));
-        }
-      }
-      Float scale = widen_lanes<kLanes>((const uint16_t*)(from + kNibbles) + v * kLanes);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; t++) {
-        Int sum = kSplit == 2 ? acc[t][0] + acc[t][kSplit - 1] : acc[t][0];
-        sums[t] += to_float(sum) * scale;
-      }
-    }
+OVERTONE_INLINE void group_sums(const int8_t* w, const PackedToken* x, int64_t k, RowSums* sums) {
+  ByteSums acc[kTokens] = {};
+  const __m512i mask = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    __m512i both = _mm512_loadu_si512(w + i * kQuads);
+    __m512i low = _mm512_and_si512(both, mask), high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; t++) {
-      float own;
-      __builtin_memcpy(&own, x + t * stride, 4);
-      store(out + t * kRowBlock + v * kLanes, sums[t] * own);
+      acc[t].add(low, x[t], k + 8 * i);
+      acc[t].add(high, x[t], k + 8 * i + 4);
     }
   }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; t++) sums[t] = acc[t].less(8 * x[t].group_sum(k / kGroup));
+}
+#else
+// Without it: two products of 16 bits to a lane, so that a row has two lanes, whose sums are added at the end.
+constexpr int kParts = 2 * kQuantisedVectors;
+
+OVERTONE_INLINE Int add_products(Int sum, Words16 w, Words16 x) {
+#if defined(__AVX512BW__)
+  return sum + (Int)_mm512_madd_epi16((__m512i)w, (__m512i)x);
+#elif defined(__AVX2__)
+  return sum + (Int)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+#elif defined(__SSE2__)
+  return sum + (Int)_mm_madd_epi16((__m128i)w, (__m128i)x);
+#else
+  Int ours = (Int)w, theirs = (Int)x;
+  return sum + ((ours << 16) >> 16) * ((theirs << 16) >> 16) + (ours >> 16) * (theirs >> 16);
+#endif
+}
+
+OVERTONE_INLINE Words16 widen_bytes(Bytes8 v) {
+#if defined(__AVX512BW__)
+  return (Words16)_mm512_cvtepi8_epi16((__m256i)v);
+#elif defined(__AVX2__)
+  return (Words16)_mm256_cvtepi8_epi16((__m128i)v);
+#else
+  return __builtin_convertvector(v, Words16);
+#endif
+}
+
+OVERTONE_INLINE Words16 four_columns(const int16_t* x) {
+  typedef int64_t Long __attribute__((vector_size(kLanes * 4)));
+  int64_t quad;
+  __builtin_memcpy(&quad, x, 8);
+  return (Words16)(Long{} + quad);
+}
+
+OVERTONE_INLINE void add_lanes(const Int* parts, RowSums& sums) {
+  int32_t lanes[2 * kRowBlock], rows[kRowBlock];
+  for (int p = 0; p < kParts; p++) store(lanes + p * kLanes, parts[p]);
+  for (int r = 0; r < kRowBlock; r++) rows[r] = lanes[2 * r] + lanes[2 * r + 1];
+  for (int v = 0; v < kQuantisedVectors; v++) sums.v[v] = load<Int>(rows + v * kLanes);
+}
+
+template <int kTokens> OVERTONE_INLINE void bytes_sums(const int8_t* w, const PackedToken* x, RowSums* sums) {
+  Int acc[kTokens][kParts] = {};
+  for (int64_t k = 0; k < x[0].padded; k += 4, w += kQuads) {
+    __builtin_prefetch(w + kAhead, 0, 2);
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; p++) {
+      Words16 weights = widen_bytes(load<Bytes8>(w + p * 2 * kLanes) ^ int8_t(-128));
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; t++) acc[t][p] = add_products(acc[t][p], weights, four_columns(x[t].integers() + k));
+    }
+  }
+  for (int t = 0; t < kTokens; t++) add_lanes(acc[t], sums[t]);
+}
+
+template <int kTokens>
+OVERTONE_INLINE void group_sums(const int8_t* w, const PackedToken* x, int64_t k, RowSums* sums) {
+  Int acc[kTokens][kParts] = {};
+  for (int i = 0; i < 4; i++)
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; p++) {
+      Bytes8 both = load<Bytes8>(w + i * kQuads + p * 2 * kLanes);
+      Words16 low = widen_bytes((both & 15) - 8), high = widen_bytes(((both >> 4) & 15) - 8);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; t++) {
+        const int16_t* column = x[t].integers() + k + 8 * i;
+        acc[t][p] = add_products(acc[t][p], low, four_columns(column));
+        acc[t][p] = add_products(acc[t][p], high, four_columns(column + 4));
+      }
+    }
+  for (int t = 0; t < kTokens; t++) add_lanes(acc[t], sums[t]);
+}
+#endif
+
+// The 16 sums of kTokens tokens, after another: those of a row are one integer, scaled once.
+template <int kTokens>
+static void bytes_tile(const int8_t* w, const float* scale, const PackedToken* x, float* out) {
+  RowSums sums[kTokens];
+  bytes_sums<kTokens>(w, x, sums);
+  for (int t = 0; t < kTokens; t++)
+    for (int v = 0; v < kQuantisedVectors; v++)
+      store(out + t * kRowBlock + v * kLanes, to_float(sums[t].v[v]) * (load<Float>(scale + v * kLanes) * x[t].scale()));
+}
+
+// The same with 4 bits: the sum of a group is one integer, scaled and added in fp32.
+template <int kTokens> static void nibbles_tile(const int8_t* w, const PackedToken* x, float* out) {
+  Float all[kTokens][kQuantisedVectors] = {};
+  for (int64_t k = 0; k < x[0].padded; k += kGroup, w += kGroupBytes) {
+#pragma GCC unroll 5
+    for (int line = 0; line < 5; line++) __builtin_prefetch(w + kAhead + line * kLine, 0, 2);
+    RowSums sums[kTokens];
+    group_sums<kTokens>(w, x, k, sums);
+#pragma GCC unroll 4
+    for (int v = 0; v < kQuantisedVectors; v++) {
+      Float scale = widen_lanes<kLanes>((const uint16_t*)(w + kNibbles) + v * kLanes);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; t++) all[t][v] += to_float(sums[t].v[v]) * scale;
+    }
+  }
+  for (int t = 0; t < kTokens; t++)
+    for (int v = 0; v < kQuantisedVectors; v++) store(out + t * kRowBlock + v * kLanes, all[t][v] * x[t].scale());
 }
 
 template <int kTokens> static void quantised_tile(const Task& task, int64_t block, int64_t token, float* out) {
-  const int8_t* w = (const int8_t*)task.quantised->data + block * block_bytes(task);
-  const int16_t* x = (const int16_t*)task.packed + token * task.packed_stride;
-  int64_t padded = padded_columns(task);
-  if (task.quantised->bits == 8)
-    bytes_tile<kTokens>(w, task.quantised->scale + block * kRowBlock, x, task.packed_stride, padded, out);
+  const Quantised& weight = *task.quantised;
+  const int8_t* w = (const int8_t*)weight.data + block * block_bytes(weight, task.columns);
+  PackedToken x[kTokens];
+  for (int t = 0; t < kTokens; t++)
+    x[t] = {(const int16_t*)task.packed + (token + t) * task.packed_stride, padded_columns(task.columns)};
+  if (weight.bits == 8)
+    bytes_tile<kTokens>(w, weight.scale + block * kRowBlock, x, out);
   else
-    nibbles_tile<kTokens>(w, x, task.packed_stride, padded, out);
+    nibbles_tile<kTokens>(w, x, out);
 }
 
 // out[t * kRowBlock + r] = weight[row + r] @ x[t] + bias[row + r], for the rows of a block.
@@ -219,48 +331,46 @@ template <class X> void quantised_block(const Task& task, int64_t block, int64_t
       store(out + t * kRowBlock + r, load<Float>(out + t * kRowBlock + r) + load<Float>(bias + r));
 }
 
-// Columns [k, k + 2 * kLanes) of kLanes rows as pairs, a vector of rows for each two columns.
-OVERTONE_INLINE void load_columns(const Quantised& weight, const int8_t* block, int64_t k, int v, Word* pairs) {
+// Columns [k, k + 4 * kLanes) of kLanes rows, the bytes of four columns of a row in a lane of each vector.
+OVERTONE_INLINE void load_columns(const Quantised& weight, const int8_t* block, int64_t padded, int64_t k, int v,
+                                  Word* columns) {
+  for (int i = 0; i < kLanes; i++) columns[i] = Word{};
   if (weight.bits == 8) {
-    for (int i = 0; i < kLanes; i++)
-      pairs[i] = (Word)widen_pairs(block + (k / 2 + i) * 2 * kRowBlock + v * 2 * kLanes);
+    for (int i = 0; i < kLanes && k + 4 * i < padded; i++)
+      columns[i] = load<Word>(block + (k / 4 + i) * kQuads + v * kLanes * 4);
     return;
   }
-  const int8_t* group = block + k / kGroup * (kNibbles + kScales) + k % kGroup / 4 * 2 * kRowBlock;
-  for (int i = 0; i < kLanes; i += 2) {
-    Pairs both = widen_pairs(group + i * kRowBlock + v * 2 * kLanes);
-    pairs[i] = (Word)(both >> 4);
-    pairs[i + 1] = (Word)((both << 12) >> 12);
+  for (int i = 0; i < kLanes && k + 4 * i < padded; i += 2) {
+    int64_t column = k + 4 * i;
+    Word both = load<Word>(block + column / kGroup * kGroupBytes + column % kGroup / 8 * kQuads + v * kLanes * 4);
+    columns[i] = both & 0x0f0f0f0fu;
+    columns[i + 1] = (both >> 4) & 0x0f0f0f0fu;
   }
 }
 
 // Blocks [first, last) of rows multiplied out.
 template <class X> void unpack_as(const UnpackArguments& task, int64_t first, int64_t last) {
   const Quantised& weight = *task.quantised;
-  int64_t padded = (task.columns + kGroup - 1) / kGroup * kGroup;
-  int64_t bytes = weight.bits == 8 ? padded * kRowBlock : padded / kGroup * (kNibbles + kScales);
+  int64_t padded = padded_columns(task.columns), bytes = block_bytes(weight, task.columns);
+  float offset = weight.bits == 8 ? 128.0f : 8.0f;
   for (int64_t block = first; block < last; block++) {
     const int8_t* from = (const int8_t*)weight.data + block * bytes;
-    for (int64_t k = 0; k < task.columns; k += 2 * kLanes)
+    for (int64_t k = 0; k < task.columns; k += 4 * kLanes)
       for (int v = 0; v < kQuantisedVectors; v++) {
-        Word pairs[kLanes];
-        load_columns(weight, from, k, v, pairs);
-        turn<kLanes>(pairs);
-        Float scale = weight.bits == 8
-                          ? load<Float>(weight.scale + block * kRowBlock + v * kLanes)
-                          : widen_lanes<kLanes>((const uint16_t*)(from + k / kGroup * (kNibbles + kScales) + kNibbles) +
-                                                v * kLanes);
+        Word columns[kLanes];
+        load_columns(weight, from, padded, k, v, columns);
+        turn<kLanes>(columns);
         for (int r = 0; r < kLanes; r++) {
           int64_t row = block * kRowBlock + v * kLanes + r;
           if (row >= task.rows) break;
-          int16_t own[2 * kLanes];
-          store(own, pairs[r]);
-          for (int half = 0; half < 2; half++) {
-            int64_t column = k + half * kLanes;
-            if (column >= task.columns) break;
-            Float wide;
-            for (int i = 0; i < kLanes; i++) wide[i] = float(own[half * kLanes + i]);
-            store_part((X*)task.out + row * task.columns + column, wide * scale[r], task.columns - column);
+          uint8_t own[4 * kLanes];
+          store(own, columns[r]);
+          for (int64_t column = k; column < k + 4 * kLanes && column < task.columns; column += kLanes) {
+            const int8_t* scales = from + column / kGroup * kGroupBytes + kNibbles;
+            float scale = weight.bits == 8 ? weight.scale[row] : widen(((const uint16_t*)scales)[v * kLanes + r]);
+            float wide[kLanes];
+            for (int i = 0; i < kLanes; i++) wide[i] = float(own[column - k + i]) - offset;
+            store_part((X*)task.out + row * task.columns + column, load<Float>(wide) * scale, task.columns - column);
           }
         }
       }

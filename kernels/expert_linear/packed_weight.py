@@ -30,10 +30,10 @@ class PackedWeight:
     Semantics: `W[n, k] = scale[n, k // group] * value[n, k]`, a whole row being the group in 8 bits
 
     Attributes:
-        data: int8 on the CPU. 8 bits: `[blocks, K' / 2, 16, 2]`, two columns of 16 rows. 4 bits: `[blocks, K' / 32,
-            288]`, for each group 8 times four columns of 16 rows `[16, 2]`, columns 4i and 4i + 1 in the upper halves
-            of the bytes and the two after them in the lower halves, and then the 16 scales in bf16. K' is K rounded up
-            to 32.
+        data: uint8 on the CPU. 8 bits: `[blocks, K' / 4, 16, 4]`, four columns of 16 rows, plus 128. 4 bits: `[blocks,
+            K' / 32, 288]`, for each group four times eight columns of 16 rows `[16, 4]`, plus 8, the first four columns
+            in the lower halves of the bytes and the others in the upper ones, and then the 16 scales in bf16. K' is K
+            rounded up to 32.
         scale: `[blocks * 16]` fp32, 8 bits only.
         bits: 8 or 4.
         out_features: N.
@@ -55,11 +55,11 @@ class PackedWeight:
         """
         blocks, groups = -(-out_features // ROW_BLOCK), -(-in_features // GROUP)
         if bits == 8:
-            data = torch.empty(blocks, groups * GROUP // 2, ROW_BLOCK, 2, dtype=torch.int8)
+            data = torch.empty(blocks, groups * GROUP // 4, ROW_BLOCK, 4, dtype=torch.uint8)
             return cls(data, torch.empty(blocks * ROW_BLOCK), bits, out_features, in_features)
         if bits == 4:
             size = ROW_BLOCK * (GROUP // 2 + _SCALE_BYTES)
-            return cls(torch.empty(blocks, groups, size, dtype=torch.int8), None, bits, out_features, in_features)
+            return cls(torch.empty(blocks, groups, size, dtype=torch.uint8), None, bits, out_features, in_features)
         raise ValueError(f"a packed weight has 8 or 4 bits, not {bits}")
 
     @property
@@ -108,15 +108,15 @@ class PackedWeight:
         padded = F.pad(value, (0, columns, 0, rows))
         factors = F.pad(scale, (0, 0, 0, rows))
         if self.scale is not None:
-            self.data.copy_(padded.view(blocks, ROW_BLOCK, -1, 2).transpose(1, 2))
+            self.data.copy_((padded.view(torch.uint8) ^ 128).view(blocks, ROW_BLOCK, -1, 4).transpose(1, 2))
             self.scale.copy_(factors.flatten())
             return
-        fours = padded.view(blocks, ROW_BLOCK, -1, 2, 2).permute(3, 0, 2, 1, 4)
-        both = (fours[0] << 4) | (fours[1] & 15)
+        fours = (padded + 8).view(torch.uint8).view(blocks, ROW_BLOCK, -1, 2, 4).permute(3, 0, 2, 1, 4)
+        both = fours[0] | fours[1] << 4
         size = ROW_BLOCK * GROUP // 2
         self.data[:, :, :size] = both.reshape(blocks, -1, size)
         turned = factors.to(torch.bfloat16).view(blocks, ROW_BLOCK, -1).transpose(1, 2).contiguous()
-        self.data[:, :, size:] = turned.view(torch.int8)
+        self.data[:, :, size:] = turned.view(torch.uint8)
 
     def rows(self, index: Tensor) -> Tensor:
         """Some rows multiplied out.
@@ -130,14 +130,16 @@ class PackedWeight:
         blocks, lanes = index // ROW_BLOCK, index % ROW_BLOCK
         if self.scale is not None:
             integers = self.data[blocks, :, lanes].flatten(1)[:, : self.in_features]
-            return integers.to(torch.float32) * self.scale[index][:, None]
+            return (integers.to(torch.float32) - 128) * self.scale[index][:, None]
         size = ROW_BLOCK * GROUP // 2
         held = self.data[blocks]
-        both = held[:, :, :size].view(len(index), -1, GROUP // 4, ROW_BLOCK, 2)
+        both = held[:, :, :size].view(len(index), -1, GROUP // 8, ROW_BLOCK, 4)
         both = both[torch.arange(len(index)), :, :, lanes]
-        integers = torch.stack((both >> 4, (both << 4) >> 4), dim=3).flatten(2)
+        integers = torch.stack((both & 15, both >> 4), dim=3).flatten(2)
         scale = held[:, :, size:].contiguous().view(torch.bfloat16)[torch.arange(len(index)), :, lanes]
-        return (integers.to(torch.float32) * scale.to(torch.float32)[:, :, None]).flatten(1)[:, : self.in_features]
+        return ((integers.to(torch.float32) - 8) * scale.to(torch.float32)[:, :, None]).flatten(1)[
+            :, : self.in_features
+        ]
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """The whole weight, `[N, K]`: products in fp32, rounded once."""
