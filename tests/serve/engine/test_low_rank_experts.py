@@ -139,7 +139,7 @@ def test_a_bundle_of_low_rank_experts_alone_is_never_patched(
     bundle = write_bundle(tmp_path / "b", model, lambda digest: [low_rank_expert(model, digest, "low", 4)])
     with caplog.at_level(logging.INFO, "overtone"):
         engine = engine_of(bundle.bundle, patching="auto").engine
-    assert "patching is off: experts with a low-rank part stay fused" in caplog.text
+    assert "patching is off: low-rank experts and weights of few bits are not patched" in caplog.text
     engine.add(Request("r", PROMPTS[0], greedy(3), (("low", 1.0),)))
     assert tokens_of(drain(engine)["r"]) == bundle.greedy(PROMPTS[0], 3, ("low", 1.0))
 
