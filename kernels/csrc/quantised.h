@@ -156,8 +156,12 @@ template <int kTokens> OVERTONE_INLINE void bytes_sums(const int8_t* w, const Pa
   constexpr int kSplit = kTokens == 1 ? 2 : 1;  // few tokens have several sums each, since one waits for the one before
   ByteSums acc[kTokens][kSplit] = {};
   for (int64_t k = 0; k < x[0].padded; k += 8, w += 2 * kQuads) {
-    __builtin_prefetch(w + kAhead, 0, 2);
-    __builtin_prefetch(w + kAhead + kLine, 0, 2);
+    // The hardware's own prefetching follows one stream better when nothing else asks for lines: a single token took
+    // 2.3 times as long with these. Eight took 0.6 times as long.
+    if constexpr (kTokens > 1) {
+      __builtin_prefetch(w + kAhead, 0, 2);
+      __builtin_prefetch(w + kAhead + kLine, 0, 2);
+    }
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
       __m512i weights = _mm512_loadu_si512(w + i * kQuads);
