@@ -9,22 +9,22 @@ search.
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from merge.backbone import write_backbone
 from merge.check import Inputs
-from merge.check.general import LEAST_UNCHANGED, MOST_DIVERGENCE, MOST_PERPLEXITY, GeneralReference
+from merge.check.general import MOST_DIVERGENCE, MOST_PERPLEXITY, GeneralReference
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts.calibration import continue_greedily, make_batches
 from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
 from merge.frank_wolfe import LanguageModelLoss
 from merge.progress import Progress
 
-MULTIPLES = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Of the method's usual λ."""
 
 PROMPTS = 64
@@ -44,32 +44,22 @@ class ScalePoint:
         scale: λ.
         divergence: KL(base ‖ model) on general questions, in nats a token.
         perplexity_ratio: perplexity on plain text, over the base's.
-        unchanged: share of the replies to general questions that are the base's in substance; None where one of the
-            limits above is exceeded.
         loss: mean over the tasks of the cross-entropy of their fine-tunes' replies, in nats a token; None without
-            prompts, and where a limit is exceeded.
+            prompts, and where the limits are exceeded.
     """
 
     scale: float
     divergence: float
     perplexity_ratio: float
-    unchanged: float | None = None
-    loss: float | None = None
+    loss: float | None
 
     @property
     def kept(self) -> bool:
         """Whether the base's general abilities are."""
-        return self.near and self.unchanged is not None and self.unchanged >= LEAST_UNCHANGED
-
-    @property
-    def near(self) -> bool:
-        """Whether KL to the base and perplexity are within their limits."""
         return self.divergence <= MOST_DIVERGENCE and self.perplexity_ratio <= MOST_PERPLEXITY
 
     def __str__(self) -> str:
         text = f"λ {self.scale:.3g}: KL {self.divergence:.3f}, perplexity {self.perplexity_ratio:.3f}"
-        if self.unchanged is not None:
-            text += f", {self.unchanged:.0%} of the replies unchanged"
         return text if self.loss is None else f"{text}, loss {self.loss:.3f}"
 
 
@@ -101,8 +91,7 @@ def choose_scale(
     """Choose λ for a recipe that `chooses_scale`.
 
     Cost: the merge once more, a greedy reply of its fine-tune to each of up to `PROMPTS` prompts, and for each of up to
-    eight scales one pass over the base's replies to general questions, over plain texts, and over those replies, and
-    a greedy reply to each general question.
+    seven scales one pass over the base's replies to general questions, over plain texts, and over those replies.
     Memory: one model in float32, and two tensors of it. Disk: one model in float32, until the function returns.
 
     Args:
@@ -132,14 +121,14 @@ def choose_scale(
                 threads=threads,
             )
         moved = open_checkpoint(Path(scratch))
-        model, tokenizer = build_model(base.path), load_tokenizer(base.path)
+        model = build_model(base.path)
         loss = _own_replies(inputs, model, shown)
         assign(model, base)
         curve: list[ScalePoint] = []
         with shown.stage("lambda: trying scales", len(MULTIPLES)) as advance:
             for multiple in MULTIPLES:
                 _scaled(model, inputs, moved, multiple)
-                curve.append(_tried(usual * multiple, model, tokenizer, reference, loss))
+                curve.append(_tried(usual * multiple, model, reference, loss))
                 shown.say(str(curve[-1]))
                 advance()
                 if not curve[-1].kept:
@@ -156,17 +145,12 @@ def best_of(curve: Sequence[ScalePoint]) -> ScaleChoice:
 
 
 def _tried(
-    scale: float,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    reference: GeneralReference,
-    loss: Callable[[], float] | None,
+    scale: float, model: PreTrainedModel, reference: GeneralReference, loss: Callable[[], float] | None
 ) -> ScalePoint:
-    point = ScalePoint(scale, reference.divergence(model), reference.perplexity_ratio(model))
-    if point.near:
-        changed = len(reference.changed(model, tokenizer))
-        point = replace(point, unchanged=1 - changed / len(reference.questions))
-    return point if loss is None or not point.kept else replace(point, loss=loss())
+    point = ScalePoint(scale, reference.divergence(model), reference.perplexity_ratio(model), None)
+    if loss is None or not point.kept:
+        return point
+    return ScalePoint(scale, point.divergence, point.perplexity_ratio, loss())
 
 
 @torch.no_grad()

@@ -186,12 +186,6 @@ class GeneralReference:
         """The model's perplexity on the plain texts, over the base's."""
         return math.exp(_text_loss(model, self.texts) - self.loss)
 
-    def changed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[tuple[Question, str, str]]:
-        """The questions to which the model's greedy reply is not the base's in substance, with both replies."""
-        replies = continue_greedily(model, self.prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
-        rows = zip(self.questions, self.said, decoded(tokenizer, replies), strict=True)
-        return [row for row in rows if not same_substance(*row)]
-
     def compare(self, checkpoint: Checkpoint) -> GeneralAbility:
         """Ask a model of the base's shape, for example the backbone, what the base was asked.
 
@@ -200,12 +194,15 @@ class GeneralReference:
         """
         tokenizer, model = load_tokenizer(checkpoint.path), build_model(checkpoint.path)
         assign(model, checkpoint)
-        changed = self.changed(model, tokenizer)
+        replies = continue_greedily(model, self.prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
+        after = decoded(tokenizer, replies)
+        rows = list(zip(self.questions, self.said, after, strict=True))
+        changed = [row for row in rows if not same_substance(*row)]
         return GeneralAbility(
             divergence=self.divergence(model),
-            unchanged=1 - len(changed) / len(self.questions),
+            unchanged=1 - len(changed) / len(rows),
             perplexity_ratio=self.perplexity_ratio(model),
-            questions=len(self.questions),
+            questions=len(rows),
             known=self.known,
             example=(changed[0][0].prompt, changed[0][1], changed[0][2]) if changed else None,
         )
