@@ -54,9 +54,9 @@ def measure_rows(rounds: int) -> dict[str, Any]:
     """Milliseconds a row and rows a second of both paths, which take turns.
 
     Returns:
-        `rows`: one entry for each vocabulary, distribution and setting. `ratio` is the reference's time over the
-        compiled kernel's; it and what is compiled are None where there is no compiler. `slowest_ms`: of the compiled
-        rows, by vocabulary.
+        `rows`: one entry for each vocabulary, distribution and setting. `ratio` is the reference's time divided
+        by the compiled kernel's. Without a compiler, `ratio` and the compiled figures are None. `slowest_ms` is the
+        slowest compiled row of each vocabulary.
     """
     kernels = library()
     found: list[dict[str, Any]] = []

@@ -25,7 +25,6 @@ from merge.experts.storage import to_sparse
 BATCH = 8
 """Sequences of a calibration batch, and so of a distillation step; 16 took half as long again and gained nothing."""
 
-
 SCORED = 4
 """Batches, spread over all lengths, that divergences of experts with factors are measured on: 32 prompts."""
 

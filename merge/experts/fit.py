@@ -5,10 +5,9 @@ prompts. The residual E shall make the layer's output the fine-tune's:
 
     minimise Σ |W_k x − (W_m + E) x'|²,   whose normal equations are   E H = (W_k − W_m) H + W_k D
 
-with H = Σ x' x'ᵀ and D = Σ (x − x') x'ᵀ,
-
-so a layer also corrects what earlier ones could not. Fitting each layer for itself (x' = x, right-hand side
-(W_k − W_m) H) left seven times the divergence before distillation on the zoo's hardest task.
+with H = Σ x' x'ᵀ and D = Σ (x − x') x'ᵀ. So a layer also corrects what earlier ones could not. Fitting each layer for
+itself (x' = x, right-hand side (W_k − W_m) H) left seven times the divergence before distillation on the zoo's hardest
+task.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

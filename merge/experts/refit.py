@@ -1,8 +1,8 @@
 """Refitting low-rank parts in the order of the computation, each against what the parts before it now give.
 
-`choose_parts` decides from the fine-tune's inputs alone how many directions each weight gets. What the student's layers
-then read is something else, x' and not x, because no part is exact. So each weight's part is fitted once more to the
-fine-tune's output over the student's inputs, with the number of its directions as chosen:
+`choose_parts` decides from the fine-tune's inputs alone how many directions each weight gets. The student's layers read
+other inputs, x' instead of x, because the parts before them are not exact. Each part is therefore fitted again to the
+fine-tune's output over the student's inputs, with the same number of directions:
 
     minimise Σ |W_k x − (W_m + E) x'|² + ridge |E − (W_k − W_m)|²  over E of rank r
 
@@ -39,8 +39,8 @@ def refit(
 ) -> Parts:
     """Fit the low-rank parts of linear layers one after the other.
 
-    A layer sees the parts before it as they are stored, so that it makes up for their rounding, too. The part of an
-    embedding stays as it is, also where the output head reads the same weight.
+    A layer reads what the stored parts before it give, so it also corrects their rounding. The part of an embedding is
+    not changed, even if the output head reads the same weight.
 
     Memory: what `layer_moments` says.
 

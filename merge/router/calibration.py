@@ -83,12 +83,11 @@ def choose_threshold(
 ) -> float:
     """Threshold between held-out prompts that were routed right and prompts that belong to no expert.
 
-    The one that maximises (share of experts' prompts routed right) - (share of the others routed at all), in the middle
-    of the best range, so that it lies as far as possible from both; but never so high that more than `most_unrouted` of
-    the experts' prompts fall under it. Prompts of no expert include made-up ones that are as near to the experts' as
-    one keyword brings them, more than are ever asked: where the two overlap they would push the threshold into the
-    experts' own prompts, and an expert that answers a stranger's prompt does less harm than one that is silent at its
-    own.
+    The threshold maximises (share of experts' prompts routed right) - (share of the others routed at all). It lies in
+    the middle of the best range, but at most `most_unrouted` of the experts' prompts fall under it. The prompts of no
+    expert include made-up ones that differ from an expert's by one keyword, more than users ask. Where both kinds
+    overlap, these would push the threshold into the experts' own prompts, and an expert that answers a foreign prompt
+    does less harm than one that does not answer its own.
     """
     experts = scores.shape[1]
     chance = probabilities(scores, calibration.offset, calibration.temperature)[:, :experts]

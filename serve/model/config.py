@@ -18,8 +18,8 @@ class TensorNames:
         output: of the attention's output projection.
         gate_up: of the MLP's gate and of what it is multiplied with; one name where they are one tensor.
         down: of the projection back to the residual stream.
-        input_norm, output_norm: of the norms before and after the attention; None: there is no such norm.
-        mlp_norm, down_norm: of the norms before and after the MLP; None: there is no such norm.
+        input_norm, output_norm: of the norms before and after the attention; None if the family has none.
+        mlp_norm, down_norm: of the norms before and after the MLP; None if the family has none.
     """
 
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
