@@ -41,7 +41,9 @@ def _decode(
     value = values.index_select(0, group.places).view(shape).transpose(1, 2)
     # The query heads that share a key head stand where query tokens would: no key is copied for them.
     grouped = query.reshape(n, kv_heads, heads // kv_heads, head_dim)
-    attended = _attention(grouped, key, value, group.visible, scale, softcap)
+    # One row a query head: a mask of stride 0 there is what cuDNN may refuse as a bias.
+    visible = group.visible.expand(-1, -1, grouped.shape[2], -1).contiguous()
+    attended = _attention(grouped, key, value, visible, scale, softcap)
     return attended.reshape(n, heads, head_dim)
 
 

@@ -15,7 +15,7 @@ TOKEN_TILE = 16
 """The fewest rows a tensor core multiplies."""
 
 INTERPRETED = triton.knobs.runtime.interpret
-"""Triton 3.9's interpreter multiplies the bits of bf16 numbers as integers: there they are widened first, which
+"""Triton's interpreter multiplies the bits of bf16 numbers as integers: there they are widened first, which
 changes no product and no sum."""
 
 RANKS = 16

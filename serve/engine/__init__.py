@@ -3,7 +3,7 @@
 `request`, `config`, `records` and `errors` are the values that cross its border. `sequence`, `kv_blocks`, `lines`,
 `waiting`, `slot_turns` and `scheduler` decide what a step computes, `patching`, `mixes` and `runner` compute it (on a
 GPU by `graphs`, which are made of a `static_step` and a `capture`), `sampler` draws the tokens, and `engine` puts a
-step together. `loop` and `stream` bring it to asyncio, `memory` and `build` make one from a bundle.
+step together. `loop` and `stream` bring it to asyncio, `device`, `memory` and `build` make one from a bundle.
 """
 
 from serve.engine.build import build_engine

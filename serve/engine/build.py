@@ -10,6 +10,7 @@ import torch
 
 from merge.bundle import Bundle, BundleError, ExpertLayout, available_host_bytes
 from serve.engine.config import EngineConfig
+from serve.engine.device import device_of, prepare
 from serve.engine.engine import Engine
 from serve.engine.errors import EngineError
 from serve.engine.graphs import captures_steps
@@ -68,7 +69,8 @@ def build_engine(
     if both := sorted(set(adapters) & set(bundle.expert_names)):
         raise EngineError(f"the adapter {both[0]!r} has the name of an expert of {bundle.path}: choose another name")
     room = LoraRoom.of(config, adapters)
-    device = _device(config)
+    device = device_of(config)
+    prepare(device)
     model = read_config(bundle.backbone_dir)
     spare = captures_steps(config, device) and model.capturable
     if spare and config.patching == "auto":
@@ -153,18 +155,6 @@ def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config:
             "to time"
         )
     return None
-
-
-def _device(config: EngineConfig) -> torch.device:
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(config.device)
-    except RuntimeError as error:
-        raise EngineError(f"device {config.device!r} is not one of auto, cpu, cuda, cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise EngineError(f"device {config.device!r} is asked for, but torch finds no GPU here")
-    return device
 
 
 def _dtype(config: EngineConfig) -> torch.dtype | None:

@@ -5,6 +5,7 @@ import time
 from itertools import count
 
 from serve.engine.config import EngineConfig
+from serve.engine.device import is_lost
 from serve.engine.errors import InvalidRequest, PromptTooLong, UnknownExpert
 from serve.engine.kv_blocks import BlockPool
 from serve.engine.patching import Patching
@@ -122,7 +123,11 @@ class Engine:
         return None if sequence is None else self._end(sequence, "abort")
 
     def step(self) -> list[Output]:
-        """Compute one batch. What fails in a step ends that step's requests, not the engine."""
+        """Compute one batch. What fails in a step ends that step's requests, not the engine.
+
+        Raises:
+            RuntimeError: the device is lost, so that no later step could succeed.
+        """
         started = time.monotonic()
         plan = self._scheduler.plan()
         outputs = [self._close(sequence, "error") for sequence in plan.failed]
@@ -133,6 +138,8 @@ class Engine:
         try:
             drawn, mode = self._compute(plan.chunks)
         except Exception as error:
+            if is_lost(error):
+                raise
             _log.exception("a step of %d requests failed", len(plan.chunks))
             message = f"the step failed: {type(error).__name__}: {error}"
             return outputs + [self._end(chunk.sequence, "error", message) for chunk in plan.chunks]
