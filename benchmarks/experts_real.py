@@ -62,8 +62,35 @@ class Row:
     alone: float
     divergence: float | None
 
+    def __str__(self) -> str:
+        how = f"{self.form} {self.budget:g} % {'with' if self.prompts else 'without'} prompts"
+        return f"{self.kind}, {self.backbone}, {self.task}, {how}: {self.accuracy:.3f} of {self.fine_tune:.3f}"
 
-def measure(bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: argparse.Namespace) -> Iterator[Row]:
+
+@dataclass(frozen=True)
+class Refused:
+    """An expert that cannot be cut, for example because one entry a row is more than its budget.
+
+    Attributes:
+        kind, backbone, task, form, budget, prompts: as a `Row`'s.
+        why: the error's text.
+    """
+
+    kind: str
+    backbone: str
+    task: str
+    form: str
+    budget: float
+    prompts: bool
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.backbone}, {self.task}, {self.form} {self.budget:g} %: {self.why}"
+
+
+def measure(
+    bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: argparse.Namespace
+) -> Iterator[Row | Refused]:
     """All experts of one kind of fine-tunes."""
     plans = [
         (form, budget, prompts)
@@ -87,10 +114,15 @@ def measure(bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: a
                 alone = bench.score(backbones[name], task)
                 for form, budget, prompts in plans:
                     settings = {"form": form, "budget": budget / 100}
-                    expert, size, divergence = bench.cut(task, fine_tune, backbones[name], settings, prompts)
-                    right = bench.score(backbones[name], task, expert)
-                    yield Row(kind, name, task, form, budget, prompts, 100 * size, right, reference, alone, divergence)
+                    asked = (kind, name, task, form, budget, prompts)
                     shown()
+                    try:
+                        expert, size, divergence = bench.cut(task, fine_tune, backbones[name], settings, prompts)
+                    except ValueError as error:
+                        yield Refused(*asked, str(error))
+                        continue
+                    right = bench.score(backbones[name], task, expert)
+                    yield Row(*asked, 100 * size, right, reference, alone, divergence)
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -142,9 +174,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for kind, tunes in pools.items():
         if not tunes:
             print(f"no {kind} fine-tunes in {folders[kind]}", file=sys.stderr, flush=True)
-    rows = [row for kind, tunes in pools.items() if tunes for row in measure(bench, kind, tunes, options)]
+    rows: list[Row] = []
+    refused: list[Refused] = []
+    for kind, tunes in pools.items():
+        for found in measure(bench, kind, tunes, options):
+            if not options.quiet:
+                print(found, file=sys.stderr, flush=True)
+            if isinstance(found, Row):
+                rows.append(found)
+            else:
+                refused.append(found)
     if options.json:
-        print(json.dumps({"summary": table(rows), "rows": [asdict(row) for row in rows]}, indent=2))
+        document = {"summary": table(rows), "rows": rows, "refused": refused}
+        print(json.dumps(document, indent=2, default=asdict))
         return
     for line in table(rows):
         print("  ".join(f"{key} {value}" for key, value in line.items()))

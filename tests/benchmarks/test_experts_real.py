@@ -33,17 +33,21 @@ TASK = RealTask(
 )  # fmt: skip
 
 
-def test_a_run_over_tiny_models_has_a_row_for_every_cell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def fine_tunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the full fine-tune of the only task."""
     base = save_tiny(tmp_path / "base")
     (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     save_fine_tune(base, tmp_path / "full" / "tiny", 1, 0.3)
     monkeypatch.setattr("benchmarks.zoo.real.bench.TASKS", (TASK,))
     monkeypatch.setattr("benchmarks.zoo.real.bench.find_task", lambda _: TASK)
     monkeypatch.setattr("benchmarks.experts_real.base_dir", lambda: base)
+    return tmp_path / "full"
+
+
+def test_a_run_over_tiny_models_has_a_row_for_every_cell(fine_tunes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([
-        "--kinds", "full", "--full", str(tmp_path / "full"), "--forms", "low_rank", "--budgets", "20",
+        "--kinds", "full", "--full", str(fine_tunes), "--forms", "low_rank", "--budgets", "20",
         "--requests", "2", "--calibration", "2", "--distill", "1", "--quiet", "--json",
     ])  # fmt: skip
     found = json.loads(capsys.readouterr().out)
@@ -52,3 +56,18 @@ def test_a_run_over_tiny_models_has_a_row_for_every_cell(
     assert all(0 < row["bytes"] <= 21 for row in found["rows"])
     assert [row["divergence"] is not None for row in found["rows"]] == [row["prompts"] for row in found["rows"]]
     assert len(found["summary"]) == 4
+
+
+def test_an_expert_that_its_budget_cannot_hold_is_named_and_the_run_goes_on(
+    fine_tunes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([
+        "--kinds", "full", "--full", str(fine_tunes), "--forms", "sparse", "--budgets", "0.1", "20", "--backbones",
+        "base", "--prompts", "without", "--requests", "2", "--json",
+    ])  # fmt: skip
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert [(row["form"], row["budget"]) for row in found["rows"]] == [("sparse", 20.0)]
+    assert [(row["form"], row["budget"]) for row in found["refused"]] == [("sparse", 0.1)]
+    assert "set a larger budget" in found["refused"][0]["why"]
+    assert "sparse 0.1 %: experts.budget leaves" in printed.err
