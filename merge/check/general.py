@@ -26,9 +26,9 @@ from merge.experts.likelihood import mean_divergence, reply_log_probs
 from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
 
 MOST_DIVERGENCE = 0.1
-LEAST_UNCHANGED = 0.9
+LEAST_KEPT = 0.9
 MOST_PERPLEXITY = 1.03
-"""Nats a token, share of the replies, and ratio to the base's: beyond them a backbone is warned of."""
+"""Nats a token, share of the right replies, and ratio to the base's: beyond them a backbone is warned of."""
 
 LEAST_KNOWN = 10
 """Questions that a base must answer rightly: one that answers fewer has no general knowledge that could be lost."""
@@ -59,15 +59,17 @@ class GeneralAbility:
 
     Attributes:
         divergence: KL(base ‖ model) a token of the base's greedy replies, mean over all tokens, in nats.
-        unchanged: share of the replies that are the base's in substance, as by `same_substance`.
+        kept: share of the questions that the model answers rightly, of those that the base answers rightly. Replies to
+            the others are not compared: where the base is wrong, its greedy reply takes another turn at the slightest
+            change of the weights (KL 0.003 changed 15 % of them on SmolLM2-135M-Instruct), which loses nothing.
         perplexity_ratio: perplexity on plain text, over the base's.
         questions: how many were asked.
         known: how many of them the base answers rightly.
-        example: a question with the base's and the model's reply, where one changed in substance.
+        example: a question with the base's right reply and the model's wrong one, where there is one.
     """
 
     divergence: float
-    unchanged: float
+    kept: float
     perplexity_ratio: float
     questions: int
     known: int
@@ -76,8 +78,9 @@ class GeneralAbility:
     def summary(self) -> str:
         """The three figures in a line."""
         return (
-            f"KL to the base {self.divergence:.3f} nats a token, {self.unchanged:.0%} of {self.questions} replies "
-            f"unchanged in substance, perplexity on plain text {self.perplexity_ratio:.3f} of the base's"
+            f"KL to the base {self.divergence:.3f} nats a token, {self.kept:.0%} of the base's {self.known} right "
+            f"answers to {self.questions} questions kept, perplexity on plain text {self.perplexity_ratio:.3f} of the "
+            "base's"
         )
 
     def concerns(self) -> list[str]:
@@ -87,10 +90,8 @@ class GeneralAbility:
             found.append(
                 f"general questions: KL to the base is {self.divergence:.3f} nats a token, above {MOST_DIVERGENCE}"
             )
-        if self.unchanged < LEAST_UNCHANGED:
-            text = (
-                f"general questions: {self.unchanged:.0%} of the replies are unchanged, less than {LEAST_UNCHANGED:.0%}"
-            )
+        if self.kept < LEAST_KEPT:
+            text = f"general questions: {self.kept:.0%} of the right answers are kept, less than {LEAST_KEPT:.0%}"
             if self.example is not None:
                 prompt, before, after = self.example
                 text += f": {prompt!r} was answered {before!r} and is now answered {after!r}"
@@ -117,21 +118,14 @@ def too_large(base: Checkpoint) -> bool:
     return sum(math.prod(info.shape) for info in base.tensors.values()) > COMPARED_PARAMETERS
 
 
-def same_substance(question: Question, before: str, after: str) -> bool:
-    """Whether two replies say the same, for people's purposes.
-
-    Both hold the keyword of a right answer. Where the base's does not, it is wrong or beside the point, and at least
-    half of its words must be in the other reply.
-    """
-    if question.keyword.lower() in before.lower():
-        return question.keyword.lower() in after.lower()
-    words, found = set(before.lower().split()), set(after.lower().split())
-    return not words or 2 * len(words & found) >= len(words)
+def answers(question: Question, reply: str) -> bool:
+    """Whether a reply holds the keyword of a right answer, in small or capital letters."""
+    return question.keyword.lower() in reply.lower()
 
 
 def right_answers(questions: Sequence[Question], replies: Sequence[str]) -> int:
-    """How many replies hold their question's keyword."""
-    return sum(question.keyword.lower() in reply.lower() for question, reply in zip(questions, replies, strict=True))
+    """How many replies answer their question."""
+    return sum(map(answers, questions, replies))
 
 
 def chat_encoder(base: Checkpoint) -> PromptEncoder | None:
@@ -196,15 +190,15 @@ class GeneralReference:
         assign(model, checkpoint)
         replies = continue_greedily(model, self.prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
         after = decoded(tokenizer, replies)
-        rows = list(zip(self.questions, self.said, after, strict=True))
-        changed = [row for row in rows if not same_substance(*row)]
+        rows = zip(self.questions, self.said, after, strict=True)
+        lost = [row for row in rows if answers(row[0], row[1]) and not answers(row[0], row[2])]
         return GeneralAbility(
             divergence=self.divergence(model),
-            unchanged=1 - len(changed) / len(rows),
+            kept=1 - len(lost) / self.known if self.known else 1.0,
             perplexity_ratio=self.perplexity_ratio(model),
-            questions=len(rows),
+            questions=len(self.questions),
             known=self.known,
-            example=(changed[0][0].prompt, changed[0][1], changed[0][2]) if changed else None,
+            example=(lost[0][0].prompt, lost[0][1], lost[0][2]) if lost else None,
         )
 
 

@@ -180,13 +180,13 @@ def _table(pool: Mapping[str, Any]) -> str:
         return f"{title}: nothing is finished"
     average = pool["fine_tunes"]["average"]["mean"]
     lines = [f"{title}; the fine-tunes score {average:.3f} on {', '.join(pool['tasks'])}", ""]
-    columns = ["backbone", "λ", "KL to the base", "replies unchanged", "perplexity", "alone", *heads.values()]
+    columns = ["backbone", "λ", "KL to the base", "right answers kept", "perplexity", "alone", *heads.values()]
     lines += [_line(columns), "|---" * len(columns) + "|"]
     for row in pool["rows"]:
         cells = {(cut["form"], cut["budget"], cut["prompts"]): _pair(cut) for cut in row["experts"]}
         general = row["general"]
         kept = ("", "", "") if general is None else (
-            f"{general['divergence']:.3f}", f"{general['unchanged']:.0%}", f"× {general['perplexity_ratio']:.3f}"
+            f"{general['divergence']:.3f}", f"{general['kept']:.0%}", f"× {general['perplexity_ratio']:.3f}"
         )  # fmt: skip
         scales = ", ".join(f"{scale:g}" for scale in dict.fromkeys(row["lambda"]))
         lines.append(_line([row["row"], scales, *kept, _share(row["alone"]), *(cells.get(head, "") for head in heads)]))

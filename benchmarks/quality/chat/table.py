@@ -92,19 +92,19 @@ class ChatTable:
         }
 
     def general(self, row: Row, scale: float) -> dict[str, float] | None:
-        """KL to the base on general questions, share of unchanged replies, and the perplexity's ratio to the base's."""
+        """KL to the base on general questions, share of its right answers kept, and the perplexity over the base's."""
 
         def compute() -> dict[str, float] | None:
             found = compare_general(self.pool.base(), self._checkpoint(row, scale))
             if found is None:
                 return None
             self._say(f"{row.name} λ {scale:g}: {found.summary()}")
-            names = ("divergence", "unchanged", "perplexity_ratio")
+            names = ("divergence", "kept", "perplexity_ratio")
             return {name: round(getattr(found, name), 6) for name in names}
 
         if row.method is None:
-            return {"divergence": 0.0, "unchanged": 1.0, "perplexity_ratio": 1.0}  # the base itself
-        key = {**self._common, **self._key(row, scale), "general": 1}
+            return {"divergence": 0.0, "kept": 1.0, "perplexity_ratio": 1.0}  # the base itself
+        key = {**self._common, **self._key(row, scale), "general": 2}
         found: dict[str, float] | None = self._store.result(key, compute)
         return found
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ from merge.check import general
 from merge.check.general import (
     GeneralAbility,
     Question,
+    answers,
     compare_general,
     general_questions,
     general_reference,
     general_texts,
-    same_substance,
+    right_answers,
 )
 from merge.checkpoint import open_checkpoint
 from tests.merge.tiny import save_tiny
@@ -28,18 +30,31 @@ def _any_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(general, "general_texts", lambda: ("Rain falls on the hills.",))
 
 
+def test_an_answer_is_right_where_it_has_the_keyword():
+    assert answers(PARIS, "It is PARIS, of course.")
+    assert not answers(PARIS, "The capital of France is Lyon.")
+    assert right_answers([PARIS, PARIS], ["Paris", ""]) == 1
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "same"),
+    ("said", "kept", "example"),
     [
-        ("The capital of France is Paris.", "Paris", True),
-        ("The capital of France is Paris.", "The capital of France is Lyon.", False),
-        ("It is Lyon, in the south", "It is Lyon, in the east", True),
-        ("It is Lyon, in the south", "France, la France, la France", False),
-        ("", "Paris", True),
+        (("Paris.", "They make honey."), 1.0, None),
+        (("Paris.", "They make wax."), 1.0, None),  # where the base is wrong, nothing can be lost
+        (("Lyon.", "They make honey."), 0.0, (PARIS.prompt, "It is Paris", "Lyon.")),
     ],
 )
-def test_substance(before: str, after: str, same: bool):
-    assert same_substance(PARIS, before, after) is same
+@pytest.mark.usefixtures("_any_base")
+def test_only_right_answers_can_be_lost(
+    monkeypatch: pytest.MonkeyPatch, said: tuple[str, str], kept: float, example: tuple[str, str, str] | None
+):
+    base = open_checkpoint(models_dir() / "base")
+    reference = general_reference(base)
+    assert reference is not None
+    reference = replace(reference, said=("It is Paris", "They make milk"), known=1)
+    monkeypatch.setattr(general, "decoded", lambda *_: list(said))
+    found = reference.compare(base)
+    assert (found.kept, found.example) == (kept, example)
 
 
 def test_questions_and_texts_are_shipped():
@@ -53,7 +68,7 @@ def test_the_base_itself_has_lost_nothing():
     base = open_checkpoint(models_dir() / "base")
     found = compare_general(base, base)
     assert found is not None
-    assert (found.divergence, found.unchanged, found.perplexity_ratio) == (0.0, 1.0, 1.0)
+    assert (found.divergence, found.kept, found.perplexity_ratio) == (0.0, 1.0, 1.0)
     assert (found.questions, found.example) == (2, None)
     assert found.concerns() == []
 
@@ -82,7 +97,7 @@ def test_concerns_name_the_figures_and_a_reply():
     lost = GeneralAbility(0.5, 0.2, 1.1, 50, 40, (PARIS.prompt, "Paris.", "la, la"))
     assert lost.concerns() == [
         "general questions: KL to the base is 0.500 nats a token, above 0.1",
-        "general questions: 20% of the replies are unchanged, less than 90%: 'What is the capital of France?' was "
+        "general questions: 20% of the right answers are kept, less than 90%: 'What is the capital of France?' was "
         "answered 'Paris.' and is now answered 'la, la'",
         "plain text: the perplexity is 1.100 times the base's",
     ]

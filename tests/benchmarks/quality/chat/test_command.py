@@ -75,8 +75,8 @@ def test_cells_are_measured_once_and_put_together(
     assert pool["router"][0]["accuracy"] == 1
     base, sums = pool["rows"]
     assert (base["row"], base["lambda"], sums["lambda"]) == ("base", [1.0], [pytest.approx(0.15, abs=0.05)])
-    assert base["general"] == {"divergence": 0.0, "unchanged": 1.0, "perplexity_ratio": 1.0}
-    assert sums["general"] == {"divergence": 0.05, "unchanged": 1.0, "perplexity_ratio": 1.01}
+    assert base["general"] == {"divergence": 0.0, "kept": 1.0, "perplexity_ratio": 1.0}
+    assert sums["general"] == {"divergence": 0.05, "kept": 1.0, "perplexity_ratio": 1.01}
     for row in pool["rows"]:
         assert [cut["prompts"] for cut in row["experts"]] == [False, True]
         for cut in row["experts"]:
