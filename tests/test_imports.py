@@ -107,3 +107,49 @@ def test_an_upward_import_is_found(path: str, source: str):
 )
 def test_other_imports_are_not(path: str, source: str):
     assert upward(Path(path), source) == []
+
+
+API = (
+    ("errors", "logs", "messages", "openapi_replies"),
+    ("context", "text", "schemas"),
+    ("security",),
+    ("grammar",),
+    ("generate",),
+    ("loading", "status", "openai"),
+    ("openapi", "admin"),
+    ("app",),
+    ("server",),
+)
+"""The modules and packages of serve/api, from the ground up: each imports only from the rows below its own."""
+
+
+def api_upward(path: Path, source: str) -> list[str]:
+    """The imports within serve/api that its rows forbid."""
+    rows = {name: row for row, names in enumerate(API) for name in names}
+    own = path.with_suffix("").parts[2]
+    others = [(name.split(".")[2], line) for name, line, _ in imports(path, source) if name.startswith("serve.api.")]
+    return [
+        f"{path}:{line} imports serve.api.{other}"
+        for other, line in others
+        if other != own and rows[other] >= rows[own]
+    ]
+
+
+def test_the_packages_of_the_api_form_layers():
+    files = [path for path in FILES if path.parts[:2] == ("serve", "api") and path.parts[2] != "__init__.py"]
+    assert {path.with_suffix("").parts[2] for path in files} == {name for names in API for name in names}
+    assert [found for path in files for found in api_upward(path, (ROOT / path).read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "count"),
+    [
+        ("serve/api/text/choice.py", "from serve.api.generate.reply import Reply", 1),
+        ("serve/api/context.py", "from serve.api import app, errors", 1),
+        ("serve/api/openai/blocks.py", "from serve.api.status import READ", 1),
+        ("serve/api/text/choice.py", "from serve.api.text.codec import TextCodec", 0),
+        ("serve/api/server.py", "from serve.api.app import create_app", 0),
+    ],
+)
+def test_an_upward_import_within_the_api_is_found(path: str, source: str, count: int):
+    assert len(api_upward(Path(path), source)) == count

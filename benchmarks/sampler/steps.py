@@ -16,8 +16,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from serve.api.structure import INSTALLED, Structures
-from serve.api.text import TextCodec
+from serve.api.grammar.structure import INSTALLED, Structures
+from serve.api.text.codec import TextCodec
 from serve.engine.request import SamplingParams
 from serve.engine.sampler import sample, token_outputs
 from serve.engine.sampling_state import SamplingState

@@ -7,36 +7,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serve import ui
-from serve.api.auth import ApiKeyMiddleware
-from serve.api.context import ContextMiddleware
-from serve.api.disconnect import CLIENT_CLOSED_REQUEST
+from serve.api import openapi, status
+from serve.api.admin import routes as admin_routes
+from serve.api.admin.experts import ExpertAdmin
+from serve.api.context import CLIENT_CLOSED_REQUEST, ContextMiddleware
 from serve.api.errors import ApiError, did_you_mean
-from serve.api.expert_admin import ExpertAdmin
-from serve.api.keys import KeyRing
-from serve.api.openapi import OPERATIONS
-from serve.api.prompt_work import PromptWork
-from serve.api.request_limits import RequestLimitsMiddleware
-from serve.api.routes import (
-    chat,
-    classify,
-    completions,
-    decisions,
-    document,
-    embeddings,
-    experts,
-    lora,
-    messages,
-    models,
-    probes,
-    responses,
-    tokens,
-)
+from serve.api.generate import classification, embeddings, preview
+from serve.api.generate.prefill import PromptWork
+from serve.api.generate.service import Service
+from serve.api.openai import anthropic, completions, responses
 from serve.api.schemas import BodyParser
-from serve.api.service import Service
-from serve.api.trailing_slash import TrailingSlashMiddleware
+from serve.api.security.auth import OPEN_PATHS, ApiKeyMiddleware
+from serve.api.security.keys import KeyRing
+from serve.api.security.limits import PROBES, RequestLimitsMiddleware, TrailingSlashMiddleware
 from serve.config import ApiSettings
 
-_PATHS = tuple(dict.fromkeys(path for _, path in OPERATIONS))
+_PATHS = tuple(dict.fromkeys(path for _, path in openapi.OPERATIONS))
 
 
 def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = None) -> FastAPI:
@@ -57,7 +43,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_middleware(TrailingSlashMiddleware)  # within the keys: what is open is open under its exact path alone
-    app.add_middleware(ApiKeyMiddleware, keys=keys or KeyRing(settings), open_paths=probes.OPEN_PATHS)
+    app.add_middleware(ApiKeyMiddleware, keys=keys or KeyRing(settings), open_paths=OPEN_PATHS)
     if settings.allowed_origins:  # outside of the keys: a browser asks first, and without one
         app.add_middleware(
             CORSMiddleware,
@@ -74,7 +60,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
             ],
         )
     app.add_middleware(RequestLimitsMiddleware, settings=settings)
-    app.add_middleware(ContextMiddleware, metrics=service.metrics.http, quiet_paths=probes.PROBES)
+    app.add_middleware(ContextMiddleware, metrics=service.metrics.http, quiet_paths=PROBES)
     app.add_middleware(service.tracing.wrap)
     return app
 
@@ -85,19 +71,15 @@ def routers(service: Service, settings: ApiSettings) -> tuple[APIRouter, ...]:
     work = PromptWork(service, settings, bodies)
     admin = ExpertAdmin(service, settings)
     return (
-        chat.router(service, settings, bodies),
-        classify.router(work),
         completions.router(service, settings, bodies),
-        decisions.router(service, settings, bodies),
-        document.router(settings.version),
-        embeddings.router(work),
-        experts.router(admin, bodies),
-        lora.router(admin, bodies),
-        messages.router(service, settings, bodies),
-        models.router(service),
-        probes.router(service, settings.version),
         responses.router(service, settings, bodies),
-        tokens.router(service, bodies),
+        anthropic.router(service, settings, bodies),
+        embeddings.router(work),
+        classification.router(work),
+        preview.router(service, settings, bodies),
+        admin_routes.router(admin, bodies),
+        status.router(service, settings.version),
+        openapi.router(settings.version),
     )
 
 

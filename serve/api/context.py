@@ -1,19 +1,53 @@
-"""The outermost layer around every request: id, metrics, access log, and the last resort for errors."""
+"""The outermost layer around every request: id, metrics, access log, a client that goes, unexpected errors."""
 
+import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.api.disconnect import CLIENT_CLOSED_REQUEST
 from serve.api.errors import internal
 from serve.metrics import HttpMetrics
+
+_Result = TypeVar("_Result")
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for it; nobody reads the response, but the access log and the counters do."""
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error of anybody
+    """The client closed the connection before it had its reply."""
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run `work`, and cancel it as soon as the client disconnects. The request's body must have been read.
+
+    Raises:
+        ClientGone: it did.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
 
 _KEY = "overtone"
 _ID = re.compile(r"[!-~]{1,128}")

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi import APIRouter
 from pydantic.json_schema import models_json_schema
+from starlette.responses import JSONResponse
 
 from serve.api import schemas
 from serve.api.openapi_replies import REPLIES, Schema, or_null, reference
+from serve.api.status import READ
 
 _JSON = "application/json"
 _ERRORS: Mapping[int, str] = {
@@ -179,3 +182,15 @@ def _success(operation: Operation) -> Schema:
 
 def _error(status: int) -> Schema:
     return {"description": _ERRORS[status], "content": {_JSON: {"schema": reference("Error")}}}
+
+
+def router(version: str) -> APIRouter:
+    """The route."""
+    routes = APIRouter()
+    document = openapi_document(version)
+
+    @routes.api_route("/openapi.json", methods=READ)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(document)
+
+    return routes

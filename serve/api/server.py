@@ -14,17 +14,15 @@ from typing import Any, NoReturn, TypeVar
 import uvicorn
 from prometheus_client import disable_created_metrics
 
+from serve.api.admin.paths import check_directories
 from serve.api.app import create_app
-from serve.api.connection import HttpConfig
-from serve.api.expert_paths import check_directories
-from serve.api.exposure import open_to_others
-from serve.api.keys import KeyRing
-from serve.api.loading import load_runtime
+from serve.api.generate.service import Runtime, Service, Teach
+from serve.api.loading import load_runtime, warm_up
 from serve.api.logs import configure_logging
-from serve.api.open_files import AcceptErrors, connections_that_fit
-from serve.api.service import Runtime, Service, Teach
-from serve.api.tls import Certificates
-from serve.api.warm_up import warm_up
+from serve.api.security.connection import HttpConfig
+from serve.api.security.keys import KeyRing, open_to_others
+from serve.api.security.open_files import AcceptErrors, connections_that_fit
+from serve.api.security.tls import Certificates
 from serve.config import ServerSettings
 from serve.engine import EngineDead
 from serve.metrics import Metrics

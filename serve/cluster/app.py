@@ -7,7 +7,7 @@ from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 
-from serve.api.service import Teach
+from serve.api.generate.service import Teach
 from serve.cluster.deployment import Deployment
 from serve.cluster.ingress import Ingress
 from serve.cluster.replica import EngineReplica

@@ -14,7 +14,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from merge.bundle import Bundle
-from serve.api.structure import GrammarMask
+from serve.api.grammar.structure import GrammarMask
 from serve.cluster.board import Board
 from serve.cluster.messages import Call, Held, OtherBundle, ReplicaState
 from serve.cluster.outputs import Answers, ReplicaOutputs

@@ -10,9 +10,9 @@ from ray.serve.handle import DeploymentHandle
 
 from merge.bundle import Bundle
 from serve.api.app import create_app
+from serve.api.generate.service import Service, Teach
 from serve.api.loading import load_runtime
 from serve.api.logs import configure_logging
-from serve.api.service import Service, Teach
 from serve.cluster.client import ReplicaClient
 from serve.cluster.deployment import Deployment
 from serve.cluster.metrics import ClusterMetrics

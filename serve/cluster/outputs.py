@@ -8,7 +8,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentResponseGenerator
 
-from serve.api.structure import GrammarMask
+from serve.api.grammar.structure import GrammarMask
 from serve.cluster.messages import Admitted, Answer, OtherBundle, Refused, Step
 from serve.engine import Draining, EngineDead, Output, QueueFull
 from serve.experts import ExpertVersion

@@ -13,9 +13,9 @@ from ray import serve as ray_serve
 from merge.bundle import open_bundle
 from merge.bundle.digest import file_digest
 from merge.bundle.manifest import MANIFEST_NAME
+from serve.api.grammar.structure import Structures
 from serve.api.logs import configure_logging
-from serve.api.structure import Structures
-from serve.api.text import TextCodec
+from serve.api.text.codec import TextCodec
 from serve.cluster.messages import Admitted, Answer, Call, Held, OtherBundle, Refused, ReplicaState, Report, Step
 from serve.config import ServerSettings
 from serve.engine import AsyncEngine, EngineDead, EngineError, ExpertUnavailable, Request, SamplingParams, build_engine

@@ -19,11 +19,10 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
-from serve.api.exposure import open_to_others
-from serve.api.keys import KeyRing
+from serve.api.generate.service import Teach
 from serve.api.logs import configure_logging
+from serve.api.security.keys import KeyRing, open_to_others
 from serve.api.server import listen
-from serve.api.service import Teach
 from serve.cluster.app import APPLICATION, cluster_application
 from serve.cluster.deployment import Deployment
 

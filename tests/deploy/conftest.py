@@ -6,8 +6,8 @@ import httpx
 import pytest
 from prometheus_client import disable_created_metrics, enable_created_metrics
 
+from serve.api.generate.service import Service
 from serve.api.loading import load_runtime
-from serve.api.service import Service
 from serve.config import ServerSettings
 from serve.engine import EngineConfig
 from serve.metrics import Metrics

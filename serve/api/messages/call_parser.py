@@ -4,8 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 
-from serve.api.messages.call_reader import CallReader
-from serve.api.messages.events import CallDelta, Event, held_back
+from serve.api.messages.call_reader import CallDelta, CallReader, Event, held_back
 
 _BETWEEN = re.compile(r"[\s,]*")
 

@@ -10,7 +10,7 @@ from serve.api.errors import invalid
 from serve.api.schemas.body import Body, ListField
 from serve.api.schemas.chat import MAX_MESSAGES, Hint
 from serve.api.schemas.generation import MAX_STOP_CHARACTERS, MAX_STOPS
-from serve.api.schemas.tool import MAX_TOOLS, ToolName, without
+from serve.api.schemas.message import MAX_TOOLS, ToolName, without
 from serve.api.schemas.translated import TranslatedRequest
 
 _HINTS = frozenset(("cache_control", "eager_input_streaming", "defer_loading", "input_examples"))

@@ -7,11 +7,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from serve.api.errors import invalid, shortened
-from serve.api.schemas import foreign
-from serve.api.schemas.body import ListField
+from serve.api.schemas.body import FOREIGN_CHAT, ListField
 from serve.api.schemas.generation import AS_MANY_AS_FIT, GenerationRequest
-from serve.api.schemas.message import Message
-from serve.api.schemas.tool import NamedTool, Tool, ToolChoice, Tools
+from serve.api.schemas.message import Message, NamedTool, Tool, ToolChoice, Tools
 from serve.engine.request import MAX_LOGPROBS
 
 MAX_MESSAGES = 4096
@@ -61,7 +59,7 @@ class ChatRequest(GenerationRequest):
     `tools` are those that the model may call, as `tool_choice` says; with `parallel_tool_calls` false, once.
     """
 
-    foreign: ClassVar = foreign.CHAT
+    foreign: ClassVar = FOREIGN_CHAT
 
     messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None

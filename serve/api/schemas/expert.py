@@ -1,11 +1,13 @@
-"""The bodies of POST /v1/experts/load, /reload and /unload."""
+"""The bodies of POST /v1/experts/load, /reload and /unload, and of vLLM's routes for LoRA adapters."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from serve.api.errors import invalid
-from serve.api.schemas.body import Body, ListField
+from serve.api.schemas.body import MAX_NAME, Body, ListField
+from serve.config import ADAPTER_NAME
 
 ExpertName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Generation = Annotated[int, Field(ge=0)]
@@ -46,3 +48,21 @@ class LoadExpertRequest(UnloadExpertRequest):
         if self.router is not None and self.prompts is not None:
             raise invalid("prompts", "router and prompts both teach the router; give one of them")
         return self
+
+
+class LoadLoraRequest(Body):
+    """Load a LoRA adapter from a directory within one of the configured directories."""
+
+    foreign: ClassVar[Mapping[str, tuple[Any, ...]]] = {"is_3d_lora_weight": (False,)}
+
+    lora_name: Annotated[str, Field(pattern=ADAPTER_NAME)]
+    lora_path: Path
+    load_inplace: bool = False
+
+
+class UnloadLoraRequest(Body):
+    """Forget a LoRA adapter."""
+
+    foreign: ClassVar[Mapping[str, tuple[Any, ...]]] = {"lora_int_id": ()}
+
+    lora_name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]

@@ -1,4 +1,4 @@
-"""From the bytes of a body to a checked request, and every failure to a 400 that names the field."""
+"""What a request's headers say about its body, before any of it is read."""
 
 import asyncio
 import contextlib
@@ -7,15 +7,92 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import ValidationError
 from pydantic_core import from_json
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from serve.api.body_headers import check_body_headers
 from serve.api.errors import ApiError, body_too_large, did_you_mean, invalid, shortened
-from serve.api.schemas.body import Body
-from serve.api.schemas.bounds import MAX_DEPTH, MAX_DIGITS, holds_more_values, most_values
-from serve.api.schemas.foreign import asks_for_nothing
+from serve.api.schemas.body import Body, asks_for_nothing
+
+_MOST_DIGITS = 18
+
+
+def check_body_headers(headers: Headers, max_bytes: int) -> None:
+    """Return if the headers announce a JSON body that is not too long.
+
+    A web page can send other types to any server without asking it first (CORS' simple requests), so that they are
+    refused even where the body is JSON; so is a body without a type.
+
+    Raises:
+        ApiError: 413 where it is longer than `max_bytes`; 415 where it is compressed, or not said to be JSON.
+    """
+    length = headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > _MOST_DIGITS or int(length) > max_bytes):
+        raise body_too_large(max_bytes)
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        message = f"Content-Encoding {shortened(coding)!r} is not supported; send the body uncompressed"
+        raise ApiError(415, message, code="unsupported_encoding", headers={"Accept-Encoding": "identity"})
+    given = headers.get("content-type")
+    if given is None and length in ("", "0") and "transfer-encoding" not in headers:
+        return  # there is no body to have a type; it is refused as what it lacks
+    media_type = (given or "").partition(";")[0].strip().lower()
+    if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
+        return
+    found = "is missing" if given is None else f"is {shortened(given)!r}"
+    raise ApiError(
+        415,
+        f"Content-Type {found}; it must be application/json",
+        code="unsupported_media_type",
+        headers={"Accept": "application/json"},
+    )
+
+
+# How large a JSON document may be before it is read: the number of its values, counted without making any of them.
+# Parsing holds Python's global lock, so that nothing else in the process runs meanwhile, the event loop included. The
+# time depends on the number of values far more than on the number of bytes: 16 MB of text take a few milliseconds,
+# 16 MB of `[1],[1],…` take seconds.
+
+_BYTES_PER_VALUE = 32
+_FLOOR = 65_536
+
+MAX_DEPTH = 200
+"""Nested lists and objects; the parser's own limit."""
+
+MAX_DIGITS = 4300
+"""Of a whole number; the parser's own limit."""
+
+
+def most_values(max_bytes: int) -> int:
+    """JSON values that a body may hold where it may hold `max_bytes` bytes."""
+    return max(_FLOOR, max_bytes // _BYTES_PER_VALUE)
+
+
+def holds_more_values(raw: bytes, most: int) -> bool:
+    """Whether a JSON document holds more than `most` values.
+
+    A key and its value count as one, an empty list or object as two.
+    Each value but the first follows a comma or opens a list or an object. These characters within strings count only
+    where that decides.
+    """
+    if len(raw) <= most:
+        return False
+    data = np.frombuffer(raw, dtype=np.uint8)
+    if _openings(data).sum() < most:
+        return False
+    # A pair of backslashes first, from the left, so that what remains before a quotation mark escapes it.
+    unescaped = np.frombuffer(raw.replace(b"\\\\", b"").replace(b'\\"', b""), dtype=np.uint8)
+    within_string = np.bitwise_xor.accumulate(unescaped == ord('"'))
+    return bool((_openings(unescaped) & ~within_string).sum() >= most)
+
+
+def _openings(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    openings: npt.NDArray[np.bool_] = (data == ord(",")) | (data == ord("[")) | (data == ord("{"))
+    return openings
+
 
 _Body = TypeVar("_Body", bound=Body)
 

@@ -8,7 +8,7 @@ from benchmarks.clients.__main__ import clean, tool_template
 from benchmarks.clients.sdks import CLIENTS
 from benchmarks.clients.shapes import SHAPES, run_shape
 from benchmarks.peers.environment import PeerError
-from serve.api.chat_template import ChatTemplate
+from serve.api.generate.settings import ChatTemplate
 from serve.api.messages import Dialect
 from tests.serve.api.fakes import FakeEngine, fake_service, live
 

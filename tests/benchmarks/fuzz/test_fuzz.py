@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.fuzz import Bodies, Report, Shot, attack
 from benchmarks.fuzz.attack import _fault
+from serve.api.generate.service import Service
 from serve.api.loading import load_runtime
-from serve.api.service import Service
 from serve.config import ApiSettings, ServerSettings
 from serve.engine import EngineConfig
 from serve.metrics import Metrics

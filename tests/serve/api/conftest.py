@@ -4,7 +4,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from serve.api.service import Service
+from serve.api.generate.service import Service
 from tests.conftest import REPLICAS
 from tests.serve.api.fakes import FakeEngine, fake_service, live
 

@@ -12,12 +12,12 @@ import uvicorn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from serve.api.app import create_app
-from serve.api.catalogue import Catalogue, Entry
-from serve.api.chat_template import ChatTemplate
-from serve.api.connection import HttpConfig
-from serve.api.service import Runtime, Service
-from serve.api.structure import Structures
-from serve.api.text import TextCodec
+from serve.api.generate.catalogue import Catalogue, Entry
+from serve.api.generate.service import Runtime, Service
+from serve.api.generate.settings import ChatTemplate
+from serve.api.grammar.structure import Structures
+from serve.api.security.connection import HttpConfig
+from serve.api.text.codec import TextCodec
 from serve.config import ApiSettings, ConnectionSettings
 from serve.decision import Decision
 from serve.engine import EngineDead, EngineError, Output, Request, TokenOutput

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from serve.api.openapi import OPERATIONS
-from serve.api.routes.probes import OPEN_PATHS
+from serve.api.security.auth import OPEN_PATHS
 from serve.config import ApiSettings
 from tests.serve.api.fakes import FakeEngine, fake_service, live
 
@@ -30,11 +30,11 @@ ELSEWHERE = {
     3: ["tests.serve.engine.test_invariants:test_3_an_expert_whose_tensors_match_nothing_is_a_load_error"],
     4: [
         "tests.serve.engine.test_invariants:test_1_a_reload_with_other_weights_does_not_meet_old_keys_and_values",
-        "tests.serve.api.test_expert_admin:test_a_new_expert_answers_under_its_name",
+        "tests.serve.api.admin.test_experts:test_a_new_expert_answers_under_its_name",
     ],
     5: [
         "tests.serve.engine.test_invariants:test_4_a_bad_expert_fails_its_requests_and_nothing_else",
-        "tests.serve.api.test_expert_admin:test_what_is_not_an_expert_leaves_everything_as_it_was",
+        "tests.serve.api.admin.test_experts:test_what_is_not_an_expert_leaves_everything_as_it_was",
     ],
     6: ["tests.serve.engine.test_invariants:test_4_decoding_goes_on_while_an_expert_loads"],
     7: [
@@ -46,10 +46,10 @@ ELSEWHERE = {
     9: ["tests.serve.api.test_end_to_end:test_a_client_that_leaves_frees_its_blocks"],
     10: ["tests.serve.api.test_server:test_sigterm_drains_and_exits_with_0_and_options_are_variables"],
     11: [
-        "tests.serve.api.test_choice:test_a_stop_string_across_tokens_cuts_before_it_and_is_never_sent",
-        "tests.serve.api.test_text:test_characters_come_out_whole_with_their_last_byte",
+        "tests.serve.api.text.test_choice:test_a_stop_string_across_tokens_cuts_before_it_and_is_never_sent",
+        "tests.serve.api.text.test_codec:test_characters_come_out_whole_with_their_last_byte",
     ],
-    12: ["tests.serve.api.test_openai_fields:test_a_field_of_openais_is_honoured_or_refused_by_name"],
+    12: ["tests.serve.api.schemas.test_openai_fields:test_a_field_of_openais_is_honoured_or_refused_by_name"],
     13: ["tests.serve.metrics.test_metrics:test_a_thousand_experts_do_not_make_the_scrape_long"],
     14: ["tests.serve.engine.test_engine:test_a_batch_without_experts_is_plain"],
     15: [
@@ -62,7 +62,10 @@ ELSEWHERE = {
         "tests.kernels.expert_linear.test_dispatch:test_non_contiguous_input",
         "tests.kernels.test_patch:test_an_all_zero_expert_keeps_nothing",
     ],
-    16: ["tests.serve.api.test_chat:test_a_plain_chat", "tests.serve.api.test_completions:test_a_plain_completion"],
+    16: [
+        "tests.serve.api.openai.test_chat:test_a_plain_chat",
+        "tests.serve.api.openai.test_completions:test_a_plain_completion",
+    ],
 }
 PROTECTED = sorted({*OPERATIONS, ("GET", "/openapi.json"), ("GET", "/no/such/path")} - {("GET", p) for p in OPEN_PATHS})
 

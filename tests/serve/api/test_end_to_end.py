@@ -12,8 +12,8 @@ import pytest
 import torch
 from openai import OpenAI
 
+from serve.api.generate.service import Service
 from serve.api.loading import load_runtime
-from serve.api.service import Service
 from serve.config import ServerSettings
 from serve.engine import EngineConfig, EngineStats
 from serve.metrics import Metrics

@@ -6,8 +6,8 @@ import openai as openai_package
 import pytest
 from openai import OpenAI
 
-from serve.api.catalogue import Catalogue, Entry, Target
 from serve.api.errors import ApiError
+from serve.api.generate.catalogue import Catalogue, Entry, Target
 from serve.api.loading import load_runtime
 from serve.config import ServerSettings
 from serve.metrics import Metrics

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from serve.api.context import RequestContext, _log_access
+from serve.api.generate.service import Service
 from serve.api.logs import JsonFormatter, TextFormatter, configure_logging
-from serve.api.service import Service
 from serve.config import ApiSettings
 from serve.metrics import Metrics
 from tests.serve.api.fakes import FakeEngine, fake_service, live

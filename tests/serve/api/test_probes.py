@@ -6,7 +6,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.api.service import Phase, Service
+from serve.api.generate.service import Phase, Service
 from serve.metrics import Metrics
 from tests.serve.api.fakes import FakeEngine, fake_service, live
 

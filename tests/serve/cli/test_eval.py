@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from serve.api.generate.service import Service
 from serve.api.loading import load_runtime
-from serve.api.service import Service
 from serve.child import Child, serving
 from serve.cli import main
 from serve.config import ServerSettings

@@ -23,8 +23,8 @@ from ray import cloudpickle
 from ray import serve as ray_serve
 
 from serve.api.app import create_app
-from serve.api.service import Service
-from serve.api.structure import Structures
+from serve.api.generate.service import Service
+from serve.api.grammar.structure import Structures
 from serve.cluster.app import APPLICATION, ENGINE
 from serve.cluster.client import ReplicaClient
 from serve.cluster.metrics import ClusterMetrics

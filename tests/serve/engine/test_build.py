@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from merge.bundle import Bundle, expert_header, open_bundle
-from serve.api.catalogue import Catalogue
+from serve.api.generate.catalogue import Catalogue
 from serve.engine import EngineError, InvalidRequest, Request, build
 from serve.engine import memory as memory_module
 from serve.engine.memory import free_bytes

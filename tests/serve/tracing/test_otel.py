@@ -10,8 +10,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from serve.api.generate.service import Service
 from serve.api.loading import load_runtime
-from serve.api.service import Service
 from serve.config import ServerSettings
 from serve.engine import EngineConfig, RequestRecord
 from serve.metrics import Metrics

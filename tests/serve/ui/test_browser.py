@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.api.generate.service import Service
 from serve.api.loading import load_runtime
-from serve.api.service import Service
 from serve.config import ApiSettings, ServerSettings
 from serve.engine import EngineConfig
 from serve.metrics import Metrics

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.api.service import Service
+from serve.api.generate.service import Service
 from serve.config import ApiSettings
 from serve.ui.page import _TEMPLATE, _page
 from tests.serve.api.fakes import FakeEngine, fake_service, live

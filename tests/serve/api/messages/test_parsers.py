@@ -7,7 +7,7 @@ import random
 import pytest
 
 from serve.api.messages import Dialect, MessageFormat, MessageReader
-from serve.api.messages.thinking import ThinkingParser
+from serve.api.messages.reader import ThinkingParser
 
 A, B = '{"name": "f", "arguments": {"x": [1, {"y": "}"}]}}', '{"name": "g", "arguments": {}}'
 P = A.replace("arguments", "parameters")

@@ -1,0 +1,1 @@
+"""Loading, replacing and unloading experts while the server runs."""
