@@ -10,10 +10,10 @@ from torch import Tensor
 
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointError, CheckpointWriter, TensorSpec, copy_settings
 from merge.methods import BoundMethod, TaskVectors
-from merge.methods.vectors import blocks
+from merge.methods.vectors import blocks, row_blocks
 from merge.parallel import in_order
 from merge.ray_pool import RayPool
-from merge.task_vectors import task_vectors
+from merge.task_vectors import is_unchanged, task_vectors
 
 PIECE = 1 << 20
 """Elements that a task vector is added by: with an eighth of it, two threads wait for Python more than they compute."""
@@ -31,6 +31,7 @@ def write_backbone(
     shard_bytes: int = SHARD_BYTES,
     threads: int | None = None,
     pool: RayPool | None = None,
+    by_rows: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Merge fine-tunes and write the result as a Hugging Face directory, with the base's config and tokenizer.
 
@@ -49,6 +50,8 @@ def write_backbone(
         shard_bytes: most bytes of a file.
         threads: tensors merged at a time; None: as many as there are processors.
         pool: Ray's workers, which then merge the tensors in place of threads.
+        by_rows: whether the method merges the rows of a tensor independently of each other, by its name. Of such
+            tensors, and of those that no fine-tune changes, some rows are in memory at a time.
 
     Raises:
         CheckpointError: a tensor holds values that are not finite, or the merged one does.
@@ -65,8 +68,19 @@ def write_backbone(
     def compute(name: str) -> Tensor:
         if name not in stored:
             return base.tensor(name)
-        origin = base.tensor(name, dtype)
-        return method(name, origin, _vectors(name, base, origin, fine_tunes, scratch)).to(stored[name])
+        shape = base.tensors[name].shape
+        piecewise = by_rows(name) or all(is_unchanged(name, base, item) for item in fine_tunes.values())
+        pieces = row_blocks(shape) if piecewise else [None]
+        if pieces == [None]:
+            return merged_rows(name, None)
+        whole = torch.empty(shape, dtype=stored[name])
+        for rows in pieces:
+            whole[rows] = merged_rows(name, rows)
+        return whole
+
+    def merged_rows(name: str, rows: slice | None) -> Tensor:
+        origin = base.tensor(name, dtype, rows=rows)
+        return method(name, origin, _vectors(name, base, origin, fine_tunes, scratch, rows)).to(stored[name])
 
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
@@ -100,22 +114,27 @@ class _Scratch(threading.local):
 
 
 def _vectors(
-    name: str, base: Checkpoint, origin: Tensor, fine_tunes: Mapping[str, Checkpoint], scratch: _Scratch
+    name: str,
+    base: Checkpoint,
+    origin: Tensor,
+    fine_tunes: Mapping[str, Checkpoint],
+    scratch: _Scratch,
+    rows: slice | None,
 ) -> TaskVectors:
     buffer, dtype = scratch.like(origin), origin.dtype
 
     def add(task: str, total: Tensor, weight: float) -> None:
         # Piece by piece the difference never leaves the cache, and what is not finite makes the sum so: one pass.
-        tuned, flat = fine_tunes[task].tensor(name, dtype, check=False).flatten(), buffer.flatten()
+        tuned, flat = fine_tunes[task].tensor(name, dtype, check=False, rows=rows).flatten(), buffer.flatten()
         start, sums = origin.flatten(), total.view(-1)
         for piece in blocks(len(sums), PIECE):
             difference = torch.sub(tuned[piece], start[piece], out=flat[: piece.stop - piece.start])
             sums[piece].add_(difference, alpha=weight)
 
     def read(task: str) -> Tensor:
-        return torch.sub(fine_tunes[task].tensor(name, dtype), origin, out=buffer)
+        return torch.sub(fine_tunes[task].tensor(name, dtype, rows=rows), origin, out=buffer)
 
-    return task_vectors(name, base, fine_tunes, origin, read, add)
+    return task_vectors(name, base, fine_tunes, origin, read, add, rows)
 
 
 def _declare(path: Path, dtype: torch.dtype) -> None:

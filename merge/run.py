@@ -36,6 +36,7 @@ from merge.quantised_backbone import write_quantised
 from merge.ray_pool import RayPool
 from merge.router import read_foreign, train_router
 from merge.scale import ScaleChoice, ScalePoint, choose_scale
+from merge.stages import Stages
 from merge.staging import Staging
 from merge.wording import counted
 
@@ -55,6 +56,7 @@ class MergeReport:
         notes: what the user should know.
         scale: the λ that `lambda: auto` chose; None: there was nothing to choose, or it could not be.
         elsewhere: what each expert does to requests that are not its task's; empty where that was not measured.
+        stages: seconds of the stages, which follow one another.
     """
 
     bundle: Path
@@ -65,6 +67,7 @@ class MergeReport:
     notes: tuple[str, ...]
     scale: ScaleChoice | None = None
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 def merge_recipe(
@@ -95,49 +98,66 @@ def merge_recipe(
         ValueError: CheckpointError or BundleError: one line that says what turned out to be wrong on the way.
     """
     start = time.perf_counter()
-    shown = Progress(progress)
-    inputs, warned = checked_inputs(recipe, out, overwrite)
-    for finding in warned:
-        shown.say(str(finding))
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    shown.say("inputs: computing their digests")
-    digests = inputs.digests()
+    shown, stages = Progress(progress), Stages()
+    with stages.measured("inputs"):
+        inputs, warned = checked_inputs(recipe, out, overwrite)
+        for finding in warned:
+            shown.say(str(finding))
+        versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+        shown.say("inputs: computing their digests")
+        digests = inputs.digests()
     with (
         Staging(out, overwrite, inputs.key(recipe, digests, versions), resume) as staging,
         RayPool() if ray else nullcontext() as pool,
     ):
-        abilities = base_abilities(inputs, shown)
-        scale = _merge_backbone(inputs, abilities, staging, shown, workers, pool)
-        backbone = open_checkpoint(staging.path / "backbone")
-        general = [*_scale_notes(inputs, abilities, scale), *general_notes(abilities.reference, backbone, shown)]
-        abilities = abilities.shortened()
-        experts = _cut_experts(inputs, backbone, staging, shown, workers, pool)
-        elsewhere = experts_elsewhere(inputs, abilities, backbone, staging.path / "experts", shown)
-        if inputs.prompts is not None:
-            config = inputs.recipe.router
-            shown.say(f"router: training on {' and '.join(config.chosen_features)} features")
-            foreign = [] if config.foreign is None else read_foreign(config.foreign)
-            model = train_router(inputs.prompts, config, foreign, staging.path / "backbone")
-            save_router(staging.path / "router", model)
+        with stages.measured("backbone"):
+            abilities = base_abilities(inputs, shown)
+            scale = _merge_backbone(inputs, abilities, staging, shown, workers, pool)
+            backbone = open_checkpoint(staging.path / "backbone")
+            general = [*_scale_notes(inputs, abilities, scale), *general_notes(abilities.reference, backbone, shown)]
+            abilities = abilities.shortened()
+        with stages.measured("experts"):
+            experts = _cut_experts(inputs, backbone, staging, shown, workers, pool)
+            elsewhere = experts_elsewhere(inputs, abilities, backbone, staging.path / "experts", shown)
+        with stages.measured("router"):
+            _train_router(inputs, staging, shown)
         notes = (*_notes(inputs, warned, experts), *elsewhere_notes(elsewhere), *general)
         (staging.path / "recipe.yml").write_bytes(recipe.read_bytes())
         (staging.path / "README.md").write_text(
             model_card(inputs.recipe, [_row(item, elsewhere.get(item.name)) for item in experts], notes)
         )
         shown.say("bundle: writing the manifest")
-        staging.finish(
-            ManifestFields(
-                name=inputs.recipe.name,
-                recipe_sha256=file_digest(recipe),
-                inputs=digests,
-                versions=versions,
-                notes=notes,
+        with stages.measured("bundle"):
+            staging.finish(
+                ManifestFields(
+                    name=inputs.recipe.name,
+                    recipe_sha256=file_digest(recipe),
+                    inputs=digests,
+                    versions=versions,
+                    notes=notes,
+                )
             )
-        )
     seconds = time.perf_counter() - start
     return MergeReport(
-        out, seconds, backbone.nbytes, tuple(experts), inputs.prompts is not None, notes, scale, elsewhere
+        bundle=out,
+        seconds=seconds,
+        backbone_bytes=backbone.nbytes,
+        experts=tuple(experts),
+        router=inputs.prompts is not None,
+        notes=notes,
+        scale=scale,
+        elsewhere=elsewhere,
+        stages=stages.seconds,
     )
+
+
+def _train_router(inputs: Inputs, staging: Staging, shown: Progress) -> None:
+    if inputs.prompts is None:
+        return
+    config = inputs.recipe.router
+    shown.say(f"router: training on {' and '.join(config.chosen_features)} features")
+    foreign = [] if config.foreign is None else read_foreign(config.foreign)
+    save_router(staging.path / "router", train_router(inputs.prompts, config, foreign, staging.path / "backbone"))
 
 
 def _merge_backbone(
@@ -179,6 +199,7 @@ def _merge_backbone(
             out_dtype=torch.float32 if rounds else recipe.stored_dtype,
             on_tensor=advance,
             merged=merged.tensors,
+            by_rows=recipe.by_rows,
             shard_bytes=recipe.out_shard_size,
             threads=workers,
             pool=pool,

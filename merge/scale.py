@@ -118,6 +118,7 @@ def choose_scale(
                 out_dtype=torch.float32,
                 on_tensor=advance,
                 merged=merged.tensors,
+                by_rows=recipe.by_rows,
                 threads=threads,
             )
         moved = open_checkpoint(Path(scratch))

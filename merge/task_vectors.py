@@ -1,6 +1,7 @@
 """The task vectors of one tensor, read from checkpoints: as differences, and as factors where a fine-tune is a LoRA."""
 
 from collections.abc import Callable, Mapping
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ def task_vectors(
     origin: Tensor,
     read: Callable[[str], Tensor] | None = None,
     add: Callable[[str, Tensor, float], object] | None = None,
+    rows: slice | None = None,
 ) -> TaskVectors:
     """What a method gets of one tensor.
 
@@ -28,23 +30,32 @@ def task_vectors(
         origin: the base's tensor, in the dtype of the arithmetic.
         read: a task's vector; None: the difference of the two tensors.
         add: as `TaskVectors` takes it.
+        rows: the rows of the tensor that `origin` holds; None: all.
     """
     dtype = origin.dtype
     return TaskVectors(
         list(fine_tunes),
-        read or (lambda task: fine_tunes[task].tensor(name, dtype) - origin),
+        read or (lambda task: fine_tunes[task].tensor(name, dtype, rows=rows) - origin),
         add,
-        factors=lambda task: _factors(name, base, fine_tunes[task], dtype),
+        factors=lambda task: _factors(name, base, fine_tunes[task], dtype, rows or slice(None)),
         stored=lambda task: _stored(name, fine_tunes[task], dtype),
+        first_row=0 if rows is None else rows.start,
     )
 
 
-def _factors(name: str, base: Checkpoint, fine_tune: Checkpoint, dtype: torch.dtype) -> Factors | None:
+def is_unchanged(name: str, base: Checkpoint, fine_tune: Checkpoint) -> bool:
+    """Whether a fine-tune is known to leave a tensor as it is: a LoRA on the base that does not adapt it."""
+    return _sits_on(fine_tune, base) and not fine_tune.changes(name)
+
+
+def _sits_on(fine_tune: Checkpoint, base: Checkpoint) -> TypeGuard[AdaptedCheckpoint]:
+    return isinstance(fine_tune, AdaptedCheckpoint) and fine_tune.model.path.resolve() == base.path.resolve()
+
+
+def _factors(name: str, base: Checkpoint, fine_tune: Checkpoint, dtype: torch.dtype, rows: slice) -> Factors | None:
     """A task vector as a product, where the fine-tune is a LoRA that sits on the base itself."""
-    if not isinstance(fine_tune, AdaptedCheckpoint) or fine_tune.model.path.resolve() != base.path.resolve():
-        return None
-    found = fine_tune.factors(name, dtype)
-    return None if found is None else Factors(*found)
+    found = fine_tune.factors(name, dtype) if _sits_on(fine_tune, base) else None
+    return None if found is None else Factors(found[0][rows], found[1])
 
 
 def _stored(name: str, fine_tune: Checkpoint, dtype: torch.dtype) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -14,8 +15,9 @@ import torch
 
 from benchmarks.merge.child import FRANK_WOLFE
 from benchmarks.merge.compare import SAME, compare
-from benchmarks.merge.launch import merge_once
+from benchmarks.merge.launch import merge_once, merge_recipe_once
 from benchmarks.merge.pool import FULL, QUICK, Size, model_name, write_pool
+from benchmarks.merge.shape import SHAPES, TASKS, parameter_shapes, write_recipe
 from merge.checkpoint import open_checkpoint
 from merge.methods import METHODS
 
@@ -36,12 +38,21 @@ def main() -> None:
     parser.add_argument("--mergekit", action="store_true", help="compare with mergekit on 8 models instead")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of --mergekit (default 3)")
     parser.add_argument("--dir", type=Path, help="make the models there, or take those that are, and leave them")
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="merge four LoRAs of a random model of this shape")
+    parser.add_argument("--layers", type=int, help="decoder layers of --shape (default: all)")
+    parser.add_argument("--prompts", type=int, default=0, help="calibration prompts a task of --shape (default 0)")
+    parser.add_argument("--experts", type=json.loads, default={}, help="experts block of --shape, as JSON")
+    parser.add_argument("--workers", type=int, default=0, help="workers of --shape (default: as many as fit)")
     arguments = parser.parse_args()
+    if arguments.shape is not None and arguments.layers is not None and arguments.layers < 1:
+        parser.error("--layers must be at least 1")
     size = QUICK if arguments.quick else FULL
     with tempfile.TemporaryDirectory(prefix="overtone-merge-") as scratch:
         folder = arguments.dir or Path(scratch)
         try:
-            if arguments.mergekit:
+            if arguments.shape is not None:
+                result = _shaped(folder, arguments)
+            elif arguments.mergekit:
                 result = _against_mergekit(folder, size, arguments.rounds, arguments.methods or SAME)
             else:
                 methods = arguments.methods or [name for name in EVERY if name not in SLOW]
@@ -52,6 +63,27 @@ def main() -> None:
         print(json.dumps(result, indent=2))
     else:
         print(_table(result))
+
+
+def _shaped(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    config = dict(SHAPES[arguments.shape])
+    if arguments.layers is not None:
+        config["num_hidden_layers"] = arguments.layers
+    (method,) = arguments.methods or ["task_arithmetic"]
+    _say(f"{arguments.shape} with {config['num_hidden_layers']} layers and {len(TASKS)} LoRAs in {folder}")
+    recipe = write_recipe(folder, config, method, arguments.prompts, arguments.experts)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        measured = merge_recipe_once(recipe, Path(scratch) / "bundle", arguments.workers)
+    return {
+        "shape": arguments.shape,
+        "layers": config["num_hidden_layers"],
+        "parameters": sum(math.prod(shape) for shape in parameter_shapes(config).values()),
+        "method": method,
+        "prompts": arguments.prompts,
+        "counter": "anonymous and shared memory of the merge's processes, without pages of files",
+        "threads": os.cpu_count(),
+        **measured,
+    }
 
 
 def _say(text: str) -> None:
@@ -139,6 +171,12 @@ def _disk_read_gbps(files: list[Path]) -> float:
 
 def _table(result: dict[str, Any]) -> str:
     lines = []
+    if "shape" in result:
+        whole = f"{result['seconds']:.0f} s, {result['peak_rss_mb']:.0f} MB"
+        lines.append(f"{result['shape']}, {result['layers']} layers: {whole}")
+        lines += [
+            f"  {name:10}{row['seconds']:8.1f} s {row['peak_rss_mb']:8.0f} MB" for name, row in result["stages"].items()
+        ]
     for method, row in result.get("methods", {}).items():
         ratio = next(value for key, value in row.items() if key.startswith("rss_ratio"))
         cells = [

@@ -22,3 +22,17 @@ def merge_once(
         raise RuntimeError(f"{method} of {count} models failed: {lines[-1]}")
     result: dict[str, float] = json.loads(done.stdout)
     return result
+
+
+def merge_recipe_once(recipe: Path, out: Path, workers: int) -> dict[str, Any]:
+    """Run `benchmarks.merge.whole`, whose progress goes to stderr.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.merge.whole", recipe, out, str(workers)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the merge of {recipe} failed with exit status {done.returncode}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from merge.check.finding import Finding, errors, warnings
 from merge.check.inputs import Inputs
 from merge.checkpoint import Checkpoint, CheckpointError
+from merge.methods.vectors import row_blocks
 from merge.selection import is_selected
 
 FAR, UNRELATED = 0.5, 0.9
@@ -63,7 +64,7 @@ def check_weights(
 ) -> tuple[list[Finding], dict[str, Lineage]]:
     """Read all that is merged.
 
-    Memory: two tensors, and a sample of each task vector of one tensor.
+    Memory: some rows of two tensors, and a sample of each task vector of one tensor.
 
     Args:
         inputs: opened, and of equal names and shapes.
@@ -109,25 +110,28 @@ def _measured(
     count = len(inputs.fine_tunes)
     gram = torch.zeros(count, count, dtype=torch.float64)
     for name, weight in weights.items():
-        origin = _read(inputs.base, name, "base", found)
-        matrix = origin is not None and origin.ndim > 1
-        if matrix and origin is not None:
-            origin_square += weight * _dot(origin, origin)
-        samples = []
-        for task, fine_tune in inputs.fine_tunes.items():
-            tensor = _read(fine_tune, name, f"models.{task}", found)
-            if tensor is None or origin is None or not matrix:
-                continue
-            vector = tensor - origin
-            square = weight * _dot(vector, vector)
-            sums[task].change += square
-            sums[task].lost += square if name in left else 0.0
-            sums[task].own += weight * _dot(tensor, tensor)
-            sums[task].dot += weight * _dot(tensor, origin)
-            samples.append(vector.reshape(-1)[:: max(1, vector.numel() // SAMPLE)].double())
-        if len(samples) == count:
-            stacked = torch.stack(samples)
-            gram += stacked @ stacked.T
+        shape = inputs.base.tensors[name].shape
+        every = max(1, prod(shape) // SAMPLE)
+        for rows in row_blocks(shape):
+            origin = _read(inputs.base, name, rows, "base", found)
+            matrix = origin is not None and origin.ndim > 1
+            if matrix and origin is not None:
+                origin_square += weight * _dot(origin, origin)
+            samples = []
+            for task, fine_tune in inputs.fine_tunes.items():
+                tensor = _read(fine_tune, name, rows, f"models.{task}", found)
+                if tensor is None or origin is None or not matrix:
+                    continue
+                vector = tensor - origin
+                square = weight * _dot(vector, vector)
+                sums[task].change += square
+                sums[task].lost += square if name in left else 0.0
+                sums[task].own += weight * _dot(tensor, tensor)
+                sums[task].dot += weight * _dot(tensor, origin)
+                samples.append(vector.reshape(-1)[::every].double())
+            if len(samples) == count:
+                stacked = torch.stack(samples)
+                gram += stacked @ stacked.T
         on_tensor()
     if any(finding.severity == "error" for finding in found) or origin_square == 0:
         return found, {}, {}
@@ -169,12 +173,22 @@ def _left_out(inputs: Inputs, lost: Mapping[str, float], note: str) -> list[Find
     ]
 
 
-def _read(checkpoint: Checkpoint, name: str, subject: str, found: list[Finding]) -> Tensor | None:
+def _read(checkpoint: Checkpoint, name: str, rows: slice | None, subject: str, found: list[Finding]) -> Tensor | None:
     try:
-        return checkpoint.tensor(name, torch.float32)
+        return checkpoint.tensor(name, torch.float32, rows=rows)
     except CheckpointError as error:
-        found += errors(subject, error.faults)
+        told = errors(subject, _of_the_whole(checkpoint, name, error))
+        found += [finding for finding in told if finding not in found]
         return None
+
+
+def _of_the_whole(checkpoint: Checkpoint, name: str, error: CheckpointError) -> Sequence[str]:
+    """What is wrong with a tensor of which some rows cannot be read."""
+    try:
+        checkpoint.tensor(name)
+    except CheckpointError as worse:
+        return worse.faults
+    return error.faults
 
 
 def _dot(one: Tensor, other: Tensor) -> float:

@@ -108,13 +108,16 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> Tensor:
+    def tensor(
+        self, name: str, dtype: torch.dtype | None = None, check: bool = True, rows: slice | None = None
+    ) -> Tensor:
         """Read one tensor (memory-mapped; nothing else is loaded).
 
         Args:
             name: a key of `tensors`.
             dtype: cast to it. None: as stored; float32 for a quantised weight, which is multiplied out.
             check: look for values that are not finite.
+            rows: read only these, of the first dimension; None: all.
 
         Raises:
             CheckpointError: no such tensor, a file that cannot be read, or values that are not finite.
@@ -123,8 +126,11 @@ class Checkpoint:
         if info is None:
             raise CheckpointError(f"{self.path} has no tensor {name}")
         if name in self.quantised:
-            return self.quantised[name].dequantised(name, dtype or torch.float32)
+            weight = self.quantised[name].dequantised(name, dtype or torch.float32)
+            return weight if rows is None else weight[rows]
         tensor = _read(info.file, name)
+        if rows is not None:
+            tensor = tensor[rows]
         bad = count_not_finite(tensor) if check else 0
         if bad:
             raise CheckpointError(f"{info.file}: {name} holds {bad} NaN or infinite values of {tensor.numel()}")

@@ -24,7 +24,7 @@ from merge.experts.magnitude import largest_entries
 from merge.experts.placed import Product, Values
 from merge.experts.sources import Sources
 from merge.experts.storage import as_stored
-from merge.methods.vectors import EMBEDDINGS
+from merge.methods.vectors import EMBEDDINGS, row_blocks
 from merge.parallel import in_order
 
 MOST_RANK = 256
@@ -167,11 +167,13 @@ def _entries(change: Tensor, gram: Tensor, sources: Sources, room: int) -> Curve
     if not bool(change.any()):
         return Curve(torch.zeros(0, dtype=torch.float64), rows)
     most = max(1, min(columns, int(MOST_ENTRIES * columns), room // rows))
-    best = _score(change, gram).topk(most, 1)
-    gain = best.values.double().square().sum(0)
+    gain = torch.zeros(most, dtype=torch.float64)
+    for block in row_blocks(change.shape):
+        score = _score(change if block is None else change[block], gram)
+        gain += score.topk(most, 1).values.double().square().sum(0)
     if gram.numel():
         k = max(1, min(most, round((sources.config.budget or 0.0) * columns)))
-        index = best.indices[:, :k]
+        index = _score(change, gram).topk(k, 1).indices
         left = change.scatter(1, index, 0.0)
         removed = float(((change @ gram) * change).sum() - ((left @ gram) * left).sum())
         gain *= max(0.0, removed) / max(float(gain[:k].sum()), 1e-300)

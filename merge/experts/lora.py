@@ -6,7 +6,7 @@ from merge.bundle import LowRankDelta
 from merge.checkpoint import Checkpoint
 from merge.experts.sources import Sources
 from merge.lora import AdaptedCheckpoint
-from merge.methods.vectors import Factors
+from merge.methods.vectors import Factors, row_blocks
 
 
 def why_no_lora(base: Checkpoint, fine_tune: Checkpoint) -> str | None:
@@ -28,7 +28,12 @@ def why_no_lora(base: Checkpoint, fine_tune: Checkpoint) -> str | None:
 
 def keeps_base(sources: Sources, name: str) -> bool:
     """Whether the stored backbone has the base's own numbers in one tensor."""
-    return torch.equal(sources.backbone.tensor(name, torch.float32), sources.base.tensor(name, torch.float32))
+    return all(
+        torch.equal(
+            sources.backbone.tensor(name, torch.float32, rows=rows), sources.base.tensor(name, torch.float32, rows=rows)
+        )
+        for rows in row_blocks(sources.base.tensors[name].shape)
+    )
 
 
 def own_factors(fine_tune: Checkpoint, sources: Sources, name: str) -> Factors | None:

@@ -13,6 +13,7 @@ from merge.bundle import Expert
 from merge.checkpoint import Checkpoint
 from merge.experts.config import ExpertConfig
 from merge.experts.entry_bytes import density_for
+from merge.methods.vectors import row_blocks
 
 
 @dataclass(frozen=True)
@@ -111,4 +112,13 @@ class Cut:
 
 def difference(minuend: Checkpoint, subtrahend: Checkpoint, name: str) -> Tensor:
     """One tensor of a checkpoint less that of another, float32."""
-    return minuend.tensor(name, torch.float32) - subtrahend.tensor(name, torch.float32)
+    shape = minuend.tensors[name].shape
+    found = torch.empty(shape)
+    for rows in row_blocks(shape):  # of a large tensor no second copy in float32 is made
+        whole = slice(None) if rows is None else rows
+        torch.sub(
+            minuend.tensor(name, torch.float32, rows=rows),
+            subtrahend.tensor(name, torch.float32, rows=rows),
+            out=found[whole],
+        )
+    return found

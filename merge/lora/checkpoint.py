@@ -29,7 +29,9 @@ class AdaptedCheckpoint(Checkpoint):
         """The adapter's, and that of the model beneath."""
         return (self.path, *self.model.directories)
 
-    def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> Tensor:
+    def tensor(
+        self, name: str, dtype: torch.dtype | None = None, check: bool = True, rows: slice | None = None
+    ) -> Tensor:
         """Read one tensor and apply the adapter to it.
 
         Semantics: W + s·B A; transposed weights W + s·(B A)ᵀ; convolutions W + s·Σ_r B[o, r] A[r, …]; with DoRA
@@ -39,10 +41,12 @@ class AdaptedCheckpoint(Checkpoint):
         """
         change = self.adapter.changes.get(name)
         if change is None:
-            return self._beneath(name, dtype, check)
+            return self._beneath(name, dtype, check, rows)
+        if change.magnitude is not None and rows is not None:
+            return self.tensor(name, dtype, check)[rows]  # the norms may be those of columns
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        weight = self._beneath(name, wide, check)
-        adapted = weight + change.scale * self._product(change, wide)
+        weight = self._beneath(name, wide, check, rows)
+        adapted = weight + change.scale * self._product(change, wide, rows or slice(None))
         if change.magnitude is not None:
             adapted = _renormalised(adapted, self._own(change.magnitude, wide), change.transposed)
         return adapted.to(dtype or self.tensors[name].dtype)
@@ -82,21 +86,26 @@ class AdaptedCheckpoint(Checkpoint):
         a, b = self._own(change.a, dtype), self._own(change.b, dtype)
         return (a.T, b.T, change.scale) if change.transposed else (b, a, change.scale)
 
-    def _beneath(self, name: str, dtype: torch.dtype | None, check: bool) -> Tensor:
+    def changes(self, name: str) -> bool:
+        """Whether the adapter gives a tensor other values than the model has."""
+        return name in self.adapter.changes or name in self.adapter.replacements
+
+    def _beneath(self, name: str, dtype: torch.dtype | None, check: bool, rows: slice | None) -> Tensor:
         """What the factors change: the model's tensor, or the one that the adapter has in its place."""
         source = self.adapter.replacements.get(name)
         if source is None:
-            return self.model.tensor(name, dtype, check)
-        return self._own(source, dtype or self.model.tensors[name].dtype)
+            return self.model.tensor(name, dtype, check, rows)
+        return self._own(source, dtype or self.model.tensors[name].dtype, rows)
 
-    def _product(self, change: LowRank, dtype: torch.dtype) -> Tensor:
+    def _product(self, change: LowRank, dtype: torch.dtype, rows: slice) -> Tensor:
         a, b = self._own(change.a, dtype), self._own(change.b, dtype)
         if a.ndim > 2:
+            b = b[rows]
             return (b.flatten(1) @ a.flatten(1)).view(b.shape[0], *a.shape[1:])
-        return (b @ a).T if change.transposed else b @ a
+        return (b @ a[:, rows]).T if change.transposed else b[rows] @ a
 
-    def _own(self, name: str, dtype: torch.dtype | None) -> Tensor:
-        return Checkpoint(self.path, {}, self.adapter.tensors).tensor(name, dtype)
+    def _own(self, name: str, dtype: torch.dtype | None, rows: slice | None = None) -> Tensor:
+        return Checkpoint(self.path, {}, self.adapter.tensors).tensor(name, dtype, rows=rows)
 
 
 def is_adapter(directory: Path) -> bool:

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from merge.methods.registry import method
+from merge.methods.registry import always, method
 from merge.methods.vectors import TaskVectors
 
 
-@method("base")
+@method("base", by_rows=always)
 def base(_name: str, base: Tensor, _vectors: TaskVectors) -> Tensor:
     """Keep the base: the experts hold all that the fine-tunes changed, and LoRAs can stay what they are.
 

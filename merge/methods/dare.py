@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from merge.methods.election import elect
-from merge.methods.registry import method
+from merge.methods.registry import always, method
 from merge.methods.task_arithmetic import USUAL
 from merge.methods.vectors import ONE, PerTask, TaskVectors, weighted_sum
 
@@ -19,7 +19,7 @@ USUAL_DENSITY = PerTask(0.5)
 Seed = Annotated[int, Field(ge=0)]
 
 
-@method("dare_linear")
+@method("dare_linear", by_rows=always)
 def dare_linear(
     name: str,
     base: Tensor,
@@ -46,11 +46,11 @@ def dare_linear(
         lambda_: λ.
         seed: of the masks; see `keep_mask`.
     """
-    dropped = vectors.map(_dropper(name, density, rescale, seed))
+    dropped = vectors.map(_dropper(name, density, rescale, seed, vectors.first_row))
     return weighted_sum(base, dropped, weight).mul_(lambda_).add_(base)
 
 
-@method("dare_ties")
+@method("dare_ties", by_rows=always)
 def dare_ties(
     name: str,
     base: Tensor,
@@ -78,31 +78,32 @@ def dare_ties(
         lambda_: λ.
         seed: of the masks; see `keep_mask`.
     """
-    dropped = vectors.map(_dropper(name, density, rescale, seed))
+    dropped = vectors.map(_dropper(name, density, rescale, seed, vectors.first_row))
     return elect(base, dropped, weight, normalize).mul_(lambda_).add_(base)
 
 
-def keep_mask(shape: tuple[int, ...], density: float, seed: int, task: str, name: str) -> Tensor:
+def keep_mask(shape: tuple[int, ...], density: float, seed: int, task: str, name: str, first_row: int = 0) -> Tensor:
     """Draw which entries of one tensor of one task are kept.
 
-    The generator is seeded by a hash of (seed, task, tensor name) alone, so a mask does not depend on the order of the
-    tasks, on what was drawn before it, on threads or on shards. At another density the same draw is cut elsewhere: what
-    is kept at a low density is kept at every higher one.
+    The generator is seeded by a hash of (seed, task, tensor name) alone, and of the first row where that is not 0, so a
+    mask does not depend on the order of the tasks, on what was drawn before it, on threads or on shards. At another
+    density the same draw is cut elsewhere: what is kept at a low density is kept at every higher one.
 
     Returns:
         Of the given shape, bool.
     """
-    digest = hashlib.sha256(f"{seed}\0{task}\0{name}".encode()).digest()
+    place = f"{name}\0{first_row}" if first_row else name
+    digest = hashlib.sha256(f"{seed}\0{task}\0{place}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
     # Uniform numbers in place of torch.bernoulli, whose CPU draw is split over threads in some builds.
     return torch.rand(shape, generator=generator) < density
 
 
-def _dropper(name: str, density: PerTask, rescale: bool, seed: int) -> Callable[[str, Tensor], Tensor]:
+def _dropper(name: str, density: PerTask, rescale: bool, seed: int, first_row: int) -> Callable[[str, Tensor], Tensor]:
     def drop(task: str, vector: Tensor) -> Tensor:
         if density[task] == 1:
             return vector
-        kept = vector * keep_mask(tuple(vector.shape), density[task], seed, task, name)
+        kept = vector * keep_mask(tuple(vector.shape), density[task], seed, task, name, first_row)
         return kept.div_(density[task]) if rescale else kept
 
     return drop

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from merge.methods.highpass import apply_mask, kept_fraction, normalized_mask, official_mask
-from merge.methods.registry import method
+from merge.methods.registry import method, where_excluded
 from merge.methods.vectors import EMBEDDINGS, ONE, PerTask, TaskVectors, is_matrix, weighted_sum
 
 Coefficients = Literal["const", "paper", "align"]
@@ -18,7 +18,11 @@ def _usual_scale(parameters: Any) -> float:
     return _USUAL[parameters.coefficients]
 
 
-@method("fr", _usual_scale)
+def _by_rows(name: str, parameters: Any) -> bool:
+    return parameters.coefficients == "const" and where_excluded(name, parameters)
+
+
+@method("fr", _usual_scale, _by_rows)
 def fr(
     name: str,
     base: Tensor,

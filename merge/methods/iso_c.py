@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from merge.methods.registry import method
+from merge.methods.registry import method, where_excluded
 from merge.methods.singular import of_sum
 from merge.methods.vectors import EMBEDDINGS, ONE, PerTask, TaskVectors, is_matrix, weighted_sum
 
 
-@method("iso_c")
+@method("iso_c", by_rows=where_excluded)
 def iso_c(
     name: str,
     base: Tensor,

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from merge.methods.registry import method
+from merge.methods.registry import always, method
 from merge.methods.vectors import ONE, PerTask, TaskVectors, weighted_sum
 
 
-@method("linear")
+@method("linear", by_rows=always)
 def linear(
     _name: str,
     base: Tensor,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from torch import Tensor
 
-from merge.methods.vectors import PerTask, TaskVectors
+from merge.methods.vectors import PerTask, TaskVectors, is_excluded
 
 BoundMethod = Callable[[str, Tensor, TaskVectors], Tensor]
 """A method with its parameters filled in: (tensor name, base tensor, task vectors) to merged tensor."""
@@ -39,6 +39,21 @@ Scale = Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)]
 """λ as a recipe writes it."""
 
 
+def never(_name: str, _parameters: Any) -> bool:
+    """What a method says that needs every tensor as a whole."""
+    return False
+
+
+def always(_name: str, _parameters: Any) -> bool:
+    """What a method says whose merged entries depend on the same entries of the models alone."""
+    return True
+
+
+def where_excluded(name: str, parameters: Any) -> bool:
+    """What a method says that treats matrices as a whole, and averages the entries of those that `exclude` names."""
+    return is_excluded(name, parameters.exclude)
+
+
 class ParameterError(ValueError):
     """A method that does not exist, or that does not take such a parameter. The message is one line."""
 
@@ -55,6 +70,8 @@ class Method:
         task_parameters: schema of one model's `parameters`.
         usual_scale: λ where nothing says how large it should be, for the parameters of `parameters`; None: the method
             has no λ.
+        by_rows: whether the merged rows of a tensor depend on the same rows of the models alone, by the tensor's name
+            and the parameters of `parameters`.
     """
 
     name: str
@@ -63,6 +80,7 @@ class Method:
     parameters: type[BaseModel]
     task_parameters: type[BaseModel]
     usual_scale: Callable[[Any], float] | None = None
+    by_rows: Callable[[str, Any], bool] = never
 
     def bind(self, parameters: BaseModel, by_task: Mapping[str, BaseModel], scale: float = 1.0) -> BoundMethod:
         """Fill in parameters that were validated by the two schemas; a model's own value goes before the common one.
@@ -90,7 +108,7 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, usual_scale: Callable[[Any], float] | None = None
+    name: str, usual_scale: Callable[[Any], float] | None = None, by_rows: Callable[[str, Any], bool] = never
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a function as the merge method `name`.
 
@@ -101,6 +119,7 @@ def method(
     Args:
         name: how a recipe calls it.
         usual_scale: the usual λ for some parameters; None: the default of `lambda_`.
+        by_rows: as in `Method`.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -129,6 +148,7 @@ def method(
             create_model(f"{name} parameters", __config__=config, **common),
             create_model(f"{name} model parameters", __config__=config, **own),
             usual,
+            by_rows,
         )
         return function
 

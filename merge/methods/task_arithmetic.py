@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from merge.methods.registry import method
+from merge.methods.registry import always, method
 from merge.methods.vectors import PerTask, TaskVectors, weighted_sum
 
 USUAL = PerTask(0.3)
 """The coefficient that the paper found to suit eight tasks."""
 
 
-@method("task_arithmetic")
+@method("task_arithmetic", by_rows=always)
 def task_arithmetic(
     _name: str,
     base: Tensor,

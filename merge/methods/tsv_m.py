@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from merge.methods.registry import method
+from merge.methods.registry import method, where_excluded
 from merge.methods.singular import of_task, smallest
 from merge.methods.vectors import EMBEDDINGS, ONE, PerTask, TaskVectors, is_matrix, weighted_sum
 
 
-@method("tsv_m")
+@method("tsv_m", by_rows=where_excluded)
 def tsv_m(
     name: str,
     base: Tensor,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import prod
 from types import MappingProxyType
 
 import torch
@@ -27,6 +28,9 @@ ONE = PerTask(1.0)
 
 BLOCK = 1 << 17
 """Elements of a piece: half a MB in float32."""
+
+ROWS = 1 << 24
+"""Elements of the rows of a tensor that are in memory at a time, where it need not be there as a whole: 67 MB."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class TaskVectors:
         add: Callable[[str, Tensor, float], object] | None = None,
         factors: Callable[[str], Factors | None] | None = None,
         stored: Callable[[str], torch.dtype] | None = None,
+        first_row: int = 0,
     ) -> None:
         """Take the tasks' names and what reads a task's vector.
 
@@ -67,12 +72,14 @@ class TaskVectors:
                 perhaps faster; None: that is what is done.
             factors: a task's vector as a product, None for a task that is not stored as one; None: no task is.
             stored: what a task's weights were rounded to; None: float64, which says that they are exact.
+            first_row: number of the vectors' first row, where they are some rows of a tensor.
         """
         self.tasks = tuple(sorted(tasks))
         self._read = read
         self._add = add or (lambda task, total, weight: total.add_(read(task), alpha=weight))
         self._factors = factors or (lambda _: None)
         self._stored = stored or (lambda _: torch.float64)
+        self.first_row = first_row
 
     def factors(self, task: str) -> Factors | None:
         """A task's vector as a product; None where it is only known as a whole."""
@@ -104,7 +111,7 @@ class TaskVectors:
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "TaskVectors":
         """The same tasks, each vector passed through `change`(task, vector) when it is read; none has factors then."""
-        return TaskVectors(self.tasks, lambda task: change(task, self._read(task)))
+        return TaskVectors(self.tasks, lambda task: change(task, self._read(task)), first_row=self.first_row)
 
 
 def weighted_sum(like: Tensor, vectors: TaskVectors, weight: PerTask | Mapping[str, float]) -> Tensor:
@@ -117,6 +124,23 @@ def blocks(size: int, most: int = BLOCK) -> Iterator[slice]:
     return (slice(start, min(start + most, size)) for start in range(0, size, most))
 
 
+def row_blocks(shape: Sequence[int], most: int = ROWS) -> list[slice | None]:
+    """Cut a tensor of this shape into blocks of rows of at most `most` elements; [None], the whole, if it has no more.
+
+    A block has one row at least.
+    """
+    size = prod(shape)
+    if size <= most or not shape:
+        return [None]
+    step = max(1, most // (size // shape[0]))
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+
+
 def is_matrix(name: str, tensor: Tensor, exclude: Sequence[str]) -> bool:
     """Whether a tensor is a 2-D weight whose name matches none of the shell-style patterns `exclude`."""
-    return tensor.ndim == 2 and not any(fnmatchcase(name, pattern) for pattern in exclude)
+    return tensor.ndim == 2 and not is_excluded(name, exclude)
+
+
+def is_excluded(name: str, exclude: Sequence[str]) -> bool:
+    """Whether a name matches one of the shell-style patterns `exclude`."""
+    return any(fnmatchcase(name, pattern) for pattern in exclude)

@@ -62,6 +62,11 @@ def chooses_scale(method: Method, common: Parameters, by_task: Mapping[str, Para
     return not any("weight" in block for block in (common, *by_task.values()))
 
 
+def by_rows(method: Method, common: Parameters, tensor: str) -> bool:
+    """Whether the method merges a tensor with these parameters some rows at a time."""
+    return method.by_rows(tensor, method.parameters.model_validate(values_for(common, tensor)))
+
+
 def bind(method: Method, common: Parameters, by_task: Mapping[str, Parameters], scale: float = 1.0) -> BoundMethod:
     """A method with parameters that `alternatives` and the method's schemas have accepted.
 

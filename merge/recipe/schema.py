@@ -12,7 +12,7 @@ from merge.checkpoint import SHARD_BYTES
 from merge.experts.config import CalibrationConfig, ExpertConfig
 from merge.frank_wolfe import FrankWolfeConfig
 from merge.methods import AUTO, METHODS, BoundMethod
-from merge.recipe.parameters import bind, chooses_scale, values_for
+from merge.recipe.parameters import bind, by_rows, chooses_scale, values_for
 from merge.router import RouterConfig
 from merge.selection import LEFT_ALONE
 
@@ -179,6 +179,11 @@ class Recipe(_Block):
             scale: λ over the usual one, where the recipe leaves the choice to `lambda: auto`.
         """
         return bind(METHODS[self.merge_method], self.parameters, self._by_task, scale)
+
+    def by_rows(self, tensor: str) -> bool:
+        """Whether a tensor's rows can be merged some at a time."""
+        method = METHODS.get(self.merge_method)
+        return method is not None and by_rows(method, self.parameters, tensor)
 
     @property
     def chooses_scale(self) -> bool:

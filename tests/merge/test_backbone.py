@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from merge.bundle import backbone_digest
 from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from merge.lora import open_adapter
 from merge.methods import METHODS, find_method
+from merge.methods.dare import keep_mask
+from merge.methods.vectors import TaskVectors, row_blocks
 from tests.merge.lora.adapters import Q, factors, write_adapter
 from tests.merge.tiny import save_fine_tune, save_tiny
 
@@ -125,6 +128,68 @@ def test_neither_threads_nor_order_nor_shard_size_move_a_bit(
     for other in others:
         assert set(other) == set(first)
         assert all(torch.equal(other[key], first[key]) for key in first)
+
+
+ROWWISE = sorted(name for name, method in METHODS.items() if method.by_rows("lm_head.weight", method.parameters()))
+
+
+@pytest.mark.parametrize("name", ROWWISE)
+def test_rows_of_large_tensors_are_merged_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    base = open_checkpoint(save_tiny(tmp_path / "base", tied=False))
+    tunes: dict[str, Checkpoint] = {
+        "a": open_checkpoint(save_fine_tune(base.path, tmp_path / "a", 1)),
+        "b": open_adapter(write_adapter(tmp_path / "b", factors(Q, 32, 32)), base),
+    }
+    method = find_method(name)
+    given = {"density": 1.0} if name.startswith("dare") else {}
+    parameters = method.parameters.model_validate(given)
+    bound = method.bind(parameters, {})
+    seen: list[torch.Size] = []
+
+    def watched(tensor: str, origin: torch.Tensor, vectors: TaskVectors) -> torch.Tensor:
+        seen.append(origin.shape)
+        return bound(tensor, origin, vectors)
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "rows").mkdir()
+    write_backbone(tmp_path / "whole", base, tunes, bound)
+    monkeypatch.setattr("merge.backbone.row_blocks", partial(row_blocks, most=500))
+    by_rows = lambda tensor: method.by_rows(tensor, parameters)
+    write_backbone(tmp_path / "rows", base, tunes, watched, by_rows=by_rows)
+    head = base.tensors["lm_head.weight"].shape
+    assert head not in seen
+    whole, rows = open_checkpoint(tmp_path / "whole"), open_checkpoint(tmp_path / "rows")
+    for tensor in base.tensors:
+        torch.testing.assert_close(rows.tensor(tensor), whole.tensor(tensor), rtol=0, atol=1e-6)
+
+
+def test_a_tensor_that_no_lora_changes_is_never_whole_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = open_checkpoint(save_tiny(tmp_path / "base", tied=False))
+    tunes = {"b": open_adapter(write_adapter(tmp_path / "b", factors(Q, 32, 32)), base)}
+    method = find_method("ties")
+    bound = method.bind(method.parameters(), {})
+    seen: dict[str, list[int]] = {}
+
+    def watched(tensor: str, origin: torch.Tensor, vectors: TaskVectors) -> torch.Tensor:
+        seen.setdefault(tensor, []).append(len(origin))
+        return bound(tensor, origin, vectors)
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("merge.backbone.row_blocks", partial(row_blocks, most=320))
+    write_backbone(tmp_path / "out", base, tunes, watched)
+    assert set(seen["lm_head.weight"]) <= {10, base.tensors["lm_head.weight"].shape[0] % 10}
+    assert seen[f"{Q}.weight"] == [32]
+    merged = open_checkpoint(tmp_path / "out")
+    assert torch.equal(merged.tensor("lm_head.weight"), base.tensor("lm_head.weight"))
+
+
+def test_dare_draws_other_masks_for_other_rows() -> None:
+    assert not torch.equal(keep_mask((4, 50), 0.5, 0, "a", "w"), keep_mask((4, 50), 0.5, 0, "a", "w", first_row=4))
+    assert torch.equal(keep_mask((4, 50), 0.5, 0, "a", "w"), keep_mask((4, 50), 0.5, 0, "a", "w", first_row=0))
 
 
 def test_what_is_not_merged_is_copied(pool: dict[str, Checkpoint], tmp_path: Path) -> None:

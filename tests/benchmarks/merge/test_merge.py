@@ -11,6 +11,8 @@ from benchmarks.merge import compare
 from benchmarks.merge.child import run
 from benchmarks.merge.memory import resident_mb
 from benchmarks.merge.pool import DISTINCT, FULL, Size, model_name, write_pool
+from benchmarks.merge.shape import SHAPES, TASKS, parameter_shapes, write_recipe
+from benchmarks.merge.whole import run as run_whole
 from merge.checkpoint import open_checkpoint
 
 TINY = Size(64, 96, 2, 80)
@@ -122,3 +124,24 @@ def test_the_recipe_that_mergekit_gets(pool: Path, tmp_path: Path) -> None:
     assert document["parameters"] == {"normalize": True, "lambda": 1.0}
     assert [model["parameters"] for model in document["models"]] == [{"weight": 1.0, "density": 0.2}] * 2
     assert document["dtype"] == "float32"
+
+
+SMALL = {**SHAPES["llama-3.1-8b"], "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1} | {
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
+}  # fmt: skip
+
+
+def test_the_shape_has_eight_billion_parameters() -> None:
+    shapes = parameter_shapes(SHAPES["llama-3.1-8b"])
+    assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 8_030_261_248
+
+
+def test_a_merge_of_a_shape_measures_each_stage(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, SMALL, "task_arithmetic", 0, {"budget": 0.2})
+    result = run_whole(recipe, tmp_path / "bundle", 1)
+    stages = result["stages"]
+    assert isinstance(stages, dict)
+    assert list(stages) == ["inputs", "backbone", "experts", "router", "bundle"]
+    assert sum(stage["seconds"] for stage in stages.values()) <= result["seconds"]  # type: ignore[operator]
+    assert sorted(path.stem for path in (tmp_path / "bundle" / "experts").iterdir()) == sorted(TASKS)
+    assert write_recipe(tmp_path, SMALL, "base", 0, {}) == recipe  # what is there is kept

@@ -100,7 +100,9 @@ def test_what_did_not_change_takes_no_bytes(world: World, tmp_path: Path) -> Non
 
 def test_auto_keeps_a_change_of_few_entries_as_entries(world: World) -> None:
     class Spiked(Checkpoint):
-        def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> torch.Tensor:
+        def tensor(
+            self, name: str, dtype: torch.dtype | None = None, check: bool = True, rows: slice | None = None
+        ) -> torch.Tensor:
             tensor = world.backbone.tensor(name, dtype, check)
             if name == UP:
                 tensor = tensor.clone()
@@ -212,7 +214,9 @@ def test_what_entries_remove_is_measured_where_inputs_go_together(world: World) 
     """Of a row that sums to 0, which inputs of equal columns do not see, no entry is worth its bytes."""
 
     class Balanced(Checkpoint):
-        def tensor(self, name: str, dtype: torch.dtype | None = None, check: bool = True) -> torch.Tensor:
+        def tensor(
+            self, name: str, dtype: torch.dtype | None = None, check: bool = True, rows: slice | None = None
+        ) -> torch.Tensor:
             tensor = world.backbone.tensor(name, dtype, check)
             if name == UP:
                 tensor = tensor.clone()

@@ -62,6 +62,8 @@ def test_dora_keeps_the_stored_norms(model: Checkpoint, tmp_path: Path) -> None:
     torch.testing.assert_close(
         weight / weight.norm(dim=1, keepdim=True), direction / direction.norm(dim=1, keepdim=True)
     )
+    some = open_adapter(tmp_path, model).tensor(f"{Q}.weight", rows=slice(8, 16))
+    assert torch.equal(some, weight[8:16])
 
 
 def test_whole_tensors_are_replaced(model: Checkpoint, tmp_path: Path) -> None:
@@ -116,6 +118,8 @@ def test_embeddings_layers_stored_transposed_and_convolutions(tmp_path: Path) ->
         torch.testing.assert_close(change(f"{module}.weight"), product.T, **close)
     product = torch.einsum("or,rchw->ochw", made["conv.lora_B.weight"][:, :, 0, 0], made["conv.lora_A.weight"])
     torch.testing.assert_close(change("conv.weight"), product, **close)
+    for name in weights:
+        torch.testing.assert_close(adapted.tensor(name, rows=slice(1, 4)), adapted.tensor(name)[1:4], **close)
     write_adapter(tmp_path / "adapter", made, fan_in_fan_out=False)
     with pytest.raises(CheckpointError, match=r"square\.weight is square, and fan_in_fan_out is wrong"):
         open_adapter(adapter, open_checkpoint(tmp_path / "model"))
