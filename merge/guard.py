@@ -76,14 +76,14 @@ def experts_elsewhere(
         shown: gets figures and warnings.
 
     Returns:
-        By name, without experts that are their fine-tune's LoRA as it is; empty where the base has no general abilities
+        By name, without experts that are their fine-tune's whole LoRA; empty where the base has no general abilities
         that could be measured.
     """
     if abilities.missing or too_large(inputs.base):
         return {}
     measured: dict[str, Elsewhere] = {}
     files = {name: experts / f"{name}.safetensors" for name in inputs.fine_tunes}
-    cut = {name: file for name, file in files.items() if read_header(file).metadata.get("form") != "lora"}
+    cut = {name: file for name, file in files.items() if not _is_whole_lora(read_header(file).metadata)}
     if not cut:
         return {}
     try:
@@ -102,6 +102,11 @@ def experts_elsewhere(
     except (CheckpointError, CalibrationError):
         return {}
     return measured
+
+
+def _is_whole_lora(metadata: Mapping[str, str]) -> bool:
+    """Whether an expert is its fine-tune's LoRA, as it is or rounded: then it does what the fine-tune does."""
+    return metadata.get("form") == "lora" or metadata.get("selection") == "whole"
 
 
 def elsewhere_notes(measured: Mapping[str, Elsewhere]) -> list[str]:

@@ -352,7 +352,7 @@ def _notes(inputs: Inputs, warned: tuple[Finding, ...], experts: Sequence[Expert
     told += [f"expert {report.name}: {concern}" for report in experts for concern in concerns(report)]
     if inputs.prompts is None:
         return ("No calibration prompts: the experts are data-free and the bundle has no router.", *told)
-    if not inputs.experts.needs_prompts:
+    if all(report.divergence is None for report in experts):
         return ("The experts are data-free: the calibration prompts trained the router alone.", *told)
     note = "KL is the mean over calibration tokens, which the experts were fitted to: measure on other prompts."
     return (note, *told)

@@ -14,7 +14,7 @@ from merge.experts.config import FACTORS
 from merge.experts.distill import Settings, Target, distill, divergence, targets
 from merge.experts.factored import Parts, choose_parts
 from merge.experts.grams import Gram, input_grams
-from merge.experts.lora import lora_parts, why_no_lora
+from merge.experts.lora import lora_parts, rounded_parts, why_no_lora
 from merge.experts.packing import packed_batches
 from merge.experts.placed import Values
 from merge.experts.refit import as_read, refit
@@ -75,15 +75,11 @@ def cut_expert(
     config = sources.config
     if calibration is None and config.needs_prompts:
         raise ValueError(f"expert {name!r} cannot be cut without calibration prompts as its settings ask")
+    whole = cut_whole(name, fine_tune, sources)
+    if whole is not None:
+        return whole
     dense = _dense(fine_tune, sources)
-    room = 0 if config.budget is None else sources.room(sum(item.value.nbytes for item in dense.values()))
-    if config.form in {"auto", "lora"}:
-        lora = lora_parts(fine_tune, sources)
-        if lora is None and config.form == "lora":
-            reason = why_no_lora(sources.base, fine_tune) or "the backbone is not the base: use merge_method: base"
-            raise ValueError(f"expert {name!r} cannot be its fine-tune's LoRA as it is: {reason}")
-        if lora is not None and (config.form == "lora" or sum(item.nbytes for item in lora.values()) <= room):
-            return Cut(_expert(name, sources, {}, dense, lora, {"form": "lora"}), None)
+    room = _room(sources, dense)
     lesson = None if calibration is None else _lesson(calibration, fine_tune, sources, advance)
     if config.form != "sparse":
         return _factored(name, fine_tune, sources, calibration, lesson, dense, room, advance)
@@ -100,6 +96,44 @@ def cut_expert(
     after = divergence(student, both, batches, teacher)
     expert = _expert(name, sources, values, dense, {}, metadata, factor)
     return Cut(expert, (lesson.before, after), _said(sources, factor), lesson.empty)
+
+
+def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources) -> Cut | None:
+    """An expert that is its fine-tune's LoRA with all its directions; prompts could add nothing to it.
+
+    `form: lora` keeps the factors as they are. `auto` does so where that fits into the budget, else it rounds them to
+    the storage of experts where that fits.
+
+    Args:
+        name: the expert's name.
+        fine_tune: θ_k.
+        sources: base, stored backbone and settings.
+
+    Returns:
+        None where the expert is to be cut otherwise.
+
+    Raises:
+        ValueError: the configuration asks for the fine-tune's LoRA and the expert cannot be that.
+    """
+    config = sources.config
+    if config.form not in {"auto", "lora"}:
+        return None
+    reason = why_no_lora(sources.base, fine_tune)
+    lora = None if reason else lora_parts(fine_tune, sources)
+    if config.form == "lora" and lora is None:
+        reason = reason or "the backbone is not the base: use merge_method: base"
+        raise ValueError(f"expert {name!r} cannot be its fine-tune's LoRA as it is: {reason}")
+    if lora is None:
+        return None
+    dense = _dense(fine_tune, sources)
+    room = _room(sources, dense)
+    if config.form == "lora" or sum(item.nbytes for item in lora.values()) <= room:
+        return Cut(_expert(name, sources, {}, dense, lora, {"form": "lora"}), None)
+    rounded = rounded_parts(fine_tune, sources, room)
+    if rounded is None:
+        return None
+    metadata = {"form": "auto", "budget": f"{config.budget:.3%}", "selection": "whole", "distill": "0"}
+    return Cut(_expert(name, sources, {}, dense, rounded, metadata), None)
 
 
 def steps_of(sources: Sources, prompts: int) -> int:
@@ -167,6 +201,11 @@ def _factored(
 
 FACTOR_RATE = 3e-4
 """Adam's learning rate of norms and entries beside factors."""
+
+
+def _room(sources: Sources, dense: Mapping[str, Values]) -> int:
+    """Bytes of the budget that the 2-D weights may take; 0 where the configuration has none."""
+    return 0 if sources.config.budget is None else sources.room(sum(item.value.nbytes for item in dense.values()))
 
 
 def _dense(fine_tune: Checkpoint, sources: Sources) -> dict[str, Values]:

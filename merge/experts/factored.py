@@ -19,16 +19,13 @@ from merge.experts.budget import Curve, price, shared, spent
 from merge.experts.entry_bytes import entry_bytes
 from merge.experts.grams import Gram
 from merge.experts.lora import own_factors
-from merge.experts.low_rank import Directions, direction_bytes, directions, metric_of, stored
+from merge.experts.low_rank import MOST_RANK, Directions, direction_bytes, directions, metric_of, stored
 from merge.experts.magnitude import largest_entries
 from merge.experts.placed import Product, Values
 from merge.experts.sources import Sources
 from merge.experts.storage import as_stored
 from merge.methods.vectors import EMBEDDINGS, row_blocks
 from merge.parallel import in_order
-
-MOST_RANK = 256
-"""Directions of one weight, at most, which is what the kernels take."""
 
 MOST_ENTRIES = 0.25
 """Fraction of a row that may be entries; beyond that a weight is better stored whole."""

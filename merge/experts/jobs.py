@@ -17,7 +17,7 @@ import torch
 
 from merge.bundle import GenerationSettings, available_host_bytes, expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
-from merge.experts.extract import cut_expert, steps_of
+from merge.experts.extract import cut_expert, cut_whole, steps_of
 from merge.experts.running import build_model, end_tokens, load_tokenizer
 from merge.experts.sources import Calibration, Cut, Sources
 from merge.lifetime import die_with_parent
@@ -119,6 +119,10 @@ class ExpertReport:
 
 def run_job(job: Job) -> ExpertReport:
     """Cut an expert and write its file."""
+    whole = cut_whole(job.name, job.fine_tune, job.sources)
+    if whole is not None:  # no model is built
+        write_expert(job.target, replace(whole.expert, settings=job.settings))
+        return _report(whole, job, expert_bytes(job.target))
     calibration = None
     if job.prompts is not None:
         fine_tune, student = build_model(job.sources.base.path), build_model(job.sources.base.path)
@@ -220,7 +224,7 @@ def _report(cut: Cut, job: Job, size: int) -> ExpertReport:
         share=size / sources.backbone.nbytes,
         divergence=cut.divergence,
         factor=cut.factor,
-        prompts=0 if job.prompts is None else len(job.prompts.tokens),
+        prompts=0 if job.prompts is None or cut.divergence is None else len(job.prompts.tokens),
         empty=cut.empty,
         ranks=_ranks([delta.rank for delta in expert.low_rank.values()]),
     )

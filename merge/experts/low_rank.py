@@ -24,6 +24,9 @@ PASSES = 4
 
 LARGEST = 127
 
+MOST_RANK = 256
+"""Directions of one weight, at most, which is what the kernels take."""
+
 
 @dataclass(frozen=True)
 class Metric:

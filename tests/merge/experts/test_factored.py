@@ -12,8 +12,10 @@ from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts import Calibration, ExpertConfig, Sources, cut_expert
 from merge.experts.calibration import continue_greedily, make_batches
 from merge.experts.distill import divergence, targets
+from merge.experts.extract import cut_whole
 from merge.experts.factored import choose_parts
 from merge.experts.grams import Gram
+from merge.experts.jobs import Job, Prompts, run_job
 from merge.experts.placed import Values
 from merge.experts.refit import as_read
 from merge.lora import open_adapter
@@ -192,6 +194,29 @@ class TestLora:
         assert small.metadata["form"] == "auto"
         assert small.low_rank[f"{Q}.weight"].a.dtype == torch.int8
         assert max(part.rank for part in small.low_rank.values()) <= 4
+
+    def test_it_is_rounded_whole_where_that_fits(self, world: World, lora: Checkpoint) -> None:
+        given = sources(world, world.base, budget=0.05)
+        rounded = cut_expert("lora", lora, given).expert
+        assert rounded.metadata["selection"] == "whole"
+        assert [part.rank for part in rounded.low_rank.values()] == [4, 4]
+        for name, part in rounded.low_rank.items():
+            change = lora.tensor(name, torch.float32) - world.base.tensor(name, torch.float32)
+            # Each factor is off by at most 1/254 of its largest number, and four directions add up.
+            assert float((part.dense(torch.float32) - change).norm() / change.norm()) < 0.02
+        size = sum(part.nbytes for part in rounded.low_rank.values())
+        tight = sources(world, world.base, budget=(size - 1) / world.backbone.nbytes)
+        assert cut_expert("lora", lora, tight).expert.metadata["selection"] == "residual"
+        assert cut_whole("lora", lora, tight) is None
+
+    def test_no_model_is_run_for_a_whole_one(
+        self, world: World, lora: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("merge.experts.jobs.build_model", lambda *_: pytest.fail("a model is built"))
+        given = sources(world, world.base, calibrated=True, budget=0.05)
+        assert given.config.needs_prompts
+        report = run_job(Job("lora", lora, given, Prompts(((1, 2),), 4), 1.0, tmp_path / "lora.safetensors"))
+        assert (report.prompts, report.divergence, report.ranks) == (0, None, (2, 4, 4))
 
     def test_elsewhere_it_is_refused_with_the_reason(self, world: World, lora: Checkpoint) -> None:
         with pytest.raises(ValueError, match="the backbone is not the base: use merge_method: base"):
