@@ -220,7 +220,7 @@ def _text(
 def _method(found: Sequence[FineTune]) -> list[str]:
     if all(one.lora for one in found):
         return [
-            "merge_method: base   # the backbone is the base, and an expert is its LoRA where that fits the budget",
+            "merge_method: base   # the backbone is the base, an expert is its LoRA, or what 1 % of the bytes holds",
             "# experts: {form: lora}   # keeps each LoRA whatever its bytes; docs/experts.md has the other choices",
         ]
     return [

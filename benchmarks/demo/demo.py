@@ -16,6 +16,7 @@ class Demo:
         chat: whether they are asked with messages, or with plain prompts.
         examples: one request a task, for the page.
         tried: (model, prompt) of the commands that are shown.
+        prompts: unseen ones a task that they are measured on.
         goal: share of the fine-tunes' average that the routed model has to reach.
         bundle: merges them where that was not done yet, and returns the bundle's directory.
     """
@@ -24,6 +25,7 @@ class Demo:
     chat: bool
     examples: tuple[str, ...]
     tried: tuple[tuple[str, str], ...]
+    prompts: int
     goal: float
     bundle: Callable[[], Path]
 

@@ -86,6 +86,7 @@ SMOLLM2 = Demo(
     chat=True,
     examples=EXAMPLES,
     tried=(("auto", EXAMPLES[0]), ("auto", EXAMPLES[1]), ("sql", EXAMPLES[3])),
+    prompts=200,  # of 50, bfloat16 changes about as many answers from run to run as the goal allows
     goal=0.99,
     bundle=smollm2_bundle,
 )

@@ -36,4 +36,4 @@ def zoo_bundle(cache: Path | None = None, progress: bool = True) -> Path:
     return kept_bundle("zoo", RECIPE, [*zoo, models_dir().parent / "prompts.jsonl"], cache, progress)
 
 
-TINY = Demo("The tiny zoo", chat=False, examples=EXAMPLES, tried=TRIED, goal=0.97, bundle=zoo_bundle)
+TINY = Demo("The tiny zoo", chat=False, examples=EXAMPLES, tried=TRIED, prompts=50, goal=0.97, bundle=zoo_bundle)

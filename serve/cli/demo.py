@@ -17,7 +17,10 @@ def command(
     port: Annotated[int, option("--port", help="TCP port; 0 takes a free one.")] = 8000,
     tiny: Annotated[bool, option("--tiny", help="The tiny character models, which need no download.")] = False,
     check: Annotated[bool, option("--check", help="Measure instead of serving, over HTTP on a free port.")] = False,
-    prompts: Annotated[int, option("--prompts", help="With --check: unseen prompts a task.", min=1)] = 50,
+    prompts: Annotated[
+        int | None,
+        option("--prompts", help="With --check: unseen prompts a task (default: 200, or 50 with --tiny).", min=1),
+    ] = None,
     as_json: Annotated[bool, option("--json", help="With --check: print one JSON document.")] = False,
 ) -> int:
     """Merge eight fine-tunes of SmolLM2-135M-Instruct and serve them, routed.
@@ -34,7 +37,7 @@ def command(
         raise typer.BadParameter("--json goes with --check; without it the demo serves", param_hint="--json")
     demo = benchmarks.demo.TINY if tiny else benchmarks.demo.SMOLLM2
     if check:
-        return _check(demo, prompts, as_json)
+        return _check(demo, prompts or demo.prompts, as_json)
 
     listen(host, port).close()  # a port that is taken should be said before the merge, not after it
     bundle = demo.bundle()
