@@ -291,7 +291,7 @@ def _cut_experts(
         for name, fine_tune in wanted.items()
     ]
     with shown.stage("experts", len(jobs)) as advance:
-        width = workers or usual_workers(inputs.base, len(jobs), runs_models=bool(prompts))
+        width = workers or usual_workers(inputs.job_bytes(), len(jobs))
         for report in run_jobs(jobs, width, pool):
             staging.record(f"experts/{report.name}", [directory / f"{report.name}.safetensors"], asdict(report))
             shown.say(f"expert {report.name}: {_summary(report)}")

@@ -16,7 +16,7 @@ from typing import Any
 import llama_cpp as llama  # type: ignore[import-not-found]
 import numpy as np
 import safetensors
-from gguf import GGMLQuantizationType, GGUFWriter  # type: ignore[import-not-found]
+from gguf import GGMLQuantizationType, GGUFWriter
 from qwen2_gguf import ARCHITECTURE, metadata, tensor_name  # type: ignore[import-not-found]  # beside this file
 
 SEQUENCES = 8

@@ -23,6 +23,7 @@ from merge.bundle.errors import BackboneMismatchError, BundleError, MissingFileE
 from merge.bundle.expert import Expert, read_expert, read_expert_content, write_expert
 from merge.bundle.expert_header import ExpertLayout, expert_bytes, read_header, read_layout
 from merge.bundle.generation import GenerationSettings, own_settings, sampling_defaults
+from merge.bundle.host_cores import available_cores
 from merge.bundle.host_memory import available_host_bytes
 from merge.bundle.low_rank import LowRankDelta, check_low_rank
 from merge.bundle.manifest import ExpertCard, FileCard, Manifest, ManifestFields
@@ -67,6 +68,7 @@ __all__ = [
     "TextEncoder",
     "TextFeatures",
     "UnreadableFileError",
+    "available_cores",
     "available_host_bytes",
     "backbone_digest",
     "backbone_encoder",

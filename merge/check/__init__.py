@@ -2,8 +2,8 @@
 
 `finding` is what is told; `inputs` opens what a recipe names; `tensors`, `settings` and `tokenizers` compare a
 fine-tune with the base; `place` looks at the output's directory and disk; `weights` reads every tensor once, for NaN
-and for figures that tell a wrong base. `run` puts them together; merging runs all but `weights` first, and looks for
-NaN as it reads.
+and for figures that tell a wrong base; `cost` estimates what the merge takes. `run` puts them together; merging runs
+all but `weights` and `cost` first, and looks for NaN as it reads.
 """
 
 from merge.check.finding import CheckError, Finding

@@ -9,12 +9,21 @@ from pathlib import Path
 from merge.bundle import GenerationSettings, own_settings
 from merge.bundle.digest import file_digest, weights_digest
 from merge.check.finding import Finding, errors, unreadable
-from merge.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint, setting_files, unquantised
+from merge.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    TensorInfo,
+    is_gguf,
+    open_checkpoint,
+    setting_files,
+    unquantised,
+)
 from merge.experts import (
     CalibrationError,
     Example,
     ExpertConfig,
     encode_prompts,
+    job_bytes,
     own_encoders,
     prompt_encoder,
     read_examples,
@@ -22,9 +31,11 @@ from merge.experts import (
 )
 from merge.frank_wolfe.examples import read_target_examples
 from merge.lora import AdaptedCheckpoint, is_adapter, open_adapter
+from merge.progress import Progress
 from merge.recipe import ModelEntry, Recipe
 from merge.router import LEAST_PROMPTS, too_few_prompts
 from merge.selection import is_selected
+from merge.task_vectors import is_unchanged
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,16 @@ class Inputs:
         context = self.base.config.get("max_position_embeddings")
         return encode_prompts(encoders, self.examples, settings, context if isinstance(context, int) else None)
 
+    def job_bytes(self) -> int:
+        """Memory that cutting one expert takes at most, beyond the page cache."""
+        runs_models = self.experts.needs_prompts and self.prompts is not None
+        changed = {
+            name
+            for name in self.base.tensors
+            if not all(is_unchanged(name, self.base, item) for item in self.fine_tunes.values())
+        }
+        return job_bytes(self.base, runs_models, self.experts.form, changed)
+
     def merged(self) -> Checkpoint:
         """The base, as far as it is merged: what else it has is copied."""
         return self.base.only(
@@ -111,7 +132,7 @@ def open_base(recipe: Recipe) -> tuple[Checkpoint | None, list[Finding]]:
     try:
         if is_adapter(recipe.base_model):
             return None, errors("base", [f"{recipe.base_model} is an adapter; a base is a full checkpoint"])
-        return unquantised(open_checkpoint(recipe.base_model)), []
+        return _opened(recipe.base_model), []
     except CheckpointError as error:
         return None, errors("base", error.faults)
     except OSError as error:
@@ -152,10 +173,19 @@ def open_examples(recipe: Recipe) -> tuple[dict[str, list[Example]] | None, list
 
 def _open(entry: ModelEntry, base: Checkpoint | None) -> Checkpoint | None:
     if entry.adapter is not None:
-        return open_adapter(entry.adapter, unquantised(open_checkpoint(entry.model)))
+        return open_adapter(entry.adapter, _opened(entry.model))
     if is_adapter(entry.model):
         return None if base is None else open_adapter(entry.model, base)
-    return unquantised(open_checkpoint(entry.model))
+    return _opened(entry.model)
+
+
+def _opened(path: Path) -> Checkpoint:
+    """A full checkpoint: a directory, or a GGUF file, which is converted first."""
+    if not is_gguf(path):
+        return unquantised(open_checkpoint(path))
+    from merge.gguf import as_directory  # the package gguf takes a while to import
+
+    return open_checkpoint(as_directory(path, Progress().say))
 
 
 def _digest(checkpoint: Checkpoint, weights: Callable[[frozenset[Path]], str]) -> dict[str, str]:

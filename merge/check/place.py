@@ -13,11 +13,13 @@ from merge.check.finding import Finding, errors, unreadable, warnings
 from merge.check.general import too_large
 from merge.check.inputs import Inputs
 from merge.checkpoint import Checkpoint
-from merge.experts import job_bytes
 from merge.lora import AdaptedCheckpoint
 
 ENTRY_BYTES = 6
 """Most bytes of an expert's entry, where a density says how many there are: a 32-bit column and a 16-bit value."""
+
+FRANK_WOLFE_BYTES = 16
+"""Memory of Frank-Wolfe for each parameter: model, gradient and iterate in float32, and the work on a tensor."""
 
 SLACK = 64 << 20
 """Bytes for headers, tokenizer, router and rounding."""
@@ -54,18 +56,25 @@ def check_room(out: Path, inputs: Inputs) -> list[Finding]:
 
 
 def check_memory(inputs: Inputs) -> list[Finding]:
-    """Compare what one expert's job may take with the memory that is free within the limits of control groups.
+    """Compare what the merge may take with the memory that is free within the limits of control groups.
 
-    A warning, since the estimate is generous and a system may have room to swap.
+    The estimates are generous: half of one is certainly needed, and less than that is an error.
     """
+    free = available_host_bytes()
     runs_models = inputs.experts.needs_prompts and inputs.prompts is not None
-    needed, free = job_bytes(inputs.base, runs_models), available_host_bytes()
+    advice = "; experts without prompts (selection: residual) need far less" if runs_models else ""
+    found = _memory(free, inputs.job_bytes(), "cutting an expert", advice)
+    if inputs.recipe.frank_wolfe() is not None:
+        parameters = sum(prod(info.shape) for info in inputs.base.tensors.values())
+        found += _memory(free, FRANK_WOLFE_BYTES * parameters, "frank_wolfe", "; other methods need far less")
+    return found
+
+
+def _memory(free: int, needed: int, what: str, advice: str) -> list[Finding]:
     if free >= needed:
         return []
-    advice = "; experts without prompts (selection: residual) need far less" if runs_models else ""
-    return warnings(
-        "memory", [f"cutting an expert may take {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are available{advice}"]
-    )
+    told = [f"{what} may take {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are available{advice}"]
+    return warnings("memory", told) if free >= needed // 2 else errors("memory", told)
 
 
 def bundle_bytes(inputs: Inputs) -> int:

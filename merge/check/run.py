@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from merge.bundle import SERVED_ARCHITECTURES
+from merge.check.cost import Cost, measured_cost
 from merge.check.finding import CheckError, Finding, errors, unreadable, warnings
 from merge.check.generation import check_generation, compare_generation
 from merge.check.inputs import Inputs, open_base, open_examples, open_fine_tunes
@@ -19,6 +20,7 @@ from merge.experts import CalibrationError, check_runs, foreseen, why_no_lora
 from merge.lora import AdaptedCheckpoint
 from merge.progress import Progress
 from merge.recipe import Recipe, RecipeError, load_recipe
+from merge.recipe.parameters import layer_count
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class CheckReport:
         recipe: the file.
         findings: errors first.
         lineages: of each fine-tune; empty where the weights were not read, or could not be.
+        cost: of the merge; None where there are errors, or the check is quick.
     """
 
     recipe: Path
     findings: tuple[Finding, ...]
     lineages: dict[str, Lineage] = field(default_factory=dict)
+    cost: Cost | None = None
 
     @property
     def errors(self) -> int:
@@ -55,11 +59,14 @@ def check_recipe(
     """
     inputs, findings = _open(path, out, overwrite)
     lineages: dict[str, Lineage] = {}
+    cost = None
     if inputs is not None and not quick:
         with Progress(progress).stage("reading the weights", len(inputs.merged().tensors)) as advance:
             more, lineages = check_weights(inputs, advance)
         findings += more
-    return CheckReport(path, _sorted(findings), lineages)
+        if not any(finding.severity == "error" for finding in findings):
+            cost = measured_cost(inputs)
+    return CheckReport(path, _sorted(findings), lineages, cost)
 
 
 def checked_inputs(path: Path, out: Path, overwrite: bool = False) -> tuple[Inputs, tuple[Finding, ...]]:
@@ -105,6 +112,7 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
         findings += compared
     if not fitting or len(fine_tunes) < len(recipe.models):
         return None, findings
+    recipe = recipe.of_layers(layer_count(base.tensors))
     inputs = Inputs(recipe, recipe.experts.resolved(recipe.calibration is not None), base, fine_tunes, examples)
     findings += [*_runnable(inputs), *_loras(inputs)]
     findings += check_memory(inputs)

@@ -136,6 +136,10 @@ class Checkpoint:
             raise CheckpointError(f"{info.file}: {name} holds {bad} NaN or infinite values of {tensor.numel()}")
         return tensor if dtype is None else tensor.to(dtype)
 
+    def is_mapped(self, name: str) -> bool:
+        """Whether `tensor`, asked for no other dtype, maps the file and copies nothing."""
+        return name not in self.quantised
+
     def only(self, names: Collection[str]) -> Self:
         """The same checkpoint with these tensors and no others."""
         return replace(self, tensors={name: info for name, info in self.tensors.items() if name in names}, buffers={})
@@ -173,6 +177,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     tensors = {name: info for name, info in plain.items() if info.dtype.is_floating_point} | weights
     buffers = {name: info for name, info in plain.items() if name not in tensors}
     return _untied(Checkpoint(path, config, tensors, buffers, quantised))
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is meant to be a GGUF file."""
+    return path.suffix == ".gguf" and not path.is_dir()
 
 
 def unquantised(checkpoint: Checkpoint) -> Checkpoint:
@@ -282,7 +291,7 @@ def _other_weights(path: Path, stem: str) -> str:
         )
     text = f"{path} has neither {stem} nor {stem}.index.json"
     if any(path.glob("*.gguf")):
-        return f"{text}, but GGUF files, which are quantised or hold other names: give the Hugging Face checkpoint"
+        return f"{text}, but GGUF files: name one of them, with `.gguf`"
     if any(path.glob("consolidated*.safetensors")):
         return f"{text}, but Mistral's own consolidated files: give the checkpoint in the Hugging Face format"
     return text
@@ -355,8 +364,6 @@ def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
 
 
 def _hub_hint(path: Path) -> str:
-    if path.suffix == ".gguf":
-        return ": GGUF files are quantised or hold other names; name the directory of the Hugging Face checkpoint"
     if path.is_file():
         return ": that is a file; name the directory that holds it"
     if "@" in path.name:

@@ -13,9 +13,10 @@ from merge.experts.config import CalibrationConfig, ExpertConfig
 from merge.experts.encoding import PromptEncoder, encode_prompts, own_encoders, prompt_encoder
 from merge.experts.examples import CalibrationError, Example, read_examples, read_prompts, texts
 from merge.experts.extract import cut_expert
-from merge.experts.jobs import ExpertReport, Job, JobError, Prompts, job_bytes, run_jobs, usual_workers
+from merge.experts.jobs import ExpertReport, Job, JobError, Prompts, run_jobs, usual_workers
 from merge.experts.lora import why_no_lora
 from merge.experts.magnitude import code_factor
+from merge.experts.memory import job_bytes
 from merge.experts.running import build_model, check_runs, end_tokens, load_tokenizer
 from merge.experts.sources import Calibration, Cut, Sources
 from merge.experts.sparse import expert_factors, task_magnitudes

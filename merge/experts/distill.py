@@ -6,17 +6,24 @@ along its own continuations.
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig, PreTrainedModel
 
 from merge.experts.calibration import Batch
+from merge.experts.layers import decoder_layers
 from merge.experts.placed import NONE, Product, Values, placed
 from merge.experts.running import products as fast_products
 from merge.experts.storage import Storage, as_stored
+
+ACTIVATIONS = 2 << 30
+"""Bytes of activations that a backward pass may keep."""
 
 HIDDEN_WEIGHT = 100.0
 """w, the weight of the hidden states' relative error beside the divergence.
@@ -107,7 +114,8 @@ def distill(
     A distribution says little about a model where it is sure of the next token; h says D numbers, in the prompt too.
 
     A weight's gradient is computed dense, read at the support and dropped at once, so that at most one dense gradient
-    exists at a time beside the activations.
+    exists at a time beside the activations. Where the activations of all layers would take more than `ACTIVATIONS`
+    bytes, those between the layers are kept, and a layer's own are computed again in the backward pass.
 
     Args:
         model: holds the backbone's weights; they are the same afterwards.
@@ -117,7 +125,7 @@ def distill(
         settings: steps and so on.
         products: by parameter name; their factors are updated, and not rounded.
     """
-    with placed(model, values, products) as items:
+    with placed(model, values, products) as items, _recomputed(model, batches):
         for item in items:
             item.train()
         factors = [factor.requires_grad_(True) for product in products.values() for factor in (product.b, product.a)]
@@ -146,6 +154,34 @@ def distill(
         factor.requires_grad_(False)
     for name, item in zip(values, items, strict=True):
         values[name].value = item.value if item.index is None else as_stored(item.value, settings.storage)
+
+
+@contextmanager
+def _recomputed(model: PreTrainedModel, batches: Sequence[Batch]) -> Iterator[None]:
+    """Have the layers' activations computed again in backward passes, where all of them would take much memory."""
+    layers = decoder_layers(model)
+    tokens = max((batch.ids.numel() for batch in batches), default=0)
+    if activation_bytes(model.config, tokens) * len(layers) <= ACTIVATIONS:
+        yield
+        return
+    # Of each layer itself, not of its class.
+    forwards = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        yield
+    finally:
+        for layer, forward in zip(layers, forwards, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
+
+
+def activation_bytes(config: PretrainedConfig, tokens: int) -> int:
+    """About what a backward pass keeps of one decoder layer: ten vectors of its width, and four within the MLP."""
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return 4 * tokens * (10 * int(config.hidden_size) + 4 * int(inner))
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """One task's expert: which parameters get a residual, and how its parts are put together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
 
@@ -15,10 +16,11 @@ from merge.experts.distill import Settings, Target, distill, divergence, targets
 from merge.experts.factored import Parts, choose_parts
 from merge.experts.grams import Gram, input_grams
 from merge.experts.lora import lora_parts, rounded_parts, why_no_lora
+from merge.experts.mapped import mapped
 from merge.experts.packing import packed_batches
 from merge.experts.placed import Values
 from merge.experts.refit import as_read, refit
-from merge.experts.running import assign, round_linear
+from merge.experts.running import assign
 from merge.experts.sources import Calibration, Cut, Sources
 from merge.experts.storage import to_sparse
 
@@ -58,7 +60,8 @@ def cut_expert(
 ) -> Cut:
     """Cut one task's expert.
 
-    Memory: two decoders in float32, and what `layer_moments` (sparse), `input_grams` (the others) and `distill` say.
+    Memory: what `mapped` keeps of two decoders (for sparse experts one of them is in float32), and what `layer_moments`
+    (sparse), `input_grams` (the others) and `distill` say.
 
     Args:
         name: the expert's name.
@@ -80,9 +83,23 @@ def cut_expert(
         return whole
     dense = _dense(fine_tune, sources)
     room = _room(sources, dense)
-    lesson = None if calibration is None else _lesson(calibration, fine_tune, sources, advance)
-    if config.form != "sparse":
+    with ExitStack() as models:
+        lesson = None if calibration is None else _lesson(calibration, fine_tune, sources, advance, models)
+        if config.form == "sparse":
+            return _sparse(name, fine_tune, sources, calibration, lesson, dense, factor)
         return _factored(name, fine_tune, sources, calibration, lesson, dense, room, advance)
+
+
+def _sparse(
+    name: str,
+    fine_tune: Checkpoint,
+    sources: Sources,
+    calibration: Calibration | None,
+    lesson: _Lesson | None,
+    dense: dict[str, Values],
+    factor: float,
+) -> Cut:
+    config = sources.config
     metadata = {"selection": str(config.selection), "values": str(config.values), "distill": str(config.distill)}
     if calibration is None or lesson is None:
         values = sparse.data_free(fine_tune, sources, factor)
@@ -177,12 +194,14 @@ def _factored(
         parts = choose_parts(fine_tune, sources, room, advance=advance)
         return Cut(_expert(name, sources, parts.values, dense, parts.rounded(sources), metadata), None)
     student, batches, teacher = calibration.student, lesson.batches, lesson.teacher
-    grams: list[Gram] = []
+    changed: list[str] = []
     if config.selection == "activation":
         changed = [key for key in sources.weights() if bool(sources.lacking(fine_tune, key).any())]
-        grams = list(input_grams(calibration.fine_tune, batches, changed)) if changed else []
+
+    def grams() -> Iterable[Gram]:
+        return input_grams(calibration.fine_tune, batches, changed) if changed else ()
+
     parts = choose_parts(fine_tune, sources, room, grams, advance)
-    del grams
     if config.selection == "activation":
         parts = refit(calibration, batches, fine_tune, sources, parts, dense)
     both = parts.values | dense
@@ -218,19 +237,25 @@ def _dense(fine_tune: Checkpoint, sources: Sources) -> dict[str, Values]:
     return {key: item for key, item in found.items() if bool(item.value.any())}
 
 
-def _lesson(calibration: Calibration, fine_tune: Checkpoint, sources: Sources, advance: Callable[[], None]) -> _Lesson:
+def _lesson(
+    calibration: Calibration,
+    fine_tune: Checkpoint,
+    sources: Sources,
+    advance: Callable[[], None],
+    models: ExitStack,
+) -> _Lesson:
     tuned, student = calibration.fine_tune, calibration.student
-    round_linear(tuned)
-    if sources.config.form != "sparse":  # sparse experts are fitted by putting values into the student's weights
-        round_linear(student)
-    assign(tuned, fine_tune)
+    models.enter_context(mapped(tuned, fine_tune))
     replies = continue_greedily(tuned, calibration.prompts, calibration.answer_tokens, calibration.ends)
     batches = Watched(packed_batches(tuned, calibration.prompts, replies, BATCH), advance)
     every = 1 if sources.config.form == "sparse" else ceil(len(batches) / SCORED)
     scored = Watched(batches[::every], advance)
     teacher = targets(tuned, batches) if every == 1 or sources.config.distill else []
     expected = teacher[::every] or targets(tuned, scored)
-    assign(student, sources.backbone)
+    if sources.config.form == "sparse":  # such experts are fitted by putting values into the student's weights
+        assign(student, sources.backbone)
+    else:
+        models.enter_context(mapped(student, sources.backbone))
     before = divergence(student, {}, scored, expected)
     return _Lesson(batches, teacher, scored, expected, before, sum(set(reply) <= calibration.ends for reply in replies))
 

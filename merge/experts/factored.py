@@ -5,10 +5,11 @@ Where entries remove more for their bytes, `auto` gives a weight entries in thei
 budget on entries of what the directions leave.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import ceil
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from merge.bundle import LowRankDelta
 from merge.checkpoint import Checkpoint
 from merge.experts.budget import Curve, price, shared, spent
 from merge.experts.entry_bytes import entry_bytes
-from merge.experts.grams import Gram
+from merge.experts.grams import Gram, power_of
 from merge.experts.lora import own_factors
 from merge.experts.low_rank import MOST_RANK, Directions, direction_bytes, directions, metric_of, stored
 from merge.experts.magnitude import largest_entries
@@ -26,6 +27,11 @@ from merge.experts.sources import Sources
 from merge.experts.storage import as_stored
 from merge.methods.vectors import EMBEDDINGS, row_blocks
 from merge.parallel import in_order
+
+MEASURED = 2 << 30
+"""Bytes of the layers' moments that are held at once."""
+
+Result = TypeVar("Result")
 
 MOST_ENTRIES = 0.25
 """Fraction of a row that may be entries; beyond that a weight is better stored whole."""
@@ -52,7 +58,7 @@ def choose_parts(
     fine_tune: Checkpoint,
     sources: Sources,
     room: int,
-    grams: Sequence[Gram] = (),
+    grams: Callable[[], Iterable[Gram]] = tuple,
     advance: Callable[[], None] = lambda: None,
 ) -> Parts:
     """Choose what an expert holds of the 2-D weights, by the configuration's form and budget.
@@ -63,13 +69,13 @@ def choose_parts(
         fine_tune: θ_k.
         sources: base, stored backbone and settings.
         room: bytes that they may take.
-        grams: what the layers read; weights that are in none have all inputs count alike.
+        grams: measures what the layers read, one after the other; weights that are in none have all inputs count
+            alike. With `form: both` it is called twice.
         advance: called after each weight.
     """
     form, storage = sources.config.form, sources.config.storage
-    measured = {name for gram in grams for name in gram.weights}
-    rest = [Gram((name,), torch.empty(0)) for name in sources.weights() if name not in measured]
     most = _most_rank(sources, room)
+    powers: dict[str, Tensor] = {}
 
     def compute(gram: Gram) -> dict[str, tuple[Directions, Curve | None]]:
         metric = metric_of(gram.matrix) if gram.matrix.numel() else None
@@ -88,26 +94,45 @@ def choose_parts(
 
     chosen = _Pool(room)
     entries: dict[str, Curve] = {}
-    for _, found in in_order([*grams, *rest], compute, torch.get_num_threads()):
+    for gram, found in _computed(grams, sources, compute):
+        powers |= dict.fromkeys(gram.weights, gram.power)
         for name, (item, curve) in found.items():
             chosen.add(name, item, direction_bytes(item.b.shape[0], item.a.shape[1], storage))
             if curve is not None:
                 entries[name] = curve
             advance()
-    matrices = {name: gram.matrix for gram in (*grams, *rest) for name in gram.weights}
     if form == "both":
-        return _with_entries_of_the_rest(fine_tune, sources, chosen, matrices, room)
+        return _with_entries_of_the_rest(fine_tune, sources, chosen, grams, room)
     level = price(chosen.curves, shared(chosen.curves, room))
     better = {name for name, curve in entries.items() if curve.worth(level) > chosen.curves[name].worth(level)}
     curves = {name: entries[name] if name in better else curve for name, curve in chosen.curves.items()}
     pieces = shared(curves, room)
     products = {name: chosen.product(name, count) for name, count in pieces.items() if count and name not in better}
     values = {
-        name: _kept(sources.lacking(fine_tune, name), pieces[name], matrices[name], sources)
+        name: _kept(sources.lacking(fine_tune, name), pieces[name], powers[name], sources)
         for name in sorted(better)
         if pieces[name]
     }
     return Parts(values, products)
+
+
+def _computed(
+    grams: Callable[[], Iterable[Gram]], sources: Sources, compute: Callable[[Gram], Result]
+) -> Iterator[tuple[Gram, Result]]:
+    """A function of what layers read, and then of each weight of which that is not known, with an empty matrix.
+
+    Some layers are measured, by all threads, and then their weights are decomposed, each by one.
+    """
+    measured: set[str] = set()
+    some: list[Gram] = []
+    for gram in grams():
+        measured |= set(gram.weights)
+        some.append(gram)
+        if sum(item.matrix.nbytes for item in some) >= MEASURED:
+            yield from in_order(some, compute, torch.get_num_threads())
+            some = []
+    some += [Gram((name,), torch.empty(0)) for name in sources.weights() if name not in measured]
+    yield from in_order(some, compute, torch.get_num_threads())
 
 
 def _is_looked_up(name: str, sources: Sources) -> bool:
@@ -164,13 +189,14 @@ def _entries(change: Tensor, gram: Tensor, sources: Sources, room: int) -> Curve
     if not bool(change.any()):
         return Curve(torch.zeros(0, dtype=torch.float64), rows)
     most = max(1, min(columns, int(MOST_ENTRIES * columns), room // rows))
+    power = power_of(gram)
     gain = torch.zeros(most, dtype=torch.float64)
     for block in row_blocks(change.shape):
-        score = _score(change if block is None else change[block], gram)
+        score = _score(change if block is None else change[block], power)
         gain += score.topk(most, 1).values.double().square().sum(0)
     if gram.numel():
         k = max(1, min(most, round((sources.config.budget or 0.0) * columns)))
-        index = _score(change, gram).topk(k, 1).indices
+        index = _score(change, power).topk(k, 1).indices
         left = change.scatter(1, index, 0.0)
         removed = float(((change @ gram) * change).sum() - ((left @ gram) * left).sum())
         gain *= max(0.0, removed) / max(float(gain[:k].sum()), 1e-300)
@@ -178,17 +204,18 @@ def _entries(change: Tensor, gram: Tensor, sources: Sources, room: int) -> Curve
     return Curve(gain, ceil(rows * size), 2 * rows if sources.config.storage == "int8" else 0)
 
 
-def _score(change: Tensor, gram: Tensor) -> Tensor:
-    return change.abs() * gram.diagonal().sqrt() if gram.numel() else change.abs()
+def _score(change: Tensor, power: Tensor) -> Tensor:
+    """What entries are ranked by, `power` [K] the mean square of each input; empty: all inputs count alike."""
+    return change.abs() * power.sqrt() if power.numel() else change.abs()
 
 
-def _kept(change: Tensor, k: int, gram: Tensor, sources: Sources) -> Values:
-    index = largest_entries(_score(change, gram), k)
+def _kept(change: Tensor, k: int, power: Tensor, sources: Sources) -> Values:
+    index = largest_entries(_score(change, power), k)
     return Values(index, as_stored(change.gather(1, index), sources.config.storage))
 
 
 def _with_entries_of_the_rest(
-    fine_tune: Checkpoint, sources: Sources, chosen: _Pool, grams: Mapping[str, Tensor], room: int
+    fine_tune: Checkpoint, sources: Sources, chosen: _Pool, grams: Callable[[], Iterable[Gram]], room: int
 ) -> Parts:
     pieces = shared(chosen.curves, room // 2)
     products = {name: chosen.product(name, count) for name, count in pieces.items() if count}
@@ -200,10 +227,14 @@ def _with_entries_of_the_rest(
             change -= part.dense(torch.float32)
         return change
 
-    def curve(name: str) -> Curve:
-        return _entries(left(name), grams[name], sources, room)
+    def computed(gram: Gram) -> dict[str, Curve]:
+        return {name: _entries(left(name), gram.matrix, sources, room) for name in gram.weights}
 
-    curves = dict(in_order(sources.weights(), curve, torch.get_num_threads()))
+    curves: dict[str, Curve] = {}
+    powers: dict[str, Tensor] = {}
+    for gram, found in _computed(grams, sources, computed):
+        curves |= found
+        powers |= dict.fromkeys(gram.weights, gram.power)
     counts = shared(curves, room - spent(chosen.curves, pieces))
-    values = {name: _kept(left(name), count, grams[name], sources) for name, count in counts.items() if count}
+    values = {name: _kept(left(name), count, powers[name], sources) for name, count in counts.items() if count}
     return Parts(values, products)

@@ -1,17 +1,16 @@
-"""Second moments of what linear layers read, C = Σ x xᵀ / n, for all layers of a model in one run over the prompts."""
+"""Second moments of what linear layers read, C = Σ x xᵀ / n, layer after layer."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
-from merge.experts.inputs import Group, input_groups, layer_inputs
-
-BUDGET = 4 << 30
-"""Bytes of the moments that are summed up in one run; a model with more of them is run several times."""
+from merge.experts.inputs import Group, input_groups
+from merge.experts.layers import LayerRun
 
 STRIP = 256
 """Rows of a matrix of moments that one product sums up. All at once took 1.7 times as long with 1,536 columns."""
@@ -23,17 +22,28 @@ class Gram:
 
     Attributes:
         weights: names of the weights of those layers.
-        matrix: C, [K, K] float32.
+        matrix: C, [K, K] float32; empty where it is not known.
     """
 
     weights: Group
     matrix: Tensor
 
+    @property
+    def power(self) -> Tensor:
+        """[K], the mean square of each input, in memory of its own."""
+        return power_of(self.matrix).clone()
+
+
+def power_of(matrix: Tensor) -> Tensor:
+    """The diagonal of a matrix of moments; of an empty one, which stands for moments that are not known, itself."""
+    return matrix.diagonal() if matrix.numel() else matrix
+
 
 def input_grams(model: PreTrainedModel, batches: Sequence[Batch], wanted: Collection[str]) -> Iterator[Gram]:
     """Measure what the layers of the wanted weights read at the real positions.
 
-    Memory: `BUDGET` bytes, or one tensor's moments if they are more; and a batch's inputs of those layers.
+    Memory: the moments of one decoder layer, a batch's inputs of it, and the hidden states of all batches. Time: two
+    runs of each decoder layer; a partial run of the model for layers that stand outside of them.
 
     Args:
         model: the decoder, with its weights assigned.
@@ -43,18 +53,15 @@ def input_grams(model: PreTrainedModel, batches: Sequence[Batch], wanted: Collec
     parameters = dict(model.named_parameters())
     groups = input_groups(model, batches[0], wanted)
     count = sum(int(batch.real.sum()) for batch in batches)
-    while groups:
-        run: list[Group] = []
-        room = BUDGET
-        while groups and (not run or 4 * parameters[groups[0][0]].shape[1] ** 2 <= room):
-            room -= 4 * parameters[groups[0][0]].shape[1] ** 2
-            run.append(groups.pop(0))
-        sums = [torch.zeros(2 * (parameters[group[0]].shape[1],)) for group in run]
-        for batch in batches:
-            inputs = layer_inputs(model, batch, [group[0] for group in run])
-            for total, group in zip(sums, run, strict=True):
+    layers = LayerRun(model, batches)
+    for _, of_layer in groupby(groups, lambda group: layers.layer_of(group[0])):
+        layer = list(of_layer)
+        sums = [torch.zeros(2 * (parameters[group[0]].shape[1],)) for group in layer]
+        for number in range(len(batches)):
+            inputs = layers.inputs(number, [group[0] for group in layer])
+            for total, group in zip(sums, layer, strict=True):
                 add_outer(total, inputs.pop(group[0]))
-        for group in run:
+        for group in layer:
             yield Gram(group, completed(sums.pop(0)).div_(count))
 
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 
 import torch
 
-from merge.bundle import GenerationSettings, available_host_bytes, expert_bytes, write_expert
+from merge.bundle import GenerationSettings, available_cores, available_host_bytes, expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
 from merge.experts.extract import cut_expert, cut_whole, steps_of
 from merge.experts.running import build_model, end_tokens, load_tokenizer
@@ -24,15 +23,6 @@ from merge.lifetime import die_with_parent
 from merge.progress import Progress
 from merge.ray_pool import RayPool
 from merge.wording import counted
-
-BYTES_A_PARAMETER = 20
-"""Memory of a job that runs models: two decoders and their largest intermediates in float32, for each parameter."""
-
-BYTES_AN_ENTRY = 32
-"""Memory of a job without models, for each entry of its largest tensor: float32 and int64 copies."""
-
-LIBRARIES_BYTES = 400 << 20
-"""Resident memory of a process that has imported torch and transformers."""
 
 
 class JobError(ValueError):
@@ -125,7 +115,9 @@ def run_job(job: Job) -> ExpertReport:
         return _report(whole, job, expert_bytes(job.target))
     calibration = None
     if job.prompts is not None:
-        fine_tune, student = build_model(job.sources.base.path), build_model(job.sources.base.path)
+        path = job.sources.base.path
+        fine_tune = build_model(path, empty=True)
+        student = build_model(path, empty=job.sources.config.form != "sparse")
         own = job.settings.end_tokens
         ends = end_tokens(student, load_tokenizer(job.sources.base.path)) if own is None else frozenset(own)
         calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens)
@@ -162,7 +154,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, ray_pool: RayPool | None = None)
     if workers == 1:
         yield from map(run_job, jobs)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, available_cores() // workers)
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads, os.getpid())) as pool:
@@ -188,28 +180,14 @@ def _start_worker(threads: int, parent: int) -> None:
     die_with_parent(parent)
 
 
-def usual_workers(base: Checkpoint, jobs: int, runs_models: bool) -> int:
-    """As many processes as there are processors, jobs, and room in memory for.
+def usual_workers(job: int, jobs: int) -> int:
+    """As many processes as there are cores, jobs, and room in memory for, within the limits of control groups.
 
     Args:
-        base: θ₀.
+        job: bytes that one takes, as from `job_bytes`.
         jobs: experts to cut.
-        runs_models: whether jobs run the models on prompts.
     """
-    room = available_host_bytes() // job_bytes(base, runs_models)
-    return max(1, min(os.cpu_count() or 1, jobs, room))
-
-
-def job_bytes(base: Checkpoint, runs_models: bool) -> int:
-    """Memory that a job takes at most, by a generous estimate; bytes.
-
-    A job that runs models holds two decoders and their largest intermediates. Without models it holds the tensor that
-    is cut, with the two it is the difference of and the order of its entries.
-    """
-    sizes = [prod(info.shape) for info in base.tensors.values()]
-    if runs_models:
-        return LIBRARIES_BYTES + BYTES_A_PARAMETER * sum(sizes)
-    return LIBRARIES_BYTES + BYTES_AN_ENTRY * max(sizes, default=0)
+    return max(1, min(available_cores(), jobs, available_host_bytes() // job))
 
 
 def _report(cut: Cut, job: Job, size: int) -> ExpertReport:

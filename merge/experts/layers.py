@@ -40,7 +40,7 @@ class LayerRun:
         """
         self._model, self._batches = model, batches
         self._linear = linear_weights(model)
-        self._layers = _decoder_layers(model)
+        self._layers = decoder_layers(model)
         owner = {id(module): number for number, layer in enumerate(self._layers) for module in layer.modules()}
         self._owner = {name: owner.get(id(module)) for name, module in self._linear.items()}
         self._hidden: list[Tensor] = []
@@ -114,7 +114,7 @@ class LayerRun:
         return hidden[0], calls
 
 
-def _decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The layers that the model runs one after the other; none where it does not name them as decoders do."""
     layers = getattr(model.base_model, "layers", None)
     return list(layers) if isinstance(layers, nn.ModuleList) else []

@@ -61,7 +61,9 @@ def metric_of(gram: Tensor) -> Metric:
     Args:
         gram: C, [K, K] float32, symmetric.
     """
-    return Metric(torch.linalg.cholesky(gram + ridge_of(gram) * torch.eye(len(gram))))
+    ridged = gram.clone()
+    ridged.diagonal().add_(ridge_of(gram))
+    return Metric(torch.linalg.cholesky(ridged))
 
 
 def ridge_of(gram: Tensor) -> float:

@@ -1,6 +1,6 @@
 """Parts of an expert in a model that holds the backbone, for as long as a block runs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -42,12 +42,75 @@ class Product:
 NONE: Mapping[str, Product] = MappingProxyType({})
 
 
+class Fetched:
+    """A linear layer that reads its weight for each call; its parameter is on the meta device.
+
+    Attributes:
+        entries: values that are added to the weight.
+    """
+
+    def __init__(self, layer: nn.Linear, read: Callable[[], Tensor]) -> None:
+        """Have a layer read its weight.
+
+        Args:
+            layer: its `forward` is replaced until `undo`.
+            read: the weight, [N, K].
+        """
+        self._layer, self._read = layer, read
+        self.entries: list[Values] = []
+        layer.forward = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The layer's output for [..., K]."""
+        weight = self._read()
+        for values in self.entries:
+            assert values.index is not None
+            weight = weight.float().scatter_add(1, values.index, values.value)
+        bias = self._layer.bias
+        if not torch.is_autocast_enabled("cpu"):
+            weight = weight.to(x.dtype)
+        return functional.linear(x, weight, bias)
+
+    def undo(self) -> None:
+        """Give the layer its own `forward` back."""
+        del self._layer.forward
+
+
+class Overlaid:
+    """Values added to a weight that its layers fetch, until they are taken out again."""
+
+    def __init__(self, layers: Sequence[Fetched], values: Values) -> None:
+        self._layers = layers
+        self._values = Values(values.index, values.value.clone())
+        self.index = values.index
+        for layer in layers:
+            layer.entries.append(self._values)
+
+    @property
+    def value(self) -> Tensor:
+        """What is added."""
+        return self._values.value
+
+    def train(self) -> None:
+        """From now on a backward pass leaves the gradient of `value`."""
+        self._values.value.requires_grad_(True)
+
+    def write(self) -> None:
+        """Nothing is to be done: each call reads `value`."""
+
+    def restore(self) -> None:
+        """Leave the layers as they were found."""
+        self._values.value.requires_grad_(False)
+        for layer in self._layers:
+            layer.entries[:] = [item for item in layer.entries if item is not self._values]
+
+
 class Placed:
     """Values added to one parameter of a model, until they are taken out again."""
 
     def __init__(self, parameter: nn.Parameter, values: Values) -> None:
         self._parameter = parameter
-        self._dtype = parameter.dtype
+        self._found = parameter.data
         parameter.data = parameter.data.float()  # sums with small values would be lost in bfloat16
         self.index = values.index
         self._backbone = self._gather(parameter.detach()).clone()
@@ -71,7 +134,7 @@ class Placed:
         self._parameter.requires_grad_(False)
         self._parameter.grad = None
         self._set(self._backbone)
-        self._parameter.data = self._parameter.data.to(self._dtype)
+        self._parameter.data = self._found
 
     def _gather(self, dense: Tensor) -> Tensor:
         return dense if self.index is None else dense.gather(1, self.index)
@@ -127,17 +190,24 @@ def _adds(product: Product) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Te
     return hook
 
 
+def _placed(model: PreTrainedModel, parameter: nn.Parameter, values: Values) -> Placed | Overlaid:
+    if not parameter.is_meta:
+        return Placed(parameter, values)
+    users = [module.forward for module in model.modules() if getattr(module, "weight", None) is parameter]
+    return Overlaid([user for user in users if isinstance(user, Fetched)], values)
+
+
 @contextmanager
 def placed(
     model: PreTrainedModel, values: Mapping[str, Values], products: Mapping[str, Product] = NONE
-) -> Iterator[list[Placed]]:
+) -> Iterator[list[Placed | Overlaid]]:
     """Have values and products added to a model's parameters for the length of a block."""
     parameters = dict(model.named_parameters())
-    items: list[Placed] = []
+    items: list[Placed | Overlaid] = []
     hooked: list[Hooked] = []
     try:
         hooked.extend(Hooked(model, parameters[name], product) for name, product in products.items())
-        items.extend(Placed(parameters[name], item) for name, item in values.items())
+        items.extend(_placed(model, parameters[name], item) for name, item in values.items())
         yield items
     finally:
         for item in items:

@@ -1,8 +1,8 @@
 """Running a checkpoint: one decoder in memory, whose weights are exchanged from task to task."""
 
 import inspect
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -30,12 +30,13 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def build_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def build_model(directory: Path, dtype: torch.dtype = torch.float32, empty: bool = False) -> PreTrainedModel:
     """Build the decoder that a directory's config.json describes, its weights still to be assigned.
 
     Args:
         directory: the model's.
         dtype: of its weights. (A later `.to(dtype)` would round rotary frequencies, too.)
+        empty: leave its parameters on the meta device, where they take no memory.
 
     Raises:
         CheckpointError: transformers knows no such decoder (code of the directory is never run).
@@ -43,7 +44,8 @@ def build_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrain
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
-        model = build(config, trust_remote_code=False, dtype=dtype)
+        with _parameters_on_meta() if empty else nullcontext():
+            model = build(config, trust_remote_code=False, dtype=dtype)
         said = config.architectures or [type(model).__name__]
         if type(model).__name__ not in said:  # transformers also builds encoders so, which are then run in vain
             raise ValueError(f"config.json says {', '.join(said)}")
@@ -54,6 +56,23 @@ def build_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrain
     return model
 
 
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Move every parameter to the meta device as soon as a module has it; buffers keep their numbers."""
+    register = torch.nn.Module.register_parameter
+
+    def moved(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:  # one that is shared stays one
+            parameter = torch.nn.Parameter(parameter.to("meta"), False)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = moved  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
 @torch.no_grad()
 def assign(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's weights into a model.
@@ -61,8 +80,7 @@ def assign(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the names do not agree.
     """
-    parameters = _parameters(model, checkpoint)
-    for name, parameter in parameters.items():
+    for name, parameter in parameters_of(model, checkpoint).items():
         parameter.copy_(checkpoint.tensor(name))
 
 
@@ -71,20 +89,9 @@ def products(model: PreTrainedModel) -> AbstractContextManager[object]:
 
     The residual stream, norms and all sums over tokens stay in float32.
     """
-    return torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.float32 and faster_rounded(model))
-
-
-def round_linear(model: PreTrainedModel) -> None:
-    """Hold the weights of linear layers in bfloat16 where `products` would round them in every run.
-
-    A matrix that is the embedding too stays in float32, and with it the residual stream.
-    """
-    if not faster_rounded(model):
-        return
-    embeddings = model.get_input_embeddings()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module.weight is not embeddings.weight:
-            module.weight.data = module.weight.data.to(torch.bfloat16)
+    # Norms have the residual stream's dtype; matrices may be mapped in the one of their files.
+    stream = next((parameter.dtype for parameter in model.parameters() if parameter.ndim == 1), model.dtype)
+    return torch.autocast("cpu", torch.bfloat16, enabled=stream == torch.float32 and faster_rounded(model))
 
 
 def faster_rounded(model: PreTrainedModel) -> bool:
@@ -100,11 +107,16 @@ def check_runs(checkpoint: Checkpoint) -> None:
     """
     with torch.device("meta"):
         model = build_model(checkpoint.path)
-    _parameters(model, checkpoint)
+    parameters_of(model, checkpoint)
     load_tokenizer(checkpoint.path)
 
 
-def _parameters(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, torch.nn.Parameter]:
+def parameters_of(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, torch.nn.Parameter]:
+    """A model's parameters by their names, which are those of a checkpoint's tensors.
+
+    Raises:
+        CheckpointError: the names do not agree.
+    """
     parameters = dict(model.named_parameters())
     differ = sorted(set(parameters) ^ set(checkpoint.tensors))
     if differ:

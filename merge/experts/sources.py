@@ -79,7 +79,8 @@ class Calibration:
     """How the prompts of a task are run.
 
     Attributes:
-        fine_tune, student: two decoders whose weights are free to be exchanged.
+        fine_tune, student: two decoders whose weights are exchanged meanwhile; their own may be on the meta device, but
+            for sparse experts not those of `student`.
         prompts: token ids.
         ends: token ids that end a reply.
         answer_tokens: most tokens of a reply.

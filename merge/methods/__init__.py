@@ -4,7 +4,22 @@
 `parameters:` are checked against, for the whole recipe and, where annotated `PerTask`, for each model.
 """
 
-from merge.methods import base, dare, fr, iso_c, knots, linear, task_arithmetic, ties, tsv_m
+from merge.methods import (
+    base,
+    breadcrumbs,
+    dare,
+    della,
+    fr,
+    iso_c,
+    karcher,
+    knots,
+    linear,
+    nuslerp,
+    sce,
+    task_arithmetic,
+    ties,
+    tsv_m,
+)
 from merge.methods.registry import AUTO, METHODS, BoundMethod, Method, ParameterError, find_method, method
 from merge.methods.vectors import PerTask, TaskVectors
 
@@ -17,13 +32,18 @@ __all__ = [
     "PerTask",
     "TaskVectors",
     "base",
+    "breadcrumbs",
     "dare",
+    "della",
     "find_method",
     "fr",
     "iso_c",
+    "karcher",
     "knots",
     "linear",
     "method",
+    "nuslerp",
+    "sce",
     "task_arithmetic",
     "ties",
     "tsv_m",

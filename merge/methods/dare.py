@@ -28,13 +28,14 @@ def dare_linear(
     weight: PerTask = USUAL,
     density: Annotated[PerTask, Field(gt=0, le=1)] = USUAL_DENSITY,
     rescale: bool = True,
+    normalize: bool = False,
     lambda_: float = 1.0,
     seed: Seed = 0,
 ) -> Tensor:
     """Drop entries of the task vectors at random, then add their weighted sum to the base.
 
     Semantics: θ₀ + λ Σ_i w_i d_i, d_i = m_i ∘ τ_i / density, m_i of independent Bernoulli(density) entries; without
-    `rescale` the division is left out.
+    `rescale` the division is left out. With `normalize` divided by Σ_i w_i, unless that is 0.
 
     Args:
         name: the tensor's name; part of the masks' seed.
@@ -43,11 +44,14 @@ def dare_linear(
         weight: w_i.
         density: probability that an entry is kept, above 0, at most 1.
         rescale: divide by the density, so that d_i is τ_i in expectation.
+        normalize: divide by the weights' sum.
         lambda_: λ.
         seed: of the masks; see `keep_mask`.
     """
     dropped = vectors.map(_dropper(name, density, rescale, seed, vectors.first_row))
-    return weighted_sum(base, dropped, weight).mul_(lambda_).add_(base)
+    total = sum(weight[task] for task in vectors.tasks)
+    scale = lambda_ / total if normalize and total else lambda_
+    return weighted_sum(base, dropped, weight).mul_(scale).add_(base)
 
 
 @method("dare_ties", by_rows=always)
@@ -92,11 +96,16 @@ def keep_mask(shape: tuple[int, ...], density: float, seed: int, task: str, name
     Returns:
         Of the given shape, bool.
     """
+    return uniform(shape, seed, task, name, first_row) < density
+
+
+def uniform(shape: tuple[int, ...], seed: int, task: str, name: str, first_row: int = 0) -> Tensor:
+    """Numbers between 0 and 1 for the entries of one tensor of one task, float32, as `keep_mask` draws them."""
     place = f"{name}\0{first_row}" if first_row else name
     digest = hashlib.sha256(f"{seed}\0{task}\0{place}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
     # Uniform numbers in place of torch.bernoulli, whose CPU draw is split over threads in some builds.
-    return torch.rand(shape, generator=generator) < density
+    return torch.rand(shape, generator=generator)
 
 
 def _dropper(name: str, density: PerTask, rescale: bool, seed: int, first_row: int) -> Callable[[str, Tensor], Tensor]:

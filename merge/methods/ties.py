@@ -23,13 +23,15 @@ def ties(
     weight: PerTask = ONE,
     density: Annotated[PerTask, Field(gt=0, le=1)] = USUAL_DENSITY,
     normalize: bool = True,
+    rescale: bool = False,
     lambda_: float = 1.0,
 ) -> Tensor:
     """Trim each task vector to its largest entries, elect a sign for each entry, average what agrees with it.
 
     Semantics: s = sign(Σ_i w_i t_i), + for 0; θ₀ + λ Σ_{i: sign t_i = s} w_i t_i / Σ_{i: sign t_i = s} w_i, where t_i
     is τ_i with all but the `density` largest |entries| of this tensor zeroed. Without `normalize` the division is left
-    out. Trimming is per tensor (the paper trims a whole model at once).
+    out. With `rescale` t_i is multiplied by Σ|τ_i| / Σ|t_i|. Trimming is per tensor (the paper trims a whole model at
+    once).
 
     Args:
         _name: the tensor's name; all tensors are treated alike.
@@ -38,14 +40,19 @@ def ties(
         weight: w_i.
         density: fraction of entries kept, above 0, at most 1.
         normalize: average instead of sum.
+        rescale: give the trimmed vector the sum of sizes that it had.
         lambda_: λ.
     """
     cuts: dict[str, Cut] = {}
+    scales: dict[str, float] = {}
 
     def trimmed(task: str, flat: Tensor, at: slice) -> Tensor:
         if task not in cuts:
             cuts[task] = find_cut(flat, density[task])
-        return cuts[task].trim(flat, at)
+            left = cuts[task].trim(flat, slice(0, len(flat))).abs().sum() if rescale else flat.new_ones(())
+            scales[task] = float(flat.abs().sum() / left) if rescale and left else 1.0
+        found = cuts[task].trim(flat, at)
+        return found.mul_(scales[task]) if rescale else found
 
     return elect(base, vectors, weight, normalize, trimmed).mul_(lambda_).add_(base)
 
@@ -77,7 +84,12 @@ def find_cut(flat: Tensor, density: float) -> Cut:
     count = flat.numel()
     if density == 1 or count == 0:
         return Cut(-1.0, 0)
-    kept = max(1, int(density * count))
+    return cut_to(flat, max(1, int(density * count)))
+
+
+def cut_to(flat: Tensor, kept: int) -> Cut:
+    """Find the `kept` entries, at least 1, of largest magnitude of [n] entries."""
+    count = flat.numel()
     sizes = flat.abs().numpy()
     # A partial sort: six times faster than sorting the 8 M entries of a matrix.
     sizes.partition(count - kept)

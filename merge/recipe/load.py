@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from merge.frank_wolfe import FrankWolfeConfig
 from merge.methods import METHODS, Method
 from merge.recipe.mergekit import translated
-from merge.recipe.parameters import alternatives, is_filtered
+from merge.recipe.parameters import alternatives, is_filtered, is_gradient
 from merge.recipe.schema import FRANK_WOLFE, ModelEntry, Recipe
 from merge.recipe.wording import Location, among, dotted, faults
 
@@ -145,8 +145,9 @@ def _block_faults(place: Location, values: Mapping[str, Any], schema: type[BaseM
         return [f"{dotted(place)}: {method.name} takes none for a single model"]
     found: list[str] = []
     for key, value in values.items():
-        if isinstance(value, list) and not is_filtered(value) and not all(isinstance(item, str) for item in value):
-            found.append(f"{dotted((*place, key))}: not supported: a list of values over layers")
+        listed = isinstance(value, list) and not (is_filtered(value) or is_gradient(value))
+        if listed and not all(isinstance(item, str) for item in value):
+            found.append(f"{dotted((*place, key))}: a list over layers holds numbers only, not {value}")
             continue
         try:
             for one in alternatives(value):

@@ -32,7 +32,7 @@ class ModelEntry(_Block):
     """One fine-tune.
 
     Attributes:
-        model: a full checkpoint, or a PEFT LoRA directory, which then sits on the base.
+        model: a full checkpoint (also a GGUF file), or a PEFT LoRA directory, which then sits on the base.
         adapter: a PEFT LoRA directory that sits on `model`; `model: path+adapter` is short for both.
         name: by default the directory's.
         parameters: the method's, for this model.
@@ -48,7 +48,8 @@ class ModelEntry(_Block):
     def _named_after_its_directory(cls, value: Any) -> Any:
         if isinstance(value, dict) and not value.get("name") and isinstance(value.get("model"), str):
             directory = value["adapter"] if isinstance(value.get("adapter"), str) else value["model"]
-            return {**value, "name": Path(directory.rpartition("+")[2]).name.partition("@")[0]}
+            name = Path(directory.rpartition("+")[2]).name.partition("@")[0]
+            return {**value, "name": name.removesuffix(".gguf")}
         return value
 
     @field_validator("name")
@@ -78,7 +79,7 @@ class Recipe(_Block):
 
     Attributes:
         name: the bundle's name; by default the recipe's file name.
-        base_model: θ₀, a Hugging Face directory.
+        base_model: θ₀, a Hugging Face directory or a GGUF file.
         merge_method: a key of `METHODS`, or frank_wolfe.
         parameters: the method's, for all models.
         models: the fine-tunes.
@@ -108,6 +109,7 @@ class Recipe(_Block):
     calibration: CalibrationConfig | None = None
     router: RouterConfig = RouterConfig()
     _remarks: tuple[str, ...] = PrivateAttr(())
+    _layers: int = PrivateAttr(default=0)
 
     @property
     def quantisation(self) -> Literal["int8", "int4"] | None:
@@ -130,6 +132,12 @@ class Recipe(_Block):
         """The same recipe with remarks."""
         copy = self.model_copy()
         copy._remarks = tuple(remarks)
+        return copy
+
+    def of_layers(self, layers: int) -> Self:
+        """The same recipe for a base of so many decoder layers, which gradients go over."""
+        copy = self.model_copy()
+        copy._layers = layers
         return copy
 
     @field_validator("name")
@@ -178,7 +186,7 @@ class Recipe(_Block):
         Args:
             scale: λ over the usual one, where the recipe leaves the choice to `lambda: auto`.
         """
-        return bind(METHODS[self.merge_method], self.parameters, self._by_task, scale)
+        return bind(METHODS[self.merge_method], self.parameters, self._by_task, scale, self._layers)
 
     def by_rows(self, tensor: str) -> bool:
         """Whether a tensor's rows can be merged some at a time."""

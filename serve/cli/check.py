@@ -33,6 +33,7 @@ def command(
             "warnings": warned,
             "findings": [asdict(finding) for finding in report.findings],
             "models": {name: asdict(lineage) for name, lineage in report.lineages.items()},
+            "cost": None if report.cost is None else asdict(report.cost),
         }
         typer.echo(json.dumps(document, indent=2))
     else:
@@ -41,6 +42,8 @@ def command(
         for name, lineage in report.lineages.items():
             nearest = f", nearest to {lineage.nearest} ({lineage.nearest_cosine:.3f})" if lineage.nearest else ""
             typer.echo(f"models.{name}: {lineage.relative_norm:.4f} of the base's norm away from it{nearest}")
+        if report.cost is not None:
+            typer.echo(f"merging takes {report.cost.summary()}")
         typer.echo(f"{recipe}: {counted(report.errors, 'error')}, {counted(warned, 'warning')}")
     if report.errors:
         raise typer.Exit(1)

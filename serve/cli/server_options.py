@@ -20,7 +20,7 @@ Bundle = Annotated[Path, typer.Argument(help="The bundle's directory.", envvar="
 BundleOrModel = Annotated[
     Path,
     typer.Argument(
-        help="The bundle's directory, or that of a Hugging Face model.",
+        help="The bundle's directory, that of a Hugging Face model, or a GGUF file.",
         envvar="OVERTONE_BUNDLE",
         show_default=False,
     ),
@@ -249,6 +249,10 @@ def server_settings(options: Mapping[str, Any]) -> "ServerSettings":
     from serve.engine import EngineConfig
 
     given = {_FIELDS.get(name, name): value for name, value in options.items()}
+    if isinstance(path := given.get("bundle"), Path) and path.suffix == ".gguf" and not path.is_dir():
+        from merge.gguf import as_directory
+
+        given["bundle"] = as_directory(path, lambda line: typer.echo(line, err=True))
     if given.get("engine_timeout") == 0:
         given["engine_timeout"] = None
     given["lora_modules"] = lora_modules(given.get("lora_modules") or ())

@@ -65,9 +65,13 @@ def test_the_starting_point_of_frank_wolfe_needs_room_as_well(models: Path, monk
 
 
 def test_too_little_memory_is_a_warning(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "available_host_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(place, "available_host_bytes", lambda: 300 << 20)
     (warned,) = warnings(models, quick=True)
-    assert warned == "memory: cutting an expert may take 0.4 GB; 0.0 GB are available"
+    assert warned == "memory: cutting an expert may take 0.4 GB; 0.3 GB are available"
+    monkeypatch.setattr(place, "available_host_bytes", lambda: 100 << 20)
+    (wrong,) = errors(models, quick=True)
+    assert wrong == "memory: cutting an expert may take 0.4 GB; 0.1 GB are available"
+    monkeypatch.setattr(place, "available_host_bytes", lambda: 300 << 20)
     lines = "".join(f'{{"task": "{task}", "prompt": "a{n}"}}\n' for task in ("one", "two") for n in range(2))
     (models / "prompts.jsonl").write_text(lines)
     write_recipe(models, calibration={"file": "prompts.jsonl"})

@@ -3,7 +3,7 @@ import torch
 from transformers import PreTrainedModel
 
 from merge.bundle import Expert
-from merge.checkpoint import CheckpointError
+from merge.checkpoint import Checkpoint, CheckpointError
 from merge.experts import Calibration, ExpertConfig, cut_expert, expert_factors, task_magnitudes
 from merge.experts.calibration import continue_greedily, make_batches
 from merge.experts.config import FACTORS
@@ -166,12 +166,13 @@ def test_eight_bits_come_close_to_sixteen(world: World, calibration: Calibration
         for delta in cut.expert.sparse.values():
             assert delta.value.dtype == (torch.int8 if storage == "int8" else torch.bfloat16)
         assert cut.expert.metadata.get("storage") == (None if storage == "bf16" else "int8")
-        assert divergence_of(cut.expert, calibration, sources) == pytest.approx(cut.divergence[1], rel=1e-4)
+        assert divergence_of(cut.expert, calibration, tune, sources) == pytest.approx(cut.divergence[1], rel=1e-4)
     assert found["int8"] == pytest.approx(found["bf16"], rel=0.05)
 
 
-def divergence_of(expert: Expert, calibration: Calibration, sources: Sources) -> float:
+def divergence_of(expert: Expert, calibration: Calibration, fine_tune: Checkpoint, sources: Sources) -> float:
     """KL of the stored expert, computed from what a reader of the file would see."""
+    assign(calibration.fine_tune, fine_tune)
     batches = make_batches(calibration.prompts, continue_greedily(calibration.fine_tune, PROMPTS, 4, {2}), 8)
     teacher = targets(calibration.fine_tune, batches)
     assign(calibration.student, sources.backbone)
@@ -261,6 +262,7 @@ def test_empty_replies_are_counted(world: World, calibration: Calibration) -> No
     cut = cut_expert("one", world.fine_tunes["one"], world.sources(distill=0), calibration)
     assert cut.empty == 0
     assert cut.factor is None
+    assign(calibration.fine_tune, world.fine_tunes["one"])
     replies = continue_greedily(calibration.fine_tune, PROMPTS, 4, {2})
     first = frozenset(reply[0] for reply in replies[:2])
     ended = Calibration(calibration.fine_tune, calibration.student, PROMPTS, first, 4)

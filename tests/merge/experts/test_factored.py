@@ -18,6 +18,7 @@ from merge.experts.grams import Gram
 from merge.experts.jobs import Job, Prompts, run_job
 from merge.experts.placed import Values
 from merge.experts.refit import as_read
+from merge.experts.running import assign
 from merge.lora import open_adapter
 from tests.merge.experts.conftest import World
 from tests.merge.lora.adapters import Q, factors, write_adapter
@@ -130,6 +131,8 @@ def test_prompts_help_and_what_is_stored_is_what_was_scored(world: World, calibr
         assert cut.divergence is not None
         assert cut.divergence[1] < cut.divergence[0]
         found[steps] = cut.divergence[1]
+        assign(calibration.fine_tune, tune)
+        assign(calibration.student, given.backbone)
         lesson = make_batches(PROMPTS, continue_greedily(calibration.fine_tune, PROMPTS, 4, {2}), 8)
         read = {key: as_read(part) for key, part in cut.expert.low_rank.items()}
         norms = {key: Values(None, delta) for key, delta in cut.expert.dense.items()}
@@ -252,6 +255,6 @@ def test_what_entries_remove_is_measured_where_inputs_go_together(world: World) 
     tune = Balanced(world.base.path, world.base.config, world.base.tensors)
     given = sources(world, form="auto", budget=0.02, selection="residual")
     alike = torch.ones(32, 32) + 1e-3 * torch.eye(32)
-    parts = choose_parts(tune, given, given.room(0), [Gram((UP,), alike)])
+    parts = choose_parts(tune, given, given.room(0), lambda: [Gram((UP,), alike)])
     assert UP in parts.products
     assert not parts.values

@@ -1,7 +1,6 @@
 """Jobs in processes and tasks of their own end with the merge that started them."""
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from merge.experts import job_bytes
 from merge.experts import jobs as jobs_module
 from merge.experts.jobs import Job, JobError, run_jobs, usual_workers
 
@@ -104,20 +104,29 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
         list(run_jobs(jobs, workers=2))
 
 
-@pytest.mark.parametrize(
-    ("free", "runs_models", "workers"),
-    [(0, True, 1), (5 << 30, True, 1), (40 << 30, True, 3), (8 << 30, False, 2), (50 << 30, False, 4)],
-)
-def test_as_many_workers_as_memory_has_room_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, runs_models: bool, workers: int
-) -> None:
-    """A model of 550 million parameters, a fifth of them in its largest tensor."""
-    sizes = {"embedding": (50_000, 2_000), **{f"layer{n}": (45_000, 1_000) for n in range(10)}}
-    base: Any = SimpleNamespace(tensors={name: SimpleNamespace(shape=shape) for name, shape in sizes.items()})
+@pytest.mark.parametrize(("free", "workers"), [(0, 1), (5 << 30, 1), (13 << 30, 3), (50 << 30, 4)])
+def test_as_many_workers_as_memory_has_room_for(monkeypatch: pytest.MonkeyPatch, free: int, workers: int) -> None:
     monkeypatch.setattr(jobs_module, "available_host_bytes", lambda: free)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert usual_workers(base, 8, runs_models) == workers
-    assert usual_workers(base, 1, runs_models) == 1
+    monkeypatch.setattr(jobs_module, "available_cores", lambda: 4)
+    assert usual_workers(4 << 30, 8) == workers
+    assert usual_workers(4 << 30, 1) == 1
+
+
+def model_of(sizes: dict[str, tuple[int, ...]]) -> Any:
+    return SimpleNamespace(tensors={name: SimpleNamespace(shape=shape) for name, shape in sizes.items()})
+
+
+def test_what_a_job_takes_does_not_grow_with_the_layers() -> None:
+    """A model of 8 billion parameters, whose head and embedding no LoRA changes."""
+    ends = {"model.embed_tokens.weight": (128_256, 4_096), "lm_head.weight": (128_256, 4_096)}
+    layers = {f"model.layers.{n}.mlp.down_proj.weight": (4_096, 14_336) for n in range(119)}
+    base = model_of({**ends, **layers})
+    assert job_bytes(base, False, changed=layers.keys()) < 2 << 30
+    assert 4 << 30 < job_bytes(base, False) < 6 << 30
+    assert job_bytes(base, True, changed=layers.keys()) < 20 << 30
+    assert job_bytes(base, True, "sparse") > 150 << 30
+    small = model_of({f"layer{n}": (1_000, 1_000) for n in range(10)})
+    assert job_bytes(small, True) == (400 << 20) + 20 * 10**7
 
 
 class Pool:

@@ -1,6 +1,6 @@
 """Low-rank parts fitted one after the other, on tiny models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from merge.experts import Calibration, ExpertConfig, Sources
 from merge.experts.calibration import Batch, make_batches
 from merge.experts.distill import divergence, targets
 from merge.experts.factored import Parts, choose_parts
-from merge.experts.grams import input_grams
+from merge.experts.grams import Gram, input_grams
 from merge.experts.inputs import layer_inputs
 from merge.experts.low_rank import ridge_of
 from merge.experts.placed import Product, Values, placed
@@ -39,7 +39,9 @@ def sources(world: World, **config: object) -> Sources:
 
 
 def chosen(world: World, given: Sources, calibration: Calibration) -> Parts:
-    grams = list(input_grams(calibration.fine_tune, BATCHES, given.weights()))
+    def grams() -> Iterator[Gram]:
+        return input_grams(calibration.fine_tune, BATCHES, given.weights())
+
     return choose_parts(world.fine_tunes["one"], given, given.room(0), grams)
 
 

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 from merge.experts import Calibration, cut_expert, running
 from merge.experts.calibration import make_batches
 from merge.experts.distill import divergence, targets
+from merge.experts.mapped import HELD, mapped
 from merge.experts.placed import Values, placed
-from merge.experts.running import assign, products, round_linear
+from merge.experts.running import assign, products
 from tests.merge.experts.conftest import World
 
 LINEAR = "model.layers.0.self_attn.q_proj.weight"
@@ -26,35 +27,36 @@ def rounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
-def test_small_models_run_in_float32(model: PreTrainedModel) -> None:
-    with products(model):
+def test_small_models_run_in_float32(model: PreTrainedModel, world: World) -> None:
+    with mapped(model, world.backbone), products(model):
         assert model.model.layers[0].self_attn.q_proj(torch.ones(1, 32)).dtype == torch.float32
-    round_linear(model)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        assert {parameter.dtype for parameter in model.parameters() if parameter.ndim > 1} == {torch.float32}
 
 
 @pytest.mark.usefixtures("rounded")
-def test_only_linear_weights_are_rounded(model: PreTrainedModel) -> None:
-    round_linear(model)
-    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    assert dtypes[LINEAR] == torch.bfloat16
-    assert dtypes[EMBEDDING] == torch.float32
-    assert dtypes["model.norm.weight"] == torch.float32
-    with products(model), torch.inference_mode():
-        assert model.base_model(torch.tensor([[1, 5]])).last_hidden_state.dtype == torch.float32
+def test_only_linear_weights_are_rounded(model: PreTrainedModel, world: World) -> None:
+    with mapped(model, world.backbone):
+        dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        assert dtypes[LINEAR] == torch.bfloat16
+        assert dtypes[EMBEDDING] == torch.float32  # it is the head as well
+        assert dtypes["model.norm.weight"] == torch.float32
+        with products(model), torch.inference_mode():
+            assert model.base_model(torch.tensor([[1, 5]])).last_hidden_state.dtype == torch.float32
 
 
 @pytest.mark.usefixtures("rounded")
-def test_a_small_value_is_not_lost_in_a_rounded_weight(model: PreTrainedModel, world: World) -> None:
-    round_linear(model)
-    assign(model, world.backbone)
-    weight = model.get_parameter(LINEAR)
-    before = weight.detach().clone()
-    small = before[:, :1].float().abs() * 1e-4
-    with placed(model, {LINEAR: Values(torch.zeros(len(before), 1, dtype=torch.int64), small)}):
-        torch.testing.assert_close(weight[:, :1] - before[:, :1].float(), small, rtol=1e-2, atol=1e-9)
-    assert weight.dtype == torch.bfloat16
-    assert torch.equal(weight, before)
+@pytest.mark.parametrize("held", [0, HELD])
+def test_a_small_value_is_not_lost_in_a_rounded_weight(model: PreTrainedModel, world: World, held: int) -> None:
+    with mapped(model, world.backbone, held):
+        before = world.backbone.tensor(LINEAR, torch.float32)
+        small = before[:, :1].abs() * 1e-4
+        x = torch.zeros(1, 32).index_fill(1, torch.tensor([0]), 1.0)
+        layer = model.get_submodule(LINEAR.removesuffix(".weight"))
+        with placed(model, {LINEAR: Values(torch.zeros(len(before), 1, dtype=torch.int64), small)}):
+            torch.testing.assert_close(layer(x)[0] - before[:, 0], small[:, 0], rtol=1e-2, atol=1e-9)
+        weight = model.get_parameter(LINEAR)
+        assert weight.dtype == torch.bfloat16
+        assert torch.equal(weight.float(), before)
 
 
 @pytest.mark.usefixtures("rounded")

@@ -10,7 +10,7 @@ from tests.merge.methods.vectors import stream
 
 def test_unknown_method_lists_the_known() -> None:
     with pytest.raises(
-        ParameterError, match="unknown merge_method 'slerp'; there are base, dare_linear, dare_ties, fr, iso_c"
+        ParameterError, match="unknown merge_method 'slerp'; there are base, breadcrumbs, breadcrumbs_ties, dare_linear"
     ):
         find_method("slerp")
 

@@ -89,7 +89,10 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
             ["parameters: unknown key 'lamda'; did you mean 'lambda'?"],
         ),
         (with_line("parameters: {r: -1}", "parameters"), ["parameters.r: Input should be greater"]),
-        (with_line("parameters: {lambda: [0.1, 0.2]}", "parameters"), ["parameters.lambda: not supported: a list"]),
+        (
+            with_line("parameters: {lambda: [0.1, x]}", "parameters"),
+            ["parameters.lambda: a list over layers holds numbers only"],
+        ),
         (with_line("slices: []"), ["slices: not supported"]),
         (with_line("tokenizer: {source: union}"), ["tokenizer: not supported"]),
         (with_line("dtype: float8"), ["dtype: Input should be 'float32' or 'float64'"]),

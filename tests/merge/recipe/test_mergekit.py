@@ -7,6 +7,7 @@ import torch
 
 from merge.methods import TaskVectors
 from merge.recipe import Recipe, RecipeError, load_recipe
+from merge.recipe.parameters import layer_count, values_for
 
 TIES = """
 models:
@@ -90,7 +91,7 @@ def test_a_plus_names_an_adapter_unless_a_directory_has_that_name(tmp_path: Path
         ("modules: {}", "modules: not supported"),
         ("chat_template: auto", "chat_template: not supported"),
         ("tokenizer_source: union", "tokenizer_source: not supported: building a tokenizer"),
-        ("parameters: {lambda: [0.1, 0.5]}", "parameters.lambda: not supported: a list of values over layers"),
+        ("parameters: {lambda: [0.1, x]}", "parameters.lambda: a list over layers holds numbers only"),
         ("parameters: {lambda: [{filter: mlp}]}", "is no entry of a list by tensor"),
         ("parameters: {lambda: [{filter: mlp, value: x}]}", "parameters.lambda: 'x' must be a number or auto"),
         ("parameters: {weight: [{filtr: mlp, value: 1}]}", "is no entry of a list by tensor"),
@@ -115,6 +116,7 @@ def test_a_dtype_of_16_bits_is_what_is_stored(tmp_path: Path, dtype: str) -> Non
     assert (recipe.dtype, recipe.out_dtype) == ("float32", dtype)
     assert recipe.remarks == (
         f"dtype: {dtype} is too coarse for task vectors: arithmetic is in float32, and {dtype} is stored",
+        "density is not given: the default of ties is 0.2, and mergekit's is 1",
     )
     assert load(tmp_path, f"{text}out_dtype: float32\n").out_dtype == "float32"
     assert load(tmp_path, text.replace(f"dtype: {dtype}", "")).remarks == ()
@@ -151,14 +153,63 @@ experts:
 """
 
 
+def test_a_gradient_goes_over_the_layers(tmp_path: Path) -> None:
+    text = GRADIENTS.replace("density: [1, 0.7, 0.1]", "density: [1.0, 0.8, 0.2]")
+    recipe = load(tmp_path, text).of_layers(5)
+    assert recipe.remarks == (
+        "dtype: float16 is too coarse for task vectors: arithmetic is in float32, and float16 is stored",
+    )
+    first, second = (entry.parameters for entry in recipe.models)
+    layer = "model.layers.{}.mlp.up_proj.weight"
+    densities = [values_for(first, layer.format(number), 5)["density"] for number in range(5)]
+    weights = [values_for(second, layer.format(number), 5)["weight"] for number in range(5)]
+    assert densities == pytest.approx([1, 0.9, 0.8, 0.5, 0.2])
+    assert weights == pytest.approx([0, 0.225, 0.5, 0.775, 1])
+    assert values_for(second, "model.embed_tokens.weight", 5)["weight"] == 0
+    assert values_for(second, "lm_head.weight", 5)["weight"] == 1
+    mixed = {"weight": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.3}]}
+    assert values_for(mixed, layer.format(2), 5) == {"weight": 0.5}
+    assert values_for(mixed, "model.layers.2.self_attn.q_proj.weight", 5) == {"weight": 0.3}
+
+
+def test_a_gradient_is_merged_layer_by_layer(tmp_path: Path) -> None:
+    text = "base_model: b\nmerge_method: task_arithmetic\nmodels: [{model: a, parameters: {weight: [0, 1]}}]\n"
+    method = load(tmp_path, text).of_layers(3).method()
+    vectors = TaskVectors(["a"], lambda _: torch.tensor(2.0))
+    found = [float(method(f"model.layers.{i}.x.weight", torch.tensor(0.0), vectors)) for i in range(3)]
+    assert found == [0.0, 1.0, 2.0]
+
+
+def test_layers_are_counted() -> None:
+    assert layer_count({"model.layers.11.mlp.weight", "model.layers.2.mlp.weight", "model.norm.weight"}) == 12
+    assert layer_count({"bert.encoder.layer.3.output.weight", "x"}) == 4
+    assert layer_count({"model.norm.weight"}) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("parameters: {int8_mask: true}", 2),
+        ("parameters: {int8_mask: true, density: 0.5}", 1),
+        ("parameters: {int8_mask: true, density: 0.5, normalize: true}", 0),
+        ("tokenizer_source: base", 2),
+        ("parameters: {lambda: 1.0}", 0),
+    ],
+)
+def test_defaults_that_mergekit_does_not_share_are_told(tmp_path: Path, line: str, told: int) -> None:
+    text = f"base_model: b\nmerge_method: dare_ties\nmodels: [{{model: a, parameters: {{weight: 1}}}}]\n{line}\n"
+    remarks = load(tmp_path, text).remarks
+    assert len(remarks) == told
+    assert all("mergekit's is" in remark for remark in remarks)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (GRADIENTS, ["models.0.parameters.density", "models.1.parameters.weight"]),
         (SLICES, ["slices", "models", "merge_method"]),
         (MIXTURE, ["unknown key 'gate_mode'; there are ", "experts", "models"]),
     ],
-    ids=["gradients", "slices", "mixture of experts"],
+    ids=["slices", "mixture of experts"],
 )
 def test_one_fault_does_not_hide_the_next(tmp_path: Path, text: str, expected: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:

@@ -27,8 +27,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_a_good_recipe(recipe: Path, capsys: pytest.CaptureFixture[str]):
     code, out, err = run(capsys, "check", str(recipe), "--no-progress")
     assert (code, err) == (0, "")
-    first, last = out.splitlines()
+    first, cost, last = out.splitlines()
     assert first.startswith("models.one: 0.1")
+    assert cost.startswith("merging takes about ")
     assert last == f"{recipe}: 0 errors, 0 warnings"
 
 
@@ -39,6 +40,7 @@ def test_json_is_the_only_thing_on_stdout(recipe: Path, capsys: pytest.CaptureFi
     assert "reading the weights" in err
     assert (document["errors"], document["warnings"], document["findings"]) == (0, 0, [])
     assert document["models"]["one"]["nearest"] is None
+    assert set(document["cost"]) == {"seconds", "memory_bytes", "disk_bytes"}
     assert 0.05 < document["models"]["one"]["relative_norm"] < 0.2
 
 

@@ -1,0 +1,150 @@
+"""Writing the model of a GGUF file as a Hugging Face directory."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+
+import torch
+from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from merge.checkpoint import CheckpointError, CheckpointWriter, TensorSpec
+from merge.gguf.families import config_of, family_of
+from merge.gguf.metadata import Metadata, read_metadata
+from merge.gguf.rope import FACTORS
+from merge.gguf.tokenizer import write_tokenizer
+
+HEADROOM = 64 << 20
+"""Bytes of disk beside the weights."""
+
+
+def as_directory(file: Path, say: Callable[[str], None] = lambda _: None) -> Path:
+    """The Hugging Face directory of a GGUF file's model, converted on the first call and kept in the cache.
+
+    Weights are dequantised, quantised ones to bfloat16. The cache is `gguf` in `$OVERTONE_CACHE_DIR`, else in
+    `$XDG_CACHE_HOME/overtone`, else in `~/.cache/overtone`. A file that is changed is converted again.
+
+    Args:
+        file: the file.
+        say: gets a line where it is converted.
+
+    Raises:
+        CheckpointError: it cannot be read, is one part of several, or has an architecture, settings or tensors that are
+            not supported; or the cache cannot be written.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"no GGUF file at {file}")
+    status = file.stat()
+    key = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    folder = cache_dir() / hashlib.sha256(key.encode()).hexdigest()[:16]
+    target = folder / file.stem
+    if (target / "config.json").is_file():
+        return target
+    metadata = read_metadata(file)
+    config = config_of(metadata) | {"torch_dtype": str(metadata.dtype).removeprefix("torch.")}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_room(folder, metadata)
+        say(f"{file}: converting to {target}")
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / file.stem
+            made.mkdir()
+            (made / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            _write_weights(metadata, made)
+            write_tokenizer(metadata, made)
+            if not target.exists():
+                made.rename(target)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from error
+    return target
+
+
+def cache_dir() -> Path:
+    """Where converted files are kept."""
+    own, shared = os.environ.get("OVERTONE_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own) / "gguf"
+    return (Path(shared) if shared else Path.home() / ".cache") / "overtone" / "gguf"
+
+
+def _check_room(folder: Path, metadata: Metadata) -> None:
+    needed = sum(prod(metadata.shape(name)) for name in metadata.tensors) * metadata.dtype.itemsize + HEADROOM
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CheckpointError(
+            f"{folder} has {free / 1e9:.1f} GB free; {metadata.file} takes {needed / 1e9:.1f} GB dequantised: free "
+            "some, or set OVERTONE_CACHE_DIR"
+        )
+
+
+def _write_weights(metadata: Metadata, target: Path) -> None:
+    model = _on_meta(target)
+    names = _names(metadata, model)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, source in names.items():
+        if metadata.shape(source) != shapes[name]:
+            raise CheckpointError(
+                f"{metadata.file}: {source} is {list(metadata.shape(source))}; {list(shapes[name])} is expected"
+            )
+    heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
+    permuted = family_of(metadata).permuted
+    specs = [TensorSpec(name, metadata.dtype, shape) for name, shape in shapes.items()]
+    with CheckpointWriter(target, specs, flush=False) as writer:
+        for name in writer.order:
+            tensor = metadata.tensor(names[name], metadata.dtype)
+            count = heads.get(name.split(".")[-2])
+            writer.write(name, unpermuted(tensor, count) if permuted and count else tensor)
+
+
+def unpermuted(rows: Tensor, heads: int) -> Tensor:
+    """Query or key rows in Hugging Face's order.
+
+    Semantics: within a head row 2i becomes row i, and row 2i + 1 row d / 2 + i: llama.cpp rotates neighbours, Hugging
+    Face the two halves of a head.
+
+    Args:
+        rows: [heads · d, K], or a bias [heads · d].
+        heads: how many.
+    """
+    width = len(rows) // heads
+    return rows.view(heads, width // 2, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+
+def _on_meta(directory: Path) -> PreTrainedModel:
+    build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
+    try:
+        with torch.device("meta"):
+            return build(AutoConfig.from_pretrained(directory, local_files_only=True), trust_remote_code=False)
+    except (ValueError, TypeError, KeyError) as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"{directory.name} describes no model that transformers can build: {line}") from error
+
+
+def _names(metadata: Metadata, model: PreTrainedModel) -> dict[str, str]:
+    """llama.cpp's name of each parameter.
+
+    Raises:
+        CheckpointError: a parameter that the file lacks, or a tensor that no parameter is made from.
+    """
+    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == metadata.architecture)
+    known = get_tensor_name_map(architecture, model.config.num_hidden_layers)
+    found = {}
+    for name, _ in model.named_parameters():
+        stem, _, suffix = name.rpartition(".")
+        found[name] = f"{known.get_name(stem)}.{suffix}"
+    lacking = sorted(set(found.values()) - set(metadata.tensors))
+    surplus = sorted(set(metadata.tensors) - set(found.values()) - {FACTORS})
+    if lacking or surplus:
+        what = f"lacks {lacking[0]}" if lacking else f"holds {surplus[0]}"
+        count = len(lacking) or len(surplus)
+        raise CheckpointError(
+            f"{metadata.file} {what}, as no {type(model).__name__} does ({count} such names): give the Hugging Face "
+            "checkpoint"
+        )
+    return found
