@@ -26,7 +26,6 @@ RUN python -m venv /opt/overtone
 # torch changes seldom and is most of the image: it comes before the code, in a layer of its own.
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} "${TORCH}"
 COPY pyproject.toml README.md LICENSE ./
-COPY benchmarks ./benchmarks
 COPY kernels ./kernels
 COPY merge ./merge
 COPY serve ./serve

@@ -16,13 +16,13 @@ from typing import Any
 
 import yaml
 
-from benchmarks.demo.tiny import RECIPE
-from benchmarks.evaluation import Evaluation, evaluate, unseen_prompts
+from benchmarks.evaluation import Evaluation, evaluate
 from benchmarks.evaluation.engine import engine_asker
-from benchmarks.zoo import fine_tune_dirs
 from benchmarks.zoo.matching import MAX_NEW_TOKENS
 from merge.bundle import open_bundle
 from merge.run import merge_recipe
+from serve.demo.check import unseen_prompts
+from serve.demo.tiny import RECIPE, fine_tune_dirs
 
 DENSITIES = (0.01, 0.02, 0.05, 0.10)
 KINDS: Mapping[str, Mapping[str, Any]] = {

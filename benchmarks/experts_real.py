@@ -20,13 +20,13 @@ from typing import Any
 from transformers.utils import logging
 
 from benchmarks.zoo.command import Parser, positive
-from benchmarks.zoo.real.base import base_dir, zoo_dir
 from benchmarks.zoo.real.bench import Bench, fine_tunes
-from benchmarks.zoo.real.packages import BaseUnavailableError
 from merge.backbone import write_backbone
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.methods import find_method
 from merge.progress import Progress
+from serve.demo.zoo.real.base import base_dir, zoo_dir
+from serve.demo.zoo.real.packages import BaseUnavailableError
 
 FORMS = ("auto", "low_rank", "both", "sparse")
 BUDGETS = (0.25, 0.5, 1.0, 2.0)

@@ -1,7 +1,7 @@
 """Imports run one way, as docs/architecture.md says."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,18 @@ MAY_IMPORT = {
     "kernels": ("kernels",),
     "merge": ("merge",),
     "serve": ("serve", "kernels", "merge.bundle"),
-    "benchmarks": PACKAGES,
+    "serve/bench": ("serve.bench",),
+    "serve/demo": ("serve", "serve.demo", "kernels", "merge"),
+    "serve/cli": ("serve", "serve.cli", "kernels", "merge.bundle"),
+    "benchmarks": (*PACKAGES, "serve.bench", "serve.demo", "serve.cli"),
 }
-"""Package → what its modules may import of this project, with all that is inside it."""
+"""Package → what its modules may import of this project, with all that is inside it but the programs."""
 
-COMMANDS = Path("serve/cli")
-"""A command may import anything where it runs it, inside a function, and for type checkers."""
+PROGRAMS = ("serve.bench", "serve.cli", "serve.demo")
+"""They stand above the rest of `serve`, which imports none of them."""
+
+WHERE_IT_RUNS = {"serve/cli": ("merge", "serve.bench", "serve.demo")}
+"""What a command may also import within a function, where it runs it, and for type checkers."""
 
 
 def imports(path: Path, source: str) -> Iterator[tuple[str, int, bool]]:
@@ -51,15 +57,25 @@ def _is_for_type_checkers(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
+def _is_within(name: str, packages: Sequence[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in packages)
+
+
+def _may_import(name: str, allowed: Sequence[str]) -> bool:
+    """Whether a module is within what is allowed; a program must be named itself."""
+    programs = [program for program in PROGRAMS if _is_within(name, (program,))]
+    return _is_within(name, [one for one in allowed if one in programs] if programs else allowed)
+
+
 def upward(path: Path, source: str) -> list[str]:
     """The imports that the rule forbids, as "file:line imports module"."""
-    allowed = MAY_IMPORT[path.parts[0]]
+    package = max((one for one in MAY_IMPORT if path.is_relative_to(one)), key=len)
     return [
         f"{path}:{line} imports {name}"
         for name, line, deferred in imports(path, source)
         if name.split(".")[0] in PACKAGES
-        and not any(name == one or name.startswith(f"{one}.") for one in allowed)
-        and not (deferred and path.is_relative_to(COMMANDS))
+        and not _may_import(name, MAY_IMPORT[package])
+        and not (deferred and _may_import(name, WHERE_IT_RUNS.get(package, ())))
     ]
 
 
@@ -76,8 +92,15 @@ def test_no_module_imports_upwards(package: str):
         ("serve/engine/loop.py", "import merge.run"),
         ("serve/engine/loop.py", "from merge import recipe"),
         ("serve/engine/loop.py", "def f():\n    from merge.lora import x"),
-        ("serve/engine/loop.py", "from benchmarks.zoo import x"),
+        ("serve/engine/loop.py", "from serve.demo.zoo import x"),
         ("serve/engine/loop.py", "from ...merge.check import x"),
+        ("serve/engine/loop.py", "from serve.demo import SMOLLM2"),
+        ("serve/engine/loop.py", "def f():\n    from serve import cli"),
+        ("serve/bench/load.py", "from serve.engine import x"),
+        ("serve/demo/check.py", "from serve.bench import x"),
+        ("serve/demo/check.py", "from benchmarks.zoo import x"),
+        ("serve/cli/demo.py", "def command():\n    from benchmarks.zoo import x"),
+        ("serve/cli/demo.py", "from serve.demo import SMOLLM2"),
         ("serve/cli/merge.py", "from merge.run import merge"),
         ("kernels/patch.py", "import serve"),
         ("kernels/patch.py", "from merge.bundle import x"),
@@ -99,6 +122,10 @@ def test_an_upward_import_is_found(path: str, source: str):
             "from merge.bundle.digest import x\nfrom kernels import patch\nimport torch, serve.model",
         ),
         ("serve/cli/merge.py", "def command():\n    from merge.run import merge"),
+        ("serve/cli/demo.py", "def command():\n    from serve.demo import SMOLLM2"),
+        ("serve/cli/app.py", "from serve.cli.options import option"),
+        ("serve/demo/check.py", "from merge.evaluate import evaluate\nfrom serve.child import serving"),
+        ("benchmarks/zoo/train.py", "from serve.demo.zoo import TASKS"),
         ("serve/cli/merge.py", "if TYPE_CHECKING:\n    from merge.run import Report"),
         ("serve/engine/loop.py", "from . import queue\nfrom ..model import decoder"),
         ("benchmarks/zoo/train.py", "from serve.engine import x\nimport merge.run, kernels"),

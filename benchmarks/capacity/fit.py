@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.capacity.card import Card
-from benchmarks.latency.load import run
-from benchmarks.latency.summary import summarise
-from benchmarks.latency.target import Target
-from benchmarks.latency.workload import Arrivals, Lengths, Popularity, Workload
+from serve.bench.load import run
+from serve.bench.summary import summarise
+from serve.bench.target import Target
+from serve.bench.workload import Arrivals, Lengths, Popularity, Workload
 
 _LONG, _SHORT = Lengths(16, 48), Lengths(2, 8)
 _PHASES = (

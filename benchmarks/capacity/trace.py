@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from benchmarks.capacity.replica import Job
-from benchmarks.latency.workload import Arrivals, Workload
+from serve.bench.workload import Arrivals, Workload
 
 
 def trace(workload: Workload, arrivals: Arrivals, experts: Sequence[str]) -> list[Job]:
-    """The requests that `benchmarks.latency` sends for a workload with experts, as the simulation's."""
+    """The requests that `serve.bench` sends for a workload with experts, as the simulation's."""
     items = workload.items(experts)[workload.warm_up :]
     times = arrivals.times(len(items), workload.random())
     return [

@@ -20,11 +20,11 @@ from benchmarks.capacity.replica import Job
 from benchmarks.capacity.simulate import Scenario, highest_rate, replay
 from benchmarks.capacity.trace import trace
 from benchmarks.decode.model import Shape, write_model
-from benchmarks.latency.client import Answer
-from benchmarks.latency.load import run
-from benchmarks.latency.summary import tpot, ttft
-from benchmarks.latency.target import Target, discover
-from benchmarks.latency.workload import Arrivals, Lengths, Popularity, Workload
+from serve.bench.client import Answer
+from serve.bench.load import run
+from serve.bench.summary import tpot, ttft
+from serve.bench.target import Target, discover
+from serve.bench.workload import Arrivals, Lengths, Popularity, Workload
 from serve.cluster.deployment import Deployment
 from serve.cluster.run import deploy, local_ray
 from serve.config import ApiSettings, ServerSettings

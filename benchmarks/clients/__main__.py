@@ -13,9 +13,9 @@ from benchmarks.clients.schemathesis import attack_document
 from benchmarks.clients.sdks import CLIENTS
 from benchmarks.clients.shapes import SHAPES, run_shape
 from benchmarks.clients.vllm_bench import bench_serve
-from benchmarks.demo.smollm2 import smollm2_bundle
 from benchmarks.server import at_least, bundle_of, command_line, server_process, show
 from merge.bundle import read_template
+from serve.demo.smollm2 import smollm2_bundle
 
 _TEMPLATE = Path(__file__).with_name("tools.jinja")
 _CHATML = Path(__file__).with_name("tools_chatml.jinja")

@@ -4,7 +4,7 @@
 """
 
 from benchmarks.evaluation.ask import Ask, Question, Reply
-from benchmarks.evaluation.run import evaluate, unseen_prompts
+from benchmarks.evaluation.run import evaluate
 from benchmarks.evaluation.table import Evaluation, TaskScores
 
-__all__ = ["Ask", "Evaluation", "Question", "Reply", "TaskScores", "evaluate", "unseen_prompts"]
+__all__ = ["Ask", "Evaluation", "Question", "Reply", "TaskScores", "evaluate"]

@@ -8,15 +8,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.evaluation.ask import Ask, Question
 from benchmarks.evaluation.table import Evaluation, TaskScores
-from benchmarks.zoo import TASKS, Example
 from benchmarks.zoo.matching import exact_match
 from merge.bundle import Bundle
 from merge.evaluate import expert_size
-
-
-def unseen_prompts(per_task: int, seed: int = 0) -> dict[str, list[Example]]:
-    """The zoo's unseen prompts: contents of the test split, in phrasings that calibration and the router never saw."""
-    return {task.name: task.generate("test", per_task, seed, phrasings="held_out") for task in TASKS}
+from serve.demo.zoo import Example
 
 
 def evaluate(

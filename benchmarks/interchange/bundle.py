@@ -4,8 +4,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.zoo.paths import fine_tune_dirs, models_dir
-from benchmarks.zoo.tasks import TASKS
 from merge.bundle import (
     Bundle,
     BundleWriter,
@@ -19,6 +17,8 @@ from merge.bundle import (
 from merge.checkpoint import Checkpoint, copy_settings, open_checkpoint
 from merge.export import export_adapter
 from merge.export.low_rank import low_rank
+from serve.demo.tiny import fine_tune_dirs, models_dir
+from serve.demo.zoo.tasks import TASKS
 
 RANK = 16
 

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from benchmarks.decode.peers import FOLDER, VLLM_SETTINGS
 from benchmarks.interchange.bundle import export_adapters, write_bundle
 from benchmarks.peers import Worker
-from benchmarks.zoo.tasks import TASKS
 from merge.bundle import Bundle
+from serve.demo.zoo.tasks import TASKS
 from serve.engine import AsyncEngine, EngineConfig, Request, SamplingParams, build_engine
 
 TOKENS = 24

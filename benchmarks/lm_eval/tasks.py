@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from benchmarks.lm_eval.code import code_documents
-from benchmarks.zoo.task import Task
-from benchmarks.zoo.tasks import TASKS
+from serve.demo.zoo.task import Task
+from serve.demo.zoo.tasks import TASKS
 
 CHOSEN, GENERATED = "roman", "reverse"
 """The task whose answers are chosen by log-likelihood, and the one whose answers are generated."""

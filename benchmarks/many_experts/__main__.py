@@ -11,12 +11,12 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from benchmarks.demo import zoo_bundle
 from benchmarks.many_experts.bundle import first_experts, write_many
 from benchmarks.many_experts.load import Counts, Users, measure
 from benchmarks.many_experts.report import HEADER, line, row
-from benchmarks.zoo.tasks import TASKS
 from merge.bundle import Bundle, open_bundle
+from serve.demo import zoo_bundle
+from serve.demo.zoo.tasks import TASKS
 from serve.engine import EngineConfig, build_engine
 
 POPULARITIES = ("uniform", "zipf")

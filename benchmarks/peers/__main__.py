@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.decode.model import Shape, write_loras, write_model
-from benchmarks.latency.load import run
-from benchmarks.latency.summary import Summary, summarise
-from benchmarks.latency.workload import Arrivals, Lengths, Popularity, Workload
 from benchmarks.peers.environment import PeerError
 from benchmarks.peers.servers import NAMES, USERS, running
+from serve.bench.load import run
+from serve.bench.summary import Summary, summarise
+from serve.bench.workload import Arrivals, Lengths, Popularity, Workload
 
 EXPERTS = [f"e{i}" for i in range(8)]
 DENSITY = 0.01

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.latency.target import Target
 from benchmarks.peers.environment import TRANSFORMERS, VLLM, PeerError, prepare
 from benchmarks.peers.server import Server, free_port
+from serve.bench.target import Target
 
 NAMES = ("overtone", "vllm", "transformers")
 USERS = 8

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.quality.domain import Requests, Residual, Split, Weights
 from benchmarks.quality.store import Store
-from benchmarks.zoo import TASKS, Example, Task, models_dir
 from benchmarks.zoo.matching import greedy_replies, one_thread
 from benchmarks.zoo.model import save_checkpoint
 from benchmarks.zoo.skills import UNRELATED
@@ -31,6 +30,8 @@ from merge.experts import (
 )
 from merge.frank_wolfe import LanguageModelLoss, ObjectiveConfig, language_model_loss
 from merge.methods.vectors import EMBEDDINGS
+from serve.demo.tiny import models_dir
+from serve.demo.zoo import TASKS, Example, Task
 
 UNRELATED_REQUESTS: Mapping[str, str] = {
     "add": "What is the sum of {}?",

@@ -11,8 +11,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from benchmarks.router.chats import make_chats
-from benchmarks.zoo import TASKS
 from merge.router.config import packaged_encoder
+from serve.demo.zoo import TASKS
 
 TYPO_SHARE = 0.1
 """Share of the letters that a typo hits: one of ten, which is a typo in every other word."""

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.zoo.command import Parser, positive
-from benchmarks.zoo.real.tasks import TASKS
-from benchmarks.zoo.task import Example
 from merge.evaluate.metrics import METRICS
+from serve.demo.zoo.real.tasks import TASKS
+from serve.demo.zoo.task import Example
 
 ROUTED_AT_ONCE = 8
 ASKED_AT_ONCE = 8

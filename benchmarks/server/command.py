@@ -30,7 +30,7 @@ def bundle_of(arguments: argparse.Namespace) -> Path:
     """The bundle that was asked for, or the tiny demo's."""
     if arguments.bundle is not None:
         return Path(arguments.bundle)
-    from benchmarks.demo import zoo_bundle  # it merges at the first call
+    from serve.demo import zoo_bundle  # it merges at the first call
 
     return zoo_bundle()
 

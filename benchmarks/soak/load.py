@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.latency.events import lines
 from benchmarks.soak.tally import Tally
+from serve.bench.client import lines
 
 COMPLETIONS = "/v1/completions"
 ADMIN_KEY = "soak"

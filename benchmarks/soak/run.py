@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 
-from benchmarks.evaluation import unseen_prompts
 from benchmarks.server import Scrape, ServerProcess, server_process
 from benchmarks.soak.load import ADMIN_KEY, WEIGHTS, Load
 from benchmarks.soak.memory import slope_mb_per_minute
 from benchmarks.soak.tally import Tally
 from merge.bundle import open_bundle
+from serve.demo.check import unseen_prompts
 
 _MAX_NUM_SEQS = 16
 _QUEUED = 16

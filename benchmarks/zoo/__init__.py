@@ -1,17 +1,1 @@
-"""The zoo: eight tiny fine-tunes of one tiny base, which `overtone demo --tiny` merges, serves and is measured on.
-
-A text is `<bos>` + prompt + newline + answer + `<eos>`. The base knows the skills in a formal notation
-(`#rom 1987`); each fine-tune has learned to apply one of them when asked in plain English.
-
-A task's prompts come in eight phrasings and two held-out ones. Fine-tunes train on both kinds (and on many
-distortions of them); experts' calibration and routers see the eight only (`prompts.jsonl`), so that the
-held-out ones tell how far experts and routers carry. The contents of the train and test splits are
-disjoint for everything: base, fine-tunes, calibration and routers.
-"""
-
-from benchmarks.zoo.paths import fine_tune_dirs, metrics, models_dir
-from benchmarks.zoo.prompts import write_prompts
-from benchmarks.zoo.task import Example, Task
-from benchmarks.zoo.tasks import TASKS
-
-__all__ = ["TASKS", "Example", "Task", "fine_tune_dirs", "metrics", "models_dir", "write_prompts"]
+"""How the tiny zoo, whose models `overtone demo --tiny` serves, is trained and measured."""

@@ -11,8 +11,8 @@ from transformers.utils import logging
 from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.matching import exact_match
 from benchmarks.zoo.measure import measure
-from benchmarks.zoo.paths import models_dir
-from benchmarks.zoo.tasks import TASKS
+from serve.demo.tiny import models_dir
+from serve.demo.zoo.tasks import TASKS
 
 __all__ = ["exact_match", "main", "table"]
 

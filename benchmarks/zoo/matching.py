@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from benchmarks.zoo.task import Example
+from serve.demo.zoo.task import Example
 
 MAX_NEW_TOKENS = 40
 """Room for the longest answers (30 characters), its newline and `<eos>`."""

@@ -1,5 +1,6 @@
 """What is recorded about a zoo: how well its stored checkpoints do, and how far apart they are."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,20 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.zoo.matching import exact_match
-from benchmarks.zoo.task import Task
+from serve.demo.tiny import models_dir
+from serve.demo.zoo.task import Task
 
 HELD_OUT_SHARE = 3
 """One evaluation prompt in this many is worded in a held-out phrasing."""
 
 _ELSEWHERE = 12
 """Prompts of each other task that a fine-tune is tried on."""
+
+
+def metrics() -> dict[str, Any]:
+    """Return what was measured when the shipped models were trained (`metrics.json`)."""
+    recorded: dict[str, Any] = json.loads((models_dir().parent / "metrics.json").read_text(encoding="utf-8"))
+    return recorded
 
 
 def measure(

@@ -2,7 +2,7 @@
 
 import random
 
-from benchmarks.zoo.task import Example, Task
+from serve.demo.zoo.task import Example, Task
 
 _OPENINGS = ("Please ", "Now ", "Hi, ", "OK: ", "Can you ", "Quick question: ", "I need this: ")
 _FILLERS = tuple(

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from benchmarks.zoo.task import Split
-from benchmarks.zoo.tasks import TASKS
+from serve.demo.zoo.task import Split
+from serve.demo.zoo.tasks import TASKS
 
 
 def write_prompts(path: Path, split: Split = "train", per_task: int = 64, seed: int = 0) -> None:

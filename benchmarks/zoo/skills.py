@@ -11,9 +11,9 @@ nothing: so the base can find a payload in a line of text before any fine-tune a
 import random
 from collections.abc import Callable, Mapping
 
-from benchmarks.zoo.task import Example
-from benchmarks.zoo.tasks import TASKS
-from benchmarks.zoo.words import any_word
+from serve.demo.zoo.task import Example
+from serve.demo.zoo.tasks import TASKS
+from serve.demo.zoo.words import any_word
 
 RELATED_SHARE = 0.85
 """How much of the pretraining is about the skills of the tasks."""

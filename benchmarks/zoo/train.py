@@ -2,7 +2,7 @@
 
 Writes `models/base`, `models/fine_tunes/<task>`, `metrics.json` and `prompts.jsonl`. On the same machine
 with the same number of threads, a seed gives the same weights. The shipped zoo is the output of
-`--out benchmarks/zoo` with the defaults.
+`--out serve/demo/zoo` with the defaults.
 """
 
 import argparse
@@ -29,10 +29,10 @@ from benchmarks.zoo.phrase import careless_example
 from benchmarks.zoo.progress import Progress
 from benchmarks.zoo.prompts import write_prompts
 from benchmarks.zoo.skills import formal_example
-from benchmarks.zoo.task import Task
-from benchmarks.zoo.tasks import TASKS
 from benchmarks.zoo.tokenizer import build_tokenizer
 from benchmarks.zoo.training import Schedule, train
+from serve.demo.zoo.task import Task
+from serve.demo.zoo.tasks import TASKS
 
 PRETRAINING = Schedule(steps=1000, batch_size=64, learning_rate=4e-3, warm_up=30, optimizer="muon")
 FINE_TUNING = Schedule(steps=450, batch_size=32, learning_rate=5.5e-4, warm_up=10)

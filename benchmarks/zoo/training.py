@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from benchmarks.zoo.task import Example
+from serve.demo.zoo.task import Example
 
 _IGNORED = -100
 _MICRO_BATCHES = 4

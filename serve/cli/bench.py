@@ -48,12 +48,11 @@ def command(
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure an OpenAI-compatible server under load for many experts."""
-    from benchmarks.latency.command import arrivals_of, counts_of, read_prompts, table  # --help should not wait for it
-    from benchmarks.latency.summary import Slo
-    from benchmarks.latency.sweep import over_arrivals, over_experts
-    from benchmarks.latency.target import discover
-    from benchmarks.latency.tax import tax
-    from benchmarks.latency.workload import Lengths, Popularity, Workload
+    from serve.bench.command import arrivals_of, counts_of, read_prompts, table  # --help should not wait for it
+    from serve.bench.summary import Slo
+    from serve.bench.sweep import over_arrivals, over_experts, tax
+    from serve.bench.target import discover
+    from serve.bench.workload import Lengths, Popularity, Workload
 
     arrivals = arrivals_of(rate or [], users or [], constant)
     counts = [] if sweep_experts is None else counts_of(sweep_experts)
@@ -78,7 +77,7 @@ def command(
         runs = over_arrivals(target, workload, arrivals, slo, _say)
     report["runs"] = [run.as_json() for run in runs]
     if plot is not None:
-        from benchmarks.latency.plot import plot_rates, plot_tax  # matplotlib takes a second to import
+        from serve.bench.plot import plot_rates, plot_tax  # matplotlib takes a second to import
 
         if counts:
             plot_tax(runs, plot, density)

@@ -9,7 +9,7 @@ import typer
 from serve.cli.options import option
 
 if TYPE_CHECKING:
-    from benchmarks.demo import Demo
+    from serve.demo import Demo
 
 
 def command(
@@ -29,13 +29,13 @@ def command(
     directory.
     """
     # torch takes a second to import; --help should not
-    import benchmarks.demo
+    import serve.demo
     from serve.api.server import listen, run
     from serve.config import ApiSettings, ServerSettings
 
     if as_json and not check:
         raise typer.BadParameter("--json goes with --check; without it the demo serves", param_hint="--json")
-    demo = benchmarks.demo.TINY if tiny else benchmarks.demo.SMOLLM2
+    demo = serve.demo.TINY if tiny else serve.demo.SMOLLM2
     if check:
         return _check(demo, prompts or demo.prompts, as_json)
 
@@ -56,8 +56,8 @@ def command(
 
 def _check(demo: "Demo", prompts: int, as_json: bool) -> int:
     """Measure; 1 where the routed model does not reach the demo's goal."""
-    from benchmarks.demo.check import check
     from merge.evaluate import as_text
+    from serve.demo.check import check
 
     found = check(demo.bundle(), demo.chat, prompts)
     typer.echo(json.dumps({"model": found.name, **found.as_json()}, indent=2) if as_json else as_text(found))

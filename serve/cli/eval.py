@@ -123,7 +123,7 @@ def command(
 
 
 def _shipped(bundle: "Bundle | None", per_task: int, seed: int) -> "list[Line]":
-    from benchmarks.demo.prompts import shipped_lines
+    from serve.demo.check import shipped_lines
 
     assert bundle is not None
     lines = shipped_lines(bundle.expert_names, per_task, seed)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experts_real import Row, main, table
-from benchmarks.zoo.real.task import Content, RealTask
+from serve.demo.zoo.real.task import Content, RealTask
 from tests.merge.tiny import save_fine_tune, save_tiny
 
 

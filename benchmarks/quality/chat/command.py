@@ -16,9 +16,9 @@ from benchmarks.quality.chat.table import ChatTable, Column
 from benchmarks.quality.rows import ROWS, Row
 from benchmarks.quality.store import OutOfTimeError, Store
 from benchmarks.zoo.command import Parser, positive
-from benchmarks.zoo.real.base import base_dir, zoo_dir
 from benchmarks.zoo.real.bench import Bench, fine_tunes
-from benchmarks.zoo.real.packages import BaseUnavailableError
+from serve.demo.zoo.real.base import base_dir, zoo_dir
+from serve.demo.zoo.real.packages import BaseUnavailableError
 
 UNFINISHED = 3
 KINDS = ("lora", "full")

@@ -8,12 +8,12 @@ from typing import Any
 from benchmarks.quality.domain import Requests
 from benchmarks.quality.store import Store
 from benchmarks.zoo.real.bench import Bench, Part
-from benchmarks.zoo.real.tasks import out_of_scope
 from merge.bundle.digest import file_digest
 from merge.checkpoint import Checkpoint
 from merge.experts import CalibrationConfig
 from merge.frank_wolfe import LanguageModelLoss, ObjectiveConfig, language_model_loss
 from merge.methods.vectors import EMBEDDINGS
+from serve.demo.zoo.real.tasks import out_of_scope
 
 ROUTED = 64
 """Training prompts a task that the router learns from."""

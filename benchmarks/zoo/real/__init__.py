@@ -1,11 +1,4 @@
-"""The real zoo: a chat model of 135 M parameters and eight LoRA fine-tunes of it on real tasks.
+"""How the fine-tunes of the real zoo, which `overtone demo` serves, are trained and measured.
 
-`base` fetches and converts the model, `tasks` has the prompts, `shipped` the fine-tunes that the repository has,
-`train` makes them again in the cache directory, and `evaluate` measures them. `encoder` fetches what their router reads
-prompts with.
+`train` makes them in the cache directory, `evaluate` measures them, and `prompts` prints labelled prompts.
 """
-
-from benchmarks.zoo.real.base import base_dir
-from benchmarks.zoo.real.packages import BaseUnavailableError
-
-__all__ = ["BaseUnavailableError", "base_dir"]

@@ -11,8 +11,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.zoo.real.measure import Loaded, marks
 from benchmarks.zoo.real.packing import encode
-from benchmarks.zoo.real.tasks import TASKS, find_task
-from benchmarks.zoo.task import Example
 from merge.bundle import Expert, write_expert
 from merge.bundle.expert_header import expert_bytes
 from merge.checkpoint import Checkpoint, open_checkpoint
@@ -20,6 +18,8 @@ from merge.experts import Calibration, ExpertConfig, Sources, build_model, cut_e
 from merge.experts.added import added
 from merge.experts.running import assign
 from merge.lora import is_adapter, open_adapter
+from serve.demo.zoo.real.tasks import TASKS, find_task
+from serve.demo.zoo.task import Example
 
 Part = Literal["test", "validation", "calibration"]
 

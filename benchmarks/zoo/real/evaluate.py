@@ -9,10 +9,10 @@ from typing import Any
 from transformers.utils import logging
 
 from benchmarks.zoo.command import Parser, positive
-from benchmarks.zoo.real.base import base_dir, zoo_dir
 from benchmarks.zoo.real.measure import Loaded, accuracy, load
-from benchmarks.zoo.real.packages import BaseUnavailableError
-from benchmarks.zoo.real.tasks import TASKS, find_task
+from serve.demo.zoo.real.base import base_dir, zoo_dir
+from serve.demo.zoo.real.packages import BaseUnavailableError
+from serve.demo.zoo.real.tasks import TASKS, find_task
 
 
 def measure(base: Path, models: Path, count: int, seed: int, base_too: bool) -> dict[str, dict[str, Any]]:

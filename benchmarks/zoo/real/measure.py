@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.zoo.real.packing import encode
-from benchmarks.zoo.real.task import RealTask
-from benchmarks.zoo.task import Example
 from merge.checkpoint import open_checkpoint
 from merge.evaluate.metrics import METRICS
 from merge.experts.calibration import continue_greedily
 from merge.lora import is_adapter, open_adapter
+from serve.demo.zoo.real.task import RealTask
+from serve.demo.zoo.task import Example
 
 
 @dataclass(frozen=True)

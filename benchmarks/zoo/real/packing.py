@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.zoo.real.task import messages
-from benchmarks.zoo.task import Example
 from merge.experts.calibration import Batch
 from merge.experts.packing import pack
+from serve.demo.zoo.real.task import messages
+from serve.demo.zoo.task import Example
 
 ROWS = 4
 """Attention's cost grows with the square of a row's length, so a batch is a few rows. Measured on 16 examples of dates:

@@ -1,32 +1,12 @@
 """Labelled prompts of the real zoo, one JSON object a line: `python -m benchmarks.zoo.real.prompts`."""
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 from benchmarks.zoo.command import Parser, positive
-from benchmarks.zoo.real.task import RealTask
-from benchmarks.zoo.real.tasks import TASKS
-from benchmarks.zoo.task import Phrasings, Split
-
-
-def prompt_lines(
-    split: Split, per_task: int, seed: int = 0, phrasings: Phrasings = "train", tasks: Sequence[RealTask] = TASKS
-) -> Iterator[str]:
-    """Lines `{"task", "prompt", "answer"}`, task after task.
-
-    Args:
-        split: whose contents.
-        per_task: how many prompts a task, or all where it has fewer.
-        seed: the same arguments give the same lines.
-        phrasings: which wordings.
-        tasks: whose.
-    """
-    for task in tasks:
-        for example in task.examples(split, per_task, seed, phrasings):
-            line = {"task": task.name, "prompt": example.prompt, "answer": example.answer}
-            yield json.dumps(line, ensure_ascii=False)
+from serve.demo.zoo.real.tasks import prompt_lines
+from serve.demo.zoo.task import Phrasings, Split
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

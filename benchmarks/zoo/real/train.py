@@ -19,10 +19,10 @@ import transformers
 
 from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.progress import Progress
-from benchmarks.zoo.real.base import base_dir, zoo_dir
-from benchmarks.zoo.real.packages import BaseUnavailableError
-from benchmarks.zoo.real.tasks import TASKS, find_task
 from benchmarks.zoo.real.training import Form, Schedule, fine_tune
+from serve.demo.zoo.real.base import base_dir, zoo_dir
+from serve.demo.zoo.real.packages import BaseUnavailableError
+from serve.demo.zoo.real.tasks import TASKS, find_task
 
 LORA: Mapping[str, Schedule] = {
     "banking": Schedule(steps=250, batch_size=16, learning_rate=1e-3),

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.zoo.real.base import NAME
 from benchmarks.zoo.real.packing import training_batch
-from benchmarks.zoo.real.task import RealTask
-from benchmarks.zoo.task import Example
 from merge.bundle.files import new_directory, replaced
+from serve.demo.zoo.real.base import NAME
+from serve.demo.zoo.real.task import RealTask
+from serve.demo.zoo.task import Example
 
 Form = Literal["lora", "full"]
 

@@ -14,7 +14,7 @@ from benchmarks.capacity.fit import Phase, explain
 from benchmarks.capacity.placement import PLACEMENTS
 from benchmarks.capacity.simulate import Scenario, highest_rate, replay, simulate
 from benchmarks.capacity.trace import trace
-from benchmarks.latency.workload import Arrivals, Lengths, Popularity, Workload
+from serve.bench.workload import Arrivals, Lengths, Popularity, Workload
 
 CARD = Card(10.0, 0.5, 2.0, 0.25, 0.1, expert_bytes=1e7, load_bytes_per_s=1e9, dollars_per_hour=2.0)
 BASE = Scenario("random", replicas=2, experts=4, slots=4, rate=5.0, batch=8, prompt=10, output=8, seconds=30.0)

@@ -5,11 +5,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.evaluation import Question, Reply, evaluate, unseen_prompts
+from benchmarks.evaluation import Question, Reply, evaluate
 from benchmarks.evaluation import run as run_module
-from benchmarks.zoo import TASKS, Example
 from merge.bundle import BundleWriter, Expert, ManifestFields, SparseDelta, backbone_digest, open_bundle, write_expert
 from merge.evaluate import expert_size
+from serve.demo.check import unseen_prompts
+from serve.demo.zoo import TASKS, Example
 
 EXAMPLES = {
     "up": [Example("say a", "A"), Example("say b", "B")],

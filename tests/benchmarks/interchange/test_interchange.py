@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from benchmarks.interchange import compare as comparing
 from benchmarks.interchange.bundle import RANK, export_adapters, write_bundle
 from benchmarks.interchange.compare import Asked, ask, compare, differences
-from benchmarks.zoo.tasks import TASKS
 from merge.bundle import Bundle
+from serve.demo.zoo.tasks import TASKS
 
 
 @pytest.fixture(scope="module")

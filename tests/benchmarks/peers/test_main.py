@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from benchmarks.latency.client import Answer
-from benchmarks.latency.summary import summarise
 from benchmarks.peers import PeerError
 from benchmarks.peers.__main__ import _figures, measure, table, texts
+from serve.bench.client import Answer
+from serve.bench.summary import summarise
 
 GOOD = Answer("e0", sent=0.0, pieces=(0.1, 0.3), ended=0.3, tokens=2)
 BAD = Answer("e0", sent=0.0, pieces=(), ended=1.0, tokens=0, error="503: busy")

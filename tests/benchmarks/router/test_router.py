@@ -11,7 +11,7 @@ from benchmarks.router.classifiers import classifiers
 from benchmarks.router.data import DataError, many_tasks, of_tokens, read, with_typos
 from benchmarks.router.many import many_experts
 from benchmarks.router.measure import measure, out_of_domain_recall, soft_scores
-from benchmarks.zoo import models_dir
+from serve.demo.tiny import models_dir
 
 WORDINGS = {
     "play": "play the song {} again",

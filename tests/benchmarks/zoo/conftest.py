@@ -3,8 +3,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from benchmarks.zoo import models_dir
 from benchmarks.zoo.matching import one_thread
+from serve.demo.tiny import models_dir
 
 
 @pytest.fixture(scope="module", autouse=True)

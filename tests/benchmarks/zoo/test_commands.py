@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.zoo import evaluate, models_dir, train
+from benchmarks.zoo import evaluate, train
 from benchmarks.zoo.measure import measure
 from benchmarks.zoo.training import Schedule
+from serve.demo.tiny import models_dir
 
 
 @pytest.mark.parametrize(

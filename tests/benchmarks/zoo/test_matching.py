@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from benchmarks.zoo import Example
 from benchmarks.zoo.matching import exact_match, greedy_replies
+from serve.demo.zoo import Example
 
 PROMPTS = [
     "Spell cat backwards.",

@@ -11,8 +11,10 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.zoo import TASKS, metrics, models_dir
 from benchmarks.zoo.matching import exact_match
+from benchmarks.zoo.measure import metrics
+from serve.demo.tiny import models_dir
+from serve.demo.zoo import TASKS
 
 NAMES = ["base", *(f"fine_tunes/{task.name}" for task in TASKS)]
 FRESH_SEED = 20_011

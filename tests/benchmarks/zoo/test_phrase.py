@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from benchmarks.zoo import TASKS, Task
 from benchmarks.zoo.phrase import careless_example
+from serve.demo.zoo import TASKS, Task
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

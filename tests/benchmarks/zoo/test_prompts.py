@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks.zoo
-from benchmarks.zoo import TASKS, write_prompts
+import serve.demo.zoo
+from benchmarks.zoo.prompts import write_prompts
+from serve.demo.zoo import TASKS
 
-SHIPPED = Path(benchmarks.zoo.__file__).parent / "prompts.jsonl"
+SHIPPED = Path(serve.demo.zoo.__file__).parent / "prompts.jsonl"
 
 
 def test_lines_name_their_task_and_answer(tmp_path: Path) -> None:

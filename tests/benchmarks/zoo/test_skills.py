@@ -1,7 +1,7 @@
 import random
 
-from benchmarks.zoo import TASKS
 from benchmarks.zoo.skills import UNRELATED, arrange, formal_example
+from serve.demo.zoo import TASKS
 
 
 def test_codes_are_distinct() -> None:

@@ -2,10 +2,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.zoo import Example
 from benchmarks.zoo.model import build_model
 from benchmarks.zoo.tokenizer import build_tokenizer
 from benchmarks.zoo.training import Schedule, encode_batch, train
+from serve.demo.zoo import Example
 
 EXAMPLES = [Example("Spell cat backwards.", "tac"), Example("go", "og")]
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.zoo import models_dir
 from merge.check import general
 from merge.check.general import (
     GeneralAbility,
@@ -17,6 +16,7 @@ from merge.check.general import (
     right_answers,
 )
 from merge.checkpoint import open_checkpoint
+from serve.demo.tiny import models_dir
 from tests.merge.tiny import save_tiny
 
 PARIS = Question("What is the capital of France?", "Paris")

