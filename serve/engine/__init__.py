@@ -6,8 +6,8 @@ GPU by `graphs`, which are made of a `static_step` and a `capture`), `sampler` d
 step together. `loop` and `stream` bring it to asyncio, `device`, `memory` and `build` make one from a bundle.
 """
 
+from serve.config.engine import EngineConfig
 from serve.engine.build import build_engine
-from serve.engine.config import EngineConfig
 from serve.engine.engine import Engine
 from serve.engine.errors import (
     Draining,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from merge.bundle import Bundle, BundleError, ExpertLayout, available_host_bytes
-from serve.engine.config import EngineConfig
+from serve.config.engine import EngineConfig
 from serve.engine.device import device_of, prepare
 from serve.engine.engine import Engine
 from serve.engine.errors import EngineError

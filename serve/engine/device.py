@@ -2,7 +2,7 @@
 
 import torch
 
-from serve.engine.config import EngineConfig
+from serve.config.engine import EngineConfig
 from serve.engine.errors import EngineError
 
 

@@ -4,7 +4,7 @@ import logging
 import time
 from itertools import count
 
-from serve.engine.config import EngineConfig
+from serve.config.engine import EngineConfig
 from serve.engine.device import is_lost
 from serve.engine.errors import InvalidRequest, PromptTooLong, UnknownExpert
 from serve.engine.kv_blocks import BlockPool

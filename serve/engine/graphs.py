@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kernels.expert_linear.batch import MOST_DECODE_TOKENS
+from serve.config.engine import EngineConfig
 from serve.engine.capture import Capture, Graph
-from serve.engine.config import EngineConfig
 from serve.engine.scheduler import Chunk
 from serve.engine.static_step import Bucket, StaticStep
 from serve.model import Decoder, KvCache

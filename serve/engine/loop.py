@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from serve.engine.config import EngineConfig
+from serve.config.engine import EngineConfig
 from serve.engine.engine import Engine
 from serve.engine.errors import Draining, EngineDead, EngineError, InvalidRequest, QueueFull, UnknownExpert
 from serve.engine.records import EngineObserver, EngineStats

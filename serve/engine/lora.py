@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merge.bundle import BundleError, read_adapter_ranks
-from serve.engine.config import MAX_LORA_RANK, EngineConfig
+from serve.config.engine import MAX_LORA_RANK, EngineConfig
 from serve.engine.errors import EngineError
 
 DEFAULT_RANK = 16

@@ -3,7 +3,7 @@
 import torch
 
 from merge.bundle import available_host_bytes
-from serve.engine.config import EngineConfig
+from serve.config.engine import EngineConfig
 from serve.engine.errors import EngineError
 from serve.model import Decoder
 

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from serve.engine.config import EngineConfig
+from serve.config.engine import EngineConfig
 from serve.engine.kv_blocks import BlockPool
 from serve.engine.sequence import Sequence
 from serve.engine.slot_turns import SlotTurns
