@@ -86,6 +86,17 @@ def test_no_module_imports_upwards(package: str):
     assert [found for path in files for found in upward(path, (ROOT / path).read_text())] == []
 
 
+def test_serving_reads_weights_by_the_bundles_reader():
+    files = [path for path in FILES if path.parts[0] == "serve"]
+    found = [
+        (path, line)
+        for path in files
+        for name, line, _ in imports(path, (ROOT / path).read_text())
+        if _is_within(name, ("safetensors",))
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [

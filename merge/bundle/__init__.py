@@ -1,14 +1,14 @@
 """The bundle: what merging writes and serving reads. The only part of `merge` that `serve` imports.
 
 `expert` is the file format of one expert (`expert_header` its header, `residual` and `low_rank` its parts, `quantise`
-and `gaps` the 8-bit form of sparse ones), `tensor_file` reads files that may change meanwhile, `manifest` is the table
-of contents, `writer` makes a bundle appear whole or not at all, `reader` opens one, `router_model` holds the part of
-the router that both sides must compute alike (`ngrams`, `text_encoder` and `text_features` its features, `head_matrix`
-its scores, `router_files` and `encoder_files` its files), `end_tokens`, `chat_template`, `tokenizer` and
-`architectures` what both sides must understand alike about a model directory, `generation` what a fine-tune says of
-these otherwise than its backbone, `adapter_config` and `adapter_names` the same about a LoRA directory, `adapter`
-reads one as an expert, `host_memory` says how much memory either side may take, and `processor` what this machine
-multiplies fast.
+and `gaps` the 8-bit form of sparse ones), `tensor_file` reads files that may change meanwhile, `shards` opens those of
+a model directory, `manifest` is the table of contents, `writer` makes a bundle appear whole or not at all, `reader`
+opens one, `router_model` holds the part of the router that both sides must compute alike (`ngrams`, `text_encoder` and
+`text_features` its features, `head_matrix` its scores, `router_files` and `encoder_files` its files), `end_tokens`,
+`chat_template`, `tokenizer` and `architectures` what both sides must understand alike about a model directory,
+`generation` what a fine-tune says of these otherwise than its backbone, `adapter_config` and `adapter_names` the same
+about a LoRA directory, `adapter` reads one as an expert, `host_memory` says how much memory either side may take, and
+`processor` what this machine multiplies fast.
 """
 
 from merge.bundle.adapter import read_adapter, read_adapter_ranks
@@ -34,7 +34,7 @@ from merge.bundle.reader import Bundle, model_name, open_bundle, open_model
 from merge.bundle.residual import SparseDelta, index_dtype
 from merge.bundle.router_files import load_router, save_router
 from merge.bundle.router_model import RouterModel
-from merge.bundle.tensor_file import read_failure
+from merge.bundle.shards import model_shards, open_shard
 from merge.bundle.text_encoder import TextEncoder, backbone_encoder
 from merge.bundle.text_features import EncodedFeatures, TextFeatures
 from merge.bundle.tokenizer import read_tokenizer
@@ -81,15 +81,16 @@ __all__ = [
     "index_dtype",
     "load_router",
     "model_name",
+    "model_shards",
     "open_bundle",
     "open_model",
+    "open_shard",
     "own_settings",
     "quantise_rows",
     "read_adapter",
     "read_adapter_ranks",
     "read_expert",
     "read_expert_content",
-    "read_failure",
     "read_header",
     "read_layout",
     "read_template",

@@ -4,12 +4,11 @@
 writes a directory. Pickled weights are never opened. Whether checkpoints belong together is `merge.check`'s business.
 """
 
+from merge.bundle.shards import INDEX, SINGLE
 from merge.checkpoint.error import CheckpointError, Faults
 from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import FLOAT_DTYPES, TensorInfo, read_header
 from merge.checkpoint.reader import (
-    INDEX,
-    SINGLE,
     TIED,
     Checkpoint,
     copy_settings,

@@ -21,12 +21,11 @@ from merge.bundle.quantised import (
     read_weight,
     stored_parts,
 )
+from merge.bundle.shards import SINGLE
 from merge.checkpoint.error import CheckpointError, Faults
 from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import TensorInfo, read_header
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 TIED = {
     "lm_head.weight": ("model.embed_tokens.weight", "shared.weight", "transformer.wte.weight"),
     "encoder.embed_tokens.weight": ("shared.weight",),

@@ -12,10 +12,10 @@ from typing import BinaryIO, Self
 import torch
 from torch import Tensor
 
+from merge.bundle.shards import INDEX, SINGLE
 from merge.checkpoint.error import CheckpointError
 from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import DTYPES
-from merge.checkpoint.reader import INDEX, SINGLE
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD_BYTES = 5_000_000_000

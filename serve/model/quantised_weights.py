@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kernels.expert_linear import PackedWeight
-from merge.bundle import read_failure
+from merge.bundle import BundleError, open_shard
 from merge.bundle.quantised import (
     PARTS,
     QuantisationError,
@@ -62,10 +61,10 @@ class QuantisedReader:
         self._file: dict[str, Path] = {}
         for file in files:
             try:
-                with safe_open(file, framework="pt", backend="pread") as shard:
+                with open_shard(file) as shard:
                     self._file |= dict.fromkeys(shard.keys(), file)
-            except (SafetensorError, OSError) as error:
-                raise ModelError(str(read_failure(file, error))) from error
+            except BundleError as error:
+                raise ModelError(str(error)) from error
         try:
             self._quantised = stored_parts(self._file.keys())
         except QuantisationError as error:
@@ -128,10 +127,10 @@ class QuantisedReader:
     def _tensor(self, name: str) -> Tensor:
         file = self._file[name]
         try:
-            with safe_open(file, framework="pt", backend="pread") as shard:
+            with open_shard(file) as shard:
                 tensor: Tensor = shard.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(str(read_failure(file, error))) from error
+        except BundleError as error:
+            raise ModelError(str(error)) from error
         return tensor
 
     def _stack(self, members: Sequence[tuple[str, Tensor | QuantisedWeight]]) -> Tensor | PackedWeight:

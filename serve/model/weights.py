@@ -1,21 +1,17 @@
 """Reading a Hugging Face model directory into a decoder."""
 
-import json
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from merge.bundle import read_failure
+from merge.bundle import BundleError, model_shards, open_shard
 from merge.bundle.quantised import Scheme
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
 from serve.model.huge_pages import hold_together
 from serve.model.quantised_weights import QuantisedReader, quantisation_of
 from serve.model.read_config import read_config
-
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def load_model(
@@ -63,7 +59,7 @@ def _load_quantised(directory: Path, decoder: Decoder, schemes: frozenset[Scheme
             f"quantization {quantisation} is for a CPU, in bfloat16 or float32; this model runs in "
             f"{str(decoder.dtype).removeprefix('torch.')} on {decoder.device}"
         )
-    reader = QuantisedReader(list(_shards(directory)), schemes, quantisation)
+    reader = QuantisedReader(_shards(directory), schemes, quantisation)
     names = {name for name in reader.names if not _is_derived(name, decoder)}
     for name in sorted(names - decoder.placements.keys()):
         raise ModelError(_unknown(reader.file(name), name, decoder))
@@ -85,8 +81,7 @@ def _unknown(path: Path, name: str, decoder: Decoder) -> str:
 def _read_shard(path: Path, decoder: Decoder) -> set[str]:
     seen = set()
     try:
-        # `pread`: a mapped file that another process truncates would end this one with SIGBUS.
-        with safe_open(path, framework="pt", backend="pread") as shard:
+        with open_shard(path) as shard:
             for name in shard.keys():  # noqa: SIM118 (not a mapping)
                 if _is_derived(name, decoder):
                     continue
@@ -100,8 +95,8 @@ def _read_shard(path: Path, decoder: Decoder) -> set[str]:
                     )
                 placement.target.copy_(tensor)
                 seen.add(name)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(str(read_failure(path, error))) from error
+    except BundleError as error:
+        raise ModelError(str(error)) from error
     return seen
 
 
@@ -110,17 +105,8 @@ def _is_derived(name: str, decoder: Decoder) -> bool:
     return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and decoder.config.tied)
 
 
-def _shards(directory: Path) -> Iterator[Path]:
-    if (directory / _INDEX).is_file():
-        try:
-            names = sorted(set(json.loads((directory / _INDEX).read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"{directory / _INDEX} is not a readable index of shards: {error}") from error
-        for name in names:
-            if Path(name).name != name or not (directory / name).is_file():
-                raise ModelError(f"{directory / _INDEX} names the shard {name!r}, which is not in that directory")
-            yield directory / name
-    elif (directory / _SINGLE).is_file():
-        yield directory / _SINGLE
-    else:
-        raise ModelError(f"{directory} holds neither {_SINGLE} nor {_INDEX}")
+def _shards(directory: Path) -> list[Path]:
+    try:
+        return model_shards(directory)
+    except BundleError as error:
+        raise ModelError(str(error)) from error

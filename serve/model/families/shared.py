@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from kernels.gated import Activation
-from merge.bundle import end_tokens
+from merge.bundle import BundleError, end_tokens, open_shard
 from merge.bundle.quantised import QuantisationError, read_quantisation
 from serve.model.config import LayerConfig, ModelConfig
 from serve.model.errors import ModelError
@@ -145,11 +144,11 @@ def _dtype(settings: Settings) -> torch.dtype:
 def _stored_dtype(settings: Settings) -> torch.dtype:
     for shard in sorted(settings.directory.glob("*.safetensors")):
         try:
-            with safe_open(shard, framework="pt") as file:
+            with open_shard(shard) as file:
                 names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
                 found = {names.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{shard} is not a readable safetensors file: {error}") from error
+        except BundleError as error:
+            raise ModelError(str(error)) from error
         widest = next((name for name in _DTYPES if name in found), None)
         if widest is not None:
             return _DTYPES[widest]
