@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from benchmarks.evaluation import Evaluation, evaluate
-from benchmarks.evaluation.engine import engine_asker
+from benchmarks.evaluation.ask import engine_asker
 from benchmarks.zoo.matching import MAX_NEW_TOKENS
 from merge.bundle import open_bundle
 from merge.run import merge_recipe

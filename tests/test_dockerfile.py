@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from serve.cli.app import COMMANDS, _program
-from serve.cli.variables import check_variables
+from serve.cli.options import check_variables
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.capacity.card import Card, card_of_decode
-from benchmarks.capacity.plot import plot
 from benchmarks.capacity.simulate import Scenario
-from benchmarks.capacity.sweep import sweep
+from benchmarks.capacity.sweep import plot, sweep
 
 
 def main() -> None:

@@ -1,16 +1,36 @@
-"""Asking the engine in this process, without HTTP."""
+"""Asking a served bundle: what goes in, what comes back, and the engine in this process, without HTTP."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 
 from transformers import AutoTokenizer
 
-from benchmarks.evaluation.ask import Ask, Question, Reply
 from merge.bundle import Bundle
 from serve.engine import AsyncEngine, EngineConfig, Request, SamplingParams, build_engine
 from serve.router import Router
+
+
+@dataclass(frozen=True)
+class Question:
+    """One greedy completion: `model` is "auto", "backbone" or an expert's name."""
+
+    model: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The completion's text, and what ran: an expert's name or "backbone"."""
+
+    text: str
+    ran: str
+
+
+Ask = Callable[[Sequence[Question]], list[Reply]]
+"""Answers every question, in their order; many at a time."""
 
 
 @contextmanager

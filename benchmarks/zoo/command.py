@@ -1,11 +1,32 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""What the zoo's commands share: an argument parser whose errors are one line, and progress of long work."""
 
+import argparse
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from tqdm import tqdm
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers bad arguments with one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message alone; the usage is under `--help`."""
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of at least 1")
+    return number
+
 
 _SECONDS_BETWEEN_LINES = 15.0
 

@@ -20,16 +20,14 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM
 
-from benchmarks.zoo.command import Parser, positive
+from benchmarks.zoo.command import Parser, Progress, positive
 from benchmarks.zoo.evaluate import table
 from benchmarks.zoo.matching import one_thread
 from benchmarks.zoo.measure import measure
-from benchmarks.zoo.model import MAX_LENGTH, build_model, save_checkpoint
+from benchmarks.zoo.model import MAX_LENGTH, build_model, build_tokenizer, save_checkpoint
 from benchmarks.zoo.phrase import careless_example
-from benchmarks.zoo.progress import Progress
 from benchmarks.zoo.prompts import write_prompts
 from benchmarks.zoo.skills import formal_example
-from benchmarks.zoo.tokenizer import build_tokenizer
 from benchmarks.zoo.training import Schedule, train
 from serve.demo.zoo.task import Task
 from serve.demo.zoo.tasks import TASKS

@@ -19,7 +19,7 @@ from serve.metrics import Metrics
 from serve.model import read_config
 from serve.router import Router
 from serve.tracing import SilentTracing, Tracing
-from serve.tracing.observer import TracedObserver
+from serve.tracing.tracing import TracedObserver
 
 _log = logging.getLogger("overtone")
 

@@ -9,9 +9,8 @@ import typer
 
 from serve.cli import bench, check, demo, deploy, export, health, init, inspect, merge, route, router, serve
 from serve.cli import eval as evaluate
-from serve.cli.environment import check_environment
 from serve.cli.lora_modules import spread
-from serve.cli.variables import check_variables
+from serve.cli.options import check_environment, check_variables
 from serve.version import overtone_version
 
 COMMANDS: Mapping[str, Callable[..., Any]] = {

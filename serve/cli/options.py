@@ -1,9 +1,34 @@
-"""The environment variables that the program reads, and the refusal of any other that begins like them."""
+"""What the commands share: options that are also variables, sizes with units, and the checks of the environment."""
 
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
+
+import typer
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
+
+
+def option(*names: str, help: str, **settings: Any) -> Any:  # noqa: A002 - typer's own word
+    """A typer option that `OVERTONE_<NAME>` sets too: `--max-num-seqs` is OVERTONE_MAX_NUM_SEQS."""
+    variable = "OVERTONE_" + names[0].split("/")[0].lstrip("-").replace("-", "_").upper()
+    return typer.Option(*names, help=help, envvar=variable, **settings)
+
+
+def byte_size(text: str | int) -> int:
+    """Bytes of "512MiB", "2GB", "2g", "1000000" or the number itself, which an option's default is.
+
+    Raises:
+        typer.BadParameter: it is none of these.
+    """
+    match = _SIZE.fullmatch(str(text).strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise typer.BadParameter(f"{text!r} is not a size; write bytes, or a number with a unit as in 512MiB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
 
 PREFIX = "OVERTONE_"
 
@@ -55,3 +80,19 @@ def _suggestion(name: str, known: set[str]) -> str:
     endings = {other.removeprefix(PREFIX): other for other in known}
     close = difflib.get_close_matches(name.removeprefix(PREFIX), sorted(endings), n=1)
     return f"; did you mean {endings[close[0]]}?" if close else "; `--help` of a command lists its options' variables"
+
+
+def check_environment() -> None:
+    """Refuse to run beside the distribution `kernels`, Hugging Face's, whose import package has the name of ours.
+
+    Raises:
+        ImportError: it is installed.
+    """
+    try:
+        other = distribution("kernels")
+    except PackageNotFoundError:
+        return
+    raise ImportError(
+        f"the package `kernels` {other.version} from PyPI is installed beside overtone, whose own `kernels` it "
+        "hides; run `pip uninstall kernels`, then install overtone again, or use separate environments"
+    )

@@ -23,7 +23,7 @@ from serve.experts import ExpertInfo, ExpertLoadError, ExpertVersion, FailureLog
 from serve.metrics import Metrics
 from serve.model import read_config
 from serve.tracing import tracing_from_environment
-from serve.tracing.observer import TracedObserver
+from serve.tracing.tracing import TracedObserver
 
 _log = logging.getLogger("overtone")
 

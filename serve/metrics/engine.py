@@ -16,16 +16,17 @@ from serve.engine import (
 )
 from serve.engine.records import StepMode
 from serve.experts import LoadFailure
-from serve.metrics.buckets import (
+from serve.metrics.labels import (
+    OTHER,
     REQUEST_SECONDS,
     SHORT_SECONDS,
     STEP_EXPERTS,
     STEP_SEQUENCES,
     STEP_TOKENS,
     TOKEN_SECONDS,
+    CappedNames,
     token_counts,
 )
-from serve.metrics.labels import OTHER, CappedNames
 
 _BACKBONE = "backbone"
 _REFUSALS = (QueueFull, UnknownExpert, PromptTooLong, InvalidRequest, Draining, EngineDead)

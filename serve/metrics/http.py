@@ -5,7 +5,7 @@ from collections.abc import Iterable, Set
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from serve.metrics.buckets import REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, TOKEN_SECONDS
+from serve.metrics.labels import REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, TOKEN_SECONDS
 
 _FINISH_REASONS = ("stop", "length", "abort", "error")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -1,4 +1,32 @@
-"""Histogram buckets: vLLM's, continued downward, as a small model's times lie under vLLM's first bound."""
+"""Label values that stay few, and the buckets of histograms: vLLM's, continued downward for small models."""
+
+import threading
+
+OTHER = "other"
+_NAMED_OTHER = "other (expert)"
+"""An expert that is really called "other"."""
+
+
+class CappedNames:
+    """The first `limit` distinct names label themselves, every later one is "other"."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._known: set[str] = set()
+        self._lock = threading.Lock()  # the engine's, the loader's and the server's threads all count
+
+    def label(self, name: str) -> str:
+        """The value of the label for `name`; it never changes again."""
+        if name == OTHER:
+            name = _NAMED_OTHER
+        if name in self._known:
+            return name
+        with self._lock:
+            if len(self._known) >= self._limit and name not in self._known:
+                return OTHER
+            self._known.add(name)
+            return name
+
 
 TIME_TO_FIRST_TOKEN = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),

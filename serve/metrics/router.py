@@ -2,8 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from serve.metrics.buckets import PROBABILITY, SHORT_SECONDS
-from serve.metrics.labels import CappedNames
+from serve.metrics.labels import PROBABILITY, SHORT_SECONDS, CappedNames
 
 
 class RouterMetrics:

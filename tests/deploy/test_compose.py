@@ -7,7 +7,7 @@ import typer
 import yaml
 
 from serve.cli import app
-from serve.cli.variables import check_variables
+from serve.cli.options import check_variables
 from tests.deploy.conftest import DEPLOY
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())

@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 
 from serve.cli import app
+from serve.cli.options import check_variables
 from serve.cli.signals import SERVERS
-from serve.cli.variables import check_variables
 from serve.config import ServerSettings
 from tests.deploy.conftest import DEPLOY
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks.zoo.command import Parser, positive
-from benchmarks.zoo.progress import Progress
+from benchmarks.zoo.command import Parser, Progress, positive
 from benchmarks.zoo.real.training import Form, Schedule, fine_tune
 from serve.demo.zoo.real.base import base_dir, zoo_dir
 from serve.demo.zoo.real.packages import BaseUnavailableError

@@ -5,7 +5,7 @@ import jinja2
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from benchmarks.zoo.tokenizer import build_tokenizer
+from benchmarks.zoo.model import build_tokenizer
 from serve.demo.zoo import TASKS
 
 PRINTABLE = "".join(c for c in string.printable if c not in "\r\t\x0b\x0c")

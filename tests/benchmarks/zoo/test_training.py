@@ -2,8 +2,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.zoo.model import build_model
-from benchmarks.zoo.tokenizer import build_tokenizer
+from benchmarks.zoo.model import build_model, build_tokenizer
 from benchmarks.zoo.training import Schedule, encode_batch, train
 from serve.demo.zoo import Example
 

@@ -2,7 +2,7 @@ import pytest
 import typer
 
 from serve.cli import app
-from serve.cli.variables import check_variables
+from serve.cli.options import check_variables
 
 PROGRAM = typer.main.get_command(app._program())
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve.engine import EngineObserver, EngineStats, RequestRecord, StepRecord
 from serve.metrics import CappedNames, Metrics
-from serve.metrics.buckets import token_counts
+from serve.metrics.labels import token_counts
 from serve.metrics.metrics import EXPERT_LABELS
 
 SCRAPE_BYTES = 150_000

@@ -85,7 +85,7 @@ def test_other_structures(kind, value, pattern):
 
 
 def test_a_tokenizer_that_the_grammar_engine_cannot_read_by_itself():
-    from benchmarks.zoo.tokenizer import build_tokenizer
+    from benchmarks.zoo.model import build_tokenizer
 
     codec = TextCodec(build_tokenizer(128).backend_tokenizer)
     end = codec.tokenizer.token_to_id("<eos>")
