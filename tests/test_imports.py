@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,18 +29,14 @@ WHERE_IT_RUNS = {"serve/cli": ("merge", "serve.bench", "serve.demo")}
 """What a command may also import within a function, where it runs it, and for type checkers."""
 
 
-def imports(path: Path, source: str) -> Iterator[tuple[str, int, bool]]:
+@cache
+def imports(path: Path, source: str) -> tuple[tuple[str, int, bool], ...]:
     """(imported module, line, whether it is deferred: in a function or for type checkers) of a module."""
-    tree = ast.parse(source)
-    deferred = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef) or _is_for_type_checkers(block)
-        for node in ast.walk(block)
-    }
-    parts = path.with_suffix("").parts
-    package = parts[:-1]
-    for node in ast.walk(tree):
+    return tuple(_imports(path.with_suffix("").parts[:-1], ast.parse(source), deferred=False))
+
+
+def _imports(package: Sequence[str], block: ast.AST, deferred: bool) -> Iterator[tuple[str, int, bool]]:
+    for node in ast.iter_child_nodes(block):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -49,8 +46,11 @@ def imports(path: Path, source: str) -> Iterator[tuple[str, int, bool]]:
                 module = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
             # `from merge import bundle` imports merge.bundle, or a name of merge.
             names = [f"{module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):
+            later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_for_type_checkers(node)
+            yield from _imports(package, node, deferred or later)
         for name in names:
-            yield name, node.lineno, id(node) in deferred
+            yield name, node.lineno, deferred
 
 
 def _is_for_type_checkers(node: ast.AST) -> bool:
