@@ -49,7 +49,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["*"],  # clients send headers of their own, such as OpenAI's x-stainless-*
+            allow_headers=["*"],  # clients send additional headers, such as OpenAI's x-stainless-*
             expose_headers=[
                 "retry-after",
                 "x-overtone-confidence",
@@ -89,7 +89,7 @@ async def _api_error(_: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_: Request, error: Exception) -> Response:
-    """The client left while it sent its body. Nobody reads this response, but the log and the counters do."""
+    """The client disconnected while it sent its body. Only the log and the counters see this response."""
     assert isinstance(error, ClientDisconnect)
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 

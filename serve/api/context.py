@@ -18,10 +18,10 @@ from serve.metrics import HttpMetrics
 _Result = TypeVar("_Result")
 
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for it; nobody reads the response, but the access log and the counters do."""
+"""nginx's status for it. Only the access log and the counters see the response."""
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error of anybody
+class ClientGone(Exception):  # noqa: N818 - not an error
     """The client closed the connection before it had its reply."""
 
 
@@ -64,7 +64,7 @@ class RequestContext:
         request_id: the client's `request_id` or `X-Request-Id`, else a new one; goes out as `x-request-id`.
         user: OpenAI's `user` field, for the log.
         expert: what runs or is changed, for the log.
-        key: fingerprint of the API key, for the log; None where there is none.
+        key: fingerprint of the API key, for the log; None if there is none.
         prompts: their texts, where the log is to hold them.
     """
 

@@ -19,7 +19,7 @@ _CLOSE = {"connection": "close"}
 
 @dataclass(eq=False)  # not frozen: Python itself assigns to a raised exception
 class ApiError(Exception):
-    """What a client is told.
+    """An error reply.
 
     Attributes:
         status: HTTP status.
@@ -85,7 +85,7 @@ def context_overflow(param: str, max_model_len: int, requested: str) -> ApiError
 
 
 def prompt_too_long(param: str, message: str) -> ApiError:
-    """400: the same for what the engine, or a route without a completion, refuses in words of its own."""
+    """400: the same with the message of the engine, or of a route without a completion."""
     return invalid(param, message, code="context_length_exceeded")
 
 
@@ -154,7 +154,7 @@ def unauthorized() -> ApiError:
 
 
 def internal(message: str) -> ApiError:
-    """500: a fault of the server."""
+    """500: an internal server error."""
     return ApiError(500, message, "internal_error", None, "internal_error")
 
 

@@ -33,8 +33,8 @@ def load_runtime(
 
     Args:
         settings: what to serve, and how.
-        metrics: told of what the engine does.
-        tracing: told of it, too.
+        metrics: counts what the engine does.
+        tracing: records it, too.
         connect: gives the engine of the bundle; None: it is loaded into this process.
 
     Raises:

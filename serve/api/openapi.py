@@ -14,17 +14,17 @@ from serve.api.status import READ
 
 _JSON = "application/json"
 _ERRORS: Mapping[int, str] = {
-    400: "The body is wrong; `error.param` names the field.",
+    400: "The body is not valid; `error.param` names the field.",
     401: "No API key, or a wrong one.",
-    403: "The key is not good for this.",
-    404: "There is no such model or expert.",
-    409: "The expert is of another generation.",
+    403: "This key lacks permission.",
+    404: "Model or expert not found.",
+    409: "Generation mismatch.",
     408: "The body did not arrive in time.",
     413: "The body is too long.",
     415: "The body is compressed, or its Content-Type is not application/json.",
     431: "The headers are too large.",
     429: "The queue is full; `Retry-After` says when to try again.",
-    500: "A fault of the server.",
+    500: "Internal server error.",
     503: "Loading, draining or dead.",
     504: "The request took longer than the server allows.",
 }

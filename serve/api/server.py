@@ -217,7 +217,7 @@ class _Run:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may listen to signals; whoever runs this elsewhere ends it otherwise
+            yield  # only the main thread may handle signals; in another thread the caller ends it
             return
         loop = asyncio.get_running_loop()
         handlers = {
@@ -258,7 +258,7 @@ def end_process(status: int) -> NoReturn:
 
 
 def _in_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:
-    """Run `work` in a daemon thread: unlike an executor's, it does not hold up a process that is told to stop."""
+    """Run `work` in a daemon thread: unlike an executor's, it does not delay the end of the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
 
@@ -276,7 +276,7 @@ def _in_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:
             result = work()
         except BaseException as error:
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
             loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=body, name="overtone-load", daemon=True).start()

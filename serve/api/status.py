@@ -1,4 +1,4 @@
-"""What the server says of itself: /v1/models, and the probes /health, /ready, /version and /metrics."""
+"""Routes about the server: /v1/models, and the probes /health, /ready, /version and /metrics."""
 
 from typing import Any
 

@@ -39,7 +39,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     """Field `prompt` of every line of a JSON lines file.
 
     Raises:
-        WorkloadError: a line has none (named), or there is no line.
+        WorkloadError: a line (named) has none, or the file is empty.
     """
     prompts = []
     for number, line in enumerate(path.read_text().rstrip("\n").split("\n"), 1):

@@ -92,7 +92,7 @@ def ttft(answer: Answer) -> float:
 
 
 def tpot(answer: Answer) -> float:
-    """Milliseconds for each token after the first; 0 where there is none."""
+    """Milliseconds for each token after the first; 0 if there is none."""
     return (answer.pieces[-1] - answer.pieces[0]) * 1e3 / max(1, answer.tokens - 1)
 
 

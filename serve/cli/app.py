@@ -1,4 +1,4 @@
-"""The program: its commands, and what becomes of errors."""
+"""The program: its commands, and how errors are reported."""
 
 import os
 import sys
@@ -38,8 +38,8 @@ BENCHMARKS: Mapping[str, Callable[..., Any]] = {"latency": bench.command}
 def main(arguments: Sequence[str]) -> None:
     """Run one command and exit: 0, 1 where it failed, 2 where the command line is wrong.
 
-    A failure that the user can do something about is one line on stderr. Anything else is a fault of this program and
-    shows where it happened.
+    An error that the user can fix is one line on stderr. Any other error is a bug of this program and has a
+    traceback.
     """
     try:
         check_environment()
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output has seen enough; the interpreter must not try to flush the rest to it.
+        # The reader closed stdout. The interpreter must not try to flush the rest to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError, ImportError) as error:

@@ -16,9 +16,9 @@ def command(
     warm_up: Annotated[int, option("--warm-up", help="Requests before them.", min=0)] = 8,
     rate: Annotated[list[float] | None, option("--rate", help="Requests a second; several make a sweep.")] = None,
     users: Annotated[
-        list[int] | None, option("--users", help="Closed loop of so many users, in place of rates.")
+        list[int] | None, option("--users", help="Closed loop with this number of users, instead of rates.")
     ] = None,
-    constant: Annotated[bool, option("--constant", help="Equal gaps in place of Poisson arrivals.")] = False,
+    constant: Annotated[bool, option("--constant", help="Equal gaps instead of Poisson arrivals.")] = False,
     popularity: Annotated[
         str, option("--popularity", help="backbone, identical, distinct, uniform or zipf:ALPHA.")
     ] = "uniform",
@@ -30,18 +30,24 @@ def command(
     output_length: Annotated[str, option("--output-length", help="Tokens to generate: 32, or 16-64.")] = "32",
     vocabulary: Annotated[int, option("--vocabulary", help="Synthetic prompts are token ids below it.", min=1)] = 250,
     prompts: Annotated[
-        Path | None, option("--prompts", help="JSON lines with a field prompt, in place of synthetic ones.")
+        Path | None, option("--prompts", help="JSON lines with a field prompt, instead of synthetic prompts.")
     ] = None,
     model_for_expert: Annotated[
         str, option("--model-for-expert", help="The server's name for {expert}, for other servers.")
     ] = "{expert}",
-    experts: Annotated[str | None, option("--experts", help="Names, in place of what /v1/models lists.")] = None,
+    experts: Annotated[str | None, option("--experts", help="Names, instead of those that /v1/models lists.")] = None,
     backbone: Annotated[
         str | None, option("--backbone", help="The server's name for the model without experts.")
     ] = None,
-    slo_ttft_ms: Annotated[float | None, option("--slo-ttft-ms", help="Goodput counts answers within it.")] = None,
-    slo_tpot_ms: Annotated[float | None, option("--slo-tpot-ms", help="Goodput counts answers within it.")] = None,
-    density: Annotated[float, option("--density", help="Of the experts: draws the floor of --sweep-experts.")] = 0.01,
+    slo_ttft_ms: Annotated[
+        float | None, option("--slo-ttft-ms", help="Goodput counts answers within this time.")
+    ] = None,
+    slo_tpot_ms: Annotated[
+        float | None, option("--slo-tpot-ms", help="Goodput counts answers within this time.")
+    ] = None,
+    density: Annotated[
+        float, option("--density", help="Density of the experts, for the floor in the plot of --sweep-experts.")
+    ] = 0.01,
     api_key: Annotated[str | None, option("--api-key", help="Sent as a bearer token.")] = None,
     seed: Annotated[int, option("--seed", help="Determines all requests and arrivals.")] = 0,
     plot: Annotated[Path | None, option("--plot", help="Write a PNG of the sweep.")] = None,

@@ -34,12 +34,14 @@ def command(
     from serve.config import ApiSettings, ServerSettings
 
     if as_json and not check:
-        raise typer.BadParameter("--json goes with --check; without it the demo serves", param_hint="--json")
+        raise typer.BadParameter(
+            "--json is only valid with --check; without --check the demo serves", param_hint="--json"
+        )
     demo = serve.demo.TINY if tiny else serve.demo.SMOLLM2
     if check:
         return _check(demo, prompts or demo.prompts, as_json)
 
-    listen(host, port).close()  # a port that is taken should be said before the merge, not after it
+    listen(host, port).close()  # report a port in use before the merge, not after it
     bundle = demo.bundle()
 
     def show(url: str) -> None:
@@ -64,6 +66,6 @@ def _check(demo: "Demo", prompts: int, as_json: bool) -> int:
     share = found.share("routed")
     if share is not None and share >= demo.goal:
         return 0
-    told = "nothing" if share is None else f"{share:.1%} of the fine-tunes' average"
-    typer.echo(f"error: routed reaches {told}; the goal is {demo.goal:.0%}", err=True)
+    reached = "nothing" if share is None else f"{share:.1%} of the fine-tunes' average"
+    typer.echo(f"error: routed reaches {reached}; the goal is {demo.goal:.0%}", err=True)
     return 1

@@ -27,7 +27,7 @@ def command(
         option(
             "--data",
             help="JSON lines with task (an expert's name, or null for none), prompt or messages, answer and, where it "
-            "is not exact, metric. A demo's bundle is measured on prompts of its own without it.",
+            "is not exact, metric. Without it a demo's bundle is measured on the demo's prompts.",
             show_default=False,
         ),
     ] = None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 LARGE = 0.3
-"""Relative error of an adapter that deserves a word of warning: a sparse part is seldom of low rank."""
+"""Relative error of an adapter above which there is a warning: a sparse part seldom has a low rank."""
 
 
 class Format(StrEnum):
@@ -58,9 +58,13 @@ def command(
 ) -> None:
     """Write one task as a checkpoint that transformers loads, or as a LoRA for PEFT, vLLM or LoRAX."""
     if format_ is Format.PEFT and dtype is not None:
-        raise typer.BadParameter("goes with --format hf; an adapter's dtype is chosen for it", param_hint="--dtype")
+        raise typer.BadParameter(
+            "is only valid with --format hf: the dtype of an adapter cannot be chosen", param_hint="--dtype"
+        )
     if format_ is Format.HF and (rank is not None or norms):
-        raise typer.BadParameter("goes with --format peft", param_hint="--rank" if rank is not None else "--norms")
+        raise typer.BadParameter(
+            "is only valid with --format peft", param_hint="--rank" if rank is not None else "--norms"
+        )
 
     import torch  # takes a second to import; --help should not
 

@@ -9,12 +9,12 @@ from types import FrameType
 from typing import NoReturn
 
 SERVERS = frozenset({"demo", "deploy", "serve"})
-"""Commands that run until they are told to stop, so that being told to is a success."""
+"""Commands that run until a signal stops them, which is a success."""
 
 
 @contextlib.contextmanager
 def handled_from_the_start(arguments: Sequence[str]) -> Iterator[None]:
-    """End a server's process with status 0 on SIGTERM or SIGINT, and let SIGHUP pass, until it has handlers of its own.
+    """End a server's process with status 0 on SIGTERM or SIGINT, and ignore SIGHUP, until it has its own handlers.
 
     A supervisor may stop or reload a server while Python still imports it; the default action would make that a
     failure. Other commands keep the defaults: a merge that is stopped has not succeeded. A signal that the parent

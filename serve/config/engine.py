@@ -21,7 +21,7 @@ class EngineConfig:
     """"auto": as the checkpoint is stored."""
     quantization: str | None = setting(
         None,
-        "int8 or int4: round the weights of an unquantised model to so many bits at load, on a CPU. "
+        "int8 or int4: round the weights of an unquantised model to 8 or 4 bits at load, on a CPU. "
         "Embeddings and the head get 8 bits.",
         words=QUANTIZATIONS,
     )
@@ -68,10 +68,10 @@ class EngineConfig:
     """None: as much as all of them take, up to that share of what is free once everything else is in place."""
     patching: PatchingMode = setting(
         "off",
-        "auto: add an expert that is asked for alone into the weights once that pays; off.",
+        "auto: add an expert that is requested alone to the weights once that saves time; off.",
         words=get_args(PatchingMode),
     )
-    """When it pays is timed at start. A patched expert costs nothing while it stays; rounding differs in the last
+    """The times are measured at start. A patched expert adds no cost while it stays, but rounding differs in the last
     bits."""
     enable_prefix_caching: bool = setting(True, "Reuse keys and values of equal prefixes.")
     """Under equal experts."""

@@ -23,12 +23,12 @@ class ApiSettings:
     """What the HTTP layer needs to know. The help of each option describes its field."""
 
     api_keys: tuple[str, ...] = setting((), "Accepted bearer token; repeatable.", "--api-key", repeatable=True)
-    """None here or in the file: every request is accepted."""
+    """Without a key here or in the file, every request is accepted."""
     api_key_file: Path | None = setting(None, "More of them, one a line; `overtone serve` reads it again on SIGHUP.")
     admin_api_keys: tuple[str, ...] = setting(
         (), "Bearer token that may also change experts; repeatable.", "--admin-api-key", repeatable=True
     )
-    """None here or in the file: nobody may."""
+    """Without a key here or in the file, experts cannot be changed."""
     admin_api_key_file: Path | None = setting(
         None, "More of those, one a line; `overtone serve` reads it again on SIGHUP."
     )

@@ -16,7 +16,7 @@ PER_TASK = 96
 """Prompts of a task that the router is trained on."""
 
 BARE = 1500
-"""The same of a task that is asked without an instruction: 150 intents are told by what they are about alone."""
+"""The same for a task that is asked without an instruction: its 150 intents differ only in their subject."""
 
 
 EXAMPLES = (

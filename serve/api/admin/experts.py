@@ -74,7 +74,7 @@ class ExpertAdmin:
         """Load a LoRA adapter, with vLLM's request and its errors.
 
         Raises:
-            ApiError: 400 or 403 where it cannot be loaded, 404 where there is none; nothing changed.
+            ApiError: 400 or 403 if it cannot be loaded, 404 if it does not exist; nothing changed.
         """
         name = body.lora_name
         try:

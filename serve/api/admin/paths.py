@@ -1,4 +1,4 @@
-"""Which files an administrator may name: those in the configured directories, wherever links lead."""
+"""The files that an administrator may name: those in the configured directories, after links are resolved."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def path_within(field: str, path: str, directories: Sequence[Path]) -> Path:
     """The real path of something in one of the directories; a relative path is looked up in each of them.
 
     Raises:
-        ApiError: 403 where there are no directories; 400 where the path leads elsewhere, or to nothing.
+        ApiError: 403 if no directory is configured; 400 if the path is outside of them or does not exist.
     """
     if not directories:
         raise forbidden("experts cannot be loaded here: the server was started without --expert-dir", "no_expert_dir")

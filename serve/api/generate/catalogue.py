@@ -40,7 +40,7 @@ class Entry:
     Attributes:
         digest: of its content.
         root: its file, or the directory of a LoRA adapter.
-        parent: the model that it belongs to, as clients are told.
+        parent: the model that it belongs to, as /v1/models reports it.
         settings: what its requests follow in place of the backbone's.
     """
 
@@ -146,7 +146,7 @@ class Catalogue:
 
     @property
     def has_templates(self) -> bool:
-        """Whether an expert has a chat template of its own."""
+        """Whether an expert has its own chat template."""
         return any(entry.settings.chat_template is not None for entry in self.experts.values())
 
     def knows(self, model: str) -> bool:

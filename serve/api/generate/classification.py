@@ -48,7 +48,7 @@ class Question:
         prompt = text_tokens(runtime, "input", text, special)
         texts = tuple(text_tokens(runtime, "input", text + label, special) for label in labels)
         start = min(_common(prompt, whole) for whole in texts)
-        # A text that another begins with would have nothing of its own to score.
+        # A label that another label begins with would have no token to score.
         start = min(start, *(len(whole) - 1 for whole in texts))
         if start < 1:
             raise invalid("input", "the prompt is empty, or shares its first token with a label; begin it with a word")
@@ -77,7 +77,7 @@ async def classify(
 
     Args:
         runtime: the model.
-        metrics: told of the requests.
+        metrics: counts the requests.
         questions: what to score.
         mean: divide a label's log-probability by its number of tokens.
         priority: of the requests.

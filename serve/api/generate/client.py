@@ -47,7 +47,7 @@ class EngineClient(Protocol):
         """
 
     def abort(self, request_id: str) -> None:
-        """End a request, which frees what it holds; one that has ended already stays as it is."""
+        """End a request and free what it holds. A request that has ended is left unchanged."""
 
     def stats(self) -> EngineStats:
         """The engine at this moment."""

@@ -27,7 +27,8 @@ _Item = tuple[int, Piece] | Exception
 class Generation:
     """The choices of one job, from admission to the last piece.
 
-    Whoever admits must close, however the job ends: a client that goes away, an error in another choice, a stop string.
+    After `admit`, `close` must be called, however the job ends: the client disconnects, another choice fails, or a stop
+    string ends the text.
     """
 
     def __init__(self, runtime: Runtime, job: Job, metrics: HttpMetrics, timeout: float | None = None):
@@ -57,7 +58,7 @@ class Generation:
             self.close()
             if isinstance(error, EngineError):
                 raise refusal(error, routed) from error
-            raise  # cancelled, or a fault of this program
+            raise  # cancelled, or a bug
 
     def weights(self) -> Iterator[tuple[str, float]]:
         """(content digest, gate) of every expert that answers, as the engine admitted them."""

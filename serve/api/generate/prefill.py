@@ -34,7 +34,7 @@ async def prefill(runtime: Runtime, metrics: HttpMetrics, requests: Sequence[Eng
     """The last output of each request, in order.
 
     Raises:
-        ApiError: the engine refuses a request, or gives it up.
+        ApiError: the engine rejects or ends a request.
     """
     outputs: list[Output] = []
     for start in range(0, len(requests), AT_ONCE):
@@ -125,7 +125,7 @@ class PromptWork:
 
 
 def listed(data: list[dict[str, Any]], model: str, tokens: int) -> JSONResponse:
-    """A list of results as OpenAI's API has it, of prompts with so many tokens."""
+    """A list of results in the format of OpenAI's API, with the number of prompt tokens."""
     usage: Mapping[str, int] = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
     return JSONResponse(
         {"object": "list", "created": int(time.time()), "model": model, "data": data, "usage": usage},

@@ -23,7 +23,7 @@ _INLINE_CHARACTERS = 16_384
 """Longer prompts are tokenised and routed off the event loop; up to here that takes a few milliseconds at most."""
 
 _INLINE_SCORES = 8192
-"""Prompts times the router's experts: more are routed off the event loop. So many take two milliseconds."""
+"""Prompts times the router's experts: more are routed off the event loop. This number takes two milliseconds."""
 
 _SEEDS = 2**64
 

@@ -15,7 +15,7 @@ from serve.api.text.codec import TextTooLong
 
 
 def usable_tools(dialect: Dialect, body: ChatRequest | TokenizeRequest) -> tuple[Tool, ...]:
-    """The tools that the chat template is told of."""
+    """The tools that the chat template receives."""
     return body.offered_tools if dialect.tools else ()
 
 
@@ -97,7 +97,7 @@ def chat_prompt(runtime: Runtime, replies: ReplySettings, body: ChatRequest) -> 
     """The prompt of a chat: what the chat template of the one that answers makes of its messages.
 
     Raises:
-        ApiError: 400 where it is longer than the context, there is no chat template, or it does not take the messages.
+        ApiError: 400 if it is longer than the context, there is no chat template, or it rejects the messages.
     """
     text = chat_text(replies, body)
     # The template writes the special tokens itself.
@@ -108,7 +108,7 @@ def chat_text(replies: ReplySettings, body: ChatRequest | TokenizeRequest) -> st
     """The text that the chat template makes of a body's messages.
 
     Raises:
-        ApiError: 400 where there is no chat template, or it does not take the messages.
+        ApiError: 400 if there is no chat template, or it rejects the messages.
     """
     if replies.chat_template is None:
         raise invalid(

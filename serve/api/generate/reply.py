@@ -102,8 +102,9 @@ _PING = b": ping\n\n"
 class EventStream(Response):
     """Sends each document as a `data:` event, then `[DONE]` where events have no names.
 
-    An error of the source becomes the last event, as the status line has been sent by then. One that is no `ApiError`
-    is a fault of this program and is raised again after that. While nothing comes, comments keep the connection open.
+    An error of the source becomes the last event, because the status line has been sent by then. Any other exception
+    than `ApiError` is a bug and is raised again after that. While there is nothing to send, comments keep the
+    connection open.
 
     Args:
         documents: what to send.

@@ -48,12 +48,12 @@ class Runtime:
     Attributes:
         engine: generates, in tokens.
         codec: its tokenizer.
-        router: None where there is none.
+        router: None if there is no router.
         catalogue: names and digests.
         vocab_size: token ids that the model has rows for.
         structures: what keeps text to a grammar, over the model's tokens.
         chat_template: None where the model has none.
-        tracing: told of its requests.
+        tracing: records its requests.
         dialect: how it writes tool calls and reasoning.
         defaults: what requests get for the sampling fields that they leave out.
         rules: what of an expert's own settings is followed.
@@ -107,7 +107,7 @@ class Service:
             runtime: the model, where it is loaded already.
             engine_timeout: seconds that a step may take, None for no limit.
             teach: trains the router on a new expert's prompts, None where that is not offered.
-            tracing: told of requests, None where nobody is.
+            tracing: records requests; None: nothing does.
         """
         self.metrics = metrics
         self.teach = teach
@@ -168,7 +168,7 @@ class Service:
             top_k: most experts that may answer together; None: the router's own number.
 
         Raises:
-            ApiError: 400 where there is no router.
+            ApiError: 400 if there is no router.
         """
         router = _router(runtime)
         began = time.perf_counter()

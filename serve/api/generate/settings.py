@@ -98,7 +98,7 @@ class ReplySettings:
     """What the requests of the backbone, or of an expert, follow.
 
     Attributes:
-        chat_template: None where there is none.
+        chat_template: None if there is none.
         dialect: how tool calls and reasoning are written.
         defaults: what requests get for the sampling fields that they leave out.
         end_tokens: ids that end a reply; None: the model's own.
@@ -112,7 +112,7 @@ class ReplySettings:
 
 @dataclass(frozen=True)
 class ReplyRules:
-    """What the operator lets experts have of their own.
+    """Which own settings of experts the operator accepts.
 
     Attributes:
         templates: their chat templates, unless one was given for all.

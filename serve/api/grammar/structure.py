@@ -104,7 +104,7 @@ class GrammarMask:
 class Structures:
     """Compiles what requests ask for, over one model's tokens.
 
-    It has threads of its own, so that nothing else has to wait for a grammar, and keeps the grammars asked for last.
+    It has separate threads, so that nothing else waits for a grammar, and keeps the grammars that were requested last.
     """
 
     def __init__(self, codec: TextCodec, end_tokens: Sequence[int]):

@@ -12,7 +12,7 @@ _BETWEEN = re.compile(r"[\s,]*")
 class CallParser(ABC):
     """Finds tool calls in a text that comes in pieces.
 
-    What looks like a call and is not one stays text. Blanks around calls are left out, where there is no text.
+    What looks like a call and is not one stays text. Blanks around calls are removed if there is no text.
 
     Args:
         names: of the tools that may be called without a tag; with one, the model may name any.
@@ -80,7 +80,7 @@ class CallParser(ABC):
         return False
 
     def _behind_tag(self) -> str:
-        """What stands behind the tag and its blanks, as far as it is there."""
+        """What follows the tag and its blanks, as far as it has arrived."""
         rest = self._buffer.lstrip()
         self._tag = (self._tag or "") + self._buffer[: len(self._buffer) - len(rest)]
         self._buffer = rest

@@ -109,7 +109,7 @@ class MessageFormat:
 
     @property
     def plain(self) -> bool:
-        """Whether the text is the content, as it is."""
+        """Whether the text is the content, unchanged."""
         return not (self.parser or self.thinking)
 
     @property
@@ -178,7 +178,7 @@ class MessageReader:
             events = self._calls.push(content)
             if last:
                 events += self._calls.finish()
-        if self.format.forced:  # there is no text: what is not a call is the beginning of one that the length cut
+        if self.format.forced:  # what is not a call is the beginning of one that the length limit cut
             events = [event for event in events if not isinstance(event, str)]
         return MessageDelta("".join(_texts(events)), reasoning, _merged(self._kept(events)))
 

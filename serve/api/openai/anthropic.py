@@ -100,7 +100,7 @@ def _block(block: Block) -> dict[str, Any]:
 
 
 def _input(arguments: str) -> Any:
-    """A call's arguments as an object; where they were cut, or are no JSON, as a text in one."""
+    """A call's arguments as an object. Arguments that were cut, or are not valid JSON, are a string in it."""
     try:
         found = json.loads(arguments or "{}")
     except (ValueError, RecursionError):

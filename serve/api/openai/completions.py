@@ -1,7 +1,7 @@
 """POST /v1/completions and /v1/chat/completions, and OpenAI's objects for their replies.
 
 Each choice has three fields of this server's own: `expert` names what ran ("backbone", an expert, "a+b" for a mix),
-`confidence` is the router's, null where it was not asked, and `stop_reason` is the stop string or token that ended the
+`confidence` is the router's, null if it was not asked, and `stop_reason` is the stop string or token that ended the
 text, as vLLM has it.
 """
 

@@ -44,7 +44,7 @@ class ResponseReply(BlockReply[ResponseRequest]):
             yield from self._events(event)
 
     def closing(self) -> Iterator[dict[str, Any]]:
-        """The response as it is at the end."""
+        """The finished response."""
         yield self._event(f"response.{self._status}", response=self._response())
 
     def failure(self, error: ApiError) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _assistant(blocks: list[Any], place: str) -> dict[str, Any]:
 
 
 def _user(blocks: list[Any], place: str) -> list[dict[str, Any]]:
-    """Results of tools come first, as messages of their own."""
+    """Results of tools come first, as separate messages."""
     results, texts = [], []
     for number, block in enumerate(blocks):
         if isinstance(block, dict) and block.get("type") == "tool_result":

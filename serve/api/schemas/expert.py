@@ -15,7 +15,7 @@ Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$"
 
 
 class UnloadExpertRequest(Body):
-    """Forget an expert. `expected_generation` is what it must be now, so that nobody else's change is undone."""
+    """Forget an expert. `expected_generation` must be its generation now, so that no concurrent change is lost."""
 
     name: ExpertName
     expected_generation: Generation | None = None

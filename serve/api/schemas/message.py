@@ -16,7 +16,7 @@ ToolName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def without(keys: frozenset[str], value: Any) -> Any:
-    """An object without some keys, and without those that are null; anything else as it is."""
+    """An object without some keys, and without those that are null; any other value is unchanged."""
     if not isinstance(value, dict):
         return value
     return {name: part for name, part in value.items() if name not in keys and part is not None}

@@ -38,7 +38,7 @@ def check_body_headers(headers: Headers, max_bytes: int) -> None:
         raise ApiError(415, message, code="unsupported_encoding", headers={"Accept-Encoding": "identity"})
     given = headers.get("content-type")
     if given is None and length in ("", "0") and "transfer-encoding" not in headers:
-        return  # there is no body to have a type; it is refused as what it lacks
+        return  # an empty body has no type; the fields that it lacks are reported instead
     media_type = (given or "").partition(";")[0].strip().lower()
     if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
         return
@@ -106,7 +106,7 @@ _WORDS: Mapping[str, str] = {
     **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), "must be an object"),
     "union_tag_not_found": "needs a type",
 }
-"""pydantic's kinds of errors → what a client is told instead."""
+"""pydantic's kinds of errors → the message of the reply."""
 
 
 class BodyParser:

@@ -46,7 +46,7 @@ class TranslatedRequest(Body):
         """The chat. Fields that the request leaves out stay out, so that the model's defaults hold.
 
         Raises:
-            ApiError: 400, what the request says is no chat.
+            ApiError: 400, the request cannot be translated to a chat.
         """
         common = (name for name in TranslatedRequest.model_fields if name in self.model_fields_set)
         fields = {**{name: getattr(self, name) for name in common}, **self.chat_fields()}

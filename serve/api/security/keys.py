@@ -1,4 +1,4 @@
-"""The keys that clients may bring, and what each is good for."""
+"""API keys, and what each of them permits."""
 
 import contextlib
 import hashlib
@@ -48,14 +48,14 @@ class KeyRing:
         return bool(self._admins)
 
     def access(self, key: bytes | None) -> Access:
-        """What a bearer token is good for; None is no token."""
+        """What a bearer token permits; None is a missing token."""
         return self.identify(key)[0]
 
     def identify(self, key: bytes | None) -> tuple[Access, str | None]:
-        """What a bearer token is good for, and its fingerprint for the log.
+        """What a bearer token permits, and its fingerprint for the log.
 
         Args:
-            key: the token; None is no token.
+            key: the token; None: the request has none.
 
         Returns:
             The access, and the first 8 hexadecimal digits of the key's SHA-256; None where it is not a known key.
@@ -69,7 +69,7 @@ class KeyRing:
         return Access.USE if self.open or (key is not None and user) else Access.NONE, fingerprint
 
     def reload(self) -> None:
-        """Read the files again; where that fails, the keys stay what they were, and the log says so."""
+        """Read the files again. If that fails, the keys stay unchanged and an error is logged."""
         try:
             self._users, self._admins = self._read()
         except ValueError as error:

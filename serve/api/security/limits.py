@@ -71,7 +71,7 @@ class RequestLimitsMiddleware:
         """Count bytes of an unfinished body.
 
         Raises:
-            ApiError: 503, there is no room for them.
+            ApiError: 503, not enough memory for them.
         """
         self._unfinished += size
         if self._unfinished > _UNFINISHED_BODIES * self._settings.max_body_bytes:

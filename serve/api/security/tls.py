@@ -25,7 +25,7 @@ class Certificates:
         self.context = _context(settings)
 
     def reload(self) -> None:
-        """Read certificate and key again, for connections to come; where that fails, the log says so and they stay."""
+        """Read certificate and key again, for new connections. If that fails, log an error and keep the old ones."""
         try:
             _context(self._settings)  # which fails as a whole, before the one in use is changed
             _load_chain(self.context, self._settings)

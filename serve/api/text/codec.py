@@ -48,7 +48,7 @@ class TextCodec:
         """Token ids.
 
         The library keeps some 700 bytes for each token while it works, and the threads' heaps keep them after it. So a
-        long text is first counted piece by piece, and given up as soon as it is certain to have more than `most`.
+        long text is first counted piece by piece, which ends as soon as it certainly has more than `most`.
 
         Args:
             text: what to tokenise.

@@ -15,7 +15,7 @@ class TokenRecord:
         token: its id.
         offset: where its text begins within the choice's text.
         logprob: natural log of its probability; None for a prompt's first token.
-        top_logprobs: (token, log-probability) of the most likely tokens; None where there is no `logprob`.
+        top_logprobs: (token, log-probability) of the most likely tokens; None if there is no `logprob`.
     """
 
     token: int

@@ -89,9 +89,9 @@ def test_an_adapter_of_a_low_rank_expert_needs_no_rank(tmp_path: Path, capsys: p
     ("arguments", "code", "message"),
     [
         (("--format", "peft"), 2, "an adapter needs a rank"),
-        (("--format", "peft", "--rank", "4", "--dtype", "float16"), 2, "goes with --format hf"),
-        (("--rank", "4"), 2, "goes with --format peft"),
-        (("--norms",), 2, "goes with --format peft"),
+        (("--format", "peft", "--rank", "4", "--dtype", "float16"), 2, "is only valid with --format hf"),
+        (("--rank", "4"), 2, "is only valid with --format peft"),
+        (("--norms",), 2, "is only valid with --format peft"),
         (("--format", "gguf"), 2, "gguf"),
         (("--task", "two"), 1, "no expert 'two'"),
     ],

