@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from struct import Struct
-
 import torch
 from torch import Tensor
 
-from kernels.compiled import TYPES, Library, elementwise
+from kernels.compiled import TYPES, Arguments, Library, elementwise
 from kernels.expert_linear.batch import ExpertBatch
 
-NORM_ARGUMENTS = Struct("10q2d3q")
-BIAS_ARGUMENTS = Struct("10q")
+NORM_ARGUMENTS = Arguments(
+    "norm",
+    "type tokens heads size x token_stride head_stride weight eps:d offset:d out delta batch",
+)
+BIAS_ARGUMENTS = Arguments(
+    "bias",
+    "type tokens size y y_stride out delta batch",
+)
 """`NormArguments` and `BiasArguments` of csrc/kernels.h."""
 
 
@@ -84,7 +88,15 @@ def expert_bias(y: Tensor, delta: Tensor | None = None, batch: ExpertBatch | Non
     y = y if y.stride(1) == 1 else y.contiguous()
     out = y.new_empty(y.shape)
     kernels.call(
-        "bias", BIAS_ARGUMENTS, TYPES[y.dtype], *y.shape, y.data_ptr(), y.stride(0), out.data_ptr(), *_addresses(shifts)
+        BIAS_ARGUMENTS,
+        type=TYPES[y.dtype],
+        tokens=y.shape[0],
+        size=y.shape[1],
+        y=y.data_ptr(),
+        y_stride=y.stride(0),
+        out=out.data_ptr(),
+        delta=shifts[0].data_ptr(),
+        batch=shifts[1].view_address,
     )
     return out
 
@@ -101,26 +113,22 @@ def _norm_compiled(
     out = x.new_empty(x.shape)
     heads, head_stride = (1, 0) if x.dim() == 2 else (x.shape[1], x.stride(1))
     kernels.call(
-        "norm",
         NORM_ARGUMENTS,
-        TYPES[x.dtype],
-        x.shape[0],
-        heads,
-        x.shape[-1],
-        x.data_ptr(),
-        x.stride(0),
-        head_stride,
-        weight.data_ptr(),
-        eps,
-        offset,
-        out.data_ptr(),
-        *_addresses(shifts),
+        type=TYPES[x.dtype],
+        tokens=x.shape[0],
+        heads=heads,
+        size=x.shape[-1],
+        x=x.data_ptr(),
+        token_stride=x.stride(0),
+        head_stride=head_stride,
+        weight=weight.data_ptr(),
+        eps=eps,
+        offset=offset,
+        out=out.data_ptr(),
+        delta=0 if shifts is None else shifts[0].data_ptr(),
+        batch=0 if shifts is None else shifts[1].view_address,
     )
     return out
-
-
-def _addresses(shifts: tuple[Tensor, ExpertBatch] | None) -> tuple[int, int]:
-    return (0, 0) if shifts is None else (shifts[0].data_ptr(), shifts[1].view_address)
 
 
 def _shifts(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.compiled import TYPES, elementwise
+from kernels.compiled import TYPES, Arguments, elementwise
 
-ARGUMENTS = Struct("9q")
+ARGUMENTS = Arguments(
+    "gated",
+    "type activation tokens size x x_stride out",
+)
 """`GatedArguments` of csrc/kernels.h."""
 
 Activation = Literal["silu", "gelu_tanh"]
@@ -45,14 +47,13 @@ def gated(gate_up: Tensor, activation: Activation = "silu") -> Tensor:
     tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(tokens, size)
     kernels.call(
-        "gated",
         ARGUMENTS,
-        TYPES[gate_up.dtype],
-        ACTIVATIONS[activation],
-        tokens,
-        size,
-        gate_up.data_ptr(),
-        gate_up.stride(0),
-        out.data_ptr(),
+        type=TYPES[gate_up.dtype],
+        activation=ACTIVATIONS[activation],
+        tokens=tokens,
+        size=size,
+        x=gate_up.data_ptr(),
+        x_stride=gate_up.stride(0),
+        out=out.data_ptr(),
     )
     return out

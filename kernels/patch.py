@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from struct import Struct
 
 import torch
 from torch import Tensor
 
-from kernels.compiled import TYPES, Library, elementwise
+from kernels.compiled import TYPES, Arguments, Library, elementwise
 
-PATCH_ARGUMENTS = Struct("15q")
-UNPATCH_ARGUMENTS = Struct("8q")
+PATCH_ARGUMENTS = Arguments(
+    "patch",
+    "type value_type index_bytes position_bytes rows columns entries index value weight starts position original",
+)
+UNPATCH_ARGUMENTS = Arguments(
+    "unpatch",
+    "type position_bytes count position original weight",
+)
 """`PatchArguments` and `UnpatchArguments` of csrc/kernels.h."""
 
 INDEX_DTYPES = frozenset({torch.uint16, torch.int32, torch.int64})
@@ -76,14 +81,13 @@ def unpatch(weight: Tensor, made: Patch) -> None:
         weight.view(-1)[made.position.to(torch.int64)] = made.original
         return
     kernels.call(
-        "unpatch",
         UNPATCH_ARGUMENTS,
-        TYPES[weight.dtype],
-        made.position.itemsize,
-        len(made.position),
-        made.position.data_ptr(),
-        made.original.data_ptr(),
-        weight.data_ptr(),
+        type=TYPES[weight.dtype],
+        position_bytes=made.position.itemsize,
+        count=len(made.position),
+        position=made.position.data_ptr(),
+        original=made.original.data_ptr(),
+        weight=weight.data_ptr(),
     )
 
 
@@ -96,21 +100,20 @@ def _patch_compiled(kernels: Library, weight: Tensor, index: Tensor, value: Tens
     position = torch.empty(index.numel(), dtype=_position_dtype(weight))
     original = torch.empty(index.numel(), dtype=weight.dtype)
     failed = kernels.call(
-        "patch",
         PATCH_ARGUMENTS,
-        TYPES[weight.dtype],
-        TYPES[value.dtype],
-        index.itemsize,
-        position.itemsize,
-        rows,
-        columns,
-        index.shape[1],
-        index.data_ptr(),
-        value.data_ptr(),
-        weight.data_ptr(),
-        starts.data_ptr(),
-        position.data_ptr(),
-        original.data_ptr(),
+        type=TYPES[weight.dtype],
+        value_type=TYPES[value.dtype],
+        index_bytes=index.itemsize,
+        position_bytes=position.itemsize,
+        rows=rows,
+        columns=columns,
+        entries=index.shape[1],
+        index=index.data_ptr(),
+        value=value.data_ptr(),
+        weight=weight.data_ptr(),
+        starts=starts.data_ptr(),
+        position=position.data_ptr(),
+        original=original.data_ptr(),
     )
     if failed == NOT_PLAIN:
         return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from struct import Struct
-
 import torch
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
-from kernels.compiled import TYPES, Library
+from kernels.compiled import TYPES, Arguments, Library
 
-ARGUMENTS = Struct("7q2d10q")
+ARGUMENTS = Arguments(
+    "paged_attention",
+    "type heads kv_heads dim block_size scale:d softcap:d "
+    "query query_stride keys values out rows row_count tables table_stride blocks",
+)
 """`AttentionArguments` of csrc/kernels.h."""
 
 
@@ -39,24 +41,23 @@ def paged_attention_compiled(
     if query.stride(2) != 1 or query.stride(1) != dim:
         query = query.contiguous()
     kernels.call(
-        "paged_attention",
         ARGUMENTS,
-        TYPES[query.dtype],
-        heads,
-        key_cache.shape[2],
-        dim,
-        key_cache.shape[1],
-        scale,
-        softcap or 0.0,
-        query.data_ptr(),
-        query.stride(0),
-        key_cache.data_ptr(),
-        value_cache.data_ptr(),
-        out.data_ptr(),
-        batch.rows.data_ptr(),
-        batch.tokens,
-        batch.block_tables.data_ptr(),
-        batch.block_tables.stride(0),
-        key_cache.shape[0],
+        type=TYPES[query.dtype],
+        heads=heads,
+        kv_heads=key_cache.shape[2],
+        dim=dim,
+        block_size=key_cache.shape[1],
+        scale=scale,
+        softcap=softcap or 0.0,
+        query=query.data_ptr(),
+        query_stride=query.stride(0),
+        keys=key_cache.data_ptr(),
+        values=value_cache.data_ptr(),
+        out=out.data_ptr(),
+        rows=batch.rows.data_ptr(),
+        row_count=batch.tokens,
+        tables=batch.block_tables.data_ptr(),
+        table_stride=batch.block_tables.stride(0),
+        blocks=key_cache.shape[0],
     )
     return out

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from struct import Struct
-
 import torch
 from torch import Tensor
 
 from kernels.attention.kv import check_kv, write_kv
-from kernels.compiled import TYPES, elementwise
+from kernels.compiled import TYPES, Arguments, elementwise
 
-ARGUMENTS = Struct("21q")
+ARGUMENTS = Arguments(
+    "rotary",
+    "type tokens heads kv_heads dim rotated query query_stride key key_stride value value_stride "
+    "cos sin places out keys values cache_rows",
+)
 """`RotaryArguments` of csrc/kernels.h."""
 
 
@@ -84,27 +86,26 @@ def rotate_into_cache(
     cos, sin = cos.contiguous(), sin.contiguous()
     out = query.new_empty(query.shape)
     kernels.call(
-        "rotary",
         ARGUMENTS,
-        TYPES[query.dtype],
-        tokens,
-        heads,
-        key.shape[1],
-        dim,
-        rotated,
-        query.data_ptr(),
-        query.stride(0),
-        key.data_ptr(),
-        key.stride(0),
-        value.data_ptr(),
-        value.stride(0),
-        cos.data_ptr(),
-        sin.data_ptr(),
-        slot_mapping.data_ptr(),
-        out.data_ptr(),
-        key_cache.data_ptr(),
-        value_cache.data_ptr(),
-        key_cache.shape[0] * key_cache.shape[1],
+        type=TYPES[query.dtype],
+        tokens=tokens,
+        heads=heads,
+        kv_heads=key.shape[1],
+        dim=dim,
+        rotated=rotated,
+        query=query.data_ptr(),
+        query_stride=query.stride(0),
+        key=key.data_ptr(),
+        key_stride=key.stride(0),
+        value=value.data_ptr(),
+        value_stride=value.stride(0),
+        cos=cos.data_ptr(),
+        sin=sin.data_ptr(),
+        places=slot_mapping.data_ptr(),
+        out=out.data_ptr(),
+        keys=key_cache.data_ptr(),
+        values=value_cache.data_ptr(),
+        cache_rows=key_cache.shape[0] * key_cache.shape[1],
     )
     return out
 

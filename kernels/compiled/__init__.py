@@ -1,5 +1,6 @@
 """The C++ kernels: built on first use with the system's compiler, loaded through ctypes, optional everywhere."""
 
+from kernels.compiled.arguments import Arguments
 from kernels.compiled.library import (
     ISAS,
     TYPES,
@@ -15,6 +16,7 @@ from kernels.compiled.library import (
 __all__ = [
     "ISAS",
     "TYPES",
+    "Arguments",
     "BankView",
     "BatchView",
     "Library",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cache
-from struct import Struct
 from typing import Any
 
 import torch
 
+from kernels.compiled.arguments import Arguments
 from kernels.compiled.build import BuildError, build
 
 logger = logging.getLogger(__name__)
@@ -77,21 +77,6 @@ TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
 FLOATS = frozenset({torch.bfloat16, torch.float32})
 """Types of the layers that the kernels compute on."""
 
-FUNCTIONS = (
-    "expert_linear",
-    "paged_attention",
-    "norm",
-    "bias",
-    "gated",
-    "rotary",
-    "decoder",
-    "patch",
-    "unpatch",
-    "sample",
-    "unpack",
-)
-"""What `Library.call` calls; each takes one struct of csrc/kernels.h."""
-
 
 @dataclass(frozen=True)
 class Library:
@@ -100,20 +85,19 @@ class Library:
     Attributes:
         handle: the shared library.
         isa: the instruction set to use, a number of `ISAS`.
-        functions: the library's functions by their names of `FUNCTIONS`.
+        functions: the functions that were called already, by their names.
     """
 
     handle: ctypes.CDLL
     isa: int
-    functions: Mapping[str, Callable[[bytes], int]]
+    functions: dict[str, Callable[[bytes], int]] = field(default_factory=dict)
 
-    def call(self, function: str, fields: Struct, *arguments: float) -> int:
+    def call(self, arguments: Arguments, **given: float) -> int:
         """Call a kernel with this instruction set on torch's number of threads.
 
         Args:
-            function: one of `FUNCTIONS`.
-            fields: the types of all fields of its struct, each 8 bytes.
-            arguments: those fields but the first two, which are the instruction set and the threads.
+            arguments: its struct.
+            given: all fields of the struct but the first two, which are the instruction set and the threads.
 
         Returns:
             0, or what the function's comment says.
@@ -121,13 +105,26 @@ class Library:
         Raises:
             MemoryError: no memory for what the kernel keeps meanwhile.
             IndexError: a place or a block is outside the cache.
+            RuntimeError: the struct has another size in C++.
         """
-        failed = self.functions[function](fields.pack(self.isa, torch.get_num_threads(), *arguments))
+        function = self.functions.get(arguments.function) or self._load(arguments)
+        failed = function(arguments.pack(self.isa, torch.get_num_threads(), given))
         if failed == 1:
-            raise MemoryError(f"no memory for {function}")
+            raise MemoryError(f"no memory for {arguments.function}")
         if failed == 2:
-            raise IndexError(f"{function} was given a place outside the cache")
+            raise IndexError(f"{arguments.function} was given a place outside the cache")
         return failed
+
+    def _load(self, arguments: Arguments) -> Callable[[bytes], int]:
+        """Look a function up, once it is certain that it takes this struct."""
+        name = f"overtone_{arguments.function}"
+        nbytes = int(getattr(self.handle, f"{name}_bytes")())
+        if nbytes != arguments.nbytes:
+            raise RuntimeError(f"{name} takes {nbytes} bytes of arguments, and Python packs {arguments.nbytes}")
+        function: Any = getattr(self.handle, name)
+        function.argtypes = (ctypes.c_char_p,)
+        self.functions[arguments.function] = function
+        return function  # type: ignore[no-any-return]
 
     def supports(self, isa: int) -> bool:
         """Whether this processor and this build have an instruction set."""
@@ -150,8 +147,7 @@ def library() -> Library | None:
     except (BuildError, OSError) as error:
         logger.warning("plain torch is used instead of the compiled kernels: %s", error)
         return None
-    functions = {name: _function(handle, name) for name in FUNCTIONS}
-    loaded = Library(handle, 0, functions)
+    loaded = Library(handle, 0)
     available = [isa for isa in range(len(ISAS)) if loaded.supports(isa)]
     forced = os.environ.get("OVERTONE_ISA")
     if not forced:
@@ -168,9 +164,3 @@ def elementwise(*tensors: torch.Tensor) -> Library | None:
     if dtype not in FLOATS or any(tensor.dtype != dtype or tensor.device.type != "cpu" for tensor in tensors):
         return None
     return library()
-
-
-def _function(handle: ctypes.CDLL, name: str) -> Callable[[bytes], int]:
-    function: Any = getattr(handle, f"overtone_{name}")
-    function.argtypes = (ctypes.c_char_p,)
-    return function  # type: ignore[no-any-return]

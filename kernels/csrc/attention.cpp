@@ -5,7 +5,7 @@ using namespace overtone;
 
 // Attention of each row over its own part of the cache. Returns 0, 1 where memory ran out, or 2 where a block is not in
 // the cache.
-OVERTONE_EXPORT int overtone_paged_attention(const AttentionArguments* task) {
+OVERTONE_FUNCTION(paged_attention, AttentionArguments, task) {
   static thread_local Scratch scratch;
   if (!AttentionWork::inside(*task)) return 2;
   AttentionWork work(*kernels_of(task->isa), *task);

@@ -206,7 +206,7 @@ using namespace overtone;
 
 // x goes through all layers; the step's keys and values are written to the caches. Returns 0, 1 where memory ran out, or
 // 2 where a place or a block is not in the cache; then nothing was written.
-OVERTONE_EXPORT int overtone_decoder(const DecoderArguments* task) {
+OVERTONE_FUNCTION(decoder, DecoderArguments, task) {
   static thread_local Scratch scratch;
   Step step(*task);
   if (!step.inside()) return 2;

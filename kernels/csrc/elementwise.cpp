@@ -28,25 +28,25 @@ bool inside(const int64_t* places, int64_t count, int64_t cache_rows) {
 using namespace overtone;
 
 // y = x / sqrt(mean(x^2) + eps) * (weight + shifts of the token's experts), over the last dimension.
-OVERTONE_EXPORT int overtone_norm(const NormArguments* task) {
+OVERTONE_FUNCTION(norm, NormArguments, task) {
   share(*task, task->tokens, task->heads * task->size, kernels_of(task->isa)->norm);
   return 0;
 }
 
 // out = y + shifts of the token's experts.
-OVERTONE_EXPORT int overtone_bias(const BiasArguments* task) {
+OVERTONE_FUNCTION(bias, BiasArguments, task) {
   share(*task, task->tokens, task->size, kernels_of(task->isa)->bias);
   return 0;
 }
 
 // out = activation(first half of x) * second half.
-OVERTONE_EXPORT int overtone_gated(const GatedArguments* task) {
+OVERTONE_FUNCTION(gated, GatedArguments, task) {
   share(*task, task->tokens * task->size, 1, kernels_of(task->isa)->gated);
   return 0;
 }
 
 // Rotate queries to `out` and keys into their places of the cache, and copy the values there.
-OVERTONE_EXPORT int overtone_rotary(const RotaryArguments* task) {
+OVERTONE_FUNCTION(rotary, RotaryArguments, task) {
   if (!inside(task->places, task->tokens, task->cache_rows)) return 2;
   share(*task, task->tokens, (task->heads + 2 * task->kv_heads) * task->dim, kernels_of(task->isa)->rotary);
   return 0;

@@ -5,7 +5,7 @@
 using namespace overtone;
 
 // y = product + residuals, or y += residuals where `add_to_y`. Returns 0, or 1 where memory ran out.
-OVERTONE_EXPORT int overtone_expert_linear(const LinearArguments* layer) {
+OVERTONE_FUNCTION(expert_linear, LinearArguments, layer) {
   static thread_local Scratch scratch;
   LinearWork work(*kernels_of(layer->isa), layer->batch, layer->type, layer->threads);
   work.fit(*layer);

@@ -24,11 +24,24 @@ namespace {
 
 extern const Kernels OVERTONE_ISA;
 const Kernels OVERTONE_ISA = {
-    packed_bytes, prepare, shrink, run, scratch_floats, widest,
-    attention_scratch, state_floats, attend, join_states, finish,
-    norm, bias, gated, rotary, add,
-    sampling::OVERTONE_ISA,
-    unpack,
+    .packed_bytes = packed_bytes,
+    .prepare = prepare,
+    .shrink = shrink,
+    .run = run,
+    .scratch_floats = scratch_floats,
+    .widest = widest,
+    .attention_scratch = attention_scratch,
+    .state_floats = state_floats,
+    .attend = attend,
+    .join = join_states,
+    .finish = finish,
+    .norm = norm,
+    .bias = bias,
+    .gated = gated,
+    .rotary = rotary,
+    .add = add,
+    .sample = sampling::OVERTONE_ISA,
+    .unpack = unpack,
 };
 
 }  // namespace overtone

@@ -345,3 +345,8 @@ const Kernels* kernels_of(int64_t isa);
 }  // namespace overtone
 
 #define OVERTONE_EXPORT extern "C" __attribute__((visibility("default")))
+
+// A function that Python calls with one struct, and the size of the struct, which library.py compares with its own.
+#define OVERTONE_FUNCTION(name, Arguments, task)                                \
+  OVERTONE_EXPORT int overtone_##name##_bytes() { return sizeof(Arguments); }   \
+  OVERTONE_EXPORT int overtone_##name(const Arguments* task)

@@ -91,11 +91,11 @@ template <class Weight, class Position> void unpatch_as(const UnpatchArguments& 
 using namespace overtone;
 
 // Returns 0, or 3 where a row's entries do not ascend or are outside the weight; then nothing was changed.
-OVERTONE_EXPORT int overtone_patch(const PatchArguments* task) {
+OVERTONE_FUNCTION(patch, PatchArguments, task) {
   return task->type == kFloat32 ? patch_as<float>(*task) : patch_as<uint16_t>(*task);
 }
 
-OVERTONE_EXPORT int overtone_unpatch(const UnpatchArguments* task) {
+OVERTONE_FUNCTION(unpatch, UnpatchArguments, task) {
   bool narrow_places = task->position_bytes == 4;
   if (task->type == kFloat32)
     narrow_places ? unpatch_as<float, int32_t>(*task) : unpatch_as<float, int64_t>(*task);

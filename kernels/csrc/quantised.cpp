@@ -3,7 +3,7 @@
 
 using namespace overtone;
 
-OVERTONE_EXPORT int overtone_unpack(const UnpackArguments* task) {
+OVERTONE_FUNCTION(unpack, UnpackArguments, task) {
   int64_t blocks = (task->rows + kRowBlock - 1) / kRowBlock;
 #pragma omp parallel for num_threads(task->threads)
   for (int64_t block = 0; block < blocks; block++) kernels_of(task->isa)->unpack(*task, block, block + 1);

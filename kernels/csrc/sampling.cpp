@@ -12,7 +12,7 @@ namespace {
 using namespace overtone;
 
 // A token for each row. Returns 0, 1 where memory ran out, or 3 where a penalised token is outside the vocabulary.
-OVERTONE_EXPORT int overtone_sample(const SamplingArguments* task) {
+OVERTONE_FUNCTION(sample, SamplingArguments, task) {
   auto* sample = kernels_of(task->isa)->sample;
   int64_t threads = task->rows < task->threads ? task->rows : task->threads;
   int failed = 0;

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Mapping, Sequence
-from struct import Struct
 
 import torch
 from torch import Tensor
 
 from kernels.attention import AttentionBatch
-from kernels.compiled import TYPES, elementwise
+from kernels.compiled import TYPES, Arguments, elementwise
 from kernels.decoder.layer import Layer
 from kernels.decoder.layout import Layout
 from kernels.decoder.math import not_compiled
@@ -18,7 +17,12 @@ from kernels.expert_linear import ExpertBatch
 from kernels.expert_linear.dispatch import MOST_TOKENS
 from kernels.gated import ACTIVATIONS
 
-ARGUMENTS = Struct("13q5d9q")
+ARGUMENTS = Arguments(
+    "decoder",
+    "type hidden inner heads kv_heads dim rotated block_size blocks activation norms_of_rows "
+    "eps:d norm_offset:d scale:d softcap:d residual_scale:d "
+    "layer layers tokens x rotation places view views batch",
+)
 """`DecoderArguments` of csrc/kernels.h."""
 
 
@@ -95,33 +99,32 @@ class CompiledLayers:
         turns = [part.contiguous() for rotation in layout.rotations for part in angles[rotation]]
         rotations, slot_mapping = array("q", (part.data_ptr() for part in turns)), slot_mapping.contiguous()
         kernels.call(
-            "decoder",
             ARGUMENTS,
-            TYPES[x.dtype],
-            x.shape[1],
-            self._layers[0].down.weight.shape[1],
-            math.heads,
-            math.kv_heads,
-            math.head_dim,
-            math.rotated,
-            block_size,
-            blocks,
-            ACTIVATIONS[math.activation],
-            int(math.head_norms == "all"),
-            math.eps,
-            math.norm_offset,
-            math.attention_scale,
-            math.softcap or 0.0,
-            math.residual_scale,
-            layout.addresses.buffer_info()[0],
-            len(self._layers),
-            tokens,
-            x.data_ptr(),
-            rotations.buffer_info()[0],
-            slot_mapping.data_ptr(),
-            views.buffer_info()[0],
-            len(plans),
-            0 if experts is None else experts.view_address,
+            type=TYPES[x.dtype],
+            hidden=x.shape[1],
+            inner=self._layers[0].down.weight.shape[1],
+            heads=math.heads,
+            kv_heads=math.kv_heads,
+            dim=math.head_dim,
+            rotated=math.rotated,
+            block_size=block_size,
+            blocks=blocks,
+            activation=ACTIVATIONS[math.activation],
+            norms_of_rows=int(math.head_norms == "all"),
+            eps=math.eps,
+            norm_offset=math.norm_offset,
+            scale=math.attention_scale,
+            softcap=math.softcap or 0.0,
+            residual_scale=math.residual_scale,
+            layer=layout.addresses.buffer_info()[0],
+            layers=len(self._layers),
+            tokens=tokens,
+            x=x.data_ptr(),
+            rotation=rotations.buffer_info()[0],
+            places=slot_mapping.data_ptr(),
+            view=views.buffer_info()[0],
+            views=len(plans),
+            batch=0 if experts is None else experts.view_address,
         )
         return True
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from struct import Struct
-
 import torch
 from torch import Tensor
 
-from kernels.compiled import TYPES, Library
+from kernels.compiled import TYPES, Arguments, Library
 from kernels.expert_linear.bank import ExpertBank
 from kernels.expert_linear.batch import ExpertBatch
 from kernels.expert_linear.low_rank import LowRankBank
 from kernels.expert_linear.packed_weight import PackedWeight
 from kernels.expert_linear.product import linear
 
-ARGUMENTS = Struct("17q")
+ARGUMENTS = Arguments(
+    "expert_linear",
+    "type add_to_y tokens rows columns x x_stride weight weight_stride bias y bank batch low_rank quantised",
+)
 """`LinearArguments` of csrc/kernels.h."""
 
 
@@ -94,21 +95,20 @@ def _call(
     if isinstance(weight, Tensor) and weight.stride(1) != 1:
         weight = weight.contiguous()
     kernels.call(
-        "expert_linear",
         ARGUMENTS,
-        TYPES[x.dtype],
-        add,
-        tokens,
-        weight.shape[0],
-        columns,
-        x.data_ptr(),
-        x.stride(0),
-        weight.data_ptr() if isinstance(weight, Tensor) else 0,
-        weight.stride(0) if isinstance(weight, Tensor) else columns,
-        0 if bias is None else bias.data_ptr(),
-        y.data_ptr(),
-        0 if bank is None else bank.view_address,
-        0 if batch is None else batch.view_address,
-        0 if low_rank is None else low_rank.view_address,
-        0 if packed is None else packed.view_address,
+        type=TYPES[x.dtype],
+        add_to_y=add,
+        tokens=tokens,
+        rows=weight.shape[0],
+        columns=columns,
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        weight=weight.data_ptr() if isinstance(weight, Tensor) else 0,
+        weight_stride=weight.stride(0) if isinstance(weight, Tensor) else columns,
+        bias=0 if bias is None else bias.data_ptr(),
+        y=y.data_ptr(),
+        bank=0 if bank is None else bank.view_address,
+        batch=0 if batch is None else batch.view_address,
+        low_rank=0 if low_rank is None else low_rank.view_address,
+        quantised=0 if packed is None else packed.view_address,
     )

@@ -5,19 +5,21 @@ from __future__ import annotations
 from ctypes import addressof
 from dataclasses import dataclass
 from functools import cached_property
-from struct import Struct
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.compiled import TYPES, QuantisedView, library
+from kernels.compiled import TYPES, Arguments, QuantisedView, library
 from kernels.expert_linear.bank import ROW_BLOCK
 
 GROUP = 32
 """Columns that share a scale in 4 bits; rows are padded to a multiple of it in both."""
 
-ARGUMENTS = Struct("7q")
+ARGUMENTS = Arguments(
+    "unpack",
+    "type rows columns quantised out",
+)
 """`UnpackArguments` of csrc/kernels.h."""
 
 _SCALE_BYTES = 2
@@ -147,6 +149,12 @@ class PackedWeight:
         if kernels is None or dtype not in {torch.bfloat16, torch.float32}:
             return self.rows(torch.arange(self.out_features)).to(dtype)
         out = torch.empty(self.shape, dtype=dtype)
-        fields = (TYPES[dtype], *self.shape, self.view_address, out.data_ptr())
-        kernels.call("unpack", ARGUMENTS, *fields)
+        kernels.call(
+            ARGUMENTS,
+            type=TYPES[dtype],
+            rows=self.out_features,
+            columns=self.in_features,
+            quantised=self.view_address,
+            out=out.data_ptr(),
+        )
         return out

@@ -8,13 +8,15 @@ from struct import Struct
 import torch
 from torch import Tensor
 
-from kernels.compiled import TYPES, Library
+from kernels.compiled import TYPES, Arguments, Library
 from kernels.sampling.penalties import OUTSIDE
 from kernels.sampling.row import SamplingRow
 
-ARGUMENTS = Struct("7q")
+ARGUMENTS = Arguments("sample", "type rows vocab row token")
+"""`SamplingArguments` of csrc/kernels.h."""
+
 ROW = Struct("q4dq3d3q")
-"""`SamplingArguments` and `SamplingRow` of csrc/kernels.h."""
+"""`SamplingRow` of csrc/kernels.h."""
 
 
 def sample_compiled(kernels: Library, logits: Tensor, numbers: Sequence[int], rows: Sequence[SamplingRow]) -> Tensor:
@@ -42,13 +44,12 @@ def sample_compiled(kernels: Library, logits: Tensor, numbers: Sequence[int], ro
         )
     tokens = torch.empty(len(rows), dtype=torch.int64)
     failed = kernels.call(
-        "sample",
         ARGUMENTS,
-        TYPES[logits.dtype],
-        len(rows),
-        logits.shape[1],
-        torch.frombuffer(packed, dtype=torch.uint8).data_ptr(),
-        tokens.data_ptr(),
+        type=TYPES[logits.dtype],
+        rows=len(rows),
+        vocab=logits.shape[1],
+        row=torch.frombuffer(packed, dtype=torch.uint8).data_ptr(),
+        token=tokens.data_ptr(),
     )
     if failed:
         raise IndexError(OUTSIDE)
