@@ -1,6 +1,8 @@
 """How the tests are spread over processes by pytest-xdist, and the random numbers that each test draws."""
 
 import random
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,17 +14,34 @@ CLUSTERS = frozenset({"deployment", "fake_replicas"})
 """Fixtures that start a Ray cluster, each once a session."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and all that need a Ray cluster in one: a cluster is many processes."""
+LONG = ("tests/serve/demo/test_tiny.py", "tests/merge/test_run.py", "tests/benchmarks/soak/test_soak.py")
+"""Files of few tests that take 20 to 60 seconds each: begun last, they would keep one process alone at the end."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Keep the tests of a file in one process, and all that need a Ray cluster in one: a cluster is many processes.
+
+    A process takes the next group when it has finished one: first the cluster's and the long ones, then the others by
+    their number of tests, the smallest last.
+    """
     for item in items:
-        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        clustered = (
-            item.path.parent.name == "cluster"
-            or REPLICAS in map(str, parameters)
-            or not CLUSTERS.isdisjoint(getattr(item, "fixturenames", ()))
-        )
-        item.add_marker(pytest.mark.xdist_group("ray" if clustered else item.nodeid.partition("::")[0]))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    yield  # pytest sorts by parametrised fixtures, and xdist reads the marks
+    if hasattr(config, "workerinput"):
+        sizes = Counter(map(_group, items))
+        first = {group: place for place, group in enumerate(("ray", *LONG))}
+        items.sort(key=lambda item: (first.get(_group(item), len(first)), -sizes[_group(item)]))
+
+
+def _group(item: pytest.Item) -> str:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    clustered = (
+        item.path.parent.name == "cluster"
+        or REPLICAS in map(str, parameters)
+        or not CLUSTERS.isdisjoint(getattr(item, "fixturenames", ()))
+    )
+    return "ray" if clustered else item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(autouse=True)
