@@ -11,10 +11,12 @@ from serve.cli.options import option
 
 
 def command(
-    url: Annotated[str, typer.Argument(help="A server's address, as http://127.0.0.1:8000.", show_default=False)],
+    url: Annotated[str, typer.Argument(help="The server's address, as in http://127.0.0.1:8000.", show_default=False)],
     requests: Annotated[int, option("--requests", help="Measured requests of a run.", min=1)] = 100,
-    warm_up: Annotated[int, option("--warm-up", help="Requests before them.", min=0)] = 8,
-    rate: Annotated[list[float] | None, option("--rate", help="Requests a second; several make a sweep.")] = None,
+    warm_up: Annotated[int, option("--warm-up", help="Requests before the measured ones.", min=0)] = 8,
+    rate: Annotated[
+        list[float] | None, option("--rate", help="Requests per second; repeat the option for a sweep.")
+    ] = None,
     users: Annotated[
         list[int] | None, option("--users", help="Closed loop with this number of users, instead of rates.")
     ] = None,
@@ -23,12 +25,18 @@ def command(
         str, option("--popularity", help="backbone, identical, distinct, uniform or zipf:ALPHA.")
     ] = "uniform",
     sweep_experts: Annotated[
-        str | None, option("--sweep-experts", help="Numbers of distinct experts to compare, as 0,1,2,4,8.")
+        str | None, option("--sweep-experts", help="Numbers of distinct experts to compare, for example 0,1,2,4,8.")
     ] = None,
     rounds: Annotated[int, option("--rounds", help="Rounds of --sweep-experts.", min=1)] = 3,
-    prompt_length: Annotated[str, option("--prompt-length", help="Tokens of a prompt: 32, or 16-64.")] = "32",
-    output_length: Annotated[str, option("--output-length", help="Tokens to generate: 32, or 16-64.")] = "32",
-    vocabulary: Annotated[int, option("--vocabulary", help="Synthetic prompts are token ids below it.", min=1)] = 250,
+    prompt_length: Annotated[
+        str, option("--prompt-length", help="Tokens in a prompt: 32, or a range as in 16-64.")
+    ] = "32",
+    output_length: Annotated[
+        str, option("--output-length", help="Tokens to generate: 32, or a range as in 16-64.")
+    ] = "32",
+    vocabulary: Annotated[
+        int, option("--vocabulary", help="Synthetic prompts have token ids below this number.", min=1)
+    ] = 250,
     prompts: Annotated[
         Path | None, option("--prompts", help="JSON lines with a field prompt, instead of synthetic prompts.")
     ] = None,
@@ -49,7 +57,7 @@ def command(
         float, option("--density", help="Density of the experts, for the floor in the plot of --sweep-experts.")
     ] = 0.01,
     api_key: Annotated[str | None, option("--api-key", help="Sent as a bearer token.")] = None,
-    seed: Annotated[int, option("--seed", help="Determines all requests and arrivals.")] = 0,
+    seed: Annotated[int, option("--seed", help="Seed of all requests and arrivals.")] = 0,
     plot: Annotated[Path | None, option("--plot", help="Write a PNG of the sweep.")] = None,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:

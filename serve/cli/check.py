@@ -13,14 +13,14 @@ from serve.cli.options import option
 def command(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     out: Annotated[
-        Path | None, option("--out", help="Where the bundle would go: look at the place and its room.")
+        Path | None, option("--out", help="Directory of the future bundle: also check it and its free space.")
     ] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="A bundle that is there would be replaced.")] = False,
-    quick: Annotated[bool, option("--quick", help="Read no weights: headers, configs and tokenizers only.")] = False,
-    progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
+    overwrite: Annotated[bool, option("--overwrite", help="Accept that --out exists.")] = False,
+    quick: Annotated[bool, option("--quick", help="Read headers, configs and tokenizers, but no weights.")] = False,
+    progress: Annotated[bool, option("--progress/--no-progress", help="Show the progress.")] = True,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Find everything that is wrong with a recipe and its inputs; exit with 1 where something forbids the merge."""
+    """Report all errors of a recipe and its inputs. Exits with 1 if there is an error."""
     from merge.check import check_recipe  # torch takes a second to import; --help should not
     from merge.wording import counted
 

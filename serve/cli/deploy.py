@@ -23,18 +23,20 @@ OF_ONE_PROCESS = (
 @with_settings(*(of for of in SETTINGS if of is not TlsSettings), without=OF_ONE_PROCESS)
 def command(
     bundle: Bundle,
-    replicas: Annotated[int, option("--replicas", help="Engines.", min=1)] = 2,
+    replicas: Annotated[int, option("--replicas", help="Number of engines.", min=1)] = 2,
     max_replicas: Annotated[
-        int | None, option("--max-replicas", help="Engines under load; always --replicas if not given.")
+        int | None, option("--max-replicas", help="Largest number of engines under load; --replicas if not given.")
     ] = None,
     address: Annotated[
         str | None,
-        option("--address", help="Ray cluster to deploy on, or to update; one on this machine if not given."),
+        option(
+            "--address", help="Ray cluster to deploy to, or to update. Without it a cluster is started on this machine."
+        ),
     ] = None,
     cpus_per_replica: Annotated[
-        float | None, option("--cpus-per-replica", help="Cores reserved for an engine; a fair share if not given.")
+        float | None, option("--cpus-per-replica", help="Cores reserved for each engine; an equal share if not given.")
     ] = None,
-    gpus_per_replica: Annotated[float, option("--gpus-per-replica", help="GPUs reserved for an engine.")] = 0.0,
+    gpus_per_replica: Annotated[float, option("--gpus-per-replica", help="GPUs reserved for each engine.")] = 0.0,
     **options: Any,
 ) -> None:
     """Serve a bundle on several engines, by Ray Serve (the extra `ray`). Limits are each engine's."""

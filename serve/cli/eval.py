@@ -36,14 +36,14 @@ def command(
         option("--metric", help=f"TASK=METRIC, or METRIC for all tasks: {_METRICS}.", show_default=False),
     ] = None,
     limit: Annotated[
-        int | None, option("--limit", help="Most lines of a task, from the top of the file.", min=1)
+        int | None, option("--limit", help="Largest number of lines of a task, from the top of the file.", min=1)
     ] = None,
     max_tokens: Annotated[
         int | None,
         option(
             "--max-tokens",
-            help="Of a reply. By default twice those of the task's longest answer and 16; 256 where the metric looks "
-            "for the answer in the reply.",
+            help="Most tokens of a reply. Default: twice the longest answer of the task plus 16, or 256 if the metric "
+            "looks for the answer in the reply.",
             min=1,
         ),
     ] = None,
@@ -51,18 +51,18 @@ def command(
         bool | None,
         option(
             "--chat/--completions",
-            help="Ask as chats, through the chat template, or as plain completions; chats where there is a template.",
+            help="Ask as chats, through the chat template, or as completions. Default: chats if there is a template.",
             show_default=False,
         ),
     ] = None,
     references: Annotated[
-        bool, option("--references/--no-references", help="Run the base and the fine-tunes too, where they still are.")
+        bool, option("--references/--no-references", help="Also run the base and the fine-tunes, if they still exist.")
     ] = True,
     kld_prompts: Annotated[
         int,
         option(
             "--kld-prompts",
-            help="Prompts of a task along which next-token distributions are compared with the fine-tune's; 0: none.",
+            help="Prompts of a task on which next-token distributions are compared with the fine-tune's; 0: none.",
             min=0,
         ),
     ] = 20,
@@ -70,17 +70,17 @@ def command(
         str | None, option("--url", help="Measure this running server instead of serving the bundle.")
     ] = None,
     api_key: Annotated[str | None, option("--api-key", help="Sent to the server as a bearer token.")] = None,
-    prompts: Annotated[int, option("--prompts", help="Without --data: prompts a task.", min=1)] = 50,
-    seed: Annotated[int, option("--seed", help="Without --data: seeds the prompts.")] = 0,
+    prompts: Annotated[int, option("--prompts", help="Without --data: number of prompts of each task.", min=1)] = 50,
+    seed: Annotated[int, option("--seed", help="Without --data: seed of the prompts.")] = 0,
     html: Annotated[
         Path | None, option("--html", help="Also write a report with pictures to this file.", show_default=False)
     ] = None,
-    progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
+    progress: Annotated[bool, option("--progress/--no-progress", help="Show the progress.")] = True,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Score the fine-tunes, the base, the backbone, the named experts and the routed model on prompts with answers."""
     if bundle is None and url is None:
-        raise typer.BadParameter("name a bundle, or a running server with --url", param_hint="BUNDLE")
+        raise typer.BadParameter("give a bundle, or a running server with --url", param_hint="BUNDLE")
     if bundle is None and data is None:
         raise typer.BadParameter("a server without its bundle needs prompts: give a file with --data")
     from transformers.utils import logging  # transformers and torch take a second to import; --help should not

@@ -41,18 +41,18 @@ def command(
         Format, option("--format", help="hf: a dense checkpoint; peft: a low-rank adapter of the backbone.")
     ] = Format.HF,
     dtype: Annotated[
-        Dtype | None, option("--dtype", help="hf: store the weights in this dtype, not the backbone's.")
+        Dtype | None, option("--dtype", help="hf: store the weights in this dtype instead of the backbone's.")
     ] = None,
     rank: Annotated[
         int | None,
         option(
             "--rank",
-            help="peft: the adapter's rank; by default the largest of the expert's own, where it has no sparse part.",
+            help="peft: the adapter's rank. Default: the largest rank of the expert, if it has no sparse part.",
             min=1,
         ),
     ] = None,
     norms: Annotated[
-        bool, option("--norms", help="peft: keep changed norms, whole, which PEFT loads but vLLM does not.")
+        bool, option("--norms", help="peft: include changed norms as whole tensors. PEFT loads them, vLLM does not.")
     ] = False,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:

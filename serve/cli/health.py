@@ -18,14 +18,15 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 def command(
     host: Annotated[str, option("--host", help="Address that the server listens on.")] = "127.0.0.1",
-    port: Annotated[int, option("--port", help="Its port.")] = 8000,
+    port: Annotated[int, option("--port", help="Port that the server listens on.")] = 8000,
     ssl_certfile: Annotated[
-        Path | None, option("--ssl-certfile", help="The server's certificate: only HTTPS is tried.")
+        Path | None, option("--ssl-certfile", help="The server's certificate; uses HTTPS only.")
     ] = None,
     ssl_keyfile: Annotated[Path | None, option("--ssl-keyfile", help="Its private key.")] = None,
     ssl_keyfile_password: Annotated[str | None, option("--ssl-keyfile-password", help="The key's password.")] = None,
     ssl_ca_certs: Annotated[
-        Path | None, option("--ssl-ca-certs", help="The server demands a certificate that these sign.")
+        Path | None,
+        option("--ssl-ca-certs", help="CA certificates of the client certificates that the server requires."),
     ] = None,
 ) -> int:
     """Exit with 0 if the server on this machine is healthy, and with 1 if not. For a container's health check.

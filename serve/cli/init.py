@@ -19,12 +19,14 @@ def command(
     ],
     prompts: Annotated[
         Path | None,
-        option("--prompts", help='Prompts of the tasks, a JSON object a line: {"task": "NAME", "prompt": "..."}.'),
+        option(
+            "--prompts", help='Prompts of the tasks, one JSON object on each line: {"task": "NAME", "prompt": "..."}.'
+        ),
     ] = None,
 ) -> None:
     """Print a commented recipe for a base and its fine-tunes: `overtone init BASE LORAS... > recipe.yml`.
 
-    What is missing stands in its comments and on stderr. Exits with 1 where something forbids the merge.
+    Missing parts are listed in its comments and on stderr. Exits with 1 if there is an error.
     """
     from merge.draft import draft_recipe  # torch takes a second to import; --help should not
 

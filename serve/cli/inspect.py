@@ -14,10 +14,10 @@ def command(
     html: Annotated[
         Path | None, option("--html", help="Also write a report with pictures to this file.", show_default=False)
     ] = None,
-    progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
+    progress: Annotated[bool, option("--progress/--no-progress", help="Show the progress.")] = True,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show a bundle's experts: their sizes, how they were cut, how alike they are; with --html, as a page."""
+    """Show the experts of a bundle: sizes, how they were extracted, and how similar they are. --html writes a page."""
     from merge.bundle import open_bundle  # torch takes a second to import; --help should not
     from merge.bundle.files import replaced
     from merge.inspect import html_page, inspect_bundle, take_pictures

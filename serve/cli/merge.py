@@ -13,18 +13,19 @@ from serve.cli.options import option
 
 def command(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="The bundle's directory, to be written.", show_default=False)],
-    overwrite: Annotated[bool, option("--overwrite", help="Replace a bundle that is there.")] = False,
-    resume: Annotated[
-        bool, option("--resume", help="Go on with what a merge of this recipe left when it was killed.")
-    ] = False,
-    progress: Annotated[bool, option("--progress/--no-progress", help="Show how far it is.")] = True,
+    out: Annotated[Path, typer.Argument(help="The directory of the bundle to write.", show_default=False)],
+    overwrite: Annotated[bool, option("--overwrite", help="Replace an existing bundle.")] = False,
+    resume: Annotated[bool, option("--resume", help="Continue an interrupted merge of this recipe.")] = False,
+    progress: Annotated[bool, option("--progress/--no-progress", help="Show the progress.")] = True,
     workers: Annotated[
         int | None,
-        option("--workers", help="Tensors merged and experts cut at a time; as many as fit, if not given.", min=1),
+        option(
+            "--workers", help="Tensors and experts processed at a time; as many as fit into memory if not given.", min=1
+        ),
     ] = None,
     ray: Annotated[
-        bool, option("--ray", help="Merge tensors and cut experts as Ray tasks, on RAY_ADDRESS or here (extra ray).")
+        bool,
+        option("--ray", help="Process tensors and experts as Ray tasks, on RAY_ADDRESS or this machine (extra ray)."),
     ] = False,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:

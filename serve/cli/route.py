@@ -25,7 +25,7 @@ def command(
         Path | None,
         option(
             "--data",
-            help="Judge the router on labelled prompts instead: JSON lines with text or prompt, and task, expert or "
+            help="Measure the router on labelled prompts instead: JSON lines with text or prompt, and task, expert or "
             "label, null for no expert.",
             show_default=False,
         ),

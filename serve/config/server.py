@@ -24,13 +24,15 @@ class ApiSettings:
 
     api_keys: tuple[str, ...] = setting((), "Accepted bearer token; repeatable.", "--api-key", repeatable=True)
     """Without a key here or in the file, every request is accepted."""
-    api_key_file: Path | None = setting(None, "More of them, one a line; `overtone serve` reads it again on SIGHUP.")
+    api_key_file: Path | None = setting(
+        None, "File with more API keys, one on each line; `overtone serve` reads it again on SIGHUP."
+    )
     admin_api_keys: tuple[str, ...] = setting(
         (), "Bearer token that may also change experts; repeatable.", "--admin-api-key", repeatable=True
     )
     """Without a key here or in the file, experts cannot be changed."""
     admin_api_key_file: Path | None = setting(
-        None, "More of those, one a line; `overtone serve` reads it again on SIGHUP."
+        None, "File with more admin keys, one on each line; `overtone serve` reads it again on SIGHUP."
     )
     expert_dirs: tuple[Path, ...] = setting(
         (), "Directory that experts may be loaded from; repeatable.", "--expert-dir", repeatable=True
@@ -50,7 +52,7 @@ class ApiSettings:
     """The default has room for 256 prompts of 8,192 tokens, each of four bytes."""
     root_path: str = setting("", "Prefix that a proxy in front leaves in paths, as in /llm.", show_default=False)
     sse_ping_seconds: float = setting(
-        15.0, "Seconds between comments in a stream while it has nothing to say; 0: none."
+        15.0, "Seconds between comments in a stream while there is nothing to send; 0: none."
     )
     allow_priority: bool = setting(
         False, "Let every client, not admin keys alone, be served before others by a negative priority."
@@ -114,10 +116,12 @@ class TlsSettings:
 
     certfile: Path = setting(dataclasses.MISSING, "Certificate for HTTPS, PEM.", "--ssl-certfile")
     """With the certificates between it and the root."""
-    keyfile: Path | None = setting(None, "Its private key.", "--ssl-keyfile")
+    keyfile: Path | None = setting(None, "Private key of the certificate.", "--ssl-keyfile")
     """None: it is in `certfile`."""
-    keyfile_password: str | None = setting(None, "The key's password.", "--ssl-keyfile-password")
-    ca_certs: Path | None = setting(None, "Clients must bring a certificate that these sign.", "--ssl-ca-certs")
+    keyfile_password: str | None = setting(None, "Password of the private key.", "--ssl-keyfile-password")
+    ca_certs: Path | None = setting(
+        None, "CA certificates: clients must send a certificate signed by one of them.", "--ssl-ca-certs"
+    )
 
 
 ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
@@ -176,9 +180,9 @@ class ServerSettings:
     """None: the trained one."""
     session_routing: bool = setting(
         True,
-        "A chat stays with its expert until a message is clearly another's; off: the last message alone decides.",
+        "A chat stays with its expert until a message clearly belongs to another; off: only the last message counts.",
     )
-    chat_template: Path | None = setting(None, "Jinja file to take instead of the chat templates of model and experts.")
+    chat_template: Path | None = setting(None, "Jinja file to use instead of the chat templates of model and experts.")
     on_engine_death: OnEngineDeath = setting(
         "exit",
         "exit: end the process with status 1, for a supervisor to restart it; stay: answer with 503.",
@@ -186,8 +190,8 @@ class ServerSettings:
     )
     generation_config: GenerationConfig = setting(
         "auto",
-        "auto: requests that leave sampling fields out get those that the model's generation_config.json, or the "
-        "expert's, recommends; none.",
+        "auto: requests without sampling fields use the values of the model's generation_config.json, or the expert's; "
+        "none: they use the API's defaults.",
         words=get_args(GenerationConfig),
     )
     tool_call_parser: ToolCallParser = setting(

@@ -52,7 +52,7 @@ def test_a_bundle_without_prompts_is_refused_with_what_would_help(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "name a bundle, or a running server with --url"),
+        ((), "give a bundle, or a running server with --url"),
         (("--url", "http://127.0.0.1:9"), "give a file with --data"),
     ],
 )
