@@ -4,6 +4,10 @@ LoRA and full fine-tunes of the real zoo; a backbone that is the base and one th
 cut without prompts and with some. Each cell is the exact match on held-out requests with the task's own expert, and
 its share of the fine-tune's. Full fine-tunes are looked for under `--full`; `python -m benchmarks.zoo.real.train
 --full` makes them.
+
+With `--storage bf16 int8 int4` every backbone is also rounded. An expert is then cut against the rounded backbone, and
+beside it the one that was cut against the backbone in bfloat16 is put over the rounded one. KL to the fine-tune on the
+fine-tune's replies to held-out requests is measured, too, and the perplexity of the rounded backbone on plain text.
 """
 
 import argparse
@@ -17,19 +21,26 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from transformers.utils import logging
 
 from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.real.bench import Bench, fine_tunes
+from benchmarks.zoo.real.fidelity import Divergence, Fidelity
 from merge.backbone import write_backbone
+from merge.bundle.quantised import SCHEMES
+from merge.check.general import general_reference
 from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.experts.running import assign, build_model
 from merge.methods import find_method
 from merge.progress import Progress
+from merge.quantised_backbone import write_quantised
 from serve.demo.zoo.real.base import base_dir, zoo_dir
 from serve.demo.zoo.real.packages import BaseUnavailableError
 
 FORMS = ("auto", "low_rank", "both", "sparse")
 BUDGETS = (0.25, 0.5, 1.0, 2.0)
+PLAIN = "bf16"
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,11 @@ class Row:
         bytes: per cent that it takes.
         accuracy: of backbone + expert on held-out requests.
         fine_tune: of the fine-tune on the same requests.
-        alone: of the backbone.
+        alone: of the backbone in bfloat16.
         divergence: mean KL to the fine-tune on the calibration prompts, nats a token; None without prompts.
+        storage: of the backbone.
+        cut_against: the storage of the backbone that the expert was cut against.
+        kl: KL to the fine-tune on held-out requests, nats a token; None without `--storage`.
     """
 
     kind: str
@@ -61,10 +75,17 @@ class Row:
     fine_tune: float
     alone: float
     divergence: float | None
+    storage: str = PLAIN
+    cut_against: str = PLAIN
+    kl: Divergence | None = None
 
     def __str__(self) -> str:
         how = f"{self.form} {self.budget:g} % {'with' if self.prompts else 'without'} prompts"
-        return f"{self.kind}, {self.backbone}, {self.task}, {how}: {self.accuracy:.3f} of {self.fine_tune:.3f}"
+        told = f"{self.accuracy:.3f} of {self.fine_tune:.3f}"
+        if self.kl is not None:
+            how += f", cut against {self.cut_against} over {self.storage}"
+            told += f", KL {self.kl.mean:.4f}, 99 % {self.kl.p99:.4f}"
+        return f"{self.kind}, {self.backbone}, {self.task}, {how}: {told}"
 
 
 @dataclass(frozen=True)
@@ -88,8 +109,67 @@ class Refused:
         return f"{self.kind}, {self.backbone}, {self.task}, {self.form} {self.budget:g} %: {self.why}"
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """A backbone in few bits beside the same one in bfloat16.
+
+    Attributes:
+        kind: `lora` or `full`, of the fine-tunes.
+        backbone: `base` or `linear`.
+        storage: `int8` or `int4`.
+        perplexity_ratio: on plain text.
+        divergence: mean KL on the unrounded backbone's replies to general questions, nats a token.
+    """
+
+    kind: str
+    backbone: str
+    storage: str
+    perplexity_ratio: float
+    divergence: float
+
+
+class Backbones:
+    """Backbones in every storage, in directories that are removed with the block."""
+
+    def __init__(self, stack: ExitStack, bench: Bench, tunes: Mapping[str, Checkpoint]) -> None:
+        """Take what they are made of."""
+        self._stack, self._bench, self._tunes = stack, bench, tunes
+        self._made: dict[tuple[str, str], Checkpoint] = {}
+
+    def __call__(self, name: str, storage: str = PLAIN) -> Checkpoint:
+        """The backbone `base` or `linear` in a storage."""
+        if (name, storage) not in self._made:
+            self._made[name, storage] = self._make(name, storage)
+        return self._made[name, storage]
+
+    def _make(self, name: str, storage: str) -> Checkpoint:
+        if storage == PLAIN and name == "base":
+            return self._bench.base
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        if storage == PLAIN:
+            self._merge(directory)
+        else:
+            write_quantised(directory, self.floats(name), storage, torch.bfloat16)
+        return open_checkpoint(directory)
+
+    def floats(self, name: str) -> Checkpoint:
+        """A backbone as it was merged, in float32."""
+        if name == "base":
+            return self._bench.base
+        if (name, "") not in self._made:
+            directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+            self._merge(directory, torch.float32)
+            self._made[name, ""] = open_checkpoint(directory)
+        return self._made[name, ""]
+
+    def _merge(self, directory: Path, dtype: torch.dtype | None = None) -> None:
+        method = find_method("linear")
+        bound = method.bind(method.parameters(), {})
+        write_backbone(directory, self._bench.base, self._tunes, bound, out_dtype=dtype)
+
+
 def measure(
-    bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: argparse.Namespace
+    bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: argparse.Namespace, backbones: Backbones
 ) -> Iterator[Row | Refused]:
     """All experts of one kind of fine-tunes."""
     plans = [
@@ -98,52 +178,77 @@ def measure(
         for budget in options.budgets
         for prompts in ((False, True) if options.prompts == "both" else (options.prompts == "with",))
     ]
-    with ExitStack() as stack:
-        backbones = {"base": bench.base}
-        if "linear" in options.backbones:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            method = find_method("linear")
-            write_backbone(directory, bench.base, tunes, method.bind(method.parameters(), {}))
-            backbones["linear"] = open_checkpoint(directory)
-        shown = stack.enter_context(
-            Progress(not options.quiet).stage(f"{kind} experts", len(options.backbones) * len(tunes) * len(plans))
-        )
+    storages: Sequence[str] = options.storage or (PLAIN,)
+    fidelity = Fidelity(bench) if options.storage else None
+    with Progress(not options.quiet).stage(
+        f"{kind} experts", len(options.backbones) * len(tunes) * len(plans)
+    ) as shown:
         for task, fine_tune in tunes.items():
-            reference = bench.score(fine_tune, task)
+            tuned = bench.score(fine_tune, task)
+            reference = fidelity and fidelity.reference(fine_tune, task)
             for name in options.backbones:
-                alone = bench.score(backbones[name], task)
+                alone = bench.score(backbones(name), task)
                 for form, budget, prompts in plans:
                     settings = {"form": form, "budget": budget / 100}
                     asked = (kind, name, task, form, budget, prompts)
+                    for against in storages:
+                        merged = None if against == PLAIN else backbones.floats(name)
+                        try:
+                            expert, size, divergence = bench.cut(
+                                task, fine_tune, backbones(name, against), settings, prompts, merged
+                            )
+                        except ValueError as error:
+                            yield Refused(*asked, str(error))
+                            continue
+                        for storage in storages if against == PLAIN else (against,):
+                            backbone = backbones(name, storage)
+                            right = bench.score(backbone, task, expert)
+                            kl = fidelity.divergence(reference, backbone, expert) if fidelity and reference else None
+                            yield Row(*asked, 100 * size, right, tuned, alone, divergence, storage, against, kl)
                     shown()
-                    try:
-                        expert, size, divergence = bench.cut(task, fine_tune, backbones[name], settings, prompts)
-                    except ValueError as error:
-                        yield Refused(*asked, str(error))
-                        continue
-                    right = bench.score(backbones[name], task, expert)
-                    yield Row(*asked, 100 * size, right, reference, alone, divergence)
+
+
+def rounded(bench: Bench, kind: str, options: argparse.Namespace, backbones: Backbones) -> Iterator[Rounded]:
+    """What rounding does to the backbones themselves."""
+    storages = [storage for storage in options.storage or () if storage != PLAIN]
+    for name in options.backbones if storages else ():
+        reference = general_reference(backbones(name))
+        if reference is None:
+            return
+        model = build_model(bench.base.path)
+        for storage in storages:
+            assign(model, backbones(name, storage))
+            yield Rounded(kind, name, storage, reference.perplexity_ratio(model), reference.divergence(model))
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Averages over the tasks: accuracy, share of the fine-tunes' and bytes of each kind, backbone, form and budget."""
-    keys = sorted({(row.kind, row.backbone, row.prompts, row.form, row.budget) for row in rows})
+    """Averages over the tasks: accuracy, share of the fine-tunes', bytes and KL of each kind of expert and backbone."""
+    names = ("kind", "backbone", "prompts", "form", "budget", "storage", "cut_against")
+    keys = sorted({tuple(getattr(row, name) for name in names) for row in rows})
     lines = []
     for key in keys:
-        chosen = [row for row in rows if (row.kind, row.backbone, row.prompts, row.form, row.budget) == key]
+        chosen = [row for row in rows if tuple(getattr(row, name) for name in names) == key]
         reference = fmean(row.fine_tune for row in chosen)
         found = fmean(row.accuracy for row in chosen)
         lines.append(
             {
-                **dict(zip(("kind", "backbone", "prompts", "form", "budget"), key, strict=True)),
+                **dict(zip(names, key, strict=True)),
                 "bytes": round(fmean(row.bytes for row in chosen), 3),
                 "accuracy": round(found, 4),
                 "fine_tune": round(reference, 4),
                 "share": round(found / reference, 4) if reference else None,
                 "alone": round(fmean(row.alone for row in chosen), 4),
+                **_divergences([row.kl for row in chosen if row.kl is not None]),
             }
         )
     return lines
+
+
+def _divergences(found: Sequence[Divergence]) -> dict[str, float]:
+    """The mean of the tasks' means, and of their 99th percentiles."""
+    if not found:
+        return {}
+    return {"kl": round(fmean(item.mean for item in found), 5), "kl_99": round(fmean(item.p99 for item in found), 5)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -159,6 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", choices=("without", "with", "both"), default="both", help="to cut experts with")
     parser.add_argument("--calibration", type=positive, default=48, help="prompts that an expert is cut with")
     parser.add_argument("--distill", type=int, help="steps of distillation (default: the recipe's)")
+    parser.add_argument(
+        "--storage", nargs="+", choices=(PLAIN, *SCHEMES), help="of backbones; KL to the fine-tunes is measured, too"
+    )
     parser.add_argument("--requests", type=positive, default=60, help="held-out requests a task (default 60)")
     parser.add_argument("--seed", type=int, default=1, help="of the requests and prompts (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -176,19 +284,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"no {kind} fine-tunes in {folders[kind]}", file=sys.stderr, flush=True)
     rows: list[Row] = []
     refused: list[Refused] = []
+    general: list[Rounded] = []
     for kind, tunes in pools.items():
-        for found in measure(bench, kind, tunes, options):
-            if not options.quiet:
-                print(found, file=sys.stderr, flush=True)
-            if isinstance(found, Row):
-                rows.append(found)
-            else:
-                refused.append(found)
+        with ExitStack() as stack:
+            backbones = Backbones(stack, bench, tunes)
+            for found in measure(bench, kind, tunes, options, backbones):
+                if not options.quiet:
+                    print(found, file=sys.stderr, flush=True)
+                if isinstance(found, Row):
+                    rows.append(found)
+                else:
+                    refused.append(found)
+            general += rounded(bench, kind, options, backbones) if tunes else ()
     if options.json:
-        document = {"summary": table(rows), "rows": rows, "refused": refused}
+        document = {"summary": table(rows), "rounded": general, "rows": rows, "refused": refused}
         print(json.dumps(document, indent=2, default=asdict))
         return
-    for line in table(rows):
+    for line in [*table(rows), *(asdict(item) for item in general)]:
         print("  ".join(f"{key} {value}" for key, value in line.items()))
 
 

@@ -1,7 +1,6 @@
 """From a recipe to a bundle."""
 
 import importlib.metadata
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -37,7 +36,7 @@ from merge.ray_pool import RayPool
 from merge.router import read_foreign, train_router
 from merge.scale import ScaleChoice, ScalePoint, choose_scale
 from merge.stages import Stages
-from merge.staging import Staging
+from merge.staging import FLOATS, Staging
 from merge.wording import counted
 
 LIBRARIES = ("overtone", "torch", "scikit-learn", "transformers", "safetensors", "tokenizers")
@@ -186,12 +185,12 @@ def _merge_backbone(
     stage = f"backbone by {recipe.merge_method} of {counted(len(inputs.fine_tunes), 'model')}"
     directory = staging.path / "backbone"
     rounds = recipe.quantisation is not None
-    with (
-        tempfile.TemporaryDirectory(prefix=".float32-", dir=staging.path) as folder,
-        shown.stage(stage, len(inputs.base.tensors) + len(inputs.base.buffers)) as advance,
-    ):
+    floats = staging.path / FLOATS
+    if rounds:
+        floats.mkdir()
+    with shown.stage(stage, len(inputs.base.tensors) + len(inputs.base.buffers)) as advance:
         write_backbone(
-            Path(folder) if rounds else directory,
+            floats if rounds else directory,
             inputs.base,
             inputs.fine_tunes,
             method,
@@ -207,10 +206,11 @@ def _merge_backbone(
         if recipe.quantisation is not None:
             shown.say(f"backbone: rounding to {recipe.quantisation}")
             dtype = recipe.stored_dtype or _usual_dtype(inputs.base)
-            merged_floats = open_checkpoint(Path(folder))
+            merged_floats = open_checkpoint(floats)
             write_quantised(directory, merged_floats, recipe.quantisation, dtype, shard_bytes=recipe.out_shard_size)
     data = {"scale": None if scale is None else asdict(scale)}
-    staging.record("backbone", [file for file in directory.rglob("*") if file.is_file()], data)
+    files = [file for folder in (directory, floats) for file in folder.rglob("*") if file.is_file()]
+    staging.record("backbone", files, data)
     return scale
 
 
@@ -265,7 +265,8 @@ def _cut_experts(
     workers: int | None,
     pool: RayPool | None,
 ) -> list[ExpertReport]:
-    sources = Sources(inputs.merged(), backbone, backbone_digest(backbone.path), inputs.experts)
+    floats = open_checkpoint(staging.path / FLOATS) if inputs.recipe.quantisation else None
+    sources = Sources(inputs.merged(), backbone, backbone_digest(backbone.path), inputs.experts, floats)
     reports = [
         _restored(finished)
         for name in inputs.fine_tunes

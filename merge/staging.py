@@ -15,6 +15,9 @@ from merge.bundle.files import replaced
 JOURNAL = ".journal.json"
 """Lists the finished parts; it is not part of the bundle."""
 
+FLOATS = ".float32"
+"""The merged backbone before it is rounded to few bits: experts are cut from it, and it is not part of the bundle."""
+
 
 class Staging(BundleWriter):
     """A `BundleWriter` that writes down which parts are finished.
@@ -36,7 +39,7 @@ class Staging(BundleWriter):
         """
         super().__init__(out, overwrite)
         self._aside = self.path.with_name(f".{out.name}.resumed")
-        self.scratch = frozenset({JOURNAL})
+        self.scratch = frozenset({JOURNAL, FLOATS})
         self._key = key
         self._resume = resume
         self._parts: dict[str, dict[str, Any]] = {}

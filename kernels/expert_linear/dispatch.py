@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels.compiled import library
 from kernels.expert_linear.bank import ExpertBank
-from kernels.expert_linear.batch import ExpertBatch
+from kernels.expert_linear.batch import MOST_DECODE_TOKENS, ExpertBatch
 from kernels.expert_linear.compiled import compiles, expert_linear_compiled, linear_then_residuals
 from kernels.expert_linear.cpu import expert_linear_torch
 from kernels.expert_linear.low_rank import LowRankBank
@@ -39,8 +39,9 @@ def expert_linear(
 
     Args:
         x: `[T, K]`, contiguous or not.
-        weight: `[N, K]`, the dtype of `x`; or packed in 8 or 4 bits, on the CPU. A packed weight is multiplied by `x`
-            rounded to 16 bits where the product is compiled, and otherwise multiplied out to the dtype of `x` first.
+        weight: `[N, K]`, the dtype of `x`; or packed in 8 or 4 bits. On a CPU a packed weight is multiplied by `x`
+            rounded to 16 bits where the product is compiled, on a GPU by `x` as it is in a decode step, and otherwise
+            it is multiplied out to the dtype of `x` first.
         bias: `[N]` or None.
         bank: the layer's sparse residuals S; on the device of `x`.
         batch: the plan of the step's T tokens, made once by `ExpertBatch.from_slots`.
@@ -64,6 +65,11 @@ def expert_linear(
 
         with torch.cuda.device(x.device):  # Triton launches on the current one, which is the first unless told
             return expert_linear_triton(x, weight, bias, bank, batch, low_rank)
+    if x.is_cuda and isinstance(weight, PackedWeight) and x.shape[0] <= MOST_DECODE_TOKENS and find_spec("triton"):
+        from kernels.expert_linear.packed_triton import expert_linear_packed_triton
+
+        with torch.cuda.device(x.device):
+            return expert_linear_packed_triton(x, weight, bias, bank, batch, low_rank)
     kernels = library() if x.device.type == "cpu" and compiles(x, bank, low_rank) else None
     if kernels is not None and x.shape[0] <= MOST_TOKENS[x.dtype]:
         return expert_linear_compiled(kernels, x, weight, bias, bank, batch, low_rank)

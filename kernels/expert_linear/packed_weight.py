@@ -32,7 +32,7 @@ class PackedWeight:
     Semantics: `W[n, k] = scale[n, k // group] * value[n, k]`, a whole row being the group in 8 bits
 
     Attributes:
-        data: uint8 on the CPU. 8 bits: `[blocks, K' / 4, 16, 4]`, four columns of 16 rows, plus 128. 4 bits: `[blocks,
+        data: uint8. 8 bits: `[blocks, K' / 4, 16, 4]`, four columns of 16 rows, plus 128. 4 bits: `[blocks,
             K' / 32, 288]`, for each group four times eight columns of 16 rows `[16, 4]`, plus 8, the first four columns
             in the lower halves of the bytes and the others in the upper ones, and then the 16 scales in bf16. K' is K
             rounded up to 32.
@@ -71,8 +71,13 @@ class PackedWeight:
 
     @property
     def device(self) -> torch.device:
-        """The CPU."""
+        """Where the integers are."""
         return self.data.device
+
+    def to(self, device: torch.device | str) -> PackedWeight:
+        """The weight on a device, in the same layout."""
+        scale = None if self.scale is None else self.scale.to(device)
+        return PackedWeight(self.data.to(device), scale, self.bits, self.out_features, self.in_features)
 
     @property
     def nbytes(self) -> int:
@@ -136,18 +141,19 @@ class PackedWeight:
         size = ROW_BLOCK * GROUP // 2
         held = self.data[blocks]
         both = held[:, :, :size].view(len(index), -1, GROUP // 8, ROW_BLOCK, 4)
-        both = both[torch.arange(len(index)), :, :, lanes]
+        each = torch.arange(len(index), device=index.device)
+        both = both[each, :, :, lanes]
         integers = torch.stack((both & 15, both >> 4), dim=3).flatten(2)
-        scale = held[:, :, size:].contiguous().view(torch.bfloat16)[torch.arange(len(index)), :, lanes]
+        scale = held[:, :, size:].contiguous().view(torch.bfloat16)[each, :, lanes]
         return ((integers.to(torch.float32) - 8) * scale.to(torch.float32)[:, :, None]).flatten(1)[
             :, : self.in_features
         ]
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """The whole weight, `[N, K]`: products in fp32, rounded once."""
-        kernels = library()
+        kernels = library() if self.device.type == "cpu" else None
         if kernels is None or dtype not in {torch.bfloat16, torch.float32}:
-            return self.rows(torch.arange(self.out_features)).to(dtype)
+            return self.rows(torch.arange(self.out_features, device=self.device)).to(dtype)
         out = torch.empty(self.shape, dtype=dtype)
         kernels.call(
             ARGUMENTS,

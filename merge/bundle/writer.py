@@ -32,7 +32,7 @@ class BundleWriter:
         self._finished = False
         self._lock: DirectoryLock | None = None
         self.scratch: frozenset[str] = frozenset()
-        """Names in `path` that are not part of the bundle: `finish` removes them last."""
+        """Files and folders in `path` that are not part of the bundle: `finish` removes them last."""
         self.path = self._out.with_name(f".{self._out.name}.staging-{os.getpid()}")
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class BundleWriter:
         """
         backbone = backbone_digest(self.path / "backbone")
         names = sorted(path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
-        names = [name for name in names if name.as_posix() not in self.scratch]
+        names = [name for name in names if name.parts[0] not in self.scratch]
         files = {
             name.as_posix(): FileCard(sha256=file_digest(self.path / name), bytes=(self.path / name).stat().st_size)
             for name in names
@@ -115,7 +115,10 @@ class BundleWriter:
         for path in self.path.rglob("*"):
             fsync_path(path)
         for name in self.scratch:
-            (self.path / name).unlink(missing_ok=True)
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+            else:
+                (self.path / name).unlink(missing_ok=True)
         fsync_path(self.path)
         self._take_place()
         return manifest

@@ -3,9 +3,14 @@
 Each weight's change is decomposed, and the directions of all weights are bought by the error that they remove per byte.
 Where entries remove more for their bytes, `auto` gives a weight entries in their place; `both` spends half of the
 budget on entries of what the directions leave.
+
+Over a backbone of few bits, what an expert shall add has the rounding errors in it. They are spread over all directions
+and entries alike, so the few that an expert can hold would repair little of them, and would be lost to the task. So
+without prompts directions and entries are those of what the fine-tune learned, and only their numbers are fitted to
+what the stored backbone lacks.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import ceil
@@ -81,8 +86,9 @@ def choose_parts(
         metric = metric_of(gram.matrix) if gram.matrix.numel() else None
         found = {}
         for name in gram.weights:
-            change = own_factors(fine_tune, sources, name)
-            dense = sources.lacking(fine_tune, name) if change is None else None
+            blind = metric is None or sources.merged is None
+            change = own_factors(fine_tune, sources, name) if blind else None
+            dense = _decisive(fine_tune, sources, name, gram.power) if change is None else None
             curve = _entries(dense, gram.matrix, sources, room) if form == "auto" and dense is not None else None
             item = directions(change or _known(dense), most, metric)
             if _is_looked_up(name, sources):
@@ -102,18 +108,49 @@ def choose_parts(
                 entries[name] = curve
             advance()
     if form == "both":
-        return _with_entries_of_the_rest(fine_tune, sources, chosen, grams, room)
+        return _with_entries_of_the_rest(fine_tune, sources, chosen, grams, powers, room)
     level = price(chosen.curves, shared(chosen.curves, room))
     better = {name for name, curve in entries.items() if curve.worth(level) > chosen.curves[name].worth(level)}
     curves = {name: entries[name] if name in better else curve for name, curve in chosen.curves.items()}
     pieces = shared(curves, room)
     products = {name: chosen.product(name, count) for name, count in pieces.items() if count and name not in better}
     values = {
-        name: _kept(sources.lacking(fine_tune, name), pieces[name], powers[name], sources)
+        name: _kept(
+            _decisive(fine_tune, sources, name, powers[name]),
+            sources.lacking(fine_tune, name),
+            pieces[name],
+            powers[name],
+            sources,
+        )
         for name in sorted(better)
         if pieces[name]
     }
-    return Parts(values, products)
+    return Parts(values, _fitted(products, fine_tune, sources, powers))
+
+
+def _decisive(fine_tune: Checkpoint, sources: Sources, name: str, power: Tensor) -> Tensor:
+    """The change of a weight that its directions and entries are chosen by.
+
+    With prompts it is all that the stored backbone lacks: errors of rounding that matter for the output count too.
+    """
+    return sources.lacking(fine_tune, name) if power.numel() else sources.learned(fine_tune, name)
+
+
+def _fitted(
+    products: dict[str, Product], fine_tune: Checkpoint, sources: Sources, powers: Mapping[str, Tensor]
+) -> dict[str, Product]:
+    """The low-rank parts with their right factors fitted to what the stored backbone lacks, where it was rounded.
+
+    Semantics: A = argmin_A ‖R − B A‖², R = θ_k − θ_m of the stored backbone
+    """
+    if sources.merged is None:
+        return products
+    return {
+        name: item
+        if powers[name].numel()
+        else Product(item.b, torch.linalg.lstsq(item.b, sources.lacking(fine_tune, name)).solution)
+        for name, item in products.items()
+    }
 
 
 def _computed(
@@ -209,32 +246,42 @@ def _score(change: Tensor, power: Tensor) -> Tensor:
     return change.abs() * power.sqrt() if power.numel() else change.abs()
 
 
-def _kept(change: Tensor, k: int, power: Tensor, sources: Sources) -> Values:
+def _kept(change: Tensor, lacking: Tensor, k: int, power: Tensor, sources: Sources) -> Values:
     index = largest_entries(_score(change, power), k)
-    return Values(index, as_stored(change.gather(1, index), sources.config.storage))
+    return Values(index, as_stored(lacking.gather(1, index), sources.config.storage))
 
 
 def _with_entries_of_the_rest(
-    fine_tune: Checkpoint, sources: Sources, chosen: _Pool, grams: Callable[[], Iterable[Gram]], room: int
+    fine_tune: Checkpoint,
+    sources: Sources,
+    chosen: _Pool,
+    grams: Callable[[], Iterable[Gram]],
+    powers: Mapping[str, Tensor],
+    room: int,
 ) -> Parts:
     pieces = shared(chosen.curves, room // 2)
-    products = {name: chosen.product(name, count) for name, count in pieces.items() if count}
+    found = {name: chosen.product(name, count) for name, count in pieces.items() if count}
+    products = _fitted(found, fine_tune, sources, powers)
 
-    def left(name: str) -> Tensor:
-        change = sources.lacking(fine_tune, name)
-        if name in products:
-            part = stored(products[name].b, products[name].a, sources.config.storage)
-            change -= part.dense(torch.float32)
-        return change
+    def left(change: Tensor, part: Product | None) -> Tensor:
+        return change if part is None else change - stored(part.b, part.a, sources.config.storage).dense(torch.float32)
+
+    def decisive(name: str) -> Tensor:
+        return left(_decisive(fine_tune, sources, name, powers[name]), found.get(name))
+
+    def lacking(name: str) -> Tensor:
+        return left(sources.lacking(fine_tune, name), products.get(name))
 
     def computed(gram: Gram) -> dict[str, Curve]:
-        return {name: _entries(left(name), gram.matrix, sources, room) for name in gram.weights}
+        return {name: _entries(decisive(name), gram.matrix, sources, room) for name in gram.weights}
 
     curves: dict[str, Curve] = {}
-    powers: dict[str, Tensor] = {}
-    for gram, found in _computed(grams, sources, computed):
-        curves |= found
-        powers |= dict.fromkeys(gram.weights, gram.power)
+    for _, some in _computed(grams, sources, computed):
+        curves |= some
     counts = shared(curves, room - spent(chosen.curves, pieces))
-    values = {name: _kept(left(name), count, powers[name], sources) for name, count in counts.items() if count}
+    values = {
+        name: _kept(decisive(name), lacking(name), count, powers[name], sources)
+        for name, count in counts.items()
+        if count
+    }
     return Parts(values, products)

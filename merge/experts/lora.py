@@ -27,24 +27,25 @@ def why_no_lora(base: Checkpoint, fine_tune: Checkpoint) -> str | None:
     return None
 
 
-def keeps_base(sources: Sources, name: str) -> bool:
-    """Whether the stored backbone has the base's own numbers in one tensor."""
+def keeps_base(backbone: Checkpoint, sources: Sources, name: str) -> bool:
+    """Whether a backbone, stored or not rounded yet, has the base's own numbers in one tensor."""
     return all(
         torch.equal(
-            sources.backbone.tensor(name, torch.float32, rows=rows), sources.base.tensor(name, torch.float32, rows=rows)
+            backbone.tensor(name, torch.float32, rows=rows), sources.base.tensor(name, torch.float32, rows=rows)
         )
         for rows in row_blocks(sources.base.tensors[name].shape)
     )
 
 
 def own_factors(fine_tune: Checkpoint, sources: Sources, name: str) -> Factors | None:
-    """θ_k − θ_m of a 2-D weight as factors, float32: of a LoRA on the base, where the backbone is the base there."""
+    """θ_k − θ_m of a 2-D weight as factors, float32: of a LoRA on the base, where the merge is the base there."""
     if not isinstance(fine_tune, AdaptedCheckpoint):
         return None
     if fine_tune.model.path.resolve() != sources.base.path.resolve():
         return None
     found = fine_tune.factors(name, torch.float32)
-    return Factors(*found) if found is not None and keeps_base(sources, name) else None
+    merged = sources.merged or sources.backbone
+    return Factors(*found) if found is not None and keeps_base(merged, sources, name) else None
 
 
 def lora_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelta] | None:
@@ -99,4 +100,4 @@ def _own_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelt
 
 
 def _on_base(sources: Sources) -> bool:
-    return all(keeps_base(sources, name) for name in sources.base.tensors)
+    return all(keeps_base(sources.backbone, sources, name) for name in sources.base.tensors)

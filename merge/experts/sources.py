@@ -25,12 +25,14 @@ class Sources:
         backbone: θ_m as it is stored.
         backbone_digest: digest of its files.
         config: resolved.
+        merged: θ_m before it was rounded to few bits; None: as it is stored.
     """
 
     base: Checkpoint
     backbone: Checkpoint
     backbone_digest: str
     config: ExpertConfig
+    merged: Checkpoint | None = None
 
     def weights(self) -> list[str]:
         """Names of the 2-D weights that get a residual, sorted."""
@@ -70,8 +72,12 @@ class Sources:
         return max(1, round(self.density * columns))
 
     def lacking(self, fine_tune: Checkpoint, name: str) -> Tensor:
-        """θ_k − θ_m of one tensor, float32."""
+        """What an expert shall add to one tensor of the stored backbone: θ_k − θ_m, float32."""
         return difference(fine_tune, self.backbone, name)
+
+    def learned(self, fine_tune: Checkpoint, name: str) -> Tensor:
+        """What the fine-tune has beyond one tensor of the merge: θ_k − θ_m without errors of rounding, float32."""
+        return difference(fine_tune, self.merged or self.backbone, name)
 
 
 @dataclass(frozen=True)

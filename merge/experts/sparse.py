@@ -112,8 +112,8 @@ def _vector(name: str, fine_tune: Checkpoint, sources: Sources) -> Tensor:
 
 
 def _ranking(name: str, fine_tune: Checkpoint, sources: Sources, vector: Tensor) -> Tensor:
-    """What entries are ranked by: the vector; over a quantised backbone the task vector, without rounding errors."""
-    return difference(fine_tune, sources.base, name) if sources.backbone.quantised else vector
+    """What entries are ranked by: the vector, without the errors of rounding a backbone to few bits."""
+    return sources.learned(fine_tune, name) if sources.config.selection == "residual" else vector
 
 
 def _data_free(name: str, fine_tune: Checkpoint, sources: Sources, factor: float) -> Values:
@@ -158,6 +158,5 @@ def _calibrated(
         yield key, Values(index, value)
     for key in sorted(left):  # an embedding is looked up, not multiplied: it has no inputs to measure
         residual = sources.lacking(fine_tune, key)
-        ranking = _ranking(key, fine_tune, sources, residual)
-        index = largest_entries(ranking, sources.entries(residual.shape[1]))
+        index = largest_entries(sources.learned(fine_tune, key), sources.entries(residual.shape[1]))
         yield key, Values(index, as_stored(residual.gather(1, index), config.storage))

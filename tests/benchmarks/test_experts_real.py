@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experts_real import Row, main, table
+from benchmarks.zoo.real.fidelity import Divergence
 from serve.demo.zoo.real.task import Content, RealTask
 from tests.merge.tiny import save_fine_tune, save_tiny
 
@@ -18,6 +19,19 @@ def test_the_table_has_averages_over_the_tasks() -> None:
     half, whole = table(rows)
     assert (half["budget"], half["share"]) == (0.5, 0.5)
     assert (whole["accuracy"], whole["fine_tune"], whole["share"], whole["bytes"]) == (0.7, 0.8, 0.875, 0.95)
+
+
+def test_the_table_tells_storages_apart() -> None:
+    common = {"kind": "lora", "backbone": "base", "form": "auto", "prompts": False, "alone": 0.1, "divergence": None,
+              "budget": 1.0, "bytes": 1.0, "fine_tune": 1.0, "storage": "int4"}  # fmt: skip
+    rows = [
+        Row(task="a", accuracy=0.9, cut_against="int4", kl=Divergence(0.1, 0.4), **common),  # type: ignore[arg-type]
+        Row(task="b", accuracy=0.7, cut_against="int4", kl=Divergence(0.3, 0.8), **common),  # type: ignore[arg-type]
+        Row(task="a", accuracy=0.5, cut_against="bf16", kl=Divergence(0.5, 0.9), **common),  # type: ignore[arg-type]
+    ]
+    without, against = table(rows)
+    assert (without["cut_against"], without["share"], without["kl"], without["kl_99"]) == ("bf16", 0.5, 0.5, 0.9)
+    assert (against["cut_against"], against["share"], against["kl"], against["kl_99"]) == ("int4", 0.8, 0.2, 0.6)
 
 
 def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,12 +49,13 @@ TASK = RealTask(
 
 @pytest.fixture
 def fine_tunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the full fine-tune of the only task."""
+    """A folder with the full fine-tune of the only task, and its base taken for the real one."""
     base = save_tiny(tmp_path / "base")
     (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     save_fine_tune(base, tmp_path / "full" / "tiny", 1, 0.3)
     monkeypatch.setattr("benchmarks.zoo.real.bench.TASKS", (TASK,))
     monkeypatch.setattr("benchmarks.zoo.real.bench.find_task", lambda _: TASK)
+    monkeypatch.setattr("benchmarks.zoo.real.fidelity.find_task", lambda _: TASK)
     monkeypatch.setattr("benchmarks.experts_real.base_dir", lambda: base)
     return tmp_path / "full"
 
@@ -71,3 +86,24 @@ def test_an_expert_that_its_budget_cannot_hold_is_named_and_the_run_goes_on(
     assert [(row["form"], row["budget"]) for row in found["refused"]] == [("sparse", 0.1)]
     assert "set a larger budget" in found["refused"][0]["why"]
     assert "sparse 0.1 %: experts.budget leaves" in printed.err
+
+
+def test_over_rounded_backbones_experts_are_cut_against_both(
+    fine_tunes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("merge.check.general.LEAST_KNOWN", 0)
+    main([
+        "--kinds", "full", "--full", str(fine_tunes), "--forms", "low_rank", "--budgets", "20", "--backbones", "linear",
+        "--prompts", "without", "--requests", "2", "--storage", "bf16", "int4", "--quiet", "--json",
+    ])  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["storage"], row["cut_against"]) for row in found["rows"]] == [
+        ("bf16", "bf16"), ("int4", "bf16"), ("int4", "int4"),
+    ]  # fmt: skip
+    plain, without, against = (row["kl"] for row in found["rows"])
+    assert plain["mean"] < against["mean"] < without["mean"]
+    assert all(kl["mean"] <= kl["p99"] for kl in (plain, without, against))
+    (general,) = found["rounded"]
+    assert (general["backbone"], general["storage"]) == ("linear", "int4")
+    assert general["divergence"] > 0
+    assert general["perplexity_ratio"] != 1

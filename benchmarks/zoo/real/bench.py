@@ -72,9 +72,18 @@ class Bench:
         return fmean(self.marks(checkpoint, task, expert))
 
     def cut(
-        self, task: str, fine_tune: Checkpoint, backbone: Checkpoint, settings: Mapping[str, Any], prompts: bool
+        self,
+        task: str,
+        fine_tune: Checkpoint,
+        backbone: Checkpoint,
+        settings: Mapping[str, Any],
+        prompts: bool,
+        merged: Checkpoint | None = None,
     ) -> tuple[Expert, float, float | None]:
-        """Cut an expert; with it its bytes as a fraction of the backbone's, and its divergence."""
+        """Cut an expert; with it its bytes as a fraction of the backbone's, and its divergence.
+
+        `merged` is the backbone before it was rounded to few bits.
+        """
         known = {"distill": self.distill} if prompts and self.distill is not None else {}
         config = ExpertConfig.model_validate({**settings, **known}).resolved(prompts)
         calibration = None
@@ -82,7 +91,8 @@ class Bench:
             tokens = [encode(self.tokenizer, example)[0] for example in self.requests(task, "calibration")]
             models = build_model(self.base.path), build_model(self.base.path)
             calibration = Calibration(*models, tokens, self._ends, find_task(task).longest)
-        cut = cut_expert(task, fine_tune, Sources(self.base, backbone, "0" * 64, config), calibration)
+        sources = Sources(self.base, backbone, "0" * 64, config, merged)
+        cut = cut_expert(task, fine_tune, sources, calibration)
         with tempfile.TemporaryDirectory() as scratch:
             write_expert(Path(scratch, "expert.safetensors"), cut.expert)
             size = expert_bytes(Path(scratch, "expert.safetensors"))

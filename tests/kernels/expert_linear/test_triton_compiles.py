@@ -1,4 +1,4 @@
-"""The kernels of low-rank experts, compiled ahead of time for a GPU that need not be here."""
+"""The kernels of low-rank experts and of weights in few bits, compiled for a GPU that need not be here."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kernels.expert_linear import low_rank_triton, triton as sparse_triton
+from kernels.expert_linear import low_rank_triton, packed_triton, triton as sparse_triton
 
 TYPES = {
     **dict.fromkeys(("x", "weight", "bias", "y", "value"), "*bf16"),
@@ -23,17 +23,21 @@ TYPES = {
     "index": "*u16",
     "table": "*i64",
 }
-TILES = {"ROWS": 32, "COLUMNS": 128, "ENTRIES": 8, "RANKS": 16, "TOKENS": 16, "ROW_BLOCK": 16, "WIDEN": False}
+TILES = {"ROWS": 32, "COLUMNS": 128, "ENTRIES": 8, "RANKS": 16, "TOKENS": 16, "ROW_BLOCK": 16, "WIDEN": False,
+         "GROUP": 32}
 FLAGS = {"HAS_BIAS": True, "HAS_SPARSE": True, "HAS_SCALE": False, "HAS_LOW_RANK": True}
-for kernel in (low_rank_triton.shrink_kernel, low_rank_triton.expand_kernel, sparse_triton.decode_kernel):
+PACKED = {packed_triton.packed_kernel_8: "*fp32", packed_triton.packed_kernel_4: "*bf16"}
+for kernel in (low_rank_triton.shrink_kernel, low_rank_triton.expand_kernel, sparse_triton.decode_kernel, *PACKED):
+    types = {**TYPES, "data": "*u8", "scale": PACKED.get(kernel, TYPES["scale"])}
     constants = {name: value for name, value in {**TILES, **FLAGS}.items() if name in kernel.arg_names}
-    signature = {name: "constexpr" if name in constants else TYPES.get(name, "i32") for name in kernel.arg_names}
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     made = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
     print(kernel.__name__, len(made.asm["cubin"]) > 0)
 """
 
 
-def test_kernels_of_low_rank_experts_compile_without_a_gpu() -> None:
+def test_kernels_compile_without_a_gpu() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == ["shrink_kernel", "True", "expand_kernel", "True", "decode_kernel", "True"]
+    names = ("shrink_kernel", "expand_kernel", "decode_kernel", "packed_kernel_8", "packed_kernel_4")
+    assert ran.stdout.split() == [word for name in names for word in (name, "True")]

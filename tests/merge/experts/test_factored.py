@@ -1,5 +1,6 @@
 """Experts of a shared budget, on tiny models."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from merge.experts.placed import Values
 from merge.experts.refit import as_read
 from merge.experts.running import assign
 from merge.lora import open_adapter
+from merge.quantised_backbone import write_quantised
 from tests.merge.experts.conftest import World
 from tests.merge.lora.adapters import Q, factors, write_adapter
 from tests.merge.tiny import save_fine_tune, save_tiny
@@ -226,6 +228,48 @@ class TestLora:
             cut_expert("lora", lora, sources(world, form="lora"))
         with pytest.raises(ValueError, match="is a full checkpoint"):
             cut_expert("one", world.fine_tunes["one"], sources(world, world.base, form="lora"))
+
+
+class TestOverARoundedBackbone:
+    """A LoRA of a rank of 4, whose change is smaller than the errors of rounding to 4 bits."""
+
+    @pytest.fixture
+    def given(self, world: World, tmp_path: Path) -> tuple[Sources, Checkpoint]:
+        (tmp_path / "rounded").mkdir()
+        write_quantised(tmp_path / "rounded", world.base, "int4", torch.bfloat16)
+        made = {key: 0.05 * factor for key, factor in factors(Q, 32, 32).items()}
+        lora = open_adapter(write_adapter(tmp_path / "lora", made), world.base)
+        backbone = open_checkpoint(tmp_path / "rounded")
+        config = ExpertConfig(form="low_rank", budget=0.05, storage="bf16").resolved(calibrated=False)
+        return Sources(world.base, backbone, backbone_digest(backbone.path), config, world.base), lora
+
+    def test_directions_are_what_the_fine_tune_learned(self, given: tuple[Sources, Checkpoint]) -> None:
+        sources, lora = given
+        name = f"{Q}.weight"
+        learned, lacking = sources.learned(lora, name), sources.lacking(lora, name)
+        assert learned.norm() < (lacking - learned).norm()
+        (part,) = choose_parts(lora, sources, sources.room(0)).products.items()
+        assert part[0] == name
+        product = part[1]
+        assert product.a.shape[0] == 4
+        space = torch.linalg.qr(product.b).Q
+        torch.testing.assert_close(space @ (space.T @ learned), learned, atol=1e-5, rtol=1e-4)
+        # Within these directions nothing is lacking any more, errors of rounding included.
+        left = space.T @ (lacking - product.b @ product.a)
+        torch.testing.assert_close(left, torch.zeros_like(left), atol=1e-5, rtol=0)
+
+    def test_entries_beside_them_take_their_numbers_from_what_is_lacking(
+        self, world: World, given: tuple[Sources, Checkpoint]
+    ) -> None:
+        sources, _ = given
+        config = ExpertConfig(form="both", budget=0.2, storage="bf16").resolved(calibrated=False)
+        tune = world.fine_tunes["one"]
+        expert = cut_expert("one", tune, replace(sources, config=config)).expert
+        entries, part = expert.sparse[UP], expert.low_rank[UP].dense(torch.float32)
+        left = (sources.lacking(tune, UP) - part).gather(1, entries.index.long())
+        kept = entries.numbers.float()
+        torch.testing.assert_close(kept[kept != 0], left[kept != 0], atol=1e-3, rtol=1e-2)
+        assert (sources.lacking(tune, UP) - part).norm() < sources.lacking(tune, UP).norm()
 
 
 def test_an_embedding_that_is_no_head_counts_by_row(tmp_path: Path) -> None:
