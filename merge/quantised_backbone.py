@@ -6,7 +6,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from merge.bundle.quantised import PACKED, PARTS, SCALE, SHAPE, packed_tensors, quantise, scheme_of, write_quantisation
+from merge.bundle.quantised import (
+    INT8,
+    PACKED,
+    PARTS,
+    SCALE,
+    SCHEMES,
+    SHAPE,
+    is_embedding,
+    packed_tensors,
+    quantise,
+    write_quantisation,
+)
 from merge.bundle.quantised.packing import packed_columns
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointWriter, TensorInfo, TensorSpec, copy_settings
 
@@ -23,18 +34,20 @@ def write_quantised(
     Args:
         directory: an existing, empty directory.
         merged: the backbone as it was merged, in float32.
-        storage: int8 or int4; embeddings and the head get 8 bits in both, and 1-D parameters stay floating.
+        storage: int8 or int4, of linear weights. The embedding and the head are rounded to 8 bits in both and stored
+            multiplied out, since transformers loads no packed embeddings. 1-D parameters stay as they are.
         dtype: of what is not rounded, and what config.json declares.
         shard_bytes: most bytes of a file.
 
     Raises:
         CheckpointError: a tensor cannot be read.
     """
-    rounded = {name: info for name, info in merged.tensors.items() if _is_rounded(info)}
+    rounded = {name: info for name, info in merged.tensors.items() if _is_rounded(info) and not is_embedding(name)}
     specs = [TensorSpec(name, info.dtype, info.shape) for name, info in merged.buffers.items()]
     specs += [TensorSpec(name, dtype, info.shape) for name, info in merged.tensors.items() if name not in rounded]
+    scheme = SCHEMES[storage]
     for name, info in rounded.items():
-        scheme, (rows, columns) = scheme_of(storage, name), info.shape
+        rows, columns = info.shape
         specs += [
             TensorSpec(name + PACKED, torch.int32, (rows, packed_columns(columns, scheme.bits))),
             TensorSpec(name + SCALE, torch.bfloat16, (rows, scheme.scales(columns))),
@@ -48,7 +61,7 @@ def write_quantised(
             return torch.tensor(rounded[weight].shape)
         if name in scales:
             return scales.pop(name)
-        found = packed_tensors(weight, quantise(merged.tensor(weight, torch.float32), scheme_of(storage, weight)))
+        found = packed_tensors(weight, quantise(merged.tensor(weight, torch.float32), scheme))
         if name == weight + PACKED:
             scales[weight + SCALE] = found[weight + SCALE]
         return found[name]
@@ -59,6 +72,8 @@ def write_quantised(
             weight = next((name.removesuffix(suffix) for suffix in PARTS if name.endswith(suffix)), name)
             if weight in rounded:
                 writer.write(name, part(weight, name))
+            elif is_embedding(name) and _is_rounded(merged.tensors[name]):
+                writer.write(name, quantise(merged.tensor(name, torch.float32), INT8).dequantised(dtype))
             else:
                 writer.write(name, merged.tensor(name))
     copy_settings(merged.path, directory)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,9 +15,12 @@ from merge.bundle.quantised import (
     QuantisationError,
     QuantisedWeight,
     Scheme,
+    has_rounded_embeddings,
+    is_embedding,
     quantise,
     read_quantisation,
     read_weight,
+    recovered,
     scheme_of,
     stored_parts,
 )
@@ -31,14 +34,28 @@ GROUP = 32
 """Columns that share a scale in a `PackedWeight` of 4 bits."""
 
 
-def quantisation_of(directory: Path) -> frozenset[Scheme]:
-    """How a model directory's weights are quantised; empty where they are not.
+@dataclass(frozen=True)
+class Stored:
+    """How a model directory's weights are quantised.
+
+    Attributes:
+        schemes: of packed weights; empty: the model is not quantised.
+        embeddings: whether the embedding and the head are floating numbers that fit into 8 bits.
+    """
+
+    schemes: frozenset[Scheme] = frozenset()
+    embeddings: bool = False
+
+
+def quantisation_of(directory: Path) -> Stored:
+    """How a model directory's weights are quantised.
 
     Raises:
         ModelError: in a way that is not supported.
     """
+    config = json.loads((directory / "config.json").read_bytes())
     try:
-        return read_quantisation(json.loads((directory / "config.json").read_bytes()))
+        return Stored(read_quantisation(config), has_rounded_embeddings(config))
     except QuantisationError as error:
         raise ModelError(f"{directory}: {error}") from error
 
@@ -46,18 +63,18 @@ def quantisation_of(directory: Path) -> frozenset[Scheme]:
 class QuantisedReader:
     """The tensors of a directory's files, by name, and how the weights among them become a decoder's."""
 
-    def __init__(self, files: Sequence[Path], schemes: frozenset[Scheme], storage: str | None) -> None:
+    def __init__(self, files: Sequence[Path], stored: Stored, storage: str | None) -> None:
         """Look at the names.
 
         Args:
             files: of weights.
-            schemes: of stored quantised weights.
+            stored: how the weights in them are quantised.
             storage: int8 or int4, for weights that are stored unquantised; None: they stay so.
 
         Raises:
             ModelError: a file that cannot be read, or parts of a quantised weight without the others.
         """
-        self._schemes, self._storage, self._dtype = schemes, storage, torch.float32
+        self._stored, self._storage, self._dtype = stored, storage, torch.float32
         self._file: dict[str, Path] = {}
         for file in files:
             try:
@@ -106,16 +123,19 @@ class QuantisedReader:
         if not isinstance(part.layer, Linear) or isinstance(part.layer, Router) or part.kind == "bias":
             return False
         if all(name not in self._quantised for name, _ in members):
-            return self._storage is not None
-        groups = {scheme.group for scheme in self._schemes if scheme.bits == 4}
+            return self._storage is not None or self._is_rounded(members)
+        groups = {scheme.group for scheme in self._stored.schemes if scheme.bits == 4}
         fits = all(group is None or group % GROUP == 0 for group in groups)
         return fits and all(name in self._quantised for name, _ in members)
+
+    def _is_rounded(self, members: Sequence[tuple[str, Placement]]) -> bool:
+        return self._stored.embeddings and all(is_embedding(name) for name, _ in members)
 
     def _read(self, name: str, placement: Placement) -> Tensor | QuantisedWeight:
         file = self.file(name)
         if name in self._quantised:
             try:
-                found: Tensor | QuantisedWeight = read_weight(name, self._tensor, self._schemes)
+                found: Tensor | QuantisedWeight = read_weight(name, self._tensor, self._stored.schemes)
             except QuantisationError as error:
                 raise ModelError(f"{file}: {error}") from error
         else:
@@ -135,10 +155,7 @@ class QuantisedReader:
 
     def _stack(self, members: Sequence[tuple[str, Tensor | QuantisedWeight]]) -> Tensor | PackedWeight:
         """One layer's weight from those that it stacks; multiplied out where they differ in their bits."""
-        found = [
-            quantise(weight, scheme_of(self._storage or "int8", name)) if isinstance(weight, Tensor) else weight
-            for name, weight in members
-        ]
+        found = [self._rounded(name, weight) if isinstance(weight, Tensor) else weight for name, weight in members]
         bits = {weight.scheme.bits for weight in found}
         whole = all(weight.scheme.group is None for weight in found)
         if len(bits) > 1 or (bits == {8} and not whole):
@@ -148,6 +165,9 @@ class QuantisedReader:
         scale = torch.cat([_by_group(weight) if packed.bits == 4 else weight.scale for weight in found])
         packed.fill(torch.cat([weight.value for weight in found]), scale.to(torch.float32))
         return packed
+
+    def _rounded(self, name: str, weight: Tensor) -> QuantisedWeight:
+        return recovered(weight) if self._storage is None else quantise(weight, scheme_of(self._storage, name))
 
 
 def _by_group(weight: QuantisedWeight) -> Tensor:

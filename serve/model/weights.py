@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 
 from merge.bundle import BundleError, model_shards, open_shard
-from merge.bundle.quantised import Scheme
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
 from serve.model.huge_pages import hold_together
-from serve.model.quantised_weights import QuantisedReader, quantisation_of
+from serve.model.quantised_weights import QuantisedReader, Stored, quantisation_of
 from serve.model.read_config import read_config
 
 
@@ -38,9 +37,9 @@ def load_model(
     directory = Path(directory)
     config = read_config(directory)
     decoder = Decoder(config, max_positions or config.max_positions, dtype or config.dtype, torch.device(device))
-    schemes = quantisation_of(directory)
-    if schemes or quantisation is not None:
-        return _load_quantised(directory, decoder, schemes, quantisation)
+    stored = quantisation_of(directory)
+    if stored.schemes or quantisation is not None:
+        return _load_quantised(directory, decoder, stored, quantisation)
     parts = dict.fromkeys(placement.part for placement in decoder.placements.values())
     hold_together([part.tensor for part in parts])
     missing = set(decoder.placements)
@@ -50,16 +49,16 @@ def load_model(
     return decoder
 
 
-def _load_quantised(directory: Path, decoder: Decoder, schemes: frozenset[Scheme], quantisation: str | None) -> Decoder:
+def _load_quantised(directory: Path, decoder: Decoder, stored: Stored, quantisation: str | None) -> Decoder:
     packs = decoder.device.type == "cpu" and decoder.dtype in {torch.bfloat16, torch.float32}
-    if quantisation is not None and schemes:
+    if quantisation is not None and stored.schemes:
         raise ModelError(f"{directory} is quantised already: serve it without a quantization")
     if quantisation is not None and not packs:
         raise ModelError(
             f"quantization {quantisation} is for a CPU, in bfloat16 or float32; this model runs in "
             f"{str(decoder.dtype).removeprefix('torch.')} on {decoder.device}"
         )
-    reader = QuantisedReader(_shards(directory), schemes, quantisation)
+    reader = QuantisedReader(_shards(directory), stored, quantisation)
     names = {name for name in reader.names if not _is_derived(name, decoder)}
     for name in sorted(names - decoder.placements.keys()):
         raise ModelError(_unknown(reader.file(name), name, decoder))

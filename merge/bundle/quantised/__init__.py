@@ -7,9 +7,14 @@ in config.json.
 
 from merge.bundle.quantised.files import PACKED, PARTS, SCALE, SHAPE, packed_tensors, read_weight, stored_parts
 from merge.bundle.quantised.packing import pack, unpack
-from merge.bundle.quantised.scheme import INT4, INT8, SCHEMES, Scheme, scheme_of
-from merge.bundle.quantised.settings import QuantisationError, read_quantisation, write_quantisation
-from merge.bundle.quantised.weights import QuantisedWeight, quantise
+from merge.bundle.quantised.scheme import INT4, INT8, SCHEMES, Scheme, is_embedding, scheme_of
+from merge.bundle.quantised.settings import (
+    QuantisationError,
+    has_rounded_embeddings,
+    read_quantisation,
+    write_quantisation,
+)
+from merge.bundle.quantised.weights import QuantisedWeight, quantise, recovered
 
 __all__ = [
     "INT4",
@@ -22,11 +27,14 @@ __all__ = [
     "QuantisationError",
     "QuantisedWeight",
     "Scheme",
+    "has_rounded_embeddings",
+    "is_embedding",
     "pack",
     "packed_tensors",
     "quantise",
     "read_quantisation",
     "read_weight",
+    "recovered",
     "scheme_of",
     "stored_parts",
     "unpack",

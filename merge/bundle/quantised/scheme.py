@@ -46,5 +46,9 @@ def scheme_of(storage: str, parameter: str) -> Scheme:
         storage: a key of `SCHEMES`.
         parameter: the weight's name, as in `model.layers.0.mlp.up_proj.weight`.
     """
-    module = parameter.removesuffix(".weight").rpartition(".")[2]
-    return INT8 if module in EMBEDDINGS else SCHEMES[storage]
+    return INT8 if is_embedding(parameter) else SCHEMES[storage]
+
+
+def is_embedding(parameter: str) -> bool:
+    """Whether a weight is the embedding or the head, by its name."""
+    return parameter.removesuffix(".weight").rpartition(".")[2] in EMBEDDINGS

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from merge.bundle.quantised.scheme import EMBEDDINGS, INT8, SCHEMES, Scheme
+from merge.bundle.quantised.scheme import SCHEMES, Scheme
 
 FORMAT = "pack-quantized"
 BITS = frozenset({4, 8})
+ROUNDED = "overtone_embedding_bits"
+"""Key of config.json: bits that the embedding and the head fit into. transformers loads no packed embeddings, so they
+are stored multiplied out, and a server that holds them in 8 bits again must know that nothing is lost."""
 _ADVICE = (
     "give the unquantised checkpoint (overtone serve --quantization int8 or int4 quantises it), or one in "
     f"compressed-tensors' format {FORMAT} with symmetric weights in 8 or 4 bits"
@@ -90,26 +93,32 @@ def _scheme(name: str, group: Any) -> Scheme:
     return Scheme(weights["num_bits"], size)
 
 
+def has_rounded_embeddings(config: Mapping[str, Any]) -> bool:
+    """Whether the embedding and the head, which are stored floating, have values of 8 bits with a scale a row.
+
+    Args:
+        config: config.json.
+    """
+    return config.get(ROUNDED) == 8
+
+
 def write_quantisation(config: Mapping[str, Any], storage: str) -> dict[str, Any]:
-    """config.json of a quantised backbone.
+    """config.json of a quantised backbone, whose embedding and head are rounded but not packed.
 
     Args:
         config: of the unquantised one.
         storage: a key of `SCHEMES`.
     """
-    tied = bool(config.get("tie_word_embeddings", False))
-    embeddings = [f"re:.*{name}$" for name in EMBEDDINGS if not (tied and name == "lm_head")]
-    groups = {"group_0": _group(["Linear"], SCHEMES[storage]), "group_1": _group(embeddings, INT8)}
     settings = {
         "quant_method": "compressed-tensors",
         "format": FORMAT,
         "quantization_status": "compressed",
-        "config_groups": groups,
-        "ignore": ["lm_head"] if tied else [],
+        "config_groups": {"group_0": _group(["Linear"], SCHEMES[storage])},
+        "ignore": ["lm_head"],
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }
-    return {**config, "quantization_config": settings}
+    return {**config, ROUNDED: 8, "quantization_config": settings}
 
 
 def _group(targets: list[str], scheme: Scheme) -> dict[str, Any]:

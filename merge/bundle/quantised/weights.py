@@ -1,12 +1,13 @@
 """Rounding a weight to few bits, and multiplying it out."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from merge.bundle.quantised.scheme import Scheme
+from merge.bundle.quantised.scheme import INT8, Scheme
 
 PIECE = 1 << 20
 """Elements that are rounded at a time, so that what is computed on the way stays in the cache."""
@@ -58,6 +59,22 @@ def quantise(weight: Tensor, scheme: Scheme) -> QuantisedWeight:
         weight: [N, K] floating, finite.
         scheme: bits and group.
     """
+    return _rounded(weight, scheme, lambda v: _clipped(v, scheme))
+
+
+def recovered(weight: Tensor) -> QuantisedWeight:
+    """Find the integers and scales of a weight that had 8 bits, was multiplied out and was rounded to bfloat16.
+
+    Semantics: per row v, the s among the neighbours in bfloat16 of max(v) / 127, −min(v) / 127 and −min(v) / 128 that
+    gives the least Σ (v − s q)², q = round(v / s): the largest integer of a row that `quantise` made is one of these
+
+    Args:
+        weight: [N, K] floating, finite.
+    """
+    return _rounded(weight, INT8, _neighbours)
+
+
+def _rounded(weight: Tensor, scheme: Scheme, scales: Callable[[Tensor], Iterator[Tensor]]) -> QuantisedWeight:
     rows, columns = weight.shape
     group = scheme.group or columns
     value = torch.empty(rows, columns, dtype=torch.int8)
@@ -66,21 +83,32 @@ def quantise(weight: Tensor, scheme: Scheme) -> QuantisedWeight:
     for first in range(0, rows, step):
         piece = weight[first : first + step].to(torch.float32)
         padded = F.pad(piece, (0, -columns % group)).view(len(piece), -1, group)
-        integers, factors = _least_error(padded, scheme)
+        integers, factors = _least_error(padded, scheme, scales(padded))
         value[first : first + step] = integers.flatten(1)[:, :columns]
         scale[first : first + step] = factors
     return QuantisedWeight(value, scale, scheme)
 
 
-def _least_error(v: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+def _clipped(v: Tensor, scheme: Scheme) -> Iterator[Tensor]:
+    reach = v.abs().amax(-1, keepdim=True) / scheme.highest
+    yield from ((reach * part).to(torch.bfloat16) for part in CLIPPED)
+
+
+def _neighbours(v: Tensor) -> Iterator[Tensor]:
+    highest, lowest = v.amax(-1, keepdim=True), v.amin(-1, keepdim=True)
+    for reach in (highest / INT8.highest, lowest / -INT8.highest, lowest / INT8.lowest):
+        nearest = reach.clamp_min(0).to(torch.bfloat16)
+        yield from ((nearest.view(torch.int16) + step).clamp_min(0).view(torch.bfloat16) for step in (0, -1, 1))
+
+
+def _least_error(v: Tensor, scheme: Scheme, scales: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
     """Integers [..., group] int8 and scales [...] bfloat16 of groups v [..., group] float32."""
     tiny = torch.finfo(torch.bfloat16).tiny
-    reach = v.abs().amax(-1, keepdim=True) / scheme.highest
     best = torch.zeros_like(v, dtype=torch.int8)
-    chosen = torch.full_like(reach, tiny, dtype=torch.bfloat16)
-    least = torch.full_like(reach, torch.inf)
-    for part in CLIPPED:
-        scale = (reach * part).to(torch.bfloat16).clamp_min(tiny)
+    chosen = torch.full((*v.shape[:-1], 1), tiny, dtype=torch.bfloat16)
+    least = torch.full(chosen.shape, torch.inf)
+    for candidate in scales:
+        scale = candidate.clamp_min(tiny)
         wide = scale.to(torch.float32)
         integers = (v / wide).round_().clamp_(scheme.lowest, scheme.highest)
         error = torch.sub(v, integers * wide).square_().sum(-1, keepdim=True)

@@ -11,6 +11,7 @@ from merge.bundle.quantised import (
     INT4,
     INT8,
     Scheme,
+    is_embedding,
     packed_tensors,
     quantise,
     scheme_of,
@@ -29,7 +30,9 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def compress(directory: Path, storage: str = "int4", other: Scheme | None = None) -> dict[str, Tensor]:
+def compress(
+    directory: Path, storage: str = "int4", other: Scheme | None = None, packs_embeddings: bool = False
+) -> dict[str, Tensor]:
     """Store the directory's weights quantised; gives what they are multiplied out."""
     file, config = directory / "model.safetensors", directory / "config.json"
     stored: dict[str, Tensor] = {}
@@ -40,9 +43,15 @@ def compress(directory: Path, storage: str = "int4", other: Scheme | None = None
             continue
         scheme = scheme_of(storage, name)
         weight = quantise(tensor, other if other and scheme != INT8 else scheme)
-        stored |= packed_tensors(name, weight)
         dense[name] = weight.dequantised()
+        if is_embedding(name) and not packs_embeddings:
+            stored[name] = weight.dequantised(torch.bfloat16)
+        else:
+            stored |= packed_tensors(name, weight)
     settings = write_quantisation(json.loads(config.read_text()), storage)
+    if packs_embeddings:
+        groups = settings["quantization_config"]["config_groups"]
+        groups["group_1"] = {"weights": {**groups["group_0"]["weights"], "num_bits": 8, "strategy": "channel"}}
     if other is not None:
         weights = settings["quantization_config"]["config_groups"]["group_0"]["weights"]
         weights["strategy"], weights["group_size"] = ("group", other.group) if other.group else ("channel", None)
@@ -84,6 +93,24 @@ def test_serves_what_is_stored_quantised(directory: Path, storage: str) -> None:
     assert isinstance(half.layers[0].down.weight, Tensor)
     name, placement = next(item for item in half.placements.items() if item[0] == NAME)
     assert torch.equal(placement.target, dense[name].half())
+
+
+def test_serves_packed_embeddings(directory: Path) -> None:
+    dense = compress(directory, packs_embeddings=True)
+    decoder = load_model(directory)
+    check(decoder, dense)
+    assert isinstance(decoder.placements["model.embed_tokens.weight"].part.layer.weight, PackedWeight)
+
+
+def test_floating_embeddings_stay_so_unless_config_says_that_they_are_rounded(directory: Path) -> None:
+    compress(directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    embedding = load_model(directory).placements["model.embed_tokens.weight"].part
+    assert isinstance(embedding.layer.weight, PackedWeight)
+    path.write_text(json.dumps({key: value for key, value in config.items() if not key.startswith("overtone")}))
+    embedding = load_model(directory).placements["model.embed_tokens.weight"].part
+    assert isinstance(embedding.layer.weight, Tensor)
 
 
 @pytest.mark.parametrize(("other", "packs"), [(Scheme(4, 64), True), (Scheme(4), True), (Scheme(4, 16), False)])

@@ -2,23 +2,33 @@ from typing import Any
 
 import pytest
 
-from merge.bundle.quantised import INT4, INT8, QuantisationError, Scheme, read_quantisation, write_quantisation
+from merge.bundle.quantised import (
+    INT4,
+    INT8,
+    QuantisationError,
+    Scheme,
+    has_rounded_embeddings,
+    read_quantisation,
+    write_quantisation,
+)
 
 
-def written(storage: str = "int4", tied: bool = False) -> dict[str, Any]:
-    return write_quantisation({"model_type": "llama", "tie_word_embeddings": tied}, storage)
+def written(storage: str = "int4") -> dict[str, Any]:
+    return write_quantisation({"model_type": "llama"}, storage)
 
 
 def test_reads_what_it_writes() -> None:
     assert read_quantisation({"model_type": "llama"}) == frozenset()
     assert read_quantisation(written("int8")) == {INT8}
-    assert read_quantisation(written("int4")) == {INT4, INT8}
+    assert read_quantisation(written("int4")) == {INT4}
     assert written()["model_type"] == "llama"
+    assert has_rounded_embeddings(written())
+    assert not has_rounded_embeddings({"model_type": "llama"})
 
 
-def test_a_tied_head_has_no_scheme() -> None:
-    settings = written(tied=True)["quantization_config"]
-    assert settings["config_groups"]["group_1"]["targets"] == ["re:.*embed_tokens$"]
+def test_the_head_is_not_packed() -> None:
+    settings = written()["quantization_config"]
+    assert [group["targets"] for group in settings["config_groups"].values()] == [["Linear"]]
     assert settings["ignore"] == ["lm_head"]
 
 
@@ -66,9 +76,9 @@ def test_reads_other_groups() -> None:
     config = written()
     weights = config["quantization_config"]["config_groups"]["group_0"]["weights"]
     weights["group_size"] = 128
-    assert read_quantisation(config) == {Scheme(4, 128), INT8}
+    assert read_quantisation(config) == {Scheme(4, 128)}
     weights["strategy"], weights["group_size"] = "channel", None
-    assert read_quantisation(config) == {Scheme(4), INT8}
+    assert read_quantisation(config) == {Scheme(4)}
     weights["strategy"], weights["group_size"] = "group", 0
     with pytest.raises(QuantisationError, match="group_size is 0"):
         read_quantisation(config)

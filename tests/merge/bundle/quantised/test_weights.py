@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from merge.bundle.quantised import INT4, INT8, Scheme, quantise, scheme_of
+from merge.bundle.quantised import INT4, INT8, Scheme, quantise, recovered, scheme_of
 
 
 @pytest.mark.parametrize("scheme", [INT8, INT4, Scheme(4), Scheme(8, 32)])
@@ -55,3 +55,21 @@ def test_multiplies_out_in_float32_and_rounds_once() -> None:
 def test_embeddings_and_the_head_keep_8_bits() -> None:
     assert scheme_of("int4", "model.layers.3.mlp.up_proj.weight") == INT4
     assert scheme_of("int4", "model.embed_tokens.weight") == scheme_of("int4", "lm_head.weight") == INT8
+
+
+@pytest.mark.parametrize("tail", [1.0, 3.0])
+@pytest.mark.parametrize("columns", [3, 576])
+def test_eight_bits_are_found_again(tail: float, columns: int) -> None:
+    """Rows of light and heavy tails, whose scales reach the largest value or clip it."""
+    weight = torch.randn(200, columns, generator=torch.Generator().manual_seed(0))
+    weight = weight.sign() * weight.abs() ** tail
+    weight[0], weight[1], weight[2] = 0, weight[1].abs(), -weight[2].abs()
+    stored = quantise(weight, INT8)
+    exact = stored.dequantised()
+    assert torch.equal(recovered(exact).dequantised(), exact)
+    rounded = stored.dequantised(torch.bfloat16).float()
+    found = recovered(rounded).dequantised()
+    if columns == 576 and tail == 1:
+        assert torch.equal(found, exact)
+    # Rows with few different numbers may fit another scale even better.
+    assert bool(((found - rounded).square().sum(1) <= (exact - rounded).square().sum(1) * (1 + 1e-5)).all())
