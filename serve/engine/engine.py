@@ -77,7 +77,7 @@ class Engine:
         """
         prompt, params = request.prompt, request.params
         if not prompt:
-            raise InvalidRequest("prompt is empty; it must hold at least one token")
+            raise InvalidRequest("prompt is empty; it must hold at least one token", "prompt")
         if len(prompt) + min(params.max_tokens, 1) > self.max_model_len:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens; with a generated one it must fit {self.max_model_len}"
@@ -88,16 +88,17 @@ class Engine:
         ending = {"stop_token_ids": params.stop_token_ids, "end_token_ids": params.ends(())}
         for name, tokens in (("prompt", new), *ending.items(), *ranges.items()):
             if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab:
-                raise InvalidRequest(f"{name} has a token outside the vocabulary, 0 to {self._vocab - 1}")
+                raise InvalidRequest(f"{name} has a token outside the vocabulary, 0 to {self._vocab - 1}", name)
         self._checked = prompt
         names = [name for name, _ in request.experts]
         if len(set(names)) < len(names):
-            raise InvalidRequest(f"experts names one of {', '.join(names)} twice")
+            raise InvalidRequest(f"experts names one of {', '.join(names)} twice", "experts")
         versions = tuple((self._version(name), float(gate)) for name, gate in request.experts)
         if any(not abs(gate) < float("inf") for _, gate in versions):
-            raise InvalidRequest("experts has a gate that is not finite")
+            raise InvalidRequest("experts has a gate that is not finite", "experts")
         if len(versions) > self.experts.slots:
-            raise InvalidRequest(f"experts mixes {len(versions)}; at most {self.experts.slots} can be resident at once")
+            message = f"experts mixes {len(versions)}; at most {self.experts.slots} can be resident at once"
+            raise InvalidRequest(message, "experts")
         return versions
 
     def add(self, request: Request) -> None:
@@ -111,7 +112,7 @@ class Engine:
     def admit(self, request: Request, experts: tuple[tuple[ExpertVersion, float], ...]) -> None:
         """Let a checked request wait, with the versions that the check found."""
         if request.request_id in self._sequences:
-            raise InvalidRequest(f"request_id {request.request_id!r} is that of an unfinished request")
+            raise InvalidRequest(f"request_id {request.request_id!r} is that of an unfinished request", "request_id")
         number, seed = next(self._numbers), request.params.seed
         sequence = Sequence(request, experts, mix64(mix64(self._seed) + number) if seed is None else seed)
         self._sequences[request.request_id] = sequence

@@ -6,7 +6,15 @@ class EngineError(RuntimeError):
 
 
 class InvalidRequest(EngineError):  # noqa: N818
-    """A field of the request has a value that this model or engine cannot serve."""
+    """A field of the request has a value that this model or engine cannot serve.
+
+    Attributes:
+        field: its name; None: the message says it.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class PromptTooLong(InvalidRequest):

@@ -174,7 +174,7 @@ class AsyncEngine:
             raise Draining("the server is shutting down: it finishes what runs and admits nothing more")
         experts = self.engine.check(request)
         if request.request_id in self._mailboxes:
-            raise InvalidRequest(f"request_id {request.request_id!r} is that of an unfinished request")
+            raise InvalidRequest(f"request_id {request.request_id!r} is that of an unfinished request", "request_id")
         self._check_queue(len(request.prompt))
         mailbox = self._mailboxes[request.request_id] = Mailbox(request, experts)
         self._commands.append(request)

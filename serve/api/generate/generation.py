@@ -157,8 +157,7 @@ def refusal(error: EngineError, routed: bool = False) -> ApiError:
             gone = unavailable(f"{message}: it has just been unloaded; try again", "expert_unloaded")
             return gone if routed else ApiError(404, message, param="model", code="model_not_found")
         case InvalidRequest():
-            field = message.split(maxsplit=1)[0]  # the engine begins its message with it
-            known = field in CompletionRequest.model_fields or field in ChatRequest.model_fields
-            return invalid(field if known else None, message, code="invalid_value")
+            known = {*CompletionRequest.model_fields, *ChatRequest.model_fields}  # the engine's may have other names
+            return invalid(error.field if error.field in known else None, message, code="invalid_value")
     dead = unavailable(f"the engine has stopped: {message}", "engine_dead")
     return unavailable(message, "expert_unavailable") if isinstance(error, ExpertUnavailable) else dead

@@ -99,7 +99,7 @@ def test_what_the_engine_refuses(http: httpx.Client, engine: FakeEngine, refusal
 
 
 def test_a_refusal_of_the_engine_names_the_field(http: httpx.Client, engine: FakeEngine):
-    engine.refusal = InvalidRequest("experts mixes 5; at most 2")
+    engine.refusal = InvalidRequest("there are 5; at most 2", "experts")
     assert error_of(http.post("/v1/completions", json=BODY), 400)["param"] == "experts"
 
 
