@@ -1,9 +1,9 @@
 """What the Triton kernels become on GPUs that need not be here.
 
 Each kernel is compiled ahead of time for sm_80, sm_90 and sm_100, and read with the `cuobjdump` that triton's wheel
-carries: registers, spills, shared memory, and how wide the instructions that fetch from memory are. The bytes it moves
-are counted from its own loads and stores (`benchmarks.triton_traffic`). The time given for them is a model, those bytes
-at the card's bandwidth, and not a timing.
+carries: registers, spills, shared memory, and what is in the innermost loops. The bytes of `sparse_kernel` are counted
+from its own loads and stores (`benchmarks.triton_traffic`). Beside the time that these bytes take stands the one that
+`benchmarks.gpu.roofline` models for an H200 from latencies and gathers. Both are models, and not timings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,52 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.triton_traffic import Layer, ideal_bytes, ratios
-from kernels.expert_linear import triton as expert_linear
+from benchmarks.gpu.roofline import H200, sparse_us
+from benchmarks.triton_traffic import DTYPES, EXPERTS, Layer, ideal_bytes, ratios
+from kernels.attention.rotary_triton import rotary_kernel
 from kernels.expert_linear.bank import ROW_BLOCK
-from kernels.expert_linear.low_rank_triton import RANKS, TOKEN_TILE
+from kernels.expert_linear.low_rank_triton import RANKS, expand_kernel, shrink_kernel
+from kernels.expert_linear.tiles import TILE, WORDS
+from kernels.expert_linear.triton import SPARSE, sparse_kernel
+from kernels.gated_triton import gated_kernel
+from kernels.norm_triton import add_norm_kernel
 
 BANDWIDTH = {80: 2039e9, 90: 3350e9, 100: 8000e9}
 """Bytes a second of the memory of an A100 80 GB, an H100 and a B200 (SXM), by NVIDIA's data sheets."""
 POINTERS = {
     "index": "*u16",
-    "ranks": "*i32",
-    "table": "*i64",
-    "group_slot": "*i32",
-    "group_start": "*i32",
-    "group_token": "*i32",
+    "places": "*i64",
+    **dict.fromkeys(("ranks", "tiles", "token", "slots"), "*i32"),
+    **dict.fromkeys(("scale", "u", "gate", "gates", "delta"), "*fp32"),
 }
-FLOATS = {"scale": "*fp32", "u": "*fp32", "group_gate": "*fp32"}
-OPERANDS = ("x", "weight", "bias", "y")
+OPERANDS = (
+    *("x", "y", "bias", "made", "weight", "stream", "gate_up", "out"),
+    *("query", "key", "cos", "sin", "key_cache", "value_cache"),
+)
+FLOATS = ("factor", "eps", "offset")
+MULTIPLES = ("rows", "columns", "x_stride", "directions", "elements", "size", "stride")
+"""Numbers that are multiples of 16 in every model's layers; Triton finds it at launch, where it specialises them."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What is in an innermost loop that loads from memory.
+
+    Attributes:
+        instructions: all of them.
+        loads: from memory.
+        in_flight: loads before the first number is used.
+        barriers: waits of a block's warps for each other.
+        shuffles: exchanges between the lanes of a warp.
+        shared: loads from and stores to shared memory.
+    """
+
+    instructions: int
+    loads: int
+    in_flight: int
+    barriers: int
+    shuffles: int
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -46,16 +75,17 @@ class Compiled:
     """One kernel on one architecture.
 
     Attributes:
-        name: the kernel, the layer's rows and columns, tokens, and how weights and experts are stored.
+        name: the kernel, and what it is compiled for.
         target: the architecture.
         registers: a thread's.
         spills: instructions that keep registers in local memory.
         shared_bytes: a block's shared memory.
-        load_bits: width of the loads that stream the largest operand: the weights, in the residual kernel the experts.
-        loads: fetching instructions by name, such as LDGSTS.E.BYPASS.128, and how many there are.
+        barriers: in the whole kernel.
         multiplies: tensor-core instructions.
-        bytes_vs_ideal: bytes moved, by each operand once.
-        modelled_us: the time the bytes take at the card's bandwidth; a model, not a timing.
+        loops: the innermost ones.
+        bytes_vs_ideal: bytes moved, by each operand once; None where they are not counted.
+        bytes_us: the time that the bytes take at the card's bandwidth; a model, not a timing.
+        latency_us: the time with latencies and gathers, on an H200; a model, not a timing.
     """
 
     name: str
@@ -63,66 +93,115 @@ class Compiled:
     registers: int
     spills: int
     shared_bytes: int
-    load_bits: int
-    loads: dict[str, int]
+    barriers: int
     multiplies: int
-    bytes_vs_ideal: float
-    modelled_us: float
+    loops: tuple[Loop, ...]
+    bytes_vs_ideal: float | None = None
+    bytes_us: float | None = None
+    latency_us: float | None = None
 
 
-def compile_kernel(layer: Layer, capability: int, bytes_vs_ideal: float) -> Compiled:
-    """Compile one kernel and read its machine code."""
-    kernel: Any = getattr(expert_linear, layer.kernel)
-    decode = kernel is expert_linear.decode_kernel
-    config = expert_linear.decode_config(layer.rows) if decode else expert_linear.RESIDUAL_CONFIG
-    constants: dict[str, Any] = {
-        "HAS_BIAS": True,
-        "HAS_SPARSE": True,
+def compile_sparse(layer: Layer, capability: int, bytes_vs_ideal: float) -> Compiled:
+    """`sparse_kernel` for a layer."""
+    constants = {
+        "HAS_BIAS": False,
         "HAS_SCALE": layer.values == "i8",
-        "HAS_LOW_RANK": False,
-        "WIDEN": False,
-        "ROWS": config.rows,
-        "COLUMNS": config.columns,
-        "ENTRIES": config.entries,
-        "RANKS": RANKS,
-        "TOKENS": TOKEN_TILE,
+        "FIRST": True,
+        "LAST": True,
+        "ROWS": SPARSE.rows,
+        "UNROLL": SPARSE.unroll,
         "ROW_BLOCK": ROW_BLOCK,
+        "WORDS": WORDS,
     }
-    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    types = {**POINTERS, **FLOATS, **dict.fromkeys(OPERANDS, f"*{layer.dtype}")}
-    types |= dict.fromkeys(("value", "b"), f"*{layer.values}")
-    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
-    # Pointers and strides are multiples of 16 in every model's layers: what triton would find at launch.
-    aligned = {*types, "columns", "rows", "x_stride", "weight_stride"}
-    attributes = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(kernel.arg_names)
-        if name in aligned and name not in constants
-    }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    usage, assembly = _disassemble(made.asm["cubin"])
-    loads = Counter(re.findall(r"\b(?:LDGSTS|LDG|UTMALDG)\.[A-Z0-9.]+", assembly))
+    types = {"value": f"*{layer.values}", "table": "*i32", "sums": f"*{layer.dtype}"}
+    name = f"sparse_kernel {layer.rows}x{layer.columns} T={layer.tokens} {layer.dtype}, experts {layer.values}"
+    options = {"num_warps": SPARSE.warps, "num_stages": 1}
+    made = compile_kernel(name, sparse_kernel, constants, types, layer.dtype, capability, options)
+    shape, value_bytes = (layer.rows, layer.columns), DTYPES[layer.values].itemsize
     return Compiled(
-        name=f"{layer.kernel} {layer.rows}x{layer.columns} T={layer.tokens} {layer.dtype}, experts {layer.values}",
-        target=f"sm_{capability}",
-        registers=_registers(usage),
-        spills=len(re.findall(r"\b(?:STL|LDL)\b", assembly)),
-        shared_bytes=int(made.metadata.shared),
-        load_bits=_stream_bits(loads),
-        loads=dict(loads.most_common()),
-        multiplies=len(re.findall(r"\b(?:HMMA|HGMMA|UTCHMMA|DMMA|IMMA)\b", assembly)),
-        bytes_vs_ideal=round(bytes_vs_ideal, 4),
-        modelled_us=round(bytes_vs_ideal * ideal_bytes(layer) / BANDWIDTH[capability] * 1e6, 2),
+        **{
+            **{field: getattr(made, field) for field in made.__dataclass_fields__},
+            "bytes_vs_ideal": round(bytes_vs_ideal, 4),
+            "bytes_us": round(bytes_vs_ideal * ideal_bytes(layer) / BANDWIDTH[capability] * 1e6, 2),
+            "latency_us": round(sparse_us(H200, shape, layer.tokens, min(EXPERTS, layer.tokens), value_bytes), 2),
+        }
     )
 
 
-def _stream_bits(loads: Counter[str]) -> int:
-    """The narrowest copy to shared memory, which is how weights are streamed; without one the widest load."""
-    widths = {name: int(last) if (last := name.rsplit(".", 1)[1]).isdigit() else 32 for name in loads}
-    copies = [bits for name, bits in widths.items() if name.startswith(("LDGSTS", "UTMALDG"))]
-    return min(copies) if copies else max(widths.values())
+def compile_kernel(
+    name: str,
+    kernel: Any,
+    constants: Mapping[str, Any],
+    types: Mapping[str, str],
+    dtype: str,
+    capability: int,
+    options: Mapping[str, Any],
+) -> Compiled:
+    """Compile a kernel and read its machine code.
+
+    Args:
+        name: what it is called in the report.
+        kernel: the jitted function.
+        constants: its compile-time constants.
+        types: of its arguments, where they are not those of `POINTERS`, `OPERANDS` and `FLOATS`, or int32.
+        dtype: of activations.
+        capability: of the architecture.
+        options: warps and stages.
+    """
+    known = {**POINTERS, **dict.fromkeys(OPERANDS, f"*{dtype}"), **dict.fromkeys(FLOATS, "fp32"), **types}
+    signature = {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
+    specialised = {parameter.name for parameter in kernel.params if not parameter.do_not_specialize}
+    attributes = {
+        (place,): [["tt.divisibility", 16]]
+        for place, argument in enumerate(kernel.arg_names)
+        if signature[argument].startswith("*") or (argument in MULTIPLES and argument in specialised)
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=dict(constants), attrs=attributes)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(options))
+    usage, assembly = _disassemble(made.asm["cubin"])
+    instructions = _instructions(assembly)
+    return Compiled(
+        name=name,
+        target=f"sm_{capability}",
+        registers=_registers(usage),
+        spills=sum(one.startswith(("STL", "LDL")) for _, one in instructions),
+        shared_bytes=int(made.metadata.shared),
+        barriers=sum(one.startswith("BAR") for _, one in instructions),
+        multiplies=sum(bool(re.match(r"HMMA|HGMMA|UTCHMMA|DMMA|IMMA", one)) for _, one in instructions),
+        loops=tuple(loop for loop in _loops(instructions) if loop.loads),
+    )
+
+
+def _instructions(assembly: str) -> list[tuple[int, str]]:
+    """Addresses and instructions, without the conditions before them."""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*);", assembly)
+    return [(int(address, 16), text.strip()) for address, text in found]
+
+
+def _loops(instructions: list[tuple[int, str]]) -> list[Loop]:
+    """The innermost loops: what lies between a branch backwards and its target, without another such branch."""
+    spans = []
+    for address, text in instructions:
+        target = re.match(r"BRA\S*\s.*?0x([0-9a-f]+)", text)
+        if target is not None and int(target.group(1), 16) < address:
+            spans.append((int(target.group(1), 16), address))
+    inner = [
+        one for one in spans if not any(one != other and one[0] <= other[0] and other[1] <= one[1] for other in spans)
+    ]
+    return [_loop([text for address, text in instructions if first <= address <= last]) for first, last in inner]
+
+
+def _loop(texts: list[str]) -> Loop:
+    arithmetic = [place for place, text in enumerate(texts) if re.match(r"FFMA|FMUL|FADD|HMMA|HGMMA|LDSM", text)]
+    before = texts[: arithmetic[0]] if arithmetic else texts
+    return Loop(
+        instructions=len(texts),
+        loads=sum(text.startswith(("LDG", "UTMALDG")) for text in texts),
+        in_flight=sum(text.startswith(("LDG", "UTMALDG")) for text in before),
+        barriers=sum(text.startswith("BAR") for text in texts),
+        shuffles=sum(text.startswith("SHFL") for text in texts),
+        shared=sum(bool(re.match(r"LDS\b|LDS\.|LDSM|STS", text)) for text in texts),
+    )
 
 
 def _registers(usage: str) -> int:
@@ -145,25 +224,50 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
 
 
 LAYERS = [
-    *(Layer("decode_kernel", rows, columns, 8, "bf16", "bf16") for rows, columns in ((896, 896), (4864, 896))),
-    *(Layer("decode_kernel", rows, columns, 8, "bf16", "bf16") for rows, columns in ((4096, 4096), (11008, 4096))),
-    Layer("decode_kernel", 4096, 4096, 8, "bf16", "i8"),
-    Layer("decode_kernel", 4096, 4096, 8, "fp16", "fp16"),
-    Layer("decode_kernel", 4096, 4096, 8, "fp32", "fp32"),
-    Layer("residual_kernel", 4096, 4096, 128, "bf16", "bf16"),
-    Layer("residual_kernel", 4096, 4096, 128, "bf16", "i8"),
+    *(Layer(rows, columns, 8, "bf16", "bf16") for rows, columns in ((896, 896), (896, 4864))),
+    *(Layer(rows, columns, 8, "bf16", "i8") for rows, columns in ((4096, 4096), (28672, 4096), (4096, 14336))),
+    Layer(4096, 4096, 64, "bf16", "i8"),
+    Layer(4096, 4096, 8, "fp32", "fp32"),
 ]
 """As served, with eight experts in the batch at 1 %."""
+
+_SPLITS = 4
+_LOW_RANK = {"TOKENS": TILE, "RANKS": RANKS, "SPLITS": _SPLITS, "WORDS": WORDS}
+_EXPAND = {**_LOW_RANK, "HAS_BIAS": False, "FIRST": True, "LAST": True, "ROWS": 64, "ROW_BLOCK": ROW_BLOCK}
+OTHERS: tuple[tuple[str, Any, dict[str, Any], dict[str, str], int], ...] = (
+    (
+        *("shrink_kernel, bf16 factors", shrink_kernel, {**_LOW_RANK, "WIDEN": False, "COLUMNS": 128}),
+        *({"table": "*i64", "a": "*bf16"}, 4),
+    ),
+    ("expand_kernel, bf16 factors", expand_kernel, _EXPAND, {"table": "*i64", "b": "*bf16", "sums": "*bf16"}, 4),
+    (
+        *("add_norm_kernel 4096, with deltas", add_norm_kernel),
+        {"SIZE": 4096, "HEADS": 1, "HAS_MADE": True, "HAS_DELTA": True, "HAS_OFFSET": False, "BLOCK": 4096},
+        *({}, 8),
+    ),
+    (
+        *("rotary_kernel, 32 and 8 heads of 128", rotary_kernel),
+        {"HEADS": 32, "KV_HEADS": 8, "DIM": 128, "ROTATED": 128, "BLOCK": 128},
+        *({"value": "*bf16"}, 1),
+    ),
+    ("gated_kernel", gated_kernel, {"GELU": False, "BLOCK": 1024}, {}, 4),
+)
+"""The other kernels: their name, constants, types and warps."""
 
 
 def report() -> list[Compiled]:
     """Every kernel on every architecture."""
     moved = ratios(LAYERS)
-    return [
-        compile_kernel(layer, capability, ratio)
-        for layer, ratio in zip(LAYERS, moved, strict=True)
-        for capability in BANDWIDTH
+    sparse = [
+        compile_sparse(layer, target, ratio) for layer, ratio in zip(LAYERS, moved, strict=True) for target in BANDWIDTH
     ]
+    return sparse + [other(number, target) for number in range(len(OTHERS)) for target in BANDWIDTH]
+
+
+def other(number: int, capability: int) -> Compiled:
+    """One of the other kernels."""
+    name, kernel, constants, types, warps = OTHERS[number]
+    return compile_kernel(name, kernel, constants, types, "bf16", capability, {"num_warps": warps})
 
 
 def main() -> None:
@@ -175,14 +279,20 @@ def main() -> None:
     if options.json:
         print(json.dumps({"triton": triton.__version__, "kernels": [asdict(one) for one in compiled]}))
         return
-    print(f"triton {triton.__version__}")
+    print(f"triton {triton.__version__}; times are modelled, not timed")
     for one in compiled:
-        loads = ", ".join(f"{name} x{count}" for name, count in one.loads.items())
+        times = ""
+        if one.bytes_us is not None:
+            times = f"; bytes {one.bytes_vs_ideal:.3f} of ideal, {one.bytes_us} us; with latencies {one.latency_us} us"
         print(
             f"{one.name} {one.target}: {one.registers} registers, {one.spills} spills, {one.shared_bytes} B shared, "
-            f"{one.load_bits}-bit stream, {one.multiplies} tensor-core, bytes {one.bytes_vs_ideal:.3f} of ideal, "
-            f"modelled (not timed) {one.modelled_us} us; {loads}"
+            f"{one.barriers} barriers, {one.multiplies} tensor-core{times}"
         )
+        for loop in one.loops:
+            print(
+                f"    loop of {loop.instructions}: {loop.loads} loads, {loop.in_flight} in flight, "
+                f"{loop.barriers} barriers, {loop.shuffles} shuffles, {loop.shared} shared"
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How many bytes the Triton kernels move, counted from their own loads and stores under Triton's interpreter.
+"""How many bytes `sparse_kernel` moves, counted from its own loads and stores under Triton's interpreter.
 
-Memory moves in sectors of 32 bytes. Weights count at every load. Everything else counts once, however often it is
-loaded: tokens, plan and the experts of a batch together are a few megabytes and stay in a card's second-level cache.
+Memory moves in sectors of 32 bytes. Columns and values of the experts count at every load of every program. Tokens and
+plan count once, however often they are loaded: they are a few megabytes and stay in a card's second-level cache.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ class Layer:
     """What a kernel is run on.
 
     Attributes:
-        kernel: decode_kernel or residual_kernel.
-        rows: N; the traced kernel has the tiles that are chosen for it.
+        rows: N.
         columns: K.
         tokens: T, shared evenly by eight experts.
-        dtype: of weights and tokens, as Triton writes it.
+        dtype: of tokens, as Triton writes it.
         values: how the experts are stored, as Triton writes it.
     """
 
-    kernel: str
     rows: int
     columns: int
     tokens: int
@@ -57,7 +55,7 @@ class Trace:
         self._ranges = {name: (one.data_ptr(), one.data_ptr() + one.nbytes) for name, one in operands.items()}
         self._sectors = {name: -(-one.nbytes // SECTOR) + 1 for name, one in operands.items()}
         self._touched: dict[tuple[str, str], Any] = {}
-        self._weight_sectors = 0
+        self._streamed = 0
 
     def note(self, kind: str, addresses: Any, mask: Any) -> None:
         """One load or store, which is its kind."""
@@ -66,8 +64,8 @@ class Trace:
             return
         name = next(name for name, (start, end) in self._ranges.items() if start <= wanted[0] < end)
         sectors = np.unique((wanted - self._ranges[name][0]) // SECTOR)
-        if name == "weight":
-            self._weight_sectors += len(sectors)
+        if name in {"index", "value"}:
+            self._streamed += len(sectors)
         else:
             touched = self._touched.setdefault((kind, name), np.zeros(self._sectors[name], bool))
             touched[sectors] = True
@@ -75,7 +73,7 @@ class Trace:
     @property
     def bytes(self) -> int:
         """Bytes moved so far."""
-        return SECTOR * (self._weight_sectors + sum(int(touched.sum()) for touched in self._touched.values()))
+        return SECTOR * (self._streamed + sum(int(touched.sum()) for touched in self._touched.values()))
 
 
 def traced_ratio(layer: Layer) -> float:
@@ -83,11 +81,11 @@ def traced_ratio(layer: Layer) -> float:
     from triton.runtime import interpreter
 
     from kernels.expert_linear import triton as kernels
+    from kernels.expert_linear.onto import Onto
 
-    x, weight, bias, y, bank, batch = _operands(layer, TRACED_ROWS)
-    operands = {"x": x, "weight": weight, "bias": bias, "y": y, "index": bank.index, "value": bank.value}
-    plan = ("group_slot", "group_start", "group_token", "group_gate")
-    operands |= {name: getattr(batch, name) for name in plan}
+    x, y, bank, batch = _operands(layer, TRACED_ROWS)
+    operands = {"x": x, "y": y, "index": bank.index, "value": bank.value}
+    operands |= {name: getattr(batch.tiles, name) for name in ("table", "token", "gate")}
     if bank.scale is not None:
         operands["scale"] = bank.scale
     trace = Trace(operands)
@@ -104,10 +102,7 @@ def traced_ratio(layer: Layer) -> float:
 
     builder.create_masked_load, builder.create_masked_store = traced_load, traced_store
     try:
-        if layer.kernel == "decode_kernel":
-            kernels.launch_decode(x, weight, bias, y, bank, batch, kernels.decode_config(layer.rows))
-        else:
-            kernels.launch_residuals(x, y, bank, batch)
+        kernels.launch_sparse(x, Onto.of(y, y, None, 0, 1), bank, batch.tiles, 0)
     finally:
         builder.create_masked_load, builder.create_masked_store = load, store
     return trace.bytes / ideal_bytes(layer, TRACED_ROWS)
@@ -120,12 +115,10 @@ def ideal_bytes(layer: Layer, rows: int | None = None) -> int:
     scale = 4 if layer.values == "i8" else 0
     experts = EXPERTS * rows * (entries * (2 + DTYPES[layer.values].itemsize) + scale)
     inputs, outputs = layer.tokens * layer.columns * size, layer.tokens * rows * size
-    if layer.kernel == "decode_kernel":
-        return experts + inputs + outputs + rows * layer.columns * size + rows * size
-    return experts + inputs + 2 * outputs
+    return experts + inputs + outputs
 
 
-def _operands(layer: Layer, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor, ExpertBank, ExpertBatch]:
+def _operands(layer: Layer, rows: int) -> tuple[Tensor, Tensor, ExpertBank, ExpertBatch]:
     dtype, columns = DTYPES[layer.dtype], layer.columns
     entries = max(1, round(DENSITY * columns))
     bank = ExpertBank.allocate(EXPERTS, rows, columns, entries, DTYPES[layer.values])
@@ -133,7 +126,7 @@ def _operands(layer: Layer, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     bank.index.copy_(torch.randint(stride, bank.index.shape) + stride * torch.arange(entries)[:, None])
     batch = ExpertBatch.from_slots([token % EXPERTS for token in range(layer.tokens)])
     x, y = torch.zeros(layer.tokens, columns, dtype=dtype), torch.zeros(layer.tokens, rows, dtype=dtype)
-    return x, torch.zeros(rows, columns, dtype=dtype), torch.zeros(rows, dtype=dtype), y, bank, batch
+    return x, y, bank, batch
 
 
 def ratios(layers: list[Layer]) -> list[float]:

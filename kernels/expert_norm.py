@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels import on_gpu
 from kernels.compiled import TYPES, Arguments, Library, elementwise
 from kernels.expert_linear.batch import ExpertBatch
 
@@ -52,6 +53,10 @@ def expert_rms_norm(
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"weight must be [{x.shape[-1]}] for x {list(x.shape)}, not {list(weight.shape)}")
     shifts = _shifts(delta, batch, x.shape[0], weight.shape[0])
+    if on_gpu.runs_triton(x) and x.dim() in {2, 3}:
+        from kernels.norm_triton import norm_triton  # Triton is optional, and takes a second to import
+
+        return norm_triton(x, None, 1.0, weight, eps, shifts, offset)[1]
     kernels = elementwise(x, weight)
     if kernels is not None and x.dim() in {2, 3} and weight.stride(0) == 1:
         return _norm_compiled(kernels, x, weight, eps, shifts, offset)
@@ -64,6 +69,44 @@ def expert_rms_norm(
     if offset:
         return ((own.to(torch.float32) + offset) * normed).to(torch.promote_types(x.dtype, weight.dtype))
     return own * normed.to(x.dtype)
+
+
+def added_rms_norm(
+    x: Tensor,
+    made: Tensor,
+    factor: float,
+    weight: Tensor,
+    eps: float,
+    delta: Tensor | None = None,
+    batch: ExpertBatch | None = None,
+    offset: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Add to the residual stream, and norm the sum.
+
+    Semantics: `s = x + factor * made`, in the dtype of `x`; `y = expert_rms_norm(s, ...)`.
+
+    Args:
+        x: `[T, H]`, the residual stream.
+        made: `[T, H]`, the dtype of `x`.
+        factor: of what is added.
+        weight: `[H]`.
+        eps: as in `expert_rms_norm`, like those that follow.
+        delta: every slot's shift of the weight, or None.
+        batch: slots and gates of the T tokens, or None.
+        offset: added to the weight.
+
+    Returns:
+        s and y, both `[T, H]`.
+
+    Raises:
+        ValueError: shapes or slots do not fit together.
+    """
+    if on_gpu.runs_triton(x):
+        from kernels.norm_triton import norm_triton  # Triton is optional, and takes a second to import
+
+        return norm_triton(x, made, factor, weight, eps, _shifts(delta, batch, x.shape[0], weight.shape[0]), offset)
+    stream = x + made if factor == 1 else x + made * factor
+    return stream, expert_rms_norm(stream, weight, eps, delta, batch, offset)
 
 
 def expert_bias(y: Tensor, delta: Tensor | None = None, batch: ExpertBatch | None = None) -> Tensor:
@@ -82,6 +125,10 @@ def expert_bias(y: Tensor, delta: Tensor | None = None, batch: ExpertBatch | Non
     shifts = _shifts(delta, batch, y.shape[0], y.shape[-1])
     if shifts is None:
         return y
+    if on_gpu.runs_triton(y):
+        from kernels.bias_triton import bias_triton  # Triton is optional, and takes a second to import
+
+        return bias_triton(y if y.stride(1) == 1 else y.contiguous(), *shifts)
     kernels = elementwise(y)
     if kernels is None:
         return (y.to(torch.float32) + _sum_of(*shifts)).to(y.dtype)

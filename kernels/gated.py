@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from kernels import on_gpu
 from kernels.compiled import TYPES, Arguments, elementwise
 
 ARGUMENTS = Arguments(
@@ -24,8 +25,8 @@ def gated(gate_up: Tensor, activation: Activation = "silu") -> Tensor:
     """The activation of one half times the other (SwiGLU and GEGLU, arXiv:2002.05202).
 
     Semantics: `y[t, i] = a(gate_up[t, i]) * gate_up[t, I + i]`; `a(g) = g / (1 + exp(-g))` for `silu` and
-    `a(g) = g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g^3))) / 2` (arXiv:1606.08415) for `gelu_tanh`. Compiled in
-    fp32 and rounded once, in torch rounded after each of the two steps.
+    `a(g) = g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 * g^3))) / 2` (arXiv:1606.08415) for `gelu_tanh`. Compiled, and
+    on a GPU, in fp32 and rounded once, in torch rounded after each of the two steps.
 
     Args:
         gate_up: `[T, 2 I]`.
@@ -39,6 +40,11 @@ def gated(gate_up: Tensor, activation: Activation = "silu") -> Tensor:
     """
     if gate_up.dim() != 2 or gate_up.shape[1] % 2:
         raise ValueError(f"gate_up must be [T, 2 I], not {list(gate_up.shape)}")
+    if on_gpu.runs_triton(gate_up):
+        from kernels.gated_triton import gated_triton  # Triton is optional, and takes a second to import
+
+        gate_up = gate_up if gate_up.stride(1) == 1 else gate_up.contiguous()
+        return gated_triton(gate_up, activation == "gelu_tanh")
     kernels = elementwise(gate_up)
     if kernels is None:
         gate, up = gate_up.chunk(2, dim=-1)

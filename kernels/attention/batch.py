@@ -104,6 +104,26 @@ class AttentionBatch:
         rows[:, 2] = 0 if self.window is None else np.maximum(rows[:, 3] - self.window, 0)
         return torch.from_numpy(rows)
 
+    @property
+    def most_queries(self) -> int:
+        """The most query tokens of a sequence."""
+        return max(self.query_lens)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a sequence in the cache."""
+        return max(self.context_lens)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """`query_start` on the device of the block tables: `[B + 1]` int32."""
+        return torch.tensor(self.query_start, dtype=torch.int32).to(self.block_tables.device)
+
+    @cached_property
+    def lengths32(self) -> Tensor:
+        """`context_lens` on the device of the block tables: `[B]` int32."""
+        return torch.tensor(self.context_lens, dtype=torch.int32).to(self.block_tables.device)
+
     @cached_property
     def prefills(self) -> tuple[tuple[int, Tensor, Tensor], ...]:
         """Sequences of several query tokens: number, cache rows, and what each query sees, `[query, keys]` bool."""
@@ -194,6 +214,16 @@ class PaddedDecodes(AttentionBatch):
         """Of each query token: its row, its sequence, the first token it sees and the last + 1; `[T, 4]` int32."""
         number = torch.arange(self.tokens, device=self.lengths.device)
         return torch.stack([number, number, self._firsts, self.lengths], dim=1).to(torch.int32)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Each sequence has one query token: `[B + 1]` int32."""
+        return torch.arange(self.tokens + 1, dtype=torch.int32, device=self.lengths.device)
+
+    @cached_property
+    def lengths32(self) -> Tensor:
+        """The lengths as they are on the device: `[B]` int32."""
+        return self.lengths.to(torch.int32)
 
     @cached_property
     def decodes(self) -> tuple[DecodeGroup, ...]:

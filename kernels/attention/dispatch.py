@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kernels.attention import varlen
 from kernels.attention.batch import AttentionBatch
 from kernels.attention.compiled import paged_attention_compiled
 from kernels.attention.cpu import paged_attention_torch
@@ -50,6 +51,8 @@ def paged_attention(
             f"{key_cache.shape[3]}"
         )
     scale = query.shape[2] ** -0.5 if scale is None else scale
+    if varlen.attends(query.device, query.dtype, query.shape[2], batch.block_size, softcap):
+        return varlen.paged_attention_varlen(query, key_cache, value_cache, batch, scale)
     kernels = elementwise(query, key_cache, value_cache)
     if kernels is None:
         return paged_attention_torch(query, key_cache, value_cache, batch, scale, softcap)

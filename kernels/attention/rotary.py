@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels import on_gpu
 from kernels.attention.kv import check_kv, write_kv
 from kernels.compiled import TYPES, Arguments, elementwise
 
@@ -66,7 +67,7 @@ def rotate_into_cache(
 
     Raises:
         ValueError: shapes or dtypes do not fit.
-        IndexError: a place outside the cache.
+        IndexError: a place outside the cache; on a GPU this is not noticed.
     """
     tokens, heads, dim = query.shape
     check_kv(key_cache, value_cache, key, value, slot_mapping)
@@ -78,6 +79,12 @@ def rotate_into_cache(
         )
     if rotated % 2 or rotated > dim:
         raise ValueError(f"cos {list(cos.shape)} must have an even last dimension, at most head_dim {dim}")
+    if on_gpu.runs_triton(query):
+        from kernels.attention.rotary_triton import rotate_into_cache_triton  # Triton is optional, and slow to import
+
+        places = slot_mapping if slot_mapping.dtype == torch.int64 else slot_mapping.to(torch.int64)
+        rows = _rows(query), _rows(key), _rows(value)
+        return rotate_into_cache_triton(*rows, cos, sin, key_cache, value_cache, places)
     kernels = elementwise(query, key, cos, sin)
     if kernels is None or slot_mapping.dtype != torch.int64 or not slot_mapping.is_contiguous():
         write_kv(key_cache, value_cache, rotate(key, cos, sin), value, slot_mapping)

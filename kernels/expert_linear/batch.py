@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.compiled import BatchView
-
-NO_EXPERT = -1
-MOST_DECODE_TOKENS = 64
-"""Up to so many tokens a GPU's kernel adds the experts to the product; above, torch's product comes first."""
+from kernels.expert_linear.tiles import NO_EXPERT, Tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +46,10 @@ class ExpertBatch:
         group_token: `[P]` int32, positions in the batch, ascending inside a group; what follows the last group's is
             ignored.
         group_gate: `[P]` fp32.
-        columns: for every column of `slots` that has experts, its first group and how many groups it has.
-        largest_group: the most tokens in a group.
         highest_slot: the largest slot used, -1 where no token has an expert.
         uniform: the slot that every token carries alone and with gate 1, or None; then its residual may be patched
             into the weights instead.
+        given_tiles: the plan as a GPU's kernels read it, or None on a CPU, where `tiles` makes it when it is asked for.
     """
 
     slots: Tensor
@@ -62,10 +58,9 @@ class ExpertBatch:
     group_start: Tensor
     group_token: Tensor
     group_gate: Tensor
-    columns: tuple[tuple[int, int], ...]
-    largest_group: int
     highest_slot: int
     uniform: int | None
+    given_tiles: Tiles | None = None
 
     @property
     def tokens(self) -> int:
@@ -85,6 +80,11 @@ class ExpertBatch:
         tokens = torch.split(self.group_token[: starts[-1]].long(), sizes)
         gates = torch.split(self.group_gate[: starts[-1]], sizes)
         return tuple(map(ExpertGroup, self.group_slot.tolist(), tokens, gates))
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        """The plan as a GPU's kernels read it."""
+        return self.given_tiles or Tiles.of(self.slots, self.gates, self.slots.device)
 
     @cached_property
     def view(self) -> BatchView:
@@ -139,32 +139,33 @@ class ExpertBatch:
         group_start: Tensor,
         group_token: Tensor,
         group_gate: Tensor,
+        tiles: Tiles,
     ) -> ExpertBatch:
         """A decoding step's plan in tensors that are filled anew before each use of what was captured with it.
 
         Shapes are maxima, T * m groups and as many pairs, so that whatever experts the tokens of the next step carry,
         a kernel that was launched with these shapes does all of their work. Slots are not checked against the banks:
-        whoever fills the plan names only those that there are. It has no `columns`, by which larger batches are
-        launched, and its `highest_slot` says only that there may be experts.
+        whoever fills the plan names only those that there are. Its `highest_slot` says only that there may be experts.
 
         Args:
-            slots: `[T, m]` int32, T up to 64.
+            slots: `[T, m]` int32.
             gates: `[T, m]` fp32.
             group_slot: `[T * m]` int32.
             group_start: `[T * m + 1]` int32.
             group_token: `[T * m]` int32.
             group_gate: `[T * m]` fp32.
+            tiles: room for m columns of T tokens.
 
         Raises:
-            ValueError: more tokens, for which launches follow the groups; or shapes that are no maxima.
+            ValueError: shapes that are no maxima.
         """
-        tokens, pairs = slots.shape[0], slots.numel()
-        if tokens > MOST_DECODE_TOKENS:
-            raise ValueError(f"a plan that is filled later holds up to {MOST_DECODE_TOKENS} tokens, not {tokens}")
+        pairs = slots.numel()
         sizes = [len(part) for part in (group_slot, group_start, group_token, group_gate)]
         if gates.shape != slots.shape or sizes != [pairs, pairs + 1, pairs, pairs]:
             raise ValueError(f"slots {list(slots.shape)} need {pairs} groups and pairs, not {sizes}")
-        return cls(slots, gates, group_slot, group_start, group_token, group_gate, (), tokens, 0, None)
+        if tiles.token.shape != slots.T.shape:
+            raise ValueError(f"slots {list(slots.shape)} need tiles of as many, not {list(tiles.token.T.shape)}")
+        return cls(slots, gates, group_slot, group_start, group_token, group_gate, 0, None, tiles)
 
     def fill(self, plan: ExpertBatch) -> None:
         """Lay a plan into the tensors of this one, which `over` made; tokens that it does not have get no expert.
@@ -182,6 +183,7 @@ class ExpertBatch:
         self.group_start[groups + 1 :] = pairs
         self.group_token[:pairs] = plan.group_token
         self.group_gate[:pairs] = plan.group_gate
+        self.tiles.fill(plan.tiles)
 
 
 def _plan(slots: Tensor, gates: Tensor, device: torch.device) -> ExpertBatch:
@@ -204,12 +206,7 @@ def _plan(slots: Tensor, gates: Tensor, device: torch.device) -> ExpertBatch:
         group_start=torch.tensor(starts, dtype=torch.int32, device=device),
         group_token=group_token.to(device),
         group_gate=group_gate.to(device),
-        columns=tuple(_runs([column for column, _ in order])),
-        largest_group=max(sizes, default=0),
         highest_slot=max((slot for _, slot in order), default=NO_EXPERT),
         uniform=order[0][1] if one_expert else None,
+        given_tiles=None if device.type == "cpu" else Tiles.of(slots, gates, device),
     )
-
-
-def _runs(columns: list[int]) -> list[tuple[int, int]]:
-    return [(columns.index(column), columns.count(column)) for column in sorted(set(columns))]

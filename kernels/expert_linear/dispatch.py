@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
+from kernels import on_gpu
 from kernels.compiled import library
 from kernels.expert_linear.bank import ExpertBank
-from kernels.expert_linear.batch import MOST_DECODE_TOKENS, ExpertBatch
+from kernels.expert_linear.batch import ExpertBatch
 from kernels.expert_linear.compiled import compiles, expert_linear_compiled, linear_then_residuals
 from kernels.expert_linear.cpu import expert_linear_torch
 from kernels.expert_linear.low_rank import LowRankBank
@@ -18,6 +17,10 @@ from kernels.expert_linear.product import linear
 
 MOST_TOKENS = {torch.bfloat16: 64, torch.float32: 16}
 """Up to here the compiled product is faster than torch's (`python -m benchmarks.expert_linear`)."""
+
+MOST_PACKED_TOKENS = 64
+"""Up to here a GPU multiplies by packed integers as they are; for more tokens it multiplies them out first. Chosen, not
+measured."""
 
 
 def expert_linear(
@@ -35,7 +38,8 @@ def expert_linear(
     tokens in what the experts add.
 
     Without banks, without a batch, or where no token of the batch has an expert, this is the plain product and no
-    expert work is done.
+    expert work is done. On a GPU a layer with banks is one product in every step, onto the bias or onto what the
+    experts add.
 
     Args:
         x: `[T, K]`, contiguous or not.
@@ -54,22 +58,21 @@ def expert_linear(
         ValueError: shapes, dtypes or slots do not fit together.
     """
     _check_product(x, weight, bias)
-    if batch is None or not batch.has_experts or (bank is None and low_rank is None):
-        bank = low_rank = batch = None
-    else:
-        _check_experts(x, weight, bank, batch)
-        _check_experts(x, weight, low_rank, batch)
-    if x.is_cuda and batch is not None and isinstance(weight, Tensor) and find_spec("triton") is not None:
+    residual = bank is not None or low_rank is not None
+    batch = _checked_batch(x, weight, bank, batch, low_rank) if residual else None
+    if on_gpu.runs_triton(x):
         # Triton is optional, and takes a second to import.
-        from kernels.expert_linear.triton import expert_linear_triton
+        if isinstance(weight, PackedWeight) and x.shape[0] <= MOST_PACKED_TOKENS:
+            from kernels.expert_linear.packed_triton import expert_linear_packed_triton
 
-        with torch.cuda.device(x.device):  # Triton launches on the current one, which is the first unless told
-            return expert_linear_triton(x, weight, bias, bank, batch, low_rank)
-    if x.is_cuda and isinstance(weight, PackedWeight) and x.shape[0] <= MOST_DECODE_TOKENS and find_spec("triton"):
-        from kernels.expert_linear.packed_triton import expert_linear_packed_triton
-
-        with torch.cuda.device(x.device):
             return expert_linear_packed_triton(x, weight, bias, bank, batch, low_rank)
+        if residual:
+            from kernels.expert_linear.triton import expert_linear_triton
+
+            dense = weight.dequantised(x.dtype) if isinstance(weight, PackedWeight) else weight
+            return expert_linear_triton(x, dense, bias, bank, batch, low_rank)
+    if batch is None:
+        bank = low_rank = None
     kernels = library() if x.device.type == "cpu" and compiles(x, bank, low_rank) else None
     if kernels is not None and x.shape[0] <= MOST_TOKENS[x.dtype]:
         return expert_linear_compiled(kernels, x, weight, bias, bank, batch, low_rank)
@@ -80,6 +83,21 @@ def expert_linear(
     if kernels is not None:
         return linear_then_residuals(kernels, x, weight, bias, bank, batch, low_rank)
     return expert_linear_torch(x, weight, bias, bank, batch, low_rank)
+
+
+def _checked_batch(
+    x: Tensor,
+    weight: Tensor | PackedWeight,
+    bank: ExpertBank | None,
+    batch: ExpertBatch | None,
+    low_rank: LowRankBank | None,
+) -> ExpertBatch | None:
+    """The plan where some token has an expert, and it fits."""
+    if batch is None or not batch.has_experts:
+        return None
+    _check_experts(x, weight, bank, batch)
+    _check_experts(x, weight, low_rank, batch)
+    return batch
 
 
 def _check_product(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None) -> None:

@@ -108,7 +108,7 @@ class LowRankBank:
             placed.append(LowRankSegment(first_row, rows, most_rank, first_rank, start))
             first_row, first_rank = first_row + rows, first_rank + most_rank
             start += placed[-1].blocks * most_rank * ROW_BLOCK
-        return cls(
+        made = cls(
             a=torch.zeros(slots, first_rank, in_features, dtype=dtype, device=device),
             b=torch.zeros(slots, start, dtype=dtype, device=device),
             scale=torch.zeros(slots, first_rank, dtype=torch.float32, device=device),
@@ -117,6 +117,8 @@ class LowRankBank:
             out_features=first_row,
             in_features=in_features,
         )
+        _ = made.table  # a step that is captured must not bring it from the host
+        return made
 
     @property
     def slots(self) -> int:
@@ -164,14 +166,22 @@ class LowRankBank:
         for segment, part in zip(self.segments, parts, strict=True):
             if part is not None:
                 self._check_factors(segment, *part)
-        for place, (segment, part) in enumerate(zip(self.segments, parts, strict=True)):
-            rank = 0 if part is None else part[0].shape[0]
-            self.ranks[slot, place] = rank
+        for target, values in self.writes(slot, parts):
+            target.copy_(values)
+
+    def writes(self, slot: int, parts: Sequence[Factors | None]) -> list[tuple[Tensor, Tensor]]:
+        """The parts of a slot that factors which fit the bank change, each with its values in the bank's dtypes."""
+        ranks = [0 if part is None else part[0].shape[0] for part in parts]
+        found = [(self.ranks[slot], torch.tensor(ranks, dtype=torch.int32))]
+        for segment, part, rank in zip(self.segments, parts, ranks, strict=True):
             if part is not None and rank:
-                directions = slice(segment.first_rank, segment.first_rank + rank)
-                self.a[slot, directions].copy_(part[0])
-                self.scale[slot, directions].copy_(part[2])
-                self._blocks(slot, segment, rank).copy_(self._by_block(segment, part[1]))
+                directions, dtype = slice(segment.first_rank, segment.first_rank + rank), self.a.dtype
+                found += [
+                    (self.a[slot, directions], part[0].to(device="cpu", dtype=dtype)),
+                    (self.scale[slot, directions], part[2].to(device="cpu", dtype=torch.float32)),
+                    (self._blocks(slot, segment, rank), self._by_block(segment, part[1])),
+                ]
+        return found
 
     def clear(self, slot: int) -> None:
         """Empty a slot: its expert adds nothing."""

@@ -7,12 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import on_gpu
 from kernels.expert_linear.bank import ROW_BLOCK, ExpertBank
 from kernels.expert_linear.batch import ExpertBatch
 from kernels.expert_linear.low_rank import LowRankBank
-from kernels.expert_linear.low_rank_triton import INTERPRETED, TOKEN_TILE, expand_low_rank, shrink_low_rank
+from kernels.expert_linear.low_rank_triton import INTERPRETED
 from kernels.expert_linear.packed_weight import GROUP, PackedWeight
-from kernels.expert_linear.triton import launch_residuals
+from kernels.expert_linear.tiles import TILE
+from kernels.expert_linear.triton import write_residuals
 
 ROWS = 32
 COLUMNS = 128
@@ -27,11 +29,11 @@ def _integers_8(data, row, column, kept, padded, ROW_BLOCK: tl.constexpr):  # ty
     return tl.load(data + at, mask=kept, other=128).to(tl.int32) - 128
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["tokens"])  # type: ignore[untyped-decorator]
 def packed_kernel_8(  # type: ignore[no-untyped-def]
     x, data, scale, bias, y, tokens, rows, columns, padded, x_stride,
-    HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
-    ROW_BLOCK: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_ONTO: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    TOKENS: tl.constexpr, ROW_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows for TOKENS tokens over `PackedWeight` in 8 bits: the scale of a row follows the whole sum."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -53,7 +55,10 @@ def packed_kernel_8(  # type: ignore[no-untyped-def]
     if HAS_BIAS:
         total += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[None, :]
     out = y + token[:, None].to(tl.int64) * rows + row[None, :]
-    tl.store(out, total.to(y.dtype.element_ty), mask=(token[:, None] < tokens) & (row[None, :] < rows))
+    kept = (token[:, None] < tokens) & (row[None, :] < rows)
+    if HAS_ONTO:
+        total += tl.load(out, mask=kept, other=0.0).to(tl.float32)
+    tl.store(out, total.to(y.dtype.element_ty), mask=kept)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -66,11 +71,11 @@ def _half(x, token, tokens, column, columns, x_stride, integers, WIDEN: tl.const
     return tl.dot(inputs, tl.trans((integers - 8).to(inputs.dtype)), input_precision="ieee")
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["tokens"])  # type: ignore[untyped-decorator]
 def packed_kernel_4(  # type: ignore[no-untyped-def]
     x, data, scale, bias, y, tokens, rows, columns, groups, x_stride,
-    HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, ROW_BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_ONTO: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
+    ROW_BLOCK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows for TOKENS tokens over `PackedWeight` in 4 bits: the scale of a group follows the group's sum.
 
@@ -97,29 +102,34 @@ def packed_kernel_4(  # type: ignore[no-untyped-def]
     if HAS_BIAS:
         total += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[None, :]
     out = y + token[:, None].to(tl.int64) * rows + row[None, :]
-    tl.store(out, total.to(y.dtype.element_ty), mask=(token[:, None] < tokens) & (row[None, :] < rows))
+    kept = (token[:, None] < tokens) & (row[None, :] < rows)
+    if HAS_ONTO:
+        total += tl.load(out, mask=kept, other=0.0).to(tl.float32)
+    tl.store(out, total.to(y.dtype.element_ty), mask=kept)
 
 
-def packed_linear_triton(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
-    """The plain product with a packed weight.
+def packed_linear_triton(x: Tensor, weight: PackedWeight, bias: Tensor | None, onto: Tensor | None = None) -> Tensor:
+    """The product with a packed weight, alone or added to something.
 
-    Semantics: `y[t, n] = sum_g scale[n, g] * (sum_{k in g} value[n, k] * x[t, k]) + bias[n]`, a whole row being the
-    group in 8 bits; sums in fp32, in an order that does not depend on the other tokens
+    Semantics: `y[t, n] = onto[t, n] + sum_g scale[n, g] * (sum_{k in g} value[n, k] * x[t, k]) + bias[n]`, a whole row
+    being the group in 8 bits; sums in fp32, in an order that does not depend on the other tokens, and rounded once.
 
     Args:
         x: `[T, K]` bf16, fp16 or fp32.
         weight: `[N, K]`, on the device of `x`.
         bias: `[N]` or None.
+        onto: `[T, N]` contiguous, in the dtype of `x`, which becomes the result; or None.
 
     Returns:
         `[T, N]` in the dtype of `x`.
     """
     x = x if x.stride(1) == 1 else x.contiguous()
     (tokens, columns), rows = x.shape, weight.out_features
-    y = x.new_empty(tokens, rows)
-    grid = (triton.cdiv(rows, ROWS), triton.cdiv(tokens, TOKEN_TILE))
+    y = x.new_empty(tokens, rows) if onto is None else onto
+    grid = (triton.cdiv(rows, ROWS), triton.cdiv(tokens, TILE))
     common = {
-        "HAS_BIAS": bias is not None, "WIDEN": INTERPRETED, "ROWS": ROWS, "TOKENS": TOKEN_TILE, "ROW_BLOCK": ROW_BLOCK,
+        "HAS_BIAS": bias is not None, "HAS_ONTO": onto is not None, "WIDEN": INTERPRETED, "ROWS": ROWS, "TOKENS": TILE,
+        "ROW_BLOCK": ROW_BLOCK,
         "num_warps": 4, "num_stages": 3, "enable_fp_fusion": True,
     }  # fmt: skip
     # What a kernel is not to read is any tensor.
@@ -127,10 +137,11 @@ def packed_linear_triton(x: Tensor, weight: PackedWeight, bias: Tensor | None) -
     groups = triton.cdiv(columns, GROUP)
     if weight.scale is not None:
         sizes = (tokens, rows, columns, groups * GROUP, x.stride(0))
-        packed_kernel_8[grid](x, weight.data, weight.scale, added, y, *sizes, COLUMNS=COLUMNS, **common)
+        on_gpu.launch(packed_kernel_8, grid, x, weight.data, weight.scale, added, y, *sizes, COLUMNS=COLUMNS, **common)
         return y
     sizes = (tokens, rows, columns, groups, x.stride(0))
-    packed_kernel_4[grid](x, weight.data, weight.data.view(torch.bfloat16), added, y, *sizes, GROUP=GROUP, **common)
+    scale = weight.data.view(torch.bfloat16)
+    on_gpu.launch(packed_kernel_4, grid, x, weight.data, scale, added, y, *sizes, GROUP=GROUP, **common)
     return y
 
 
@@ -142,14 +153,13 @@ def expert_linear_packed_triton(
     batch: ExpertBatch | None,
     low_rank: LowRankBank | None = None,
 ) -> Tensor:
-    """A decode step over a packed weight: its product, and then what the experts add to it.
+    """A decode step over a packed weight: what the experts add, and the product onto it.
 
     Shapes and semantics are those of `expert_linear`.
     """
     x = x if x.stride(1) == 1 else x.contiguous()
-    y = packed_linear_triton(x, weight, bias)
-    if batch is not None and bank is not None:
-        launch_residuals(x, y, bank, batch)
-    if batch is not None and low_rank is not None:
-        expand_low_rank(shrink_low_rank(x, low_rank, batch), y, low_rank, batch)
-    return y
+    if batch is None or (bank is None and low_rank is None):
+        return packed_linear_triton(x, weight, bias)
+    y = x.new_empty(x.shape[0], weight.out_features)
+    write_residuals(x, y, None, bank, batch, low_rank)
+    return packed_linear_triton(x, weight, bias, onto=y)

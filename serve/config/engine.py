@@ -37,15 +37,20 @@ class EngineConfig:
     max_num_queued_tokens: int | None = setting(None, "Prompt tokens that may wait.")
     """None: no limit."""
     block_size: int = 16
-    """Tokens in one KV block."""
+    """Tokens in one KV block; on a GPU rounded up to the multiple of 256 that its attention needs."""
     kv_cache_bytes: int | None = setting(
         None,
         "Memory for keys and values, as in 512MiB. Default: enough for --max-num-seqs sequences of --max-model-len "
-        "tokens, at most 30 % of free memory, and on a CPU at most twice the weights or 1 GiB, whichever is larger.",
+        "tokens; on a CPU at most 30 % of free memory, and twice the weights or 1 GiB, whichever is larger; on a GPU "
+        "what --gpu-memory-utilization leaves.",
         size=True,
         least=1,
     )
     """The default has room for at least one sequence."""
+    gpu_memory_utilization: float = setting(
+        0.9, "Largest part of a GPU's memory to use in all, above 0 and at most 1, as in vLLM."
+    )
+    """By weights, experts, keys and values, and the largest step, and by whatever else is on that GPU at start."""
     max_expert_slots: int | None = setting(
         None, "Experts and adapters on the device at once.", "--expert-slots", "--max-loras", least=1
     )
@@ -82,6 +87,10 @@ class EngineConfig:
         if self.block_size < 1:
             raise ValueError(f"block_size is {self.block_size}; it must be at least 1")
         check_settings(self)
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"gpu_memory_utilization is {self.gpu_memory_utilization}; it must be above 0 and at most 1"
+            )
         if self.max_lora_rank is not None and self.max_lora_rank > MAX_LORA_RANK:
             raise ValueError(f"max_lora_rank is {self.max_lora_rank}; it must be at most {MAX_LORA_RANK}")
         if self.max_num_batched_tokens < self.max_num_seqs:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from kernels.attention.varlen import BLOCK, on_device
 from merge.bundle import Bundle, BundleError, ExpertLayout, available_host_bytes
 from serve.config.engine import EngineConfig
 from serve.engine.device import device_of, prepare
@@ -72,6 +73,8 @@ def build_engine(
     device = device_of(config)
     prepare(device)
     model = read_config(bundle.backbone_dir)
+    if on_device(device):
+        config = dataclasses.replace(config, block_size=-(-config.block_size // BLOCK) * BLOCK)
     spare = captures_steps(config, device) and model.capturable
     if spare and config.patching == "auto":
         _log.warning(

@@ -47,7 +47,7 @@ class Engine:
         self._cache_bytes = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
         self._weight_bytes = decoder.weight_bytes(), decoder.unquantised_bytes()
         self._scheduler = Scheduler(config, self._pool, experts)
-        self._runner = Runner(decoder, cache, config.block_size, patching)
+        self._runner = Runner(decoder, cache, config.block_size, patching, config.max_num_seqs, max_model_len)
         self._observer, self._seed = observer, config.seed
         self._numbers = count()
         self._checked: tuple[int, ...] = ()
@@ -122,6 +122,10 @@ class Engine:
         """End a request at once; its blocks and slots are free when this returns. None where it has ended already."""
         sequence = self._sequences.get(request_id)
         return None if sequence is None else self._end(sequence, "abort")
+
+    def warm_up(self) -> None:
+        """Compile and capture what steps of few tokens will ask for, where steps are captured."""
+        self._runner.warm_up(self.experts.slots > 0)
 
     def step(self) -> list[Output]:
         """Compute one batch. What fails in a step ends that step's requests, not the engine.

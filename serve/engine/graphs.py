@@ -1,6 +1,7 @@
 """Decoding steps as CUDA graphs: captured once for a bucket of shapes, replayed for every step that fits it."""
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.expert_linear.batch import MOST_DECODE_TOKENS
+from kernels.attention.varlen import attends
 from serve.config.engine import EngineConfig
 from serve.engine.capture import Capture, Graph
 from serve.engine.scheduler import Chunk
@@ -23,6 +24,7 @@ class GraphLimits:
     """What is captured. The numbers are chosen from what steps read, not measured: none of this has run on a card.
 
     Attributes:
+        most_sequences: more sequences are left to eager steps, whose launches cost little beside their work.
         least_context: the smallest bucket of contexts; beyond it they double.
         most_experts: more experts of one token are left to eager steps.
         most_padding: tokens of keys that rounding up to a bucket may add to those the sequences have. Beyond, reading
@@ -31,11 +33,25 @@ class GraphLimits:
         eager_steps: of a bucket before it is captured, so that shapes which only pass by are not.
     """
 
+    most_sequences: int = 256
     least_context: int = 256
     most_experts: int = 4
     most_padding: int = 32_768
     most_graphs: int = 64
     eager_steps: int = 2
+
+    @classmethod
+    def of(cls, decoder: Decoder, block_size: int, max_model_len: int) -> "GraphLimits":
+        """What is captured for a decoder.
+
+        Attention that reads a sequence's own blocks and no more costs nothing for room in the tables: one bucket of
+        contexts serves all.
+        """
+        dim = decoder.config.head_dim
+        softcaps = {layer.math.softcap for layer in decoder.layers}
+        if all(attends(decoder.device, decoder.dtype, dim, block_size, softcap) for softcap in softcaps):
+            return cls(least_context=_power_of_two(max_model_len), most_padding=sys.maxsize)
+        return cls()
 
 
 def captures_steps(config: EngineConfig, device: torch.device) -> bool:
@@ -51,7 +67,7 @@ def bucket_of(chunks: Rows[Chunk], patched: bool, limits: GraphLimits) -> Bucket
         patched: whether the step's experts are in the weights.
         limits: what is captured.
     """
-    if len(chunks) > MOST_DECODE_TOKENS or any(chunk.count != 1 for chunk in chunks):
+    if len(chunks) > limits.most_sequences or any(chunk.count != 1 for chunk in chunks):
         return None
     contexts = [chunk.sequence.computed + 1 for chunk in chunks]
     experts = 0 if patched else max(len(chunk.sequence.experts) for chunk in chunks)
@@ -81,6 +97,7 @@ class DecodeGraphs:
         cache: KvCache,
         block_size: int,
         capture: Capture,
+        most_sequences: int,
         limits: GraphLimits | None = None,
     ) -> None:
         """Capture nothing yet.
@@ -90,6 +107,7 @@ class DecodeGraphs:
             cache: with a spare block at its end, which no sequence is given.
             block_size: tokens in a block.
             capture: how.
+            most_sequences: of a step.
             limits: what.
         """
         self._decoder, self._cache, self._block_size, self._capture = decoder, cache, block_size, capture
@@ -97,9 +115,22 @@ class DecodeGraphs:
         self._steps: dict[Bucket, tuple[StaticStep, Graph]] = {}
         self._eager: Counter[Bucket] = Counter()
         self._failed = False
-        shape = MOST_DECODE_TOKENS, decoder.config.vocab_size
+        shape = _power_of_two(min(most_sequences, self._limits.most_sequences)), decoder.config.vocab_size
         # Outside the pool of the graphs, and one for all of them.
         self._logits = torch.empty(shape, dtype=decoder.dtype, device=decoder.device)
+
+    def capture_all(self, most_experts: int) -> None:
+        """Capture steps of every number of sequences, for contexts of the smallest bucket, before they come.
+
+        Args:
+            most_experts: of a token, 0 or 1.
+        """
+        sequences = len(self._logits)  # the largest first: the others find room in its memory
+        while sequences:
+            for experts in range(most_experts + 1):
+                if not self._failed and len(self._steps) < self._limits.most_graphs:
+                    self._try(Bucket(sequences, self._limits.least_context, experts), ())
+            sequences //= 2
 
     def run(self, chunks: Rows[Chunk], patched: bool) -> Tensor | None:
         """Compute a step's tokens, and write their keys and values, if it is captured or due to be.
@@ -114,6 +145,10 @@ class DecodeGraphs:
         bucket = None if self._failed else bucket_of(chunks, patched, self._limits)
         if bucket is None or (bucket not in self._steps and not self._due(bucket)):
             return None
+        return self._logits[: len(chunks)] if self._try(bucket, chunks) else None
+
+    def _try(self, bucket: Bucket, chunks: Rows[Chunk]) -> bool:
+        """Replay a step, captured first if it is not; where that fails nothing is captured any more."""
         try:
             with torch.inference_mode():
                 self._replay(bucket, chunks)
@@ -126,8 +161,8 @@ class DecodeGraphs:
             )
             self._failed = True
             self._steps.clear()
-            return None
-        return self._logits[: len(chunks)]
+            return False
+        return True
 
     def _replay(self, bucket: Bucket, chunks: Rows[Chunk]) -> None:
         if bucket in self._steps:

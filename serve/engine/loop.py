@@ -199,6 +199,7 @@ class AsyncEngine:
     def _run(self) -> None:
         """The loop."""
         try:
+            self.engine.warm_up()
             while not self._stopping:
                 self._wake.clear()
                 self._obey()

@@ -5,7 +5,7 @@ from collections.abc import Sequence as Rows
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.expert_linear.batch import NO_EXPERT
+from kernels.expert_linear.tiles import NO_EXPERT
 from serve.engine.scheduler import Chunk
 
 Mix = tuple[int, tuple[int, ...], tuple[float, ...]]

@@ -1,6 +1,8 @@
 """One step on the model: from planned chunks to logits."""
 
+from bisect import bisect_right
 from collections.abc import Sequence as Rows
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from kernels.attention import AttentionBatch
 from kernels.expert_linear import ExpertBatch
 from serve.engine.capture import CudaCapture
-from serve.engine.graphs import DecodeGraphs
+from serve.engine.graphs import DecodeGraphs, GraphLimits
 from serve.engine.mixes import Mix, mix_of, slots_and_gates
 from serve.engine.patching import Patching
 from serve.engine.records import StepMode
@@ -20,13 +22,28 @@ from serve.model import Decoder, ForwardBatch, KvCache
 class Runner:
     """Builds the flattened batch of a step, once for all layers, and runs the decoder on it."""
 
-    def __init__(self, decoder: Decoder, cache: KvCache, block_size: int, patching: Patching) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KvCache,
+        block_size: int,
+        patching: Patching,
+        max_num_seqs: int = 64,
+        max_model_len: int = 2048,
+    ) -> None:
         self._decoder, self._cache, self._block_size, self._patching = decoder, cache, block_size, patching
         self._graphs: DecodeGraphs | None = None
         if cache.with_spare is not None:
-            self._graphs = DecodeGraphs(decoder, cache.with_spare, block_size, CudaCapture(decoder.device))
+            capture = CudaCapture(decoder.device)
+            limits = GraphLimits.of(decoder, block_size, max_model_len)
+            self._graphs = DecodeGraphs(decoder, cache.with_spare, block_size, capture, max_num_seqs, limits)
         self._planned: tuple[tuple[Mix, ...], tuple[int, ...]] | None = None
         self._plans: tuple[ExpertBatch, ExpertBatch] | None = None
+
+    def warm_up(self, experts: bool) -> None:
+        """Capture what decoding will ask for, where steps are captured; with the expert of a token if there are any."""
+        if self._graphs is not None:
+            self._graphs.capture_all(int(experts))
 
     def run(self, chunks: Rows[Chunk], rows: Rows[int]) -> tuple[Tensor, StepMode]:
         """Compute the chunks' tokens, write their keys and values, and return logits [R, vocab] of some of the tokens.
@@ -40,24 +57,56 @@ class Runner:
         """
         patched = self._patching.settle(chunks)
         pooled = any(chunk.sequence.request.pooling for chunk in chunks)
+        carried = any(chunk.sequence.experts for chunk in chunks)
+        mode: StepMode = "patched" if patched else "fused" if carried else "plain"
         if self._graphs is not None and not pooled and (found := self._graphs.run(chunks, patched)) is not None:
-            carried = any(chunk.sequence.experts for chunk in chunks)
-            logits = (
-                found if len(rows) == len(chunks) else found[torch.tensor(rows, dtype=torch.int64).to(found.device)]
-            )
-            return logits, "patched" if patched else "fused" if carried else "plain"
+            return self._some(found, rows, len(chunks)), mode
+        decoding = [number for number, chunk in enumerate(chunks) if chunk.count == 1]
+        if self._graphs is not None and not pooled and 0 < len(decoding) < len(chunks):
+            # What decodes is replayed whatever prompts come beside it, so that these do not choose how it is computed.
+            found = self._graphs.run([chunks[number] for number in decoding], patched)
+            if found is not None:
+                return self._beside(found, chunks, rows, patched), mode
+        return self._eager(chunks, rows, patched, pooled), mode
+
+    def _eager(self, chunks: Rows[Chunk], rows: Rows[int], patched: bool, pooled: bool) -> Tensor:
         experts, head_experts = (None, None) if patched else self._experts(chunks, rows)
-        mode: StepMode = "patched" if patched else "plain" if experts is None else "fused"
         batch = self._batch(chunks, experts)
         with torch.inference_mode():
             hidden = self._decoder.forward(batch, self._cache)
             if pooled:
                 self._pool(chunks, self._decoder.norm(hidden, experts))
             if not rows:
-                return hidden.new_empty(0, self._decoder.config.vocab_size), mode
+                return hidden.new_empty(0, self._decoder.config.vocab_size)
             wanted = hidden[torch.tensor(rows, dtype=torch.int64, device=hidden.device)]
-            logits = self._decoder.logits(wanted, head_experts)
-        return logits, mode
+            return self._decoder.logits(wanted, head_experts)
+
+    def _beside(self, replayed: Tensor, chunks: Rows[Chunk], rows: Rows[int], patched: bool) -> Tensor:
+        """Compute the chunks of several tokens eagerly, and put their logits between those that were replayed."""
+        prompts = [chunk for chunk in chunks if chunk.count != 1]
+        starts = [0, *accumulate(chunk.count for chunk in chunks)]
+        # Where each chunk begins among those that were replayed, or among the prompts' tokens.
+        own_starts: list[int] = []
+        decoded = computed = 0
+        for chunk in chunks:
+            own_starts.append(decoded if chunk.count == 1 else computed)
+            decoded, computed = decoded + (chunk.count == 1), computed + (chunk.count if chunk.count != 1 else 0)
+        of_replayed: list[tuple[int, int]] = []
+        of_prompts: list[tuple[int, int]] = []
+        for place, row in enumerate(rows):
+            number = bisect_right(starts, row) - 1
+            kind = of_replayed if chunks[number].count == 1 else of_prompts
+            kind.append((place, own_starts[number] + row - starts[number]))
+        logits = self._eager(prompts, [row for _, row in of_prompts], patched, pooled=False)
+        kept = self._some(replayed, [row for _, row in of_replayed], decoded)
+        order = torch.tensor([place for place, _ in of_replayed + of_prompts], dtype=torch.int64).to(kept.device)
+        out = kept.new_empty(len(rows), kept.shape[1])
+        out[order] = torch.cat([kept, logits])
+        return out
+
+    @staticmethod
+    def _some(logits: Tensor, rows: Rows[int], count: int) -> Tensor:
+        return logits if len(rows) == count else logits[torch.tensor(rows, dtype=torch.int64).to(logits.device)]
 
     @staticmethod
     def _pool(chunks: Rows[Chunk], hidden: Tensor) -> None:

@@ -9,12 +9,17 @@ from torch import Tensor
 
 from kernels.attention import PaddedDecodes
 from kernels.expert_linear import ExpertBatch
+from kernels.expert_linear.tiles import Tiles
 from serve.engine.mixes import Mix, mix_of, slots_and_gates
 from serve.engine.scheduler import Chunk
 from serve.model import Decoder, ForwardBatch, KvCache
 
 _ALIGNED = 4
 """Inputs begin at multiples of 16 bytes, as every tensor of its own does: Triton compiles others once more."""
+
+
+NOBODY: tuple[Mix, ...] = ((1, (), ()),)
+"""The experts of a step without sequences."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,9 @@ class _Inputs:
             return cls(tokens, positions, tables, None)
         slots, gates = next(parts).view(n, -1), next(parts).view(torch.float32).view(n, -1)
         groups, gate = (next(parts), next(parts), next(parts)), next(parts).view(torch.float32)
+        tiles = Tiles.over(next(parts), bucket.experts, n)
         # Made anew at each use: a batch remembers what it has worked out from its tensors.
-        return cls(tokens, positions, tables, lambda: ExpertBatch.over(slots, gates, *groups, gate))
+        return cls(tokens, positions, tables, lambda: ExpertBatch.over(slots, gates, *groups, gate, tiles))
 
 
 def _split(buffer: Tensor, sizes: list[int]) -> Iterator[Tensor]:
@@ -68,9 +74,9 @@ def _split(buffer: Tensor, sizes: list[int]) -> Iterator[Tensor]:
 
 
 def _sizes(bucket: Bucket, blocks: int) -> list[int]:
-    """Tokens, positions, tables; slots, gates, and the groups' slots, starts, tokens and gates."""
+    """Tokens, positions, tables; slots, gates, the groups' slots, starts, tokens and gates, and the tiles."""
     n, pairs = bucket.sequences, bucket.sequences * bucket.experts
-    return [n, n, n * blocks, pairs, pairs, pairs, pairs + 1, pairs, pairs]
+    return [n, n, n * blocks, pairs, pairs, pairs, pairs + 1, pairs, pairs, Tiles.words(bucket.experts, n)]
 
 
 def _words(bucket: Bucket, blocks: int) -> int:
@@ -108,21 +114,22 @@ class StaticStep:
         self._read = _Inputs.of(self._device, bucket, self._blocks)
         self._tokens, self._positions = self._given.tokens.numpy(), self._given.positions.numpy()
         self._tables = self._given.tables.numpy()
+        self._laid: list[tuple[Rows[int], int]] = [((), 0)] * bucket.sequences
         self._mixes: tuple[Mix, ...] | None = None
 
     def fill(self, chunks: Rows[Chunk]) -> None:
-        """Bring a step's inputs to the device."""
+        """Bring a step's inputs to the device; none of any sequence, to capture a step before it comes."""
         count = len(chunks)
         for row, chunk in enumerate(chunks):
             sequence = chunk.sequence
             position = sequence.computed
             self._tokens[row], self._positions[row] = sequence.tokens[position], position
-            blocks = sequence.blocks[: self._blocks]
-            self._tables[row, : len(blocks)] = blocks
+            self._lay(row, sequence.blocks)
         self._tokens[count:] = self._positions[count:] = 0
         self._tables[count:, 0] = self._spare
+        self._laid[count:] = [((), 0)] * (len(self._laid) - count)
         if self._given.experts is not None:
-            mixes = tuple(map(mix_of, chunks))
+            mixes = tuple(map(mix_of, chunks)) or NOBODY
             # While the same sequences decode, step after step has the same plan.
             if mixes != self._mixes:
                 slots, gates = slots_and_gates(mixes)
@@ -131,6 +138,17 @@ class StaticStep:
                 self._mixes = mixes
         # Waits until it has arrived: the next step may be filled before this one has run.
         self._device.copy_(self._host)
+
+    def _lay(self, row: int, blocks: list[int]) -> None:
+        """Bring a sequence's blocks into its row: all of them, or those that it got since it was last in this row.
+
+        A sequence's list only grows; one that loses its blocks gets another list.
+        """
+        before, known = self._laid[row]
+        first, last = (known if before is blocks else 0), min(len(blocks), self._blocks)
+        if first < last:
+            self._tables[row, first:last] = blocks[first:last]
+        self._laid[row] = blocks, last
 
     def compute(self) -> None:
         """The step, from the inputs on the device to the logits, without the host's knowing any of them."""

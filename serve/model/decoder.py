@@ -11,7 +11,7 @@ from kernels.decoder import CompiledLayers, not_compiled
 from kernels.expert_linear import ExpertBatch
 from serve.model.batch import ForwardBatch
 from serve.model.config import ModelConfig
-from serve.model.layer import DecoderLayer
+from serve.model.layer import DecoderLayer, Made
 from serve.model.layers import Embedding, Linear, Placement, RmsNorm, place_linear, place_norm
 from serve.model.rope import RotaryTable
 
@@ -58,6 +58,7 @@ class Decoder:
 
     Attributes:
         config: its shape.
+        max_positions: positions that it can be asked for.
         dtype, device: of its weights and activations.
         not_compiled: why steps of few tokens are not computed in one compiled call; None: they are, on the CPU.
         windows: the distinct sliding windows, for each of which a batch needs an attention plan.
@@ -65,7 +66,7 @@ class Decoder:
     """
 
     def __init__(self, config: ModelConfig, max_positions: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.config, self.dtype, self.device = config, dtype, device
+        self.config, self.max_positions, self.dtype, self.device = config, max_positions, dtype, device
         self.windows = frozenset(config.windows)
         self.embedding = Embedding(config.vocab_size, config.hidden_size, False, dtype, device)
         self.layers = [DecoderLayer(config, layer, dtype, device) for layer in config.layers]
@@ -94,9 +95,10 @@ class Decoder:
         plan = batch.slot_mapping, batch.attention, batch.experts
         if self._compiled is not None and self._compiled(x, angles, cache.keys, cache.values, *plan):
             return x
+        made: Made | None = None
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x = layer(x, batch, *angles[layer.rotation], keys, values)
-        return x
+            x, made = layer(x, made, batch, *angles[layer.rotation], keys, values)
+        return x if made is None else made.added_to(x)
 
     def logits(self, hidden: Tensor, experts: ExpertBatch | None) -> Tensor:
         """Next-token logits [R, vocab] of chosen rows [R, hidden] of `forward`'s result, with those rows' experts."""

@@ -1,6 +1,7 @@
 """One layer of the decoder, as its configuration says."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,18 @@ from serve.model.batch import ForwardBatch
 from serve.model.config import LayerConfig, ModelConfig
 from serve.model.layers import Linear, Placement, RmsNorm, place_linear, place_norm
 from serve.model.routed import RoutedMlp
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a part of a layer adds to the residual stream: [T, hidden], times a factor."""
+
+    values: Tensor
+    factor: float
+
+    def added_to(self, x: Tensor) -> Tensor:
+        """The sum."""
+        return x + self.values if self.factor == 1 else x + self.values * self.factor
 
 
 class DecoderLayer:
@@ -54,14 +67,30 @@ class DecoderLayer:
         self.down_norm = norm(hidden, names.down_norm is not None)
 
     def __call__(
-        self, x: Tensor, batch: ForwardBatch, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor
-    ) -> Tensor:
-        """[T, hidden] to the same shape; the step's keys and values are written to the layer's cache."""
-        experts = batch.experts
-        attended = self._attention(_normed(self.input_norm, x, experts), batch, cos, sin, keys, values)
-        x = self._added(x, _normed(self.output_norm, self.output(attended, experts), experts))
-        made = self._feed_forward(_normed(self.mlp_norm, x, experts), experts)
-        return self._added(x, _normed(self.down_norm, made, experts))
+        self, x: Tensor, made: Made | None, batch: ForwardBatch, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Made]:
+        """One layer; the step's keys and values are written to its cache.
+
+        A sum of the residual stream is made together with the norm of it, which may be that of the next layer.
+
+        Args:
+            x: [T, hidden], the residual stream.
+            made: what the layer before is still to add to it, or None.
+            batch: the step's tokens.
+            cos: of the tokens' positions.
+            sin: likewise.
+            keys: the layer's cache; changed.
+            values: likewise.
+
+        Returns:
+            The residual stream, and what is still to be added to it.
+        """
+        experts, scale = batch.experts, self.math.residual_scale
+        x, normed = _summed(x, made, self.input_norm, experts)
+        attended = self._attention(normed, batch, cos, sin, keys, values)
+        own = Made(_normed(self.output_norm, self.output(attended, experts), experts), scale)
+        x, normed = _summed(x, own, self.mlp_norm, experts)
+        return x, Made(_normed(self.down_norm, self._feed_forward(normed, experts), experts), scale)
 
     def _feed_forward(self, x: Tensor, experts: ExpertBatch | None) -> Tensor:
         if self.routed is not None:
@@ -88,9 +117,6 @@ class DecoderLayer:
             return norm(x, experts)
         return norm(x.view(len(x), -1, self.math.head_dim), experts).flatten(1)
 
-    def _added(self, x: Tensor, made: Tensor) -> Tensor:
-        return x + made if self.math.residual_scale == 1 else x + made * self.math.residual_scale
-
     def placements(self, prefix: str, config: ModelConfig) -> dict[str, Placement]:
         """Placements of the layer's parameters, under their Hugging Face names."""
         q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -116,6 +142,16 @@ class DecoderLayer:
             if norm is not None:
                 found |= place_norm(f"{prefix}.{name}", norm)
         return found
+
+
+def _summed(x: Tensor, made: Made | None, norm: RmsNorm | None, experts: ExpertBatch | None) -> tuple[Tensor, Tensor]:
+    """The residual stream with what is added to it, and its norm: the stream itself where there is no norm."""
+    if made is None:
+        return x, _normed(norm, x, experts)
+    if norm is None:
+        x = made.added_to(x)
+        return x, x
+    return norm.added(x, made.values, made.factor, experts)
 
 
 def _normed(norm: RmsNorm | None, x: Tensor, experts: ExpertBatch | None) -> Tensor:

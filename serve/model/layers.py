@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank, PackedWeight, expert_linear
-from kernels.expert_norm import expert_bias, expert_rms_norm
+from kernels.expert_norm import added_rms_norm, expert_bias, expert_rms_norm
 from serve.model.lookup import add_low_rank_rows, add_sparse_rows
 
 
@@ -70,6 +70,10 @@ class RmsNorm:
     def __call__(self, x: Tensor, experts: ExpertBatch | None) -> Tensor:
         """[T, ..., H] to the same shape."""
         return expert_rms_norm(x, self.weight, self._eps, self.delta, experts, self._offset)
+
+    def added(self, x: Tensor, made: Tensor, factor: float, experts: ExpertBatch | None) -> tuple[Tensor, Tensor]:
+        """`x + factor * made` and its norm: all [T, H]."""
+        return added_rms_norm(x, made, factor, self.weight, self._eps, self.delta, experts, self._offset)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.expert_linear import ExpertBank, LowRankBank
+from kernels.expert_linear.bank import ROW_BLOCK
 from kernels.expert_linear.low_rank import Factors
 from merge.bundle import LowRankDelta, SparseDelta
 from serve.model.layers import Part
@@ -14,12 +15,12 @@ from serve.model.layers import Part
 
 @dataclass(frozen=True)
 class PackedRows:
-    """An expert's sparse residual of one linear layer, in the dtypes of the layer's bank.
+    """An expert's sparse residual of one linear layer, as a slot of the layer's bank holds it.
 
     Attributes:
-        index: [N, k] column numbers.
-        value: [N, k] bfloat16 or int8.
-        scale: [N] float32, with int8 values only.
+        index: [ceil(N / 16), k, 16] column numbers.
+        value: the same shape, bfloat16 or int8.
+        scale: [ceil(N / 16) * 16] float32, with int8 values only.
     """
 
     index: Tensor
@@ -29,18 +30,30 @@ class PackedRows:
     @classmethod
     def empty(cls, bank: ExpertBank) -> "PackedRows":
         """Rows that fill a slot and add nothing."""
-        shape = (bank.out_features, bank.entries)
-        scale = None if bank.scale is None else torch.zeros(shape[0])
-        return cls(torch.zeros(shape, dtype=bank.index.dtype), torch.zeros(shape, dtype=bank.value.dtype), scale)
+        index, value = (torch.zeros(part.shape[1:], dtype=part.dtype) for part in (bank.index, bank.value))
+        return cls(index, value, None if bank.scale is None else torch.zeros(bank.scale.shape[1]))
 
     def put(self, rows: slice, delta: SparseDelta) -> None:
         """Fill some rows; an 8-bit residual is multiplied out where the bank has wider values."""
-        k = delta.index.shape[1]
-        self.index[rows, :k] = delta.index.to(self.index.dtype)
+        self._put(self.index, rows, delta.index)
         if self.scale is None:
-            self.value[rows, :k] = delta.numbers.to(self.value.dtype)
+            self._put(self.value, rows, delta.numbers)
         elif delta.scale is not None:
-            self.value[rows, :k], self.scale[rows] = delta.value, delta.scale.to(torch.float32)
+            self._put(self.value, rows, delta.value)
+            self.scale[rows] = delta.scale.to(torch.float32)
+
+    @staticmethod
+    def _put(blocks: Tensor, rows: slice, values: Tensor) -> None:
+        """Rows of [n, k] values into blocks of 16 rows, whole blocks at once where the rows begin and end with one."""
+        converted, k = values.to(blocks.dtype), values.shape[1]
+        # 16-bit columns have no indexing of their own in torch.
+        bits = torch.int16 if blocks.dtype == torch.uint16 else blocks.dtype
+        target, source = blocks.view(bits).permute(0, 2, 1), converted.view(bits)
+        if rows.start % ROW_BLOCK == 0 and rows.stop % ROW_BLOCK == 0:
+            target[rows.start // ROW_BLOCK : rows.stop // ROW_BLOCK, :, :k] = source.view(-1, ROW_BLOCK, k)
+        else:
+            number = torch.arange(rows.start, rows.stop)
+            target[number // ROW_BLOCK, number % ROW_BLOCK, :k] = source
 
     @property
     def nbytes(self) -> int:

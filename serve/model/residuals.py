@@ -4,7 +4,7 @@ A residual file speaks of the checkpoint's tensors; the decoder has them stacked
 an expert into the decoder's form once, when it is read, so that putting it into a slot is a plain copy.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from serve.model.errors import ModelError
 from serve.model.layers import Linear, Part, Placement, RmsNorm
 from serve.model.packed import PackedExpert, PackedFactors, PackedRows
 from serve.model.residual_shape import ResidualShape
+from serve.model.slot_writer import SlotWriter, Write
 
 LAYERS = "model.layers."
 """What the names of weights begin with that `--enable-lora` makes room for."""
@@ -39,6 +40,7 @@ class ResidualBanks:
         self._packed = any(isinstance(one.part.layer.weight, PackedWeight) for one in self._placements.values())
         self._deltas: dict[Part, Tensor] = {}
         self._undo: list[Callable[[], object]] = []
+        self._writer = SlotWriter(decoder.device)
         if slots:
             self._allocate_banks(shape)
             self._allocate_low_rank(shape)
@@ -80,10 +82,10 @@ class ResidualBanks:
                     f"{who}: {name} has {columns.shape[1]} entries a row, but the slots were made for {most}, the "
                     "most of any expert in the bundle at start: restart with this expert in the bundle"
                 )
-            if columns.numel() and int(columns.max()) >= placement.shape[1]:
-                raise ModelError(
-                    f"{who}: {name} has an entry in column {int(columns.max())}; the weight has {placement.shape[1]}"
-                )
+            low, high = (int(bound) for bound in torch.aminmax(columns)) if columns.numel() else (0, 0)
+            if low < 0 or high >= placement.shape[1]:
+                outside = low if low < 0 else high
+                raise ModelError(f"{who}: {name} has an entry in column {outside}; the weight has {placement.shape[1]}")
             if bank.scale is not None and residual.scale is None:
                 raise ModelError(
                     f"{who}: {name} has {residual.value.dtype} values, but every expert in the bundle at start had "
@@ -140,27 +142,31 @@ class ResidualBanks:
         return dense
 
     def load(self, slot: int, expert: PackedExpert) -> None:
-        """Put an expert into a slot, replacing all of what was there."""
-        for part, bank in self._banks.items():
-            if part in expert.sparse:
-                rows = expert.sparse[part]
-                bank.load(slot, rows.index, rows.value, rows.scale)
-            else:
-                bank.clear(slot)
-        for part, factors in self._low_rank.items():
-            if part in expert.low_rank:
-                factors.load(slot, expert.low_rank[part].parts)
-            else:
-                factors.clear(slot)
+        """Put an expert into a slot, replacing all of what was there.
+
+        It was checked and brought into the slot's form when it was packed, and is only copied here.
+        """
+        self._writer.write(list(self._writes(slot, expert)))
         if expert.low_rank:
             self._with_low_rank.add(slot)
         else:
             self._with_low_rank.discard(slot)
-        for part, delta in self._deltas.items():
-            if part in expert.dense:
-                delta[slot].copy_(expert.dense[part])
+
+    def _writes(self, slot: int, expert: PackedExpert) -> Iterator[Write]:
+        """What each part of a slot is to hold. Whatever holds no expert's part adds nothing."""
+        for part, bank in self._banks.items():
+            rows = expert.sparse.get(part)
+            yield Write(bank.index[slot], None if rows is None else rows.index)
+            yield Write(bank.value[slot], None if rows is None else rows.value)
+            if bank.scale is not None:
+                yield Write(bank.scale[slot], None if rows is None else rows.scale)
+        for part, factors in self._low_rank.items():
+            if part in expert.low_rank:
+                yield from (Write(*one) for one in factors.writes(slot, expert.low_rank[part].parts))
             else:
-                delta[slot].zero_()
+                yield Write(factors.ranks[slot], None)
+        for part, delta in self._deltas.items():
+            yield Write(delta[slot], expert.dense.get(part))
 
     def patches(self, slot: int) -> bool:
         """Whether `patch` takes a slot: not where its expert has a low-rank part, whose product is a dense matrix.

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank
 from kernels.expert_linear.low_rank import Factors
+from kernels.expert_linear.tiles import Tiles
 
 
 def random_rows(out_features: int, in_features: int, entries: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -79,4 +80,5 @@ def unfilled_plan(tokens: int, width: int) -> ExpertBatch:
         torch.full(size if isinstance(size, tuple) else (size,), 1, dtype=dtype)
         for size, dtype in zip(sizes, types, strict=True)
     )
-    return ExpertBatch.over(slots, gates, group_slot, group_start, group_token, group_gate)
+    tiles = Tiles.over(torch.ones(Tiles.words(width, tokens), dtype=torch.int32), width, tokens)
+    return ExpertBatch.over(slots, gates, group_slot, group_start, group_token, group_gate, tiles)

@@ -90,10 +90,11 @@ def test_a_plan_is_laid_into_another_of_maximal_shapes() -> None:
 
 
 def test_a_plan_to_be_filled_has_maximal_shapes() -> None:
-    with pytest.raises(ValueError, match="up to 64 tokens, not 65"):
-        unfilled_plan(65, 1)
     plan = unfilled_plan(2, 2)
     with pytest.raises(ValueError, match=r"slots \[2, 2\] need 4 groups and pairs, not \[3, 5, 4, 4\]"):
         ExpertBatch.over(
-            plan.slots, plan.gates, plan.group_slot[:3], plan.group_start, plan.group_token, plan.group_gate
+            plan.slots, plan.gates, plan.group_slot[:3], plan.group_start, plan.group_token, plan.group_gate, plan.tiles
         )
+    with pytest.raises(ValueError, match=r"slots \[2, 2\] need tiles of as many, not \[1, 2\]"):
+        groups = plan.group_slot, plan.group_start, plan.group_token, plan.group_gate
+        ExpertBatch.over(plan.slots, plan.gates, *groups, unfilled_plan(1, 2).tiles)

@@ -13,21 +13,20 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kernels.expert_linear import low_rank_triton, packed_triton, triton as sparse_triton
+from kernels.expert_linear import packed_triton
+from kernels.expert_linear.low_rank_triton import expand_kernel, shrink_kernel
 
 TYPES = {
-    **dict.fromkeys(("x", "weight", "bias", "y", "value"), "*bf16"),
+    **dict.fromkeys(("x", "bias", "y"), "*bf16"),
     **dict.fromkeys(("a", "b"), "*i8"),
-    **dict.fromkeys(("scale", "u", "group_gate"), "*fp32"),
-    **dict.fromkeys(("ranks", "group_slot", "group_start", "group_token"), "*i32"),
-    "index": "*u16",
+    **dict.fromkeys(("scale", "u", "sums", "gate"), "*fp32"),
+    **dict.fromkeys(("ranks", "tiles", "token"), "*i32"),
     "table": "*i64",
 }
-TILES = {"ROWS": 32, "COLUMNS": 128, "ENTRIES": 8, "RANKS": 16, "TOKENS": 16, "ROW_BLOCK": 16, "WIDEN": False,
-         "GROUP": 32}
-FLAGS = {"HAS_BIAS": True, "HAS_SPARSE": True, "HAS_SCALE": False, "HAS_LOW_RANK": True}
+TILES = {"ROWS": 32, "COLUMNS": 128, "RANKS": 16, "TOKENS": 16, "SPLITS": 4, "WORDS": 4, "ROW_BLOCK": 16, "GROUP": 32}
+FLAGS = {"HAS_BIAS": True, "FIRST": False, "LAST": True, "WIDEN": False, "HAS_ONTO": True}
 PACKED = {packed_triton.packed_kernel_8: "*fp32", packed_triton.packed_kernel_4: "*bf16"}
-for kernel in (low_rank_triton.shrink_kernel, low_rank_triton.expand_kernel, sparse_triton.decode_kernel, *PACKED):
+for kernel in (shrink_kernel, expand_kernel, *PACKED):
     types = {**TYPES, "data": "*u8", "scale": PACKED.get(kernel, TYPES["scale"])}
     constants = {name: value for name, value in {**TILES, **FLAGS}.items() if name in kernel.arg_names}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
@@ -39,5 +38,5 @@ for kernel in (low_rank_triton.shrink_kernel, low_rank_triton.expand_kernel, spa
 def test_kernels_compile_without_a_gpu() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True)
-    names = ("shrink_kernel", "expand_kernel", "decode_kernel", "packed_kernel_8", "packed_kernel_4")
+    names = ("shrink_kernel", "expand_kernel", "packed_kernel_8", "packed_kernel_4")
     assert ran.stdout.split() == [word for name in names for word in (name, "True")]

@@ -147,7 +147,7 @@ OPTIONS = (
     "--api-key-file keys --admin-api-key a1 --admin-api-key a2 --admin-api-key-file admins --expert-dir e1 "
     "--expert-dir e2 --allowed-origins https://a.example --max-body-bytes 1MiB --max-choices 9 --log-prompts "
     "--request-timeout 60 --engine-timeout 30 --chat-template c.jinja --generation-config none --log-format json "
-    "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager "
+    "--max-expert-host-bytes 3MB --patching auto --no-ui --enforce-eager --gpu-memory-utilization 0.8 "
     "--max-choices-per-key 50 --root-path /llm --allow-priority "
     "--body-timeout 5 --keep-alive-timeout 90 --max-header-bytes 8KiB "
     "--tool-call-parser hermes --reasoning-parser qwen3 --sse-ping-seconds 3"
@@ -194,7 +194,7 @@ def test_serves_options(run: Run, settings: list[ServerSettings]):
     assert (engine.dtype, engine.device, engine.kv_cache_bytes) == ("float32", "cpu", 2 * 2**20)
     assert (engine.max_expert_slots, engine.enable_prefix_caching, engine.seed) == (4, False, 7)
     assert (engine.max_expert_host_bytes, engine.patching, api.ui) == (3 * 10**6, "auto", False)
-    assert engine.enforce_eager
+    assert (engine.enforce_eager, engine.gpu_memory_utilization) == (True, 0.8)
 
 
 def test_deploys_options_are_serves(

@@ -94,7 +94,8 @@ class ComparedRunner:
         if self._again.replayed == replays:
             self.eager += 1
         else:
-            bucket = bucket_of(chunks, mode == "patched", self._graphs._limits)
+            decoding = [chunk for chunk in chunks if chunk.count == 1]
+            bucket = bucket_of(decoding, mode == "patched", self._graphs._limits)
             assert bucket is not None
             self.replayed.append(bucket)
         return logits, mode
@@ -127,7 +128,7 @@ def capturing_engine(
     runner = engine._runner
     cache = runner._cache.with_spare
     assert cache is not None
-    runner._graphs = DecodeGraphs(runner._decoder, cache, runner._block_size, again, limits)
+    runner._graphs = DecodeGraphs(runner._decoder, cache, runner._block_size, again, 64, limits)
     return engine, runner._graphs
 
 

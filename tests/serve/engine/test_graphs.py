@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.expert_linear.batch import MOST_DECODE_TOKENS
 from serve.engine import Engine, EngineConfig, Request, build
 from serve.engine.graphs import GraphLimits, bucket_of, captures_steps
 from serve.engine.patch_costs import PatchCosts
@@ -24,7 +23,7 @@ from tests.serve.conftest import (
     tokens_of,
     write_bundle,
 )
-from tests.serve.engine.replays import LIMITS, Again, capturing_engine, compared_engine, without_compiled_kernels
+from tests.serve.engine.replays import Again, capturing_engine, compared_engine, without_compiled_kernels
 
 Experts = tuple[tuple[str, float], ...]
 A, B = (("a", 1.0),), (("b", 1.0),)
@@ -225,7 +224,8 @@ def chunks(*contexts: int, experts: int = 0, count: int = 1) -> list[Chunk]:
         (chunks(*[7] * 33, experts=1), Bucket(64, 256, 1)),
         (chunks(7, experts=3), Bucket(1, 256, 4)),
         (chunks(7, experts=5), None),
-        (chunks(*[7] * 65), None),
+        (chunks(*[7] * 65), Bucket(128, 256, 0)),
+        (chunks(*[7] * 257), None),
         (chunks(8, 9, count=2), None),
         # 16 * 4,096 tokens are read where 9 * 4,000 are there, and where 16 * 3,000 are.
         (chunks(*[4000] * 9), Bucket(16, 4096, 0)),
@@ -251,10 +251,40 @@ def test_captures_are_bounded_and_spare_the_first_steps_of_a_bucket(tiny: TinyBu
     assert (again.captured, again.replayed) == (2, 1 + 5)
 
 
-def test_what_is_captured_fits_one_launch() -> None:
-    """Above so many tokens the kernels' launches follow the groups of a step."""
-    assert bucket_of(chunks(*[7] * MOST_DECODE_TOKENS), False, LIMITS) is not None
-    assert bucket_of(chunks(*[7] * (MOST_DECODE_TOKENS + 1)), False, LIMITS) is None
+def test_common_steps_are_captured_before_they_come(tiny: TinyBundle) -> None:
+    engine, compared, again = compared_engine(tiny.bundle, max_num_seqs=4, enable_prefix_caching=False)
+    make_resident(engine)
+    before = again.captured
+    compared._graphs.capture_all(1)
+    sizes = {bucket.sequences for bucket in compared._graphs._steps}
+    assert sizes == {1, 2, 4, 8, 16, 32, 64}
+    assert {bucket.experts for bucket in compared._graphs._steps} == {0, 1}
+    assert again.captured == before + 14
+    for number in range(4):
+        engine.add(Request(f"r{number}", prompt(number, 3), greedy(6), MIXES[number]))
+    outputs = drain(engine)
+    for number in range(4):
+        assert tokens_of(outputs[f"r{number}"]) == tiny.greedy(prompt(number, 3), 6, *MIXES[number])
+    assert again.captured == before + 14
+
+
+def test_what_decodes_beside_a_prompt_is_replayed(tiny: TinyBundle) -> None:
+    engine, compared, _ = compared_engine(tiny.bundle, max_num_seqs=8, enable_prefix_caching=False)
+    make_resident(engine)
+    for number in range(2):
+        engine.add(Request(f"r{number}", prompt(number, 3), greedy(24), MIXES[number + 1]))
+    for _ in range(6):
+        engine.step()
+    eager, replayed = compared.eager, len(compared.replayed)
+    engine.add(Request("long", prompt(7, 40), greedy(3), B))
+    engine.add(Request("scored", prompt(8, 20), greedy(2, prompt_logprobs=0), A))
+    early = [output for _ in range(2) for output in engine.step()]
+    assert (compared.eager, len(compared.replayed)) == (eager, replayed + 2)
+    outputs = drain(engine)
+    for output in reversed(early):
+        outputs[output.request_id].insert(0, output)
+    assert tokens_of(outputs["long"]) == tiny.greedy(prompt(7, 40), 3, *B)
+    assert tokens_of(outputs["scored"]) == tiny.greedy(prompt(8, 20), 2, *A)
 
 
 def test_without_a_gpu_nothing_is_captured_and_no_block_is_spared(tiny: TinyBundle) -> None:

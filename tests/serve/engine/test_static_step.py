@@ -1,6 +1,7 @@
 """What is captured never asks the host: run with tensors that hold nothing, under a mode that sees every operation."""
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels.expert_linear import ExpertBank, ExpertBatch
-from kernels.expert_linear.cpu import expert_linear_torch
+from kernels import on_gpu
 from serve.engine import Request
 from serve.engine.scheduler import Chunk
 from serve.engine.sequence import Sequence
@@ -25,7 +25,6 @@ from tests.serve.conftest import greedy, random_low_rank, random_model
 from tests.serve.engine.replays import without_compiled_kernels
 
 pytest.importorskip("triton")
-import kernels.expert_linear.triton as on_gpu
 
 META = torch.device("meta")
 """Stands for the GPU: a device that is not the CPU, and whose numbers nobody can see."""
@@ -105,20 +104,17 @@ def test_the_trap_lets_by_what_stays_on_the_device() -> None:
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ExpertBatch]]:
-    """Plans of the expert kernels' launches, which take the GPU's way up to the launch itself."""
-    found: list[ExpertBatch] = []
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """The kernels' launches, which take the GPU's way up to the launch itself."""
+    found: Counter[str] = Counter()
 
-    def launch(
-        x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, bank: ExpertBank, batch: ExpertBatch, *_: Any
-    ) -> None:
-        parts = (batch.group_slot, batch.group_start, batch.group_token, batch.group_gate)
-        operands = [x, weight, bias, y, bank.index, bank.value, bank.scale, *parts]
-        assert all(tensor.device == META for tensor in operands if tensor is not None)
-        found.append(batch)
+    def launch(kernel: Any, grid: tuple[int, ...], *operands: Any, **_: Any) -> None:
+        assert all(operand.device == META for operand in operands if isinstance(operand, Tensor))
+        assert all(grid)
+        found[kernel.__name__] += 1
 
-    monkeypatch.setattr(on_gpu, "launch_decode", launch)
-    monkeypatch.setattr("kernels.expert_linear.dispatch.expert_linear_torch", on_gpu.expert_linear_triton)
+    monkeypatch.setattr(on_gpu, "launch", launch)
+    monkeypatch.setattr(on_gpu, "runs_triton", lambda x: x.device == META)
     with without_compiled_kernels():
         yield found
 
@@ -126,7 +122,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ExpertBatch]]:
 @pytest.mark.parametrize("bucket", [Bucket(1, 16, 0), Bucket(4, 16, 1), Bucket(32, 64, 0), Bucket(64, 32, 4)])
 @pytest.mark.parametrize("family", MODELS)
 def test_a_step_is_computed_without_the_host(
-    family: str, bucket: Bucket, launches: list[ExpertBatch], tmp_path: Path
+    family: str, bucket: Bucket, launches: Counter[str], tmp_path: Path
 ) -> None:
     model = random_model(family, **MODELS[family])
     model.save_pretrained(tmp_path)
@@ -140,10 +136,13 @@ def test_a_step_is_computed_without_the_host(
         step.fill([_chunk(1, [0], (3,), (1.0,))])
         with DeviceAlone() as mode:
             step.compute()
-    assert mode.operations > 30 * len(decoder.layers)
+    assert mode.operations > 10 * len(decoder.layers)
     # Four products a layer, and the head where it has a bank of its own or the embedding's.
-    assert len(launches) == (4 * len(decoder.layers) + 1 if bucket.experts else 0)
-    assert {len(plan.group_slot) for plan in launches} <= {bucket.sequences * bucket.experts}
+    products = 4 * len(decoder.layers) + 1
+    assert launches["sparse_kernel"] == launches["expand_kernel"] == products * bucket.experts
+    assert launches["shrink_kernel"] == (products if bucket.experts else 0)
+    assert launches["rotary_kernel"] == launches["gated_kernel"] == len(decoder.layers)
+    assert launches["add_norm_kernel"] > 2 * len(decoder.layers)
 
 
 def test_the_kernels_of_a_gpu_are_right_at_every_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,14 +167,14 @@ def test_the_kernels_of_a_gpu_are_right_at_every_replay(tmp_path: Path, monkeypa
     first, second, third = _chunk(0, [3], (2, 0), (0.5, 2.0)), _chunk(0, [8]), _chunk(1, [3], (1,), (-1.0,))
     for chunks in ([first], [first, second], [third, second, _chunk(0, [5], (0,), (1.0,))]):
         found = {}
-        for path in (expert_linear_torch, on_gpu.expert_linear_triton):
-            monkeypatch.setattr("kernels.expert_linear.dispatch.expert_linear_torch", path)
+        for path in (False, True):
+            monkeypatch.setattr(on_gpu, "runs_triton", lambda _, path=path: path)
             with without_compiled_kernels(), torch.inference_mode():
                 step.fill(chunks)
                 step.compute()
             found[path] = logits[: len(chunks)].clone()
         torch.testing.assert_close(*found.values(), rtol=1e-4, atol=1e-4)
-        assert bool(found[expert_linear_torch].isfinite().all())
+        assert bool(found[False].isfinite().all())
 
 
 def _everything(decoder: Decoder) -> ResidualShape:
@@ -208,6 +207,28 @@ def test_inputs_arrive_and_other_rows_are_in_the_spare_block(tmp_path: Path) -> 
     assert (group.slot, group.tokens.tolist(), group.gates.tolist()) == (1, [0], [0.25])
     # Each as aligned as a tensor of its own, so that kernels are not compiled once more for it.
     assert all(part.data_ptr() % 16 == step._device.data_ptr() % 16 for part in (read.positions, experts.group_start))
+
+
+def test_blocks_are_appended(tmp_path: Path) -> None:
+    """What a row has of a sequence is not written again, unless the sequence lost its blocks and got others."""
+    random_model().save_pretrained(tmp_path)
+    decoder = Decoder(read_config(tmp_path), 256, torch.float32, torch.device("cpu"))
+    cache = KvCache.allocate(decoder.config, 9, BLOCK, torch.float32, decoder.device, spare=True).with_spare
+    assert cache is not None
+    step = StaticStep(Bucket(2, 16, 0), decoder, cache, BLOCK, torch.empty(2, 97))
+    chunk, other = _chunk(6, [3, 1]), _chunk(1, [7])
+    step.fill([chunk, other])
+    step._tables[0, 0] = 8
+    chunk.sequence.blocks += [5]
+    step.fill([chunk, other])
+    assert step._read.tables[:, :3].tolist() == [[8, 1, 5], [7, 0, 0]]
+    step.fill([other])
+    step.fill([chunk])
+    assert step._read.tables[0, :3].tolist() == [3, 1, 5]
+    assert step._read.tables[1, 0].item() == 9
+    chunk.sequence.blocks = [2, 4]
+    step.fill([chunk])
+    assert step._read.tables[0, :2].tolist() == [2, 4]
 
 
 def _chunk(position: int, blocks: list[int], slots: tuple[int, ...] = (), gates: tuple[float, ...] = ()) -> Chunk:

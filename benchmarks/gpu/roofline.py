@@ -1,0 +1,157 @@
+"""Floors of a decoding step on a card, by bytes, and a model of what this path takes. Nothing here is measured.
+
+    python -m benchmarks.gpu.roofline
+
+Every constant is named. Those of latency are read off the machine code that `python -m benchmarks.compile_report` shows
+and published micro-benchmarks of Hopper; expect the model to be right within a factor of two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.gpu.layers import DENSITY, LLAMA, QWEN
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card can do: bytes/s by the sheet and as copied, bf16 operations/s, processors, and cycles/s."""
+
+    sheet: float
+    copied: float
+    operations: float
+    processors: int
+    clock: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder: layers, the shapes of a layer's linears, vocabulary, hidden size, and keys and values of a token."""
+
+    layers: int
+    linears: tuple[tuple[int, int], ...]
+    vocabulary: int
+    hidden: int
+    kv: int
+
+
+H200 = Card(4.8e12, 4.3e12, 790e12, 132, 1.755e9)
+MODELS = {
+    "Llama-3.1-8B": Model(32, tuple(LLAMA.values()), 128_256, 4096, 2 * 8 * 128),
+    "Qwen2.5-0.5B": Model(24, tuple(QWEN.values()), 151_936, 896, 2 * 2 * 64),
+}
+
+NODE = 1.8e-6
+"""Seconds of a small kernel in a captured chain."""
+LEAST_PRODUCT = 2.2e-6
+"""Seconds of the smallest product."""
+SMALL_KERNELS = 4
+"""A layer's: two sums with their norms, the rotation with the cache, the activation."""
+HOST = 1.5e-3
+"""Seconds of scheduling and drawing that no device work hides."""
+MEMORY_LATENCY, CACHE_LATENCY = 600, 262
+"""Cycles of a load from memory and from the second-level cache."""
+GATHER = 20
+"""Cycles of the first-level cache for 32 numbers at random places."""
+IN_FLIGHT = 8
+ROWS = 128
+MEMBERS = 4
+"""As `sparse_kernel` is launched: entries of a row in flight, rows of a program, tokens that an entry is loaded for."""
+RESIDENT = 8
+"""Programs of four warps and 64 registers on a processor at once."""
+SPLIT_ATTENTION = 0.8
+"""Share of the bandwidth that paged attention reaches."""
+
+
+def entries(columns: int) -> int:
+    """Entries of an expert in a row."""
+    return max(1, round(DENSITY * columns))
+
+
+def sparse_us(card: Card, shape: tuple[int, int], tokens: int, experts: int, value_bytes: int) -> float:
+    """Modelled microseconds of `sparse_kernel`: the longest of its bytes, its gathers, and its chains of latencies."""
+    rows, columns = shape
+    count, share = entries(columns), tokens / experts
+    moved = experts * rows * count * (2 + value_bytes) / card.copied
+    gathers = tokens * rows * count / 32 * GATHER / (card.processors * card.clock)
+    # Chunks of entries follow one another: columns from memory, then what lies there of x from a cache.
+    chain = math.ceil(count / IN_FLIGHT) * (MEMORY_LATENCY + CACHE_LATENCY)
+    chunks = math.ceil(share / MEMBERS) * experts * math.ceil(rows / ROWS)
+    waves = math.ceil(chunks / (card.processors * RESIDENT))
+    return (max(moved, gathers, waves * chain / card.clock) + NODE) * 1e6
+
+
+def product_us(card: Card, shape: tuple[int, int], tokens: int) -> float:
+    """Modelled microseconds of torch's product: its bytes or its operations, at 93 and 75 % of what the card does."""
+    rows, columns = shape
+    nbytes = 2 * (rows * columns + tokens * (columns + 2 * rows))
+    return max(1.08 * nbytes / card.copied, 2 * tokens * rows * columns / (0.75 * card.operations), LEAST_PRODUCT) * 1e6
+
+
+def linear_us(card: Card, shape: tuple[int, int], tokens: int, experts: int, value_bytes: int = 1) -> float:
+    """Modelled microseconds of an expert linear."""
+    return product_us(card, shape, tokens) + (sparse_us(card, shape, tokens, experts, value_bytes) if experts else 0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A modelled decoding step; times are milliseconds.
+
+    Attributes:
+        gigabytes: that must be read.
+        floor: by those bytes at the card's sheet.
+        linears: of all layers, and the head.
+        attention: of all layers.
+        small: the other kernels.
+        total: with the host.
+    """
+
+    gigabytes: float
+    floor: float
+    linears: float
+    attention: float
+    small: float
+    total: float
+
+
+def step(card: Card, model: Model, tokens: int, experts: int, context: int, value_bytes: int = 1) -> Step:
+    """A decoding step of `tokens` sequences that share `experts` experts, each with `context` tokens in the cache."""
+    weights = 2 * (sum(rows * columns for rows, columns in model.linears) * model.layers)
+    head = 2 * model.vocabulary * model.hidden
+    residuals = sum(rows * entries(columns) for rows, columns in model.linears) * model.layers * (2 + value_bytes)
+    cache = tokens * context * model.kv * 2 * model.layers
+    nbytes = weights + head + experts * residuals + cache
+    linears = sum(linear_us(card, shape, tokens, experts, value_bytes) for shape in model.linears) * model.layers
+    linears += product_us(card, (model.vocabulary, model.hidden), tokens)
+    attention = max(cache / (SPLIT_ATTENTION * card.copied), 2 * NODE * model.layers) * 1e6
+    small = SMALL_KERNELS * NODE * model.layers * 1e6
+    total = linears + attention + small
+    return Step(
+        nbytes / 1e9, nbytes / card.sheet * 1e3, linears / 1e3, attention / 1e3, small / 1e3, total / 1e3 + HOST * 1e3
+    )
+
+
+def table(context: int = 1024) -> Iterator[str]:
+    """Lines of a table in Markdown."""
+    yield "| model | sequences | experts | GB | floor ms | linears | attention | small kernels | total with host ms |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, model in MODELS.items():
+        for tokens in (1, 8, 64, 256):
+            for experts in (0, 1, 8, 64):
+                if experts <= tokens:
+                    one = step(H200, model, tokens, experts, context)
+                    times = (one.floor, one.linears, one.attention, one.small, one.total)
+                    shown = " | ".join(f"{number:.2f}" for number in times)
+                    yield f"| {name} | {tokens} | {experts} | {one.gigabytes:.1f} | {shown} |"
+
+
+def main() -> None:
+    """The command line."""
+    print("Modelled for an H200, experts of 1 % in 8 bits, 1,024 tokens of context; nothing is measured.\n")
+    print("\n".join(table()))
+
+
+if __name__ == "__main__":
+    main()
