@@ -27,14 +27,15 @@ from transformers.utils import logging
 from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.real.bench import Bench, fine_tunes
 from benchmarks.zoo.real.fidelity import Divergence, Fidelity
+from benchmarks.zoo.real.packing import encode
 from merge.backbone import write_backbone
 from merge.bundle.quantised import SCHEMES
-from merge.check.general import general_reference
+from merge.check.general import general_reference, plain_text
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts.running import assign, build_model
 from merge.methods import find_method
 from merge.progress import Progress
-from merge.quantised_backbone import write_quantised
+from merge.quantised_backbone import fitted_to_inputs, write_quantised
 from serve.demo.zoo.real.base import base_dir, zoo_dir
 from serve.demo.zoo.real.packages import BaseUnavailableError
 
@@ -117,6 +118,7 @@ class Rounded:
         kind: `lora` or `full`, of the fine-tunes.
         backbone: `base` or `linear`.
         storage: `int8` or `int4`.
+        prompts: whether 4 bits were fitted to what the layers read on the tasks' prompts.
         perplexity_ratio: on plain text.
         divergence: mean KL on the unrounded backbone's replies to general questions, nats a token.
     """
@@ -124,6 +126,7 @@ class Rounded:
     kind: str
     backbone: str
     storage: str
+    prompts: bool
     perplexity_ratio: float
     divergence: float
 
@@ -134,33 +137,41 @@ class Backbones:
     def __init__(self, stack: ExitStack, bench: Bench, tunes: Mapping[str, Checkpoint]) -> None:
         """Take what they are made of."""
         self._stack, self._bench, self._tunes = stack, bench, tunes
-        self._made: dict[tuple[str, str], Checkpoint] = {}
+        self._made: dict[tuple[str, str, bool], Checkpoint] = {}
 
-    def __call__(self, name: str, storage: str = PLAIN) -> Checkpoint:
-        """The backbone `base` or `linear` in a storage."""
-        if (name, storage) not in self._made:
-            self._made[name, storage] = self._make(name, storage)
-        return self._made[name, storage]
+    def __call__(self, name: str, storage: str = PLAIN, prompts: bool = False) -> Checkpoint:
+        """The backbone `base` or `linear` in a storage, as a recipe with or without prompts has it."""
+        key = (name, storage, prompts and storage == "int4")
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        return self._made[key]
 
-    def _make(self, name: str, storage: str) -> Checkpoint:
+    def _make(self, name: str, storage: str, prompts: bool) -> Checkpoint:
         if storage == PLAIN and name == "base":
             return self._bench.base
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         if storage == PLAIN:
             self._merge(directory)
         else:
-            write_quantised(directory, self.floats(name), storage, torch.bfloat16)
+            floats = self.floats(name)
+            fitted = fitted_to_inputs(floats, storage, self._read()) if prompts else None
+            write_quantised(directory, floats, storage, torch.bfloat16, fitted=fitted)
         return open_checkpoint(directory)
+
+    def _read(self) -> list[list[int]]:
+        bench = self._bench
+        examples = [example for task in self._tunes for example in bench.requests(task, "calibration")]
+        return [*plain_text(bench.base), *(list(encode(bench.tokenizer, example)[0]) for example in examples)]
 
     def floats(self, name: str) -> Checkpoint:
         """A backbone as it was merged, in float32."""
         if name == "base":
             return self._bench.base
-        if (name, "") not in self._made:
+        if (name, "", False) not in self._made:
             directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
             self._merge(directory, torch.float32)
-            self._made[name, ""] = open_checkpoint(directory)
-        return self._made[name, ""]
+            self._made[name, "", False] = open_checkpoint(directory)
+        return self._made[name, "", False]
 
     def _merge(self, directory: Path, dtype: torch.dtype | None = None) -> None:
         method = find_method("linear")
@@ -195,13 +206,13 @@ def measure(
                         merged = None if against == PLAIN else backbones.floats(name)
                         try:
                             expert, size, divergence = bench.cut(
-                                task, fine_tune, backbones(name, against), settings, prompts, merged
+                                task, fine_tune, backbones(name, against, prompts), settings, prompts, merged
                             )
                         except ValueError as error:
                             yield Refused(*asked, str(error))
                             continue
                         for storage in storages if against == PLAIN else (against,):
-                            backbone = backbones(name, storage)
+                            backbone = backbones(name, storage, prompts)
                             right = bench.score(backbone, task, expert)
                             kl = fidelity.divergence(reference, backbone, expert) if fidelity and reference else None
                             yield Row(*asked, 100 * size, right, tuned, alone, divergence, storage, against, kl)
@@ -210,15 +221,22 @@ def measure(
 
 def rounded(bench: Bench, kind: str, options: argparse.Namespace, backbones: Backbones) -> Iterator[Rounded]:
     """What rounding does to the backbones themselves."""
-    storages = [storage for storage in options.storage or () if storage != PLAIN]
-    for name in options.backbones if storages else ():
+    known = {"without": (False,), "with": (True,), "both": (False, True)}[options.prompts]
+    cells = [
+        (storage, prompts)
+        for storage in options.storage or ()
+        for prompts in known
+        if storage != PLAIN and (storage == "int4" or prompts == known[0])
+    ]
+    for name in options.backbones if cells else ():
         reference = general_reference(backbones(name))
         if reference is None:
             return
         model = build_model(bench.base.path)
-        for storage in storages:
-            assign(model, backbones(name, storage))
-            yield Rounded(kind, name, storage, reference.perplexity_ratio(model), reference.divergence(model))
+        for storage, prompts in cells:
+            assign(model, backbones(name, storage, prompts))
+            ratio, divergence = reference.perplexity_ratio(model), reference.divergence(model)
+            yield Rounded(kind, name, storage, prompts, ratio, divergence)
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, Any]]:

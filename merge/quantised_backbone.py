@@ -1,6 +1,7 @@
 """Storing a merged backbone in 8 or 4 bits."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +14,21 @@ from merge.bundle.quantised import (
     SCALE,
     SCHEMES,
     SHAPE,
+    QuantisedWeight,
     is_embedding,
     packed_tensors,
     quantise,
+    quantise_for_output,
     write_quantisation,
 )
 from merge.bundle.quantised.packing import packed_columns
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointWriter, TensorInfo, TensorSpec, copy_settings
+from merge.experts.calibration import make_batches
+from merge.experts.grams import input_grams
+from merge.experts.running import assign, build_model
+
+BATCH = 8
+"""Sequences that are run at a time."""
 
 
 def write_quantised(
@@ -28,6 +37,7 @@ def write_quantised(
     storage: str,
     dtype: torch.dtype,
     shard_bytes: int = SHARD_BYTES,
+    fitted: Mapping[str, QuantisedWeight] | None = None,
 ) -> None:
     """Round a backbone and write it in compressed-tensors' format `pack-quantized`.
 
@@ -38,10 +48,12 @@ def write_quantised(
             multiplied out, since transformers loads no packed embeddings. 1-D parameters stay as they are.
         dtype: of what is not rounded, and what config.json declares.
         shard_bytes: most bytes of a file.
+        fitted: weights that are rounded already, by name.
 
     Raises:
         CheckpointError: a tensor cannot be read.
     """
+    known = fitted or {}
     rounded = {name: info for name, info in merged.tensors.items() if _is_rounded(info) and not is_embedding(name)}
     specs = [TensorSpec(name, info.dtype, info.shape) for name, info in merged.buffers.items()]
     specs += [TensorSpec(name, dtype, info.shape) for name, info in merged.tensors.items() if name not in rounded]
@@ -61,7 +73,7 @@ def write_quantised(
             return torch.tensor(rounded[weight].shape)
         if name in scales:
             return scales.pop(name)
-        found = packed_tensors(weight, quantise(merged.tensor(weight, torch.float32), scheme))
+        found = packed_tensors(weight, known.get(weight) or quantise(merged.tensor(weight, torch.float32), scheme))
         if name == weight + PACKED:
             scales[weight + SCALE] = found[weight + SCALE]
         return found[name]
@@ -81,6 +93,34 @@ def write_quantised(
     config = json.loads(path.read_bytes())
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
     path.write_text(json.dumps(write_quantisation(config, storage), indent=2) + "\n")
+
+
+@torch.no_grad()
+def fitted_to_inputs(
+    merged: Checkpoint, storage: str, sequences: Sequence[Sequence[int]]
+) -> dict[str, QuantisedWeight]:
+    """Round the linear weights so that outputs change least, each by what it reads where those before are rounded.
+
+    Memory: the model in float32, a byte for each of its parameters, and what `input_grams` says.
+
+    Args:
+        merged: the backbone as it was merged, in float32.
+        storage: a key of `SCHEMES`.
+        sequences: token ids of what the model shall read.
+
+    Raises:
+        CheckpointError: it cannot be run.
+    """
+    model = build_model(merged.path)
+    assign(model, merged)
+    parameters = dict(model.named_parameters())
+    names = [name for name, info in merged.tensors.items() if _is_rounded(info) and not is_embedding(name)]
+    found = {}
+    for gram in input_grams(model, make_batches(sequences, [()] * len(sequences), BATCH), names):
+        for name in gram.weights:
+            found[name] = quantise_for_output(parameters[name], gram.matrix, SCHEMES[storage])
+            parameters[name].copy_(found[name].dequantised())
+    return found
 
 
 def _is_rounded(info: TensorInfo) -> bool:

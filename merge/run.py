@@ -16,6 +16,7 @@ from merge.bundle.digest import file_digest
 from merge.card import model_card
 from merge.check import Finding, Inputs, checked_inputs
 from merge.check.elsewhere import Elsewhere
+from merge.check.general import plain_text, too_large
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts import (
     ExpertReport,
@@ -31,7 +32,7 @@ from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge
 from merge.guard import Abilities, base_abilities, elsewhere_notes, experts_elsewhere, general_notes
 from merge.methods import BoundMethod
 from merge.progress import Progress
-from merge.quantised_backbone import write_quantised
+from merge.quantised_backbone import fitted_to_inputs, write_quantised
 from merge.ray_pool import RayPool
 from merge.router import read_foreign, train_router
 from merge.scale import ScaleChoice, ScalePoint, choose_scale
@@ -206,12 +207,20 @@ def _merge_backbone(
         if recipe.quantisation is not None:
             shown.say(f"backbone: rounding to {recipe.quantisation}")
             dtype = recipe.stored_dtype or _usual_dtype(inputs.base)
-            merged_floats = open_checkpoint(floats)
-            write_quantised(directory, merged_floats, recipe.quantisation, dtype, shard_bytes=recipe.out_shard_size)
+            _round_backbone(inputs, open_checkpoint(floats), directory, recipe.quantisation, dtype)
     data = {"scale": None if scale is None else asdict(scale)}
     files = [file for folder in (directory, floats) for file in folder.rglob("*") if file.is_file()]
     staging.record("backbone", files, data)
     return scale
+
+
+def _round_backbone(inputs: Inputs, floats: Checkpoint, directory: Path, storage: str, dtype: torch.dtype) -> None:
+    """Round the merge; to 4 bits by what its layers read on the recipe's calibration prompts and on plain text."""
+    fitted = None
+    prompts = [prompt for task in inputs.calibration_tokens()[0].values() for prompt in task]
+    if prompts and storage == "int4" and not too_large(inputs.base):
+        fitted = fitted_to_inputs(floats, storage, [*plain_text(inputs.base), *prompts])
+    write_quantised(directory, floats, storage, dtype, inputs.recipe.out_shard_size, fitted)
 
 
 def _usual_dtype(base: Checkpoint) -> torch.dtype:

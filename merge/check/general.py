@@ -113,6 +113,16 @@ def general_texts() -> tuple[str, ...]:
     return tuple(_document()["texts"])
 
 
+def plain_text(base: Checkpoint) -> list[list[int]]:
+    """Token ids of `general_texts`.
+
+    Raises:
+        CheckpointError: the base's tokenizer cannot be read.
+    """
+    tokenizer = load_tokenizer(base.path)
+    return [tokenizer(text)["input_ids"] for text in general_texts()]
+
+
 def too_large(base: Checkpoint) -> bool:
     """Whether a model has more than `COMPARED_PARAMETERS`."""
     return sum(math.prod(info.shape) for info in base.tensors.values()) > COMPARED_PARAMETERS
@@ -220,7 +230,7 @@ def general_reference(base: Checkpoint) -> GeneralReference | None:
         return None
     tokenizer, questions = encoder.tokenizer, general_questions()
     prompts = [encoder.encode(Example(question.prompt)) for question in questions]
-    texts = [tokenizer(text)["input_ids"] for text in general_texts()]
+    texts = plain_text(base)
     model = build_model(base.path)
     assign(model, base)
     replies = continue_greedily(model, prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)

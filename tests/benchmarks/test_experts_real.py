@@ -107,3 +107,19 @@ def test_over_rounded_backbones_experts_are_cut_against_both(
     assert (general["backbone"], general["storage"]) == ("linear", "int4")
     assert general["divergence"] > 0
     assert general["perplexity_ratio"] != 1
+
+
+def test_with_prompts_four_bits_are_fitted_to_them(
+    fine_tunes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("merge.check.general.LEAST_KNOWN", 0)
+    main([
+        "--kinds", "full", "--full", str(fine_tunes), "--forms", "low_rank", "--budgets", "20", "--backbones", "base",
+        "--prompts", "both", "--requests", "2", "--calibration", "2", "--distill", "0", "--storage", "int4", "--quiet",
+        "--json",
+    ])  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["prompts"], row["cut_against"]) for row in found["rows"]] == [(False, "int4"), (True, "int4")]
+    plain, fitted = found["rounded"]
+    assert (plain["prompts"], fitted["prompts"]) == (False, True)
+    assert fitted["divergence"] < plain["divergence"]

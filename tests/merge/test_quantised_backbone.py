@@ -9,7 +9,9 @@ from merge.bundle import open_bundle
 from merge.bundle.quantised import is_embedding, quantise, scheme_of
 from merge.check import CheckError
 from merge.checkpoint import open_checkpoint
+from merge.experts.running import assign, build_model
 from merge.export import export_dense
+from merge.quantised_backbone import write_quantised
 from merge.recipe import load_recipe
 from merge.run import merge_recipe
 from serve.model import load_model
@@ -87,6 +89,25 @@ def test_entries_are_ranked_by_the_task_vector(inputs: Path, tmp_path: Path) -> 
     lacking = tuned.tensor(name, torch.float32) - open_checkpoint(bundle.backbone_dir).tensor(name)
     want = lacking.gather(1, index)
     torch.testing.assert_close(expert.sparse[name].numbers, want, atol=0.01 * float(want.abs().max()), rtol=0.02)
+
+
+def test_with_prompts_four_bits_are_fitted_to_what_layers_read(inputs: Path, tmp_path: Path) -> None:
+    lines = [{"task": task, "prompt": f"{task} {i} is: "} for task in ("one", "two") for i in range(6)]
+    (inputs / "prompts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    calibration = {"file": "prompts.jsonl", "per_task": 6, "answer_tokens": 2}
+    experts = {"form": "sparse", "density": 0.1, "selection": "residual", "values": "exact", "distill": 0}
+    settings = {"merge_method": "base", "experts": experts, "calibration": calibration}
+    path = recipe(inputs, "fitted", **settings, backbone={"storage": "int4"})
+    merge_recipe(path, tmp_path / "out", progress=False)
+    base, found = open_checkpoint(inputs / "base"), open_checkpoint(tmp_path / "out" / "backbone")
+    model, ids = build_model(base.path), torch.randint(4, 30, (8, 20), generator=torch.Generator().manual_seed(0))
+    logits = []
+    (tmp_path / "plain").mkdir()
+    write_quantised(tmp_path / "plain", base, "int4", torch.bfloat16)
+    for checkpoint in (base, found, open_checkpoint(tmp_path / "plain")):
+        assign(model, checkpoint)
+        logits.append(model(input_ids=ids).logits.clone())
+    assert (logits[1] - logits[0]).norm() < (logits[2] - logits[0]).norm()
 
 
 def test_shards_hold_the_same_weights(inputs: Path, tmp_path: Path) -> None:

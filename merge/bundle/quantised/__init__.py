@@ -6,6 +6,7 @@ in config.json.
 """
 
 from merge.bundle.quantised.files import PACKED, PARTS, SCALE, SHAPE, packed_tensors, read_weight, stored_parts
+from merge.bundle.quantised.gptq import quantise_for_output
 from merge.bundle.quantised.packing import pack, unpack
 from merge.bundle.quantised.scheme import INT4, INT8, SCHEMES, Scheme, is_embedding, scheme_of
 from merge.bundle.quantised.settings import (
@@ -32,6 +33,7 @@ __all__ = [
     "pack",
     "packed_tensors",
     "quantise",
+    "quantise_for_output",
     "read_quantisation",
     "read_weight",
     "recovered",

@@ -62,6 +62,19 @@ def quantise(weight: Tensor, scheme: Scheme) -> QuantisedWeight:
     return _rounded(weight, scheme, lambda v: _clipped(v, scheme))
 
 
+def scaled(groups: Tensor, scheme: Scheme) -> Tensor:
+    """The scales that `quantise` gives groups of columns.
+
+    Args:
+        groups: [N, group] float32.
+        scheme: bits and group.
+
+    Returns:
+        [N] bfloat16.
+    """
+    return _least_error(groups, scheme, _clipped(groups, scheme))[1]
+
+
 def recovered(weight: Tensor) -> QuantisedWeight:
     """Find the integers and scales of a weight that had 8 bits, was multiplied out and was rounded to bfloat16.
 
