@@ -48,6 +48,8 @@ def check_room(out: Path, inputs: Inputs) -> list[Finding]:
     needed = bundle_bytes(inputs)
     if inputs.recipe.chooses_scale and not too_large(inputs.base):
         needed = max(needed, wide)  # a copy of the model, which goes before the bundle's parts come
+    if inputs.recipe.quantisation is not None:
+        needed += wide  # the merge before it is rounded, which experts are cut from
     found = _room(out.absolute().parent, needed + SLACK, "the bundle")
     config = inputs.recipe.frank_wolfe()
     if config is not None and config.init != "base":

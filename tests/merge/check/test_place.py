@@ -1,6 +1,7 @@
 """The output's directory and its disk."""
 
 import shutil
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,15 @@ def test_a_disk_that_is_too_small(models: Path, monkeypatch: pytest.MonkeyPatch)
     assert asked == [models]
     with_free(monkeypatch, needed)
     assert errors(models, out=models / "far" / "out") == []
+
+
+def test_the_merge_before_it_is_rounded_needs_room_as_well(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, _ = checked_inputs(write_recipe(models, backbone={"storage": "int4"}), models / "out")
+    wide = 4 * sum(prod(info.shape) for info in inputs.base.tensors.values())
+    with_free(monkeypatch, bundle_bytes(inputs) + wide + SLACK - 1)
+    assert [message for message in errors(models, out=models / "out") if "free some" in message]
+    with_free(monkeypatch, bundle_bytes(inputs) + wide + SLACK)
+    assert errors(models, out=models / "out") == []
 
 
 def test_the_estimate_covers_the_bundle_and_not_much_more(models: Path) -> None:
