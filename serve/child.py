@@ -1,4 +1,4 @@
-"""A server in a process of its own, for as long as a block runs."""
+"""A server in a separate process, for as long as a block runs."""
 
 import os
 import secrets

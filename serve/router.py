@@ -77,7 +77,7 @@ class Router:
         return [self._decision(chances, top_k) for chances in self.model.probabilities_of(prompts)]
 
     def decide_chat(self, turns: Sequence[str], top_k: int | None = None) -> Decision:
-        """Choose for a chat, of which the user's messages are given: the expert that goes on with it.
+        """Choose the expert that continues a chat, from the user's messages.
 
         Without sessions, the last message alone decides.
         """
@@ -106,7 +106,7 @@ class Router:
         return self.of_model(replace(model, names=names, weight=model.weight[kept], bias=model.bias[kept]))
 
     def with_head_of(self, source: RouterModel, name: str) -> "Router":
-        """This router with the head that another one has for an expert, in the place of its own.
+        """This router with the head that another router has for an expert.
 
         Where the other one compares prompts with other landmarks, they come with the head.
 

@@ -1,4 +1,4 @@
-"""Which expert goes on with a chat: the one that it is with, until a message is clearly another's.
+"""Which expert continues a chat: its current one, until a message clearly belongs to another.
 
 "Shorter, please" says nothing of what the chat is about, and on its own would go to the backbone. So a chat is decided
 turn by turn, with hysteresis: the expert that a turn was given to keeps the chat unless the next message's

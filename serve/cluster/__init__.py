@@ -4,5 +4,5 @@ The ingress is the FastAPI application of `serve.api` with the tokenizer and the
 engine each. `messages` is what goes between them, `replica` the engine's end, `client` and `outputs` the ingress' end,
 `registry` the experts that requests may name, `replicas` asks the replicas of themselves and `board` remembers it.
 `metrics` joins their expositions, `ingress` and `app` put it together, `run` is a deployment on one machine,
-`proxy` what its HTTP proxy is told. Nothing else imports this package, or Ray.
+`proxy` the middleware of its HTTP proxy. Nothing else imports this package, or Ray.
 """

@@ -52,7 +52,7 @@ class ReplicaClient:
             replicas: the same deployment's.
             bundle: what requests are tokenised and routed for.
             identity: the bundle's, which a replica must agree with.
-            patience: seconds to wait for a replica where there is none.
+            patience: seconds to wait for a replica if none runs.
             tracing: of this process; a replica's spans of a request go below the one that is open here.
         """
         self.board = Board(replicas.ask, identity, patience)
@@ -103,7 +103,7 @@ class ReplicaClient:
         return outputs
 
     def abort(self, request_id: str) -> None:
-        """Cancel a request's call; one that has ended already stays as it is."""
+        """Cancel the call of a request. A call that has ended is left unchanged."""
         if (outputs := self._running.get(request_id)) is not None:
             outputs.leave()
 

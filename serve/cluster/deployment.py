@@ -20,7 +20,7 @@ class Deployment(BaseModel):
         downscale_delay: seconds of fewer before one is removed.
         cpus: that Ray reserves for an engine.
         gpus: that Ray reserves for an engine.
-        patience: seconds that requests wait for a replica where there is none.
+        patience: seconds that requests wait for a replica if none runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

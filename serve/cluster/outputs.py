@@ -46,8 +46,8 @@ class ReplicaOutputs(AsyncIterator[Output]):
         Args:
             call: makes it, each time anew.
             experts: the versions that the call asks for, with their gates.
-            mask: told of the replica's trouble with the structure.
-            health: raises EngineDead where there is no replica to wait for.
+            mask: receives the replica's error about the structure.
+            health: raises EngineDead if there is no replica to wait for.
             on_end: called once, after the last output or `leave`.
         """
         self._call, self._experts, self._mask = call, experts, mask
@@ -104,7 +104,7 @@ class ReplicaOutputs(AsyncIterator[Output]):
             except BackPressureError as error:
                 self._end()
                 raise QueueFull("all replicas have as many requests as they take: try again later") from error
-            except EngineDead:  # nobody to wait for
+            except EngineDead:  # no replica to wait for
                 self.leave()
                 raise
             except RayTaskError as error:

@@ -43,13 +43,13 @@ class OneRequestId:
 
 
 class AlwaysAnswered:
-    """Answers in the API's form where the proxy has nobody to ask: before, between and after the ingress' lives.
+    """Answers in the API's format while no ingress runs: before it starts, while it is replaced, and after it ended.
 
     - A probe does not wait for an ingress: `/ready` is 503 and `/health` 200, as while one process loads.
     - A request whose ingress is lost before its reply began gets 503; a stream gets an error event and `[DONE]`.
     - Where no application is deployed, the API's paths are not 404, but what they are while one process loads.
 
-    What an application says itself is passed on as it is.
+    Replies of an application are passed on unchanged.
     """
 
     def __init__(self, app: ASGIApp):
@@ -132,7 +132,7 @@ class _Reply:
 
 
 def _nobody(path: str) -> Response:
-    """The answer where there is no ingress."""
+    """The reply while there is no ingress."""
     if path == "/health":
         return JSONResponse({"status": "ok", "phase": "loading"})
     return _unavailable("no model is deployed here, or it is still loading or shutting down", "loading")

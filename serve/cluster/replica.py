@@ -29,7 +29,7 @@ _log = logging.getLogger("overtone")
 
 
 def bundle_identity(bundle: Path) -> str:
-    """What a bundle is told from others by: the digest of its manifest, which has those of all its files."""
+    """Identifies a bundle: the digest of its manifest, which has the digests of all its files."""
     return file_digest(bundle / MANIFEST_NAME)
 
 
@@ -154,7 +154,7 @@ class EngineReplica:
         return known is not None and known.digest == version.digest
 
     async def _fetch(self, version: ExpertVersion) -> None:
-        """Load a version that another replica, or an earlier life of this one, was told of."""
+        """Load a version that another replica, or this one before a restart, registered."""
         try:
             info = await self._engine.load_expert(version.name, version.path)
         except ExpertLoadError as error:

@@ -123,7 +123,7 @@ def serve_here(
         teach: trains the router on a new expert's prompts.
     """
     configure_logging(deployment.settings.log_level, deployment.settings.log_format)
-    keys = KeyRing(deployment.settings.api)  # a mistake in a file should be said before a cluster is started
+    keys = KeyRing(deployment.settings.api)  # report a mistake in a file before a cluster is started
     keep_alive = deployment.settings.connections.keep_alive_timeout
     with local_ray(host, port, keep_alive) as url:
         with signals_handled_by(_leave):  # Ray has taken SIGTERM for itself

@@ -29,7 +29,7 @@ class Slot:
 
     @property
     def evictable(self) -> bool:
-        """Whether another expert may take it: nobody needs it and nothing is being written to it."""
+        """Whether another expert may take it: no lease needs it and nothing is being written to it."""
         return self.pins == 0 and (self.version is None or self.ready or self.error is not None)
 
     def empty(self) -> None:

@@ -30,7 +30,7 @@ EXPERT_SUFFIX = ".safetensors"
 
 
 class ExpertListener(Protocol):
-    """Gets told of experts that come and go."""
+    """Is called when experts are loaded and evicted."""
 
     def on_expert_load(self, name: str, seconds: float, nbytes: int, tier: Tier) -> None:
         """An expert arrived in a tier."""
@@ -46,7 +46,7 @@ class ExpertStore:
     """Experts by name, and the way of their residuals from disk to the slots.
 
     Reading, validating and copying happen on a thread of the store's own, into slots that no running sequence uses.
-    Whoever needs an expert takes a lease, which pins its slots; the least recently used of the others give way.
+    A caller that needs an expert takes a lease, which pins its slots. The least recently used others are evicted.
     All methods may be called from any thread; none but `load` waits for a disk.
     """
 
@@ -64,7 +64,7 @@ class ExpertStore:
         Args:
             banks: the slots.
             backbone_digest: what experts must have been cut against.
-            listener: told of loads and evictions.
+            listener: called on loads and evictions.
             max_host_bytes: limit of the host tier; None: no limit.
             on_change: called when a lease became ready or failed.
             adapters: what is asked of LoRA adapters; None: none are served.
@@ -155,7 +155,7 @@ class ExpertStore:
             return self._info(version, self._table.ready())
 
     def unload(self, name: str, expected_generation: int | None = None) -> ExpertVersion | None:
-        """Forget a name; sequences that were admitted with it keep it. None where there is no such name.
+        """Forget a name; sequences that were admitted with it keep it. None if the name is not registered.
 
         Raises:
             GenerationMismatch: the name has another generation; nothing changed.
@@ -194,7 +194,7 @@ class ExpertStore:
         return lease
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back. The experts stay until their slots are needed, or leave if they are no longer known."""
+        """Release a lease. The experts stay until their slots are needed, and are removed if their names are gone."""
         with self._lock:
             self._table.release(lease)
             gone = [s for s in lease.places if s.evictable and s.version is not None and not self._is_known(s.version)]

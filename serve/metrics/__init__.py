@@ -1,4 +1,4 @@
-"""What the server measures, in Prometheus' words: vLLM's stems under `overtone_`, on a registry of its own.
+"""What the server exports to Prometheus: vLLM's names under `overtone_`, on a separate registry.
 
 An `expert` label appears on counters and gauges only, and on a bounded number of names; histograms, which cost a line a
 bucket, are never split by expert.

@@ -19,7 +19,7 @@ class Metrics:
     """One registry and what is on it.
 
     Args:
-        expert_labels: how many experts get a label of their own before the rest are counted as "other".
+        expert_labels: how many experts get a separate label; the others are counted as "other".
         version: the server's version, shown as `overtone_build_info`.
     """
 

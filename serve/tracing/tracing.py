@@ -41,7 +41,7 @@ class SilentTracing:
     """Makes none."""
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """The application as it is."""
+        """The application, unchanged."""
         return app
 
     def route(self, decide: Callable[[], Decision]) -> Decision:

