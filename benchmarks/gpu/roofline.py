@@ -8,9 +8,11 @@ and published micro-benchmarks of Hopper; expect the model to be right within a 
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from benchmarks.gpu.layers import DENSITY, LLAMA, QWEN
 
@@ -133,22 +135,33 @@ def step(card: Card, model: Model, tokens: int, experts: int, context: int, valu
     )
 
 
-def table(context: int = 1024) -> Iterator[str]:
-    """Lines of a table in Markdown."""
-    yield "| model | sequences | experts | GB | floor ms | linears | attention | small kernels | total with host ms |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+def steps(context: int = 1024) -> Iterator[tuple[str, int, int, Step]]:
+    """Models, sequences, experts and the step that they make."""
     for name, model in MODELS.items():
         for tokens in (1, 8, 64, 256):
             for experts in (0, 1, 8, 64):
                 if experts <= tokens:
-                    one = step(H200, model, tokens, experts, context)
-                    times = (one.floor, one.linears, one.attention, one.small, one.total)
-                    shown = " | ".join(f"{number:.2f}" for number in times)
-                    yield f"| {name} | {tokens} | {experts} | {one.gigabytes:.1f} | {shown} |"
+                    yield name, tokens, experts, step(H200, model, tokens, experts, context)
+
+
+def table() -> Iterator[str]:
+    """Lines of a table in Markdown."""
+    yield "| model | sequences | experts | GB | floor ms | linears | attention | small kernels | total with host ms |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, tokens, experts, one in steps():
+        times = (one.floor, one.linears, one.attention, one.small, one.total)
+        shown = " | ".join(f"{number:.2f}" for number in times)
+        yield f"| {name} | {tokens} | {experts} | {one.gigabytes:.1f} | {shown} |"
 
 
 def main() -> None:
     """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.roofline", description="Model decoding steps.")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    if parser.parse_args().json:
+        rows = [{"model": name, "sequences": n, "experts": e, **asdict(one)} for name, n, e, one in steps()]
+        print(json.dumps({"modelled": rows}))
+        return
     print("Modelled for an H200, experts of 1 % in 8 bits, 1,024 tokens of context; nothing is measured.\n")
     print("\n".join(table()))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from kernels.attention.batch import AttentionBatch
+
+_log = logging.getLogger("overtone")
 
 BLOCK = 256
 """Blocks hold a multiple of so many tokens: FlashAttention 2 asks for it (torch 2.13, `flash_api.cpp`)."""
@@ -36,10 +39,32 @@ def attends(device: torch.device, dtype: torch.dtype, head_dim: int, block_size:
 
 @cache
 def on_device(device: torch.device) -> bool:
-    """Whether a device has FlashAttention: a GPU of NVIDIA's from sm_80 on."""
+    """Whether a device has FlashAttention for a paged cache: a GPU of NVIDIA's from sm_80 on, where a call succeeds."""
     if device.type != "cuda" or torch.version.cuda is None:
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0) and torch.backends.cuda.is_flash_attention_available()
+    return torch.cuda.get_device_capability(device) >= (8, 0) and answers(device)
+
+
+def answers(device: torch.device) -> bool:
+    """Whether torch attends to one token in one block of a device. A warning says why it does not."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, cache = (
+        torch.zeros(shape, dtype=torch.bfloat16, device=device) for shape in ((1, 2, 64), (1, BLOCK, 1, 64))
+    )
+    starts = torch.arange(2, dtype=torch.int32, device=device)
+    length, table = starts[1:].clone(), starts[None, :1].contiguous()
+    try:
+        varlen_attn(
+            query, cache, cache, starts, None, 1, BLOCK, scale=1.0, enable_gqa=True, seqused_k=length,
+            block_table=table, num_splits=DECODE_SPLITS,
+        )  # fmt: skip
+    except (RuntimeError, TypeError) as error:
+        _log.warning(
+            "torch's FlashAttention does not take the KV cache on %s, whose blocks are gathered: %s", device, error
+        )
+        return False
+    return True
 
 
 def _window(batch: AttentionBatch) -> tuple[int, int]:

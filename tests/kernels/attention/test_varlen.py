@@ -7,7 +7,7 @@ import torch
 
 from kernels.attention import AttentionBatch, PaddedDecodes, paged_attention
 from kernels.attention.reference import paged_attention_reference
-from kernels.attention.varlen import DECODE_SPLITS, attends, on_device
+from kernels.attention.varlen import DECODE_SPLITS, answers, attends, on_device
 from tests.kernels.attention import flash
 
 
@@ -79,3 +79,15 @@ def test_what_is_taken(dtype: torch.dtype, head_dim: int, block_size: int, softc
 
 def test_a_cpu_has_none() -> None:
     assert not on_device(torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_device_that_answers() -> None:
+    assert answers(torch.device("cpu"))
+
+
+def test_a_device_that_does_not_answer_gathers_its_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    """Torch has no FlashAttention for a paged cache on a CPU, and says so when it is called."""
+    with caplog.at_level("WARNING", logger="overtone"):
+        assert not answers(torch.device("cpu"))
+    assert "does not take the KV cache on cpu, whose blocks are gathered" in caplog.text
