@@ -123,7 +123,8 @@ class Bench:
 def run(clock: Clock) -> None:
     """Tell steps' times, agreement and loads."""
     listening = Warnings()
-    logging.getLogger("overtone").addHandler(listening)
+    logger = logging.getLogger("overtone")
+    logger.addHandler(listening)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(clock, Path(folder))
         texts = {
@@ -134,6 +135,7 @@ def run(clock: Clock) -> None:
         measure("captured_is_eager_in_float32", partial(_exact, bench))
         measure("loads_while_decoding", partial(_loads, bench))
         measure("memory", partial(_memory, bench))
+    logger.removeHandler(listening)
     measure("warnings", lambda: _no_warnings(listening.lines))
 
 

@@ -33,16 +33,16 @@ def penalise(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
     counts = torch.tensor([len(tokens) for _, tokens, _ in penalised])
     theirs = [rows[number] for number, _, _ in penalised]
 
-    def spread(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32).repeat_interleave(counts).to(device)
-
     first = torch.tensor([number * vocab for number, _, _ in penalised]).repeat_interleave(counts)
+    settings = torch.tensor([[row.repetition, row.presence, row.frequency] for row in theirs], dtype=torch.float32)
+    times = torch.cat([times for _, _, times in penalised if times is not None])
+    # Two copies to a GPU, for each of which the host waits.
     places = (seen + first).to(device)
-    times = torch.cat([times for _, _, times in penalised if times is not None]).to(device)
+    factors = torch.cat([settings.T.repeat_interleave(counts, dim=1), times[None]]).to(device)
+    penalty, once, each, times = factors.unbind()
     flat = logits.view(-1)
-    values, penalty = flat[places], spread([row.repetition for row in theirs])
+    values = flat[places]
     values = torch.where(values > 0, values / penalty, values * penalty)
-    once, each = spread([row.presence for row in theirs]), spread([row.frequency for row in theirs])
     flat[places] = torch.where(times > 0, values - (once + each * times), values)
 
 
