@@ -31,9 +31,12 @@ def sample(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[in
     _prepare_masks(states)
     ruled = [number for number, state in enumerate(states) if state.ruled]
     plain = [number for number, state in enumerate(states) if not state.ruled]
-    tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
-    if plain:
-        tokens[plain] = sampling.sample(logits, plain, [states[number].row() for number in plain])
+    if not ruled:
+        tokens = sampling.sample(logits, plain, [state.row() for state in states])
+    else:
+        tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
+        if plain:
+            tokens[plain] = sampling.sample(logits, plain, [states[number].row() for number in plain])
     for rows in _blocks(logits, ruled):
         theirs = [states[number] for number in rows]
         changed = logits[rows].to(torch.float32)
