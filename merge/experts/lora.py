@@ -100,4 +100,5 @@ def _own_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelt
 
 
 def _on_base(sources: Sources) -> bool:
-    return all(keeps_base(sources.backbone, sources, name) for name in sources.base.tensors)
+    """Whether the merge is the base. Rounding it to few bits leaves the LoRA as good as it was (docs/experts.md)."""
+    return all(keeps_base(sources.merged or sources.backbone, sources, name) for name in sources.base.tensors)

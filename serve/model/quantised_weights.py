@@ -167,6 +167,9 @@ class QuantisedReader:
         return packed
 
     def _rounded(self, name: str, weight: Tensor) -> QuantisedWeight:
+        bad = weight.numel() - int(torch.isfinite(weight).sum())
+        if bad:
+            raise ModelError(f"{self.file(name)}: {name} holds {bad} NaN or infinite values of {weight.numel()}")
         return recovered(weight) if self._storage is None else quantise(weight, scheme_of(self._storage, name))
 
 

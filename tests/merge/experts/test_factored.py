@@ -258,6 +258,13 @@ class TestOverARoundedBackbone:
         left = space.T @ (lacking - product.b @ product.a)
         torch.testing.assert_close(left, torch.zeros_like(left), atol=1e-5, rtol=0)
 
+    def test_a_lora_that_fits_is_kept_whole(self, given: tuple[Sources, Checkpoint]) -> None:
+        sources, lora = given
+        config = ExpertConfig(form="auto", budget=0.5).resolved(calibrated=False)
+        expert = cut_expert("lora", lora, replace(sources, config=config)).expert
+        assert expert.metadata == {"form": "lora"}
+        assert set(expert.low_rank) == {f"{Q}.weight"}
+
     def test_entries_beside_them_take_their_numbers_from_what_is_lacking(
         self, world: World, given: tuple[Sources, Checkpoint]
     ) -> None:

@@ -144,6 +144,18 @@ def test_damage_is_refused_with_the_tensors_name(directory: Path) -> None:
         load_model(directory)
 
 
+@pytest.mark.parametrize("quantisation", [None, "int8"])
+def test_values_that_are_not_finite_cannot_be_rounded(directory: Path, quantisation: str | None) -> None:
+    if quantisation is None:
+        compress(directory)
+    file = directory / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][1, 2] = torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.embed_tokens\.weight holds 1 NaN or infinite values"):
+        load_model(directory, quantisation=quantisation)
+
+
 def test_refuses_what_cannot_be_quantised(directory: Path) -> None:
     with pytest.raises(ModelError, match="int8 is for a CPU, in bfloat16 or float32; this model runs in float16"):
         load_model(directory, torch.float16, quantisation="int8")
