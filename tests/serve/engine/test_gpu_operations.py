@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -19,6 +19,9 @@ from tests.serve.engine.replays import SamePatching, without_compiled_kernels
 from tests.serve.engine.test_static_step import META, _chunk
 
 pytest.importorskip("triton")
+
+LowRank = Literal["none", "alone", "too"]
+"""Whether experts have low-rank parts: none, no others, or beside sparse ones."""
 
 VIEWS = {
     *("view", "_unsafe_view", "select", "slice", "unsqueeze", "expand", "transpose", "t", "permute", "split"),
@@ -67,14 +70,15 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, tuple[
         yield found
 
 
-def decoder_of(path: Path, layers: int, deltas: bool, low_rank: bool, family: str) -> tuple[Decoder, KvCache]:
+def decoder_of(path: Path, layers: int, deltas: bool, low_rank: LowRank, family: str) -> tuple[Decoder, KvCache]:
     model = random_model(family, num_hidden_layers=layers, hidden_size=64, intermediate_size=96, num_attention_heads=4)
     model.save_pretrained(path)
     decoder = Decoder(read_config(path), 1024, torch.bfloat16, META)
     shapes = {name: one.shape for name, one in decoder.placements.items() if name.startswith("model.layers.")}
     matrices = dict.fromkeys((name for name, shape in shapes.items() if len(shape) == 2), 3)
     vectors = frozenset(name for name, shape in shapes.items() if len(shape) == 1) if deltas else frozenset()
-    shape = ResidualShape(matrices, vectors, ranks=matrices if low_rank else {})
+    entries = {} if low_rank == "alone" else matrices
+    shape = ResidualShape(entries, vectors, ranks=matrices if low_rank != "none" else {})
     ResidualBanks(decoder, shape, 5)
     cache = KvCache.allocate(decoder.config, 80, 256, torch.bfloat16, META, spare=True)
     return decoder, cache
@@ -132,22 +136,27 @@ STEPS = {
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_a_layer_is_few_operations(family: str, deltas: bool, step: str, launches: list[Any], tmp_path: Path) -> None:
     make, captured = STEPS[step]
-    count, found = _counts(tmp_path, make(), launches, captured, family=family, deltas=deltas, low_rank=False)
+    count, found = _counts(tmp_path, make(), launches, captured, family=family, deltas=deltas, low_rank="none")
     assert not any(name.startswith(("scaled_dot", "_scaled_dot", "index_select", "copy_")) for name in found), found
     assert found["_varlen_attn"] == 4
     assert found["triton sparse_kernel"] == found["addmm_"] == 16
     assert count == 13 + (deltas and family == "qwen2"), found
 
 
-def test_low_rank_experts_add_two_kernels_a_linear(launches: list[Any], tmp_path: Path) -> None:
-    count, found = _counts(tmp_path, decoding(8), launches, captured=True, family="llama", deltas=False, low_rank=True)
+@pytest.mark.parametrize(("low_rank", "operations"), [("alone", 17), ("too", 21)])
+def test_low_rank_experts_have_two_kernels_a_linear(
+    low_rank: LowRank, operations: int, launches: list[Any], tmp_path: Path
+) -> None:
+    count, found = _counts(
+        tmp_path, decoding(8), launches, captured=True, family="llama", deltas=True, low_rank=low_rank
+    )
     assert found["triton shrink_kernel"] == found["triton expand_kernel"] == 16
-    assert count == 13 + 8, found
+    assert count == operations, found
 
 
 def test_few_binaries_are_compiled(launches: list[Any], tmp_path: Path) -> None:
     """Whatever the number of tokens, groups and experts, a kernel is compiled at most four times a kind of layer."""
-    decoder, cache = decoder_of(tmp_path, 2, deltas=True, low_rank=True, family="llama")
+    decoder, cache = decoder_of(tmp_path, 2, deltas=True, low_rank="too", family="llama")
     seen: dict[str, set[Any]] = {}
     with torch.inference_mode():
         for sequences in (1, 2, 3, 5, 8, 16, 17, 33, 64):
