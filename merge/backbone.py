@@ -3,17 +3,22 @@
 import json
 import threading
 from collections.abc import Callable, Collection, Mapping
+from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from merge.bundle import available_cores
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointError, CheckpointWriter, TensorSpec, copy_settings
 from merge.methods import BoundMethod, TaskVectors
 from merge.methods.vectors import blocks, row_blocks
-from merge.parallel import in_order
+from merge.parallel import fitting, in_order
 from merge.ray_pool import RayPool
 from merge.task_vectors import is_unchanged, task_vectors
+
+BYTES_AN_ENTRY = 24
+"""Memory that merging takes for each entry of what is in memory: the base, a vector, and the method's sums."""
 
 PIECE = 1 << 20
 """Elements that a task vector is added by: with an eighth of it, two threads wait for Python more than they compute."""
@@ -48,7 +53,7 @@ def write_backbone(
         on_tensor: called after each tensor.
         merged: names of the tensors to merge; None: all. Others, and buffers, are copied from the base as they are.
         shard_bytes: most bytes of a file.
-        threads: tensors merged at a time; None: as many as there are processors.
+        threads: tensors merged at a time; None: as many as there are cores and room in memory for.
         pool: Ray's workers, which then merge the tensors in place of threads.
         by_rows: whether the method merges the rows of a tensor independently of each other, by its name. Of such
             tensors, and of those that no fine-tune changes, some rows are in memory at a time.
@@ -65,12 +70,14 @@ def write_backbone(
 
     scratch = _Scratch(dtype)
 
+    def pieces_of(name: str) -> list[slice | None]:
+        piecewise = by_rows(name) or all(is_unchanged(name, base, item) for item in fine_tunes.values())
+        return row_blocks(base.tensors[name].shape) if piecewise else [None]
+
     def compute(name: str) -> Tensor:
         if name not in stored:
             return base.tensor(name)
-        shape = base.tensors[name].shape
-        piecewise = by_rows(name) or all(is_unchanged(name, base, item) for item in fine_tunes.values())
-        pieces = row_blocks(shape) if piecewise else [None]
+        shape, pieces = base.tensors[name].shape, pieces_of(name)
         if pieces == [None]:
             return merged_rows(name, None)
         whole = torch.empty(shape, dtype=stored[name])
@@ -82,6 +89,11 @@ def write_backbone(
         origin = base.tensor(name, dtype, rows=rows)
         return method(name, origin, _vectors(name, base, origin, fine_tunes, scratch, rows)).to(stored[name])
 
+    if threads is None and pool is None:
+        sizes = {name: prod(base.tensors[name].shape) for name in stored}
+        whole = max((size for name, size in sizes.items() if pieces_of(name) == [None]), default=0)
+        largest = max(sizes.values(), default=0)
+        threads = fitting(available_cores(), max(BYTES_AN_ENTRY * whole, dtype.itemsize * largest))
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
         for name, tensor in in_order(writer.order, compute, threads, pool):

@@ -1,6 +1,5 @@
 """Computing many things several at a time, each by one thread alone, so that their number shows in no bit."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from merge.bundle import available_cores, available_host_bytes
 from merge.ray_pool import RayPool
 
 Key = TypeVar("Key")
@@ -23,10 +23,10 @@ def in_order(
     Args:
         keys: what to compute.
         compute: a key's result.
-        threads: how many at a time; None: as many as there are processors.
+        threads: how many at a time; None: as many as there are cores.
         ray_pool: Ray's workers, which then compute in place of threads.
     """
-    width = threads or (os.cpu_count() or 1 if ray_pool is None else ray_pool.width)
+    width = threads or (available_cores() if ray_pool is None else ray_pool.width)
     with _single_threaded_torch(), nullcontext(ray_pool) if ray_pool else ThreadPoolExecutor(width) as pool:
         running: deque[tuple[Key, Future[Result]]] = deque()
         try:
@@ -43,6 +43,16 @@ def in_order(
         finally:
             for _, future in running:
                 future.cancel()
+
+
+def fitting(threads: int, each: int) -> int:
+    """As many threads as half of the memory has room for that is free within the limits of control groups; at least 1.
+
+    Args:
+        threads: at most.
+        each: bytes that one takes.
+    """
+    return max(1, min(threads, available_host_bytes() // 2 // max(each, 1)))
 
 
 @contextmanager

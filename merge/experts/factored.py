@@ -13,7 +13,7 @@ what the stored backbone lacks.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from math import ceil
+from math import ceil, prod
 from typing import TypeVar
 
 import torch
@@ -31,7 +31,8 @@ from merge.experts.placed import Product, Values
 from merge.experts.sources import Sources
 from merge.experts.storage import as_stored
 from merge.methods.vectors import EMBEDDINGS, row_blocks
-from merge.parallel import in_order
+from merge.parallel import fitting, in_order
+from merge.task_vectors import is_unchanged
 
 MEASURED = 2 << 30
 """Bytes of the layers' moments that are held at once."""
@@ -100,7 +101,7 @@ def choose_parts(
 
     chosen = _Pool(room)
     entries: dict[str, Curve] = {}
-    for gram, found in _computed(grams, sources, compute):
+    for gram, found in _computed(grams, sources, compute, _most_bytes(fine_tune, sources)):
         powers |= dict.fromkeys(gram.weights, gram.power)
         for name, (item, curve) in found.items():
             chosen.add(name, item, direction_bytes(item.b.shape[0], item.a.shape[1], storage))
@@ -154,22 +155,32 @@ def _fitted(
 
 
 def _computed(
-    grams: Callable[[], Iterable[Gram]], sources: Sources, compute: Callable[[Gram], Result]
+    grams: Callable[[], Iterable[Gram]], sources: Sources, compute: Callable[[Gram], Result], each: int
 ) -> Iterator[tuple[Gram, Result]]:
     """A function of what layers read, and then of each weight of which that is not known, with an empty matrix.
 
-    Some layers are measured, by all threads, and then their weights are decomposed, each by one.
+    Some layers are measured, by all threads, and then their weights are decomposed, each by one; so many of them at a
+    time that their `each` bytes fit.
     """
+    threads = fitting(torch.get_num_threads(), each)
     measured: set[str] = set()
     some: list[Gram] = []
     for gram in grams():
         measured |= set(gram.weights)
         some.append(gram)
         if sum(item.matrix.nbytes for item in some) >= MEASURED:
-            yield from in_order(some, compute, torch.get_num_threads())
+            yield from in_order(some, compute, threads)
             some = []
     some += [Gram((name,), torch.empty(0)) for name in sources.weights() if name not in measured]
-    yield from in_order(some, compute, torch.get_num_threads())
+    yield from in_order(some, compute, threads)
+
+
+def _most_bytes(fine_tune: Checkpoint, sources: Sources) -> int:
+    """Memory that one weight takes while it is decomposed: of the largest that may differ, three copies in float32."""
+    sizes = {name: prod(sources.base.tensors[name].shape) for name in sources.weights()}
+    return 12 * max(
+        (size for name, size in sizes.items() if not is_unchanged(name, sources.base, fine_tune)), default=0
+    )
 
 
 def _is_looked_up(name: str, sources: Sources) -> bool:
@@ -276,7 +287,7 @@ def _with_entries_of_the_rest(
         return {name: _entries(decisive(name), gram.matrix, sources, room) for name in gram.weights}
 
     curves: dict[str, Curve] = {}
-    for _, some in _computed(grams, sources, computed):
+    for _, some in _computed(grams, sources, computed, _most_bytes(fine_tune, sources)):
         curves |= some
     counts = shared(curves, room - spent(chosen.curves, pieces))
     values = {

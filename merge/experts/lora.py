@@ -28,12 +28,22 @@ def why_no_lora(base: Checkpoint, fine_tune: Checkpoint) -> str | None:
 
 
 def keeps_base(backbone: Checkpoint, sources: Sources, name: str) -> bool:
-    """Whether a backbone, stored or not rounded yet, has the base's own numbers in one tensor."""
+    """Whether a backbone, stored or not rounded yet, has the base's own numbers in one tensor.
+
+    It is compared once for all experts that are cut in a process.
+    """
+    key = backbone.path, name
+    if key not in sources.kept:
+        sources.kept[key] = _equal(backbone, sources.base, name)
+    return sources.kept[key]
+
+
+def _equal(one: Checkpoint, other: Checkpoint, name: str) -> bool:
+    stored = one.is_mapped(name) and other.is_mapped(name) and one.tensors[name].dtype == other.tensors[name].dtype
+    dtype = None if stored else torch.float32  # of one dtype, the files are compared as they are
     return all(
-        torch.equal(
-            backbone.tensor(name, torch.float32, rows=rows), sources.base.tensor(name, torch.float32, rows=rows)
-        )
-        for rows in row_blocks(sources.base.tensors[name].shape)
+        torch.equal(one.tensor(name, dtype, check=False, rows=rows), other.tensor(name, dtype, check=False, rows=rows))
+        for rows in row_blocks(other.tensors[name].shape)
     )
 
 

@@ -1,9 +1,10 @@
 """What an expert is cut from, and what is cut."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Sources:
         backbone_digest: digest of its files.
         config: resolved.
         merged: θ_m before it was rounded to few bits; None: as it is stored.
+        kept: by backbone and name of the tensors that were compared, whether the backbone has the base's numbers.
     """
 
     base: Checkpoint
@@ -33,6 +35,7 @@ class Sources:
     backbone_digest: str
     config: ExpertConfig
     merged: Checkpoint | None = None
+    kept: dict[tuple[Path, str], bool] = field(default_factory=dict, compare=False, repr=False)
 
     def weights(self) -> list[str]:
         """Names of the 2-D weights that get a residual, sorted."""
