@@ -17,7 +17,7 @@ from benchmarks.merge.child import FRANK_WOLFE
 from benchmarks.merge.compare import SAME, compare
 from benchmarks.merge.launch import merge_once, merge_recipe_once
 from benchmarks.merge.pool import FULL, QUICK, Size, model_name, write_pool
-from benchmarks.merge.shape import SHAPES, TASKS, parameter_shapes, write_recipe
+from benchmarks.merge.shape import SHAPES, TASKS, estimates, parameter_shapes, write_recipe
 from merge.checkpoint import open_checkpoint
 from merge.methods import METHODS
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="decoder layers of --shape (default: all)")
     parser.add_argument("--prompts", type=int, default=0, help="calibration prompts a task of --shape (default 0)")
     parser.add_argument("--experts", type=json.loads, default={}, help="experts block of --shape, as JSON")
+    parser.add_argument("--estimate", action="store_true", help="print the estimates of --shape and merge nothing")
     parser.add_argument("--workers", type=int, default=0, help="workers of --shape (default: as many as fit)")
     arguments = parser.parse_args()
     if arguments.shape is not None and arguments.layers is not None and arguments.layers < 1:
@@ -50,7 +51,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overtone-merge-") as scratch:
         folder = arguments.dir or Path(scratch)
         try:
-            if arguments.shape is not None:
+            if arguments.estimate and arguments.shape is not None:
+                result = {"shape": arguments.shape, **estimates(SHAPES[arguments.shape])}
+            elif arguments.shape is not None:
                 result = _shaped(folder, arguments)
             elif arguments.mergekit:
                 result = _against_mergekit(folder, size, arguments.rounds, arguments.methods or SAME)
@@ -80,6 +83,7 @@ def _shaped(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(config).values()),
         "method": method,
         "prompts": arguments.prompts,
+        "estimates_of_the_whole_model": estimates(SHAPES[arguments.shape]),
         "counter": "anonymous and shared memory of the merge's processes, without pages of files",
         "threads": os.cpu_count(),
         **measured,
@@ -171,6 +175,8 @@ def _disk_read_gbps(files: list[Path]) -> float:
 
 def _table(result: dict[str, Any]) -> str:
     lines = []
+    if "seconds" not in result and "shape" in result:
+        return json.dumps(result, indent=2)
     if "shape" in result:
         whole = f"{result['seconds']:.0f} s, {result['peak_rss_mb']:.0f} MB"
         lines.append(f"{result['shape']}, {result['layers']} layers: {whole}")

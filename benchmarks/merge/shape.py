@@ -12,7 +12,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from merge.checkpoint import CheckpointWriter, TensorSpec
+from merge.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, TensorSpec
+from merge.experts import job_bytes
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "llama-3.1-8b": {
@@ -96,6 +97,21 @@ def parameter_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
         model = build(AutoConfig.for_model(**config))
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def estimates(config: Mapping[str, Any]) -> dict[str, float]:
+    """What cutting an expert of one of the LoRAs takes at most by `job_bytes`, and the model's files, in MB."""
+    tensors = {
+        name: TensorInfo(name, torch.bfloat16, shape, Path()) for name, shape in parameter_shapes(config).items()
+    }
+    base = Checkpoint(Path(), config, tensors)
+    changed = {name for name in tensors if ".layers." in name}
+    return {
+        "data_free_mb": job_bytes(base, False, changed=changed) / 1e6,
+        "data_free_full_fine_tunes_mb": job_bytes(base, False) / 1e6,
+        "calibrated_mb": job_bytes(base, True, changed=changed) / 1e6,
+        "model_mb": base.nbytes / 1e6,
+    }
 
 
 def write_tokenizer(path: Path) -> None:

@@ -42,7 +42,8 @@ def job_bytes(
     whole = BYTES_A_PARAMETER * sum(sizes.values())
     if form == "sparse":
         return LIBRARIES_BYTES + whole
-    embeddings = sum(size for name, size in sizes.items() if "embed" in name)
+    tied = "lm_head.weight" not in sizes  # an embedding that is no head stays in the file's precision
+    embeddings = sum(size for name, size in sizes.items() if tied and "embed" in name)
     widest = max((info.shape[-1] for name, info in base.tensors.items() if len(info.shape) == 2), default=0)
     decoders = 2 * (HELD + 4 * embeddings)
     streamed = decoders + 20 * widest**2 + factored.MEASURED + fit.BUDGET + distill.ACTIVATIONS

@@ -11,7 +11,7 @@ from benchmarks.merge import compare
 from benchmarks.merge.child import run
 from benchmarks.merge.memory import resident_mb
 from benchmarks.merge.pool import DISTINCT, FULL, Size, model_name, write_pool
-from benchmarks.merge.shape import SHAPES, TASKS, parameter_shapes, write_recipe
+from benchmarks.merge.shape import SHAPES, TASKS, estimates, parameter_shapes, write_recipe
 from benchmarks.merge.whole import run as run_whole
 from merge.checkpoint import open_checkpoint
 
@@ -145,3 +145,9 @@ def test_a_merge_of_a_shape_measures_each_stage(tmp_path: Path) -> None:
     assert sum(stage["seconds"] for stage in stages.values()) <= result["seconds"]  # type: ignore[operator]
     assert sorted(path.stem for path in (tmp_path / "bundle" / "experts").iterdir()) == sorted(TASKS)
     assert write_recipe(tmp_path, SMALL, "base", 0, {}) == recipe  # what is there is kept
+
+
+def test_estimates_are_of_the_whole_shape() -> None:
+    found = estimates(SHAPES["llama-3.1-8b"])
+    assert found["model_mb"] == pytest.approx(2 * 8030.261248)
+    assert found["data_free_mb"] < found["data_free_full_fine_tunes_mb"] < 6000 < found["calibrated_mb"] < 24_000
