@@ -17,6 +17,7 @@ from merge.experts.extract import cut_whole
 from merge.experts.factored import choose_parts
 from merge.experts.grams import Gram
 from merge.experts.jobs import Job, Prompts, run_job
+from merge.experts.lora import keeps_base
 from merge.experts.placed import Values
 from merge.experts.refit import as_read
 from merge.experts.running import assign
@@ -309,3 +310,12 @@ def test_what_entries_remove_is_measured_where_inputs_go_together(world: World) 
     parts = choose_parts(tune, given, given.room(0), lambda: [Gram((UP,), alike)])
     assert UP in parts.products
     assert not parts.values
+
+
+def test_a_backbone_is_compared_with_the_base_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = sources(world, form="auto", budget=0.03)
+    assert keeps_base(world.base, given, UP)
+    assert not keeps_base(world.backbone, given, UP)
+    monkeypatch.setattr("merge.experts.lora._equal", None)
+    assert keeps_base(world.base, given, UP)
+    assert not keeps_base(world.backbone, given, UP)
