@@ -146,7 +146,7 @@ def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources) -> Cut | None:
     room = _room(sources, dense)
     if config.form == "lora" or sum(item.nbytes for item in lora.values()) <= room:
         return Cut(_expert(name, sources, {}, dense, lora, {"form": "lora"}), None)
-    rounded = rounded_parts(fine_tune, sources, room)
+    rounded = rounded_parts(lora, config.storage, room)
     if rounded is None:
         return None
     metadata = {"form": "auto", "budget": f"{config.budget:.3%}", "selection": "whole", "distill": "0"}

@@ -1,11 +1,14 @@
 """An expert that is the fine-tune's own LoRA: as its file has it, or its directions in the expert's storage."""
 
+from collections.abc import Mapping
+
 import torch
 
 from merge.bundle import LowRankDelta
 from merge.checkpoint import Checkpoint
 from merge.experts.low_rank import MOST_RANK, direction_bytes, directions, stored
 from merge.experts.sources import Sources
+from merge.experts.storage import Storage
 from merge.lora import AdaptedCheckpoint
 from merge.methods.vectors import Factors, row_blocks
 
@@ -65,40 +68,9 @@ def lora_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelt
         By weight. None where the expert cannot be that LoRA: the fine-tune is something else, the backbone is not the
         base in some weight, or a weight that the LoRA changes gets no residual.
     """
-    parts = _own_parts(fine_tune, sources)
-    return None if parts is None or not _on_base(sources) else parts
-
-
-def rounded_parts(fine_tune: Checkpoint, sources: Sources, room: int) -> dict[str, LowRankDelta] | None:
-    """The LoRA with all its directions, its factors in the storage of experts.
-
-    Nothing but the rounding of the factors is lost, so there is nothing that could be fitted to prompts.
-
-    Args:
-        fine_tune: θ_k.
-        sources: base, stored backbone and settings.
-        room: bytes that the parts may take.
-
-    Returns:
-        By weight. None where they take more, where a rank is above `MOST_RANK`, and where `lora_parts` is None.
-    """
-    own, storage = _own_parts(fine_tune, sources), sources.config.storage
-    if own is None:
-        return None
-    size = sum(part.rank * direction_bytes(len(part.b), part.a.shape[1], storage) for part in own.values())
-    if size > room or any(part.rank > MOST_RANK for part in own.values()) or not _on_base(sources):
-        return None
-    found = {
-        name: directions(Factors(part.b.float() * part.scale.float(), part.a.float()), MOST_RANK)
-        for name, part in own.items()
-    }
-    return {name: stored(best.b, best.a, storage) for name, best in found.items() if len(best.a)}
-
-
-def _own_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelta] | None:
     if why_no_lora(sources.base, fine_tune) is not None or not isinstance(fine_tune, AdaptedCheckpoint):
         return None
-    if not set(fine_tune.adapter.changes) <= set(sources.weights()):
+    if not set(fine_tune.adapter.changes) <= set(sources.weights()) or not _on_base(sources):
         return None
     parts = {}
     for name in sorted(fine_tune.adapter.changes):
@@ -107,6 +79,29 @@ def _own_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelt
         left, right, scale = found
         parts[name] = LowRankDelta(right.contiguous(), left.contiguous(), torch.full((len(right),), scale))
     return parts
+
+
+def rounded_parts(own: Mapping[str, LowRankDelta], storage: Storage, room: int) -> dict[str, LowRankDelta] | None:
+    """A LoRA with all its directions, its factors in the storage of experts.
+
+    Nothing but the rounding of the factors is lost, so there is nothing that could be fitted to prompts.
+
+    Args:
+        own: `lora_parts`.
+        storage: of the factors.
+        room: bytes that the parts may take.
+
+    Returns:
+        By weight. None where they take more, and where a rank is above `MOST_RANK`.
+    """
+    size = sum(part.rank * direction_bytes(len(part.b), part.a.shape[1], storage) for part in own.values())
+    if size > room or any(part.rank > MOST_RANK for part in own.values()):
+        return None
+    found = {
+        name: directions(Factors(part.b.float() * part.scale.float(), part.a.float()), MOST_RANK)
+        for name, part in own.items()
+    }
+    return {name: stored(best.b, best.a, storage) for name, best in found.items() if len(best.a)}
 
 
 def _on_base(sources: Sources) -> bool:
