@@ -152,7 +152,7 @@ def _timed(bench: Bench, mode: str, settings: dict[str, Any]) -> dict[str, list[
 
     def case(name: str, params: dict[str, Any]) -> Value:
         if made is None:
-            raise RuntimeError("there is no engine")
+            raise RuntimeError("the engine was not built")
         first = len(seen.steps)
         texts[name] = bench.run(made, bench.cases[name], **params)
         decoding = [one.seconds * 1e3 for one in seen.steps[first:] if not one.prefill_tokens]

@@ -145,7 +145,7 @@ class ExpertBatch:
 
         Shapes are maxima, T * m groups and as many pairs, so that whatever experts the tokens of the next step carry,
         a kernel that was launched with these shapes does all of their work. Slots are not checked against the banks:
-        whoever fills the plan names only those that there are. Its `highest_slot` says only that there may be experts.
+        the caller fills the plan with existing slots only. Its `highest_slot` says only that there may be experts.
 
         Args:
             slots: `[T, m]` int32.
@@ -157,7 +157,7 @@ class ExpertBatch:
             tiles: room for m columns of T tokens.
 
         Raises:
-            ValueError: shapes that are no maxima.
+            ValueError: a shape is below its maximum.
         """
         pairs = slots.numel()
         sizes = [len(part) for part in (group_slot, group_start, group_token, group_gate)]

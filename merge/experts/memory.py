@@ -42,7 +42,7 @@ def job_bytes(
     whole = BYTES_A_PARAMETER * sum(sizes.values())
     if form == "sparse":
         return LIBRARIES_BYTES + whole
-    tied = "lm_head.weight" not in sizes  # an embedding that is no head stays in the file's precision
+    tied = "lm_head.weight" not in sizes  # an embedding that is not also the head stays in the file's precision
     embeddings = sum(size for name, size in sizes.items() if tied and "embed" in name)
     widest = max((info.shape[-1] for name, info in base.tensors.items() if len(info.shape) == 2), default=0)
     decoders = 2 * (HELD + 4 * embeddings)
