@@ -250,16 +250,6 @@ def general_reference(base: Checkpoint) -> GeneralReference | None:
     )
 
 
-def compare_general(base: Checkpoint, model: Checkpoint) -> GeneralAbility | None:
-    """Ask the base and a model of the same shape the same general questions; None as for `general_reference`.
-
-    Raises:
-        CheckpointError: one of them cannot be run.
-    """
-    reference = general_reference(base)
-    return None if reference is None else reference.compare(model)
-
-
 @cache
 def _document() -> dict[str, Any]:
     document: dict[str, Any] = json.loads(Path(__file__).with_name("general.json").read_text("utf-8"))

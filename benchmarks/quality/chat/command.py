@@ -112,7 +112,7 @@ def _pools(options: argparse.Namespace, benches: Sequence[Bench], store: Store) 
         sizes = dict.fromkeys(min(size, *map(len, found)) for size in options.pools)
         for size in sizes:
             yield [
-                ChatTable(Pool(kind, dict(list(tunes.items())[:size]), bench, store), store, say)
+                ChatTable(Pool(kind, dict(list(tunes.items())[:size]), bench, store), store, say, options.halvings)
                 for bench, tunes in zip(benches, found, strict=True)
             ]
 
@@ -138,6 +138,12 @@ def _parser() -> Parser:
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="per cent of the backbone's bytes")
     parser.add_argument("--prompts", choices=("without", "with", "both"), default="both", help="to cut experts with")
     parser.add_argument("--tasks", nargs="+", help="tasks that are scored (default: all of the pool)")
+    parser.add_argument(
+        "--halvings",
+        type=int,
+        default=0,
+        help="halve a row's smallest λ up to N times, until the base's general abilities are kept (default 0)",
+    )
     parser.add_argument("--limit", type=positive, default=60, help="held-out requests a task (default 60)")
     parser.add_argument("--calibration", type=positive, default=48, help="prompts that an expert is cut with")
     parser.add_argument("--distill", type=int, help="steps of distillation (default: the recipe's)")

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,7 @@ from benchmarks.quality.chat.pool import Pool, RoutedPool
 from benchmarks.quality.routing import Routing, measure_routing
 from benchmarks.quality.rows import Row
 from benchmarks.quality.store import Store
-from merge.check.general import MOST_DIVERGENCE, compare_general
+from merge.check.general import MOST_DIVERGENCE, GeneralReference, general_reference
 from merge.checkpoint import Checkpoint, copy_settings, open_checkpoint
 
 VALIDATED = 12
@@ -63,14 +63,17 @@ class Cut:
 class ChatTable:
     """The cells of one pool."""
 
-    def __init__(self, pool: Pool, store: Store, say: Callable[[str], None] = lambda _: None) -> None:
-        """Take the pool, where results are kept, and who is told of each new one."""
-        self.pool = pool
+    def __init__(
+        self, pool: Pool, store: Store, say: Callable[[str], None] = lambda _: None, halvings: int = 0
+    ) -> None:
+        """Take the pool, the store of results, a function that reports each new one, and how often λ may be halved."""
+        self.pool, self._halvings = pool, halvings
         self._store, self._say = store, say
         bench = pool.bench
         self._common = {"domain": "chat", "version": VERSION, "seed": bench.seed, **pool.settings}
         self._asked = {**self._common, "requests": bench.count}
         self._stack = ExitStack()
+        self._reference = cache(partial(_general_reference, pool))
         self._merged: tuple[str, Backbones] | None = None
         self._written: tuple[tuple[str, float], Checkpoint] | None = None
 
@@ -95,9 +98,10 @@ class ChatTable:
         """KL to the base on general questions, share of its right answers kept, and the perplexity over the base's."""
 
         def compute() -> dict[str, float] | None:
-            found = compare_general(self.pool.base(), self._checkpoint(row, scale))
-            if found is None:
+            reference = self._reference()
+            if reference is None:
                 return None
+            found = reference.compare(self._checkpoint(row, scale))
             self._say(f"{row.name} λ {scale:g}: {found.summary()}")
             names = ("divergence", "kept", "perplexity_ratio")
             return {name: round(getattr(found, name), 6) for name in names}
@@ -109,16 +113,28 @@ class ChatTable:
         return found
 
     def scale(self, row: Row) -> float:
-        """λ: of those that keep the base's general abilities, the best on validation requests; else the smallest.
+        """λ: of those that keep the base's general abilities, the best on validation requests.
 
-        A backbone keeps them where its KL to the base on general questions is at most 0.1 nats a token, the limit that
-        `overtone merge` warns at.
+        A backbone keeps them where its KL to the base on general questions is at most 0.1 nats a token, the limit of
+        the warning in `overtone merge`. The KL grows with λ, so a larger λ is not tried after one that is over the
+        limit. If the smallest is over it, it is halved until one is not, at most `halvings` times.
         """
         if len(row.scales) == 1:
             return row.scales[0]
-        kept = [scale for scale in row.scales if _keeps(self.general(row, scale))]
-        scores = {scale: self._validated(row, scale) for scale in kept}
-        return max(scores, key=lambda scale: scores[scale]) if scores else min(row.scales)
+        kept = []
+        for scale in sorted(row.scales):
+            if not _keeps(self.general(row, scale)):
+                break
+            kept.append(scale)
+        if kept:
+            scores = {scale: self._validated(row, scale) for scale in kept}
+            return max(scores, key=lambda scale: scores[scale])
+        smallest = min(row.scales)
+        for _ in range(self._halvings):
+            smallest /= 2
+            if _keeps(self.general(row, smallest)):
+                break
+        return smallest
 
     def expert(self, row: Row, scale: float, column: Column, task: str) -> Cut:
         """Of a backbone with a task's own expert."""
@@ -195,6 +211,10 @@ class ChatTable:
         copy_settings(self.pool.base().path, directory)
         self._written = ((row.name, scale), open_checkpoint(directory))
         return self._written[1]
+
+
+def _general_reference(pool: Pool) -> GeneralReference | None:
+    return general_reference(pool.base())
 
 
 def _keeps(general: Mapping[str, float] | None) -> bool:

@@ -9,7 +9,6 @@ from merge.check.general import (
     GeneralAbility,
     Question,
     answers,
-    compare_general,
     general_questions,
     general_reference,
     general_texts,
@@ -66,8 +65,9 @@ def test_questions_and_texts_are_shipped():
 @pytest.mark.usefixtures("_any_base")
 def test_the_base_itself_has_lost_nothing():
     base = open_checkpoint(models_dir() / "base")
-    found = compare_general(base, base)
-    assert found is not None
+    reference = general_reference(base)
+    assert reference is not None
+    found = reference.compare(base)
     assert (found.divergence, found.kept, found.perplexity_ratio) == (0.0, 1.0, 1.0)
     assert (found.questions, found.example) == (2, None)
     assert found.concerns() == []
@@ -75,10 +75,9 @@ def test_the_base_itself_has_lost_nothing():
 
 @pytest.mark.usefixtures("_any_base")
 def test_another_model_is_warned_of():
-    found = compare_general(
-        open_checkpoint(models_dir() / "base"), open_checkpoint(models_dir() / "fine_tunes" / "sort")
-    )
-    assert found is not None
+    reference = general_reference(open_checkpoint(models_dir() / "base"))
+    assert reference is not None
+    found = reference.compare(open_checkpoint(models_dir() / "fine_tunes" / "sort"))
     assert found.divergence > general.MOST_DIVERGENCE
     assert any("KL to the base" in concern for concern in found.concerns())
 

@@ -1,6 +1,6 @@
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,6 +9,7 @@ from benchmarks.quality.chat import table as table_module
 from benchmarks.quality.chat.command import BACKBONES
 from benchmarks.zoo.real import bench
 from merge.check.general import GeneralAbility
+from merge.checkpoint import Checkpoint
 from merge.methods import METHODS
 from serve.demo.zoo.real.task import Content, RealTask
 from tests.merge.tiny import save_fine_tune, save_tiny
@@ -40,17 +41,24 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@dataclass
+class Reference:
+    """Compares no models: KL to the base is 0.05 for the first `keeps` of those that are asked, then 0.5."""
+
+    keeps: int = 1
+    asked: list[Path] = field(default_factory=list)
+
+    def compare(self, model: Checkpoint) -> GeneralAbility:
+        self.asked.append(model.path)
+        return GeneralAbility(0.05 if len(self.asked) <= self.keeps else 0.5, 1.0, 1.01, 50, 40, None)
+
+
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The models that are asked general questions; every λ above 0.2 is found to have lost what the base knew."""
-    asked: list[Path] = []
-
-    def compare(base: Any, model: Any) -> GeneralAbility:
-        asked.append(model.path)
-        return GeneralAbility(0.05 if len(asked) <= 2 else 0.5, 1.0, 1.01, 50, 40, None)
-
-    monkeypatch.setattr(table_module, "compare_general", compare)
-    return asked
+def reference(monkeypatch: pytest.MonkeyPatch) -> Reference:
+    """What the models are compared with on general questions."""
+    made = Reference()
+    monkeypatch.setattr(table_module, "general_reference", lambda _: made)
+    return made
 
 
 def run(zoo: Path, *more: str) -> None:
@@ -66,7 +74,7 @@ def _never(*arguments: object) -> None:
 
 
 def test_cells_are_measured_once_and_put_together(
-    zoo: Path, compared: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    zoo: Path, reference: Reference, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(zoo, "--backbones", "base", "task_arithmetic", "--json")
     document = json.loads(capsys.readouterr().out)
@@ -74,7 +82,7 @@ def test_cells_are_measured_once_and_put_together(
     assert (pool["kind"], pool["pool"]) == ("full", ["turn", "count"])
     assert pool["router"][0]["accuracy"] == 1
     base, sums = pool["rows"]
-    assert (base["row"], base["lambda"], sums["lambda"]) == ("base", [1.0], [pytest.approx(0.15, abs=0.05)])
+    assert (base["row"], base["lambda"], sums["lambda"]) == ("base", [1.0], [0.1])
     assert base["general"] == {"divergence": 0.0, "kept": 1.0, "perplexity_ratio": 1.0}
     assert sums["general"] == {"divergence": 0.05, "kept": 1.0, "perplexity_ratio": 1.01}
     for row in pool["rows"]:
@@ -84,14 +92,24 @@ def test_cells_are_measured_once_and_put_together(
             assert (cut["divergence"] is None) == (not cut["prompts"])
             assert set(cut["oracle"]["tasks"]) == {"turn", "count"}
             assert cut["routed"]["average"] == cut["oracle"]["average"]  # every request went to its own expert
-    asked = len(compared)
+    assert len(reference.asked) == 2  # λ 0.1, and 0.2 that loses too much: 0.3 and 0.5 are not tried
     monkeypatch.setattr(bench.Bench, "marks", _never)
     run(zoo, "--backbones", "base", "task_arithmetic", "--prompts", "with", "--tasks", "turn")
-    assert len(compared) == asked
+    assert len(reference.asked) == 2
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("full, 2 fine-tunes: turn, count; the fine-tunes score ")
     assert [line.split(" | ")[0] for line in table[4:]] == ["| base", "| task arithmetic"]
     assert "low_rank 20 %, with prompts" in table[2]
+
+
+@pytest.mark.parametrize(("halvings", "scale"), [(0, 0.1), (2, 0.025)])
+def test_a_scale_that_loses_too_much_is_halved(
+    zoo: Path, reference: Reference, capsys: pytest.CaptureFixture[str], halvings: int, scale: float
+) -> None:
+    reference.keeps = 0
+    run(zoo, "--backbones", "task_arithmetic", "--forms", "--halvings", str(halvings), "--json")
+    (pool,) = json.loads(capsys.readouterr().out)["pools"]
+    assert pool["rows"][0]["lambda"] == [pytest.approx(scale)]
 
 
 def test_what_is_finished_is_shown_when_the_time_is_over(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
