@@ -17,6 +17,8 @@ from benchmarks.quality.rows import ROWS, Row
 from benchmarks.quality.store import OutOfTimeError, Store
 from benchmarks.zoo.command import Parser, positive
 from benchmarks.zoo.real.bench import Bench, fine_tunes
+from merge.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from merge.lora import is_adapter, open_adapter
 from serve.demo.zoo.real.base import base_dir, zoo_dir
 from serve.demo.zoo.real.packages import BaseUnavailableError
 
@@ -99,6 +101,10 @@ def _pools(options: argparse.Namespace, benches: Sequence[Bench], store: Store) 
         if not options.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    try:
+        others = {f"also {i + 1}": _opened(path, benches[0].base) for i, path in enumerate(options.also)}
+    except CheckpointError as error:
+        sys.exit(f"error: --also: {error}")
     for kind in options.kinds:
         found = [
             fine_tunes(bench.base, folder / kind, None) for bench, folder in zip(benches, options.models, strict=True)
@@ -112,9 +118,15 @@ def _pools(options: argparse.Namespace, benches: Sequence[Bench], store: Store) 
         sizes = dict.fromkeys(min(size, *map(len, found)) for size in options.pools)
         for size in sizes:
             yield [
-                ChatTable(Pool(kind, dict(list(tunes.items())[:size]), bench, store), store, say, options.halvings)
+                ChatTable(
+                    Pool(kind, dict(list(tunes.items())[:size]), bench, store, others), store, say, options.halvings
+                )
                 for bench, tunes in zip(benches, found, strict=True)
             ]
+
+
+def _opened(directory: Path, base: Checkpoint) -> Checkpoint:
+    return open_adapter(directory, base) if is_adapter(directory) else open_checkpoint(directory)
 
 
 def _parser() -> Parser:
@@ -133,6 +145,13 @@ def _parser() -> Parser:
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--pools", nargs="+", type=positive, default=POOLS, help="fine-tunes that are merged together")
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="directories of more fine-tunes that are merged into the backbone and not scored",
+    )
     parser.add_argument("--backbones", nargs="+", choices=tuple(BACKBONES), default=tuple(BACKBONES))
     parser.add_argument("--forms", nargs="*", choices=FORMS, default=FORMS, help="of experts; none: backbones alone")
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="per cent of the backbone's bytes")

@@ -30,7 +30,8 @@ class Pool:
 
     Attributes:
         kind: `lora` or `full`.
-        tasks: whose fine-tunes it has.
+        tasks: the names of all its fine-tunes.
+        known: those that are scored and routed to, each named by its task.
         bench: scores them.
         settings: digests of the fine-tunes, and how many prompts experts are cut with.
     """
@@ -38,11 +39,19 @@ class Pool:
     name = "chat"
     aside = EMBEDDINGS
 
-    def __init__(self, kind: str, fine_tunes: Mapping[str, Checkpoint], bench: Bench, store: Store) -> None:
-        """Take the fine-tunes by task."""
-        self.kind, self.bench, self.tasks = kind, bench, tuple(fine_tunes)
-        self._fine_tunes, self._store = fine_tunes, store
-        digests = {task: _digest(checkpoint) for task, checkpoint in fine_tunes.items()}
+    def __init__(
+        self,
+        kind: str,
+        fine_tunes: Mapping[str, Checkpoint],
+        bench: Bench,
+        store: Store,
+        others: Mapping[str, Checkpoint] | None = None,
+    ) -> None:
+        """Take the fine-tunes by task, and by name others that are only merged."""
+        self.kind, self.bench, self.known = kind, bench, tuple(fine_tunes)
+        self._fine_tunes, self._store = {**fine_tunes, **(others or {})}, store
+        self.tasks = tuple(self._fine_tunes)
+        digests = {name: _digest(checkpoint) for name, checkpoint in self._fine_tunes.items()}
         self.settings: Mapping[str, Any] = {"kind": kind, "pool": digests, "calibration": bench.prompts}
 
     def base(self) -> Checkpoint:
@@ -59,10 +68,13 @@ class Pool:
         lines = [
             json.dumps({"task": task, "prompt": example.prompt, "answer": example.answer})
             for task in tasks
+            if task in self.known
             for example in self.bench.requests(task, "calibration", SEARCHED)
         ]
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        config = ObjectiveConfig(tasks=tuple(tasks), per_task=SEARCHED, scale="log", batch_size=4)
+        config = ObjectiveConfig(
+            tasks=tuple(task for task in tasks if task in self.known), per_task=SEARCHED, scale="log", batch_size=4
+        )
         return language_model_loss(self.base(), {}, CalibrationConfig(file=path, per_task=SEARCHED), config)
 
 
@@ -73,8 +85,8 @@ class RoutedPool:
 
     def __init__(self, pool: Pool) -> None:
         """Take the pool, whose bench drew the requests."""
-        self._tasks, self._bench = pool.tasks, pool.bench
-        self.settings: Mapping[str, Any] = {"tasks": list(pool.tasks), "requests": pool.bench.count}
+        self._tasks, self._bench = pool.known, pool.bench
+        self.settings: Mapping[str, Any] = {"tasks": list(pool.known), "requests": pool.bench.count}
 
     def requests(self, seed: int) -> Requests:  # noqa: ARG002 - the bench's own seed drew them
         """Prompts for the router; foreign ones belong to no task."""

@@ -29,7 +29,7 @@ class Plan:
 
     def scored(self, table: ChatTable) -> tuple[str, ...]:
         """The tasks of a pool that are scored."""
-        return tuple(task for task in table.pool.tasks if self.tasks is None or task in self.tasks)
+        return tuple(task for task in table.pool.known if self.tasks is None or task in self.tasks)
 
 
 def measure(table: ChatTable, plan: Plan) -> None:

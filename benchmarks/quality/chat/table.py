@@ -175,7 +175,7 @@ class ChatTable:
             return bench.marks(self._checkpoint(row, scale), task, None, "validation", VALIDATED)
 
         key = {**self._common, **self._key(row, scale), "validated": VALIDATED}
-        found = [fmean(self._store.result({**key, "task": task}, partial(marks, task))) for task in self.pool.tasks]
+        found = [fmean(self._store.result({**key, "task": task}, partial(marks, task))) for task in self.pool.known]
         self._say(f"{row.name} λ {scale:g}: {fmean(found):.3f} on validation requests")
         return fmean(found)
 

@@ -112,6 +112,25 @@ def test_a_scale_that_loses_too_much_is_halved(
     assert pool["rows"][0]["lambda"] == [pytest.approx(scale)]
 
 
+def test_other_fine_tunes_are_merged_and_not_scored(
+    zoo: Path, reference: Reference, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--backbones", "average", "--forms", "--json")
+    run(zoo, *options)
+    (alone,) = json.loads(capsys.readouterr().out)["pools"]
+    other = save_fine_tune(zoo / "base", zoo / "other", 5, 0.3)
+    run(zoo, *options, "--also", str(other))
+    (pool,) = json.loads(capsys.readouterr().out)["pools"]
+    assert (pool["pool"], pool["tasks"]) == (["turn", "count", "also 1"], ["turn", "count"])
+    assert pool["fine_tunes"] == alone["fine_tunes"]
+    assert len(set(reference.asked)) == 2  # another average
+
+
+def test_a_missing_other_fine_tune_is_named(zoo: Path) -> None:
+    with pytest.raises(SystemExit, match="error: --also: .*nowhere"):
+        run(zoo, "--also", str(zoo / "nowhere"))
+
+
 def test_what_is_finished_is_shown_when_the_time_is_over(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(zoo, "--seconds", "0")
