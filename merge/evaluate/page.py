@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from merge.evaluate.result import COLUMNS, Evaluation, Routes, TaskResult
 from merge.evaluate.text import HEADS
-from merge.inspect.html import figure, page, text_table, tile
-from merge.inspect.svg import bar_chart, cell_table
+from merge.report import bar_chart, cell_table, figure, page, text_table, tile
 
 
 def html_page(found: Evaluation) -> str:

@@ -1,8 +1,8 @@
 """Looking into a bundle: what its experts hold, how alike they are, and what the merge and the router did.
 
-`summary` is read off the bundle alone, `layers` has its ranks by layer; `similarity` compares experts or task vectors;
-`spectrum` and `confusion` need what the bundle was merged from, which `inputs` looks for; `pictures` puts those
-together, and `page` draws all of it as one HTML file with the functions of `svg`.
+`summary` reads the bundle alone, and `layers` has its ranks by layer. `similarity` compares experts or task vectors.
+`spectrum` and `confusion` need what the bundle was merged from, which `inputs` finds. `pictures` puts those together,
+and `page` makes an HTML report of everything with `merge.report`.
 """
 
 from merge.inspect.page import html_page

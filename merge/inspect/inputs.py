@@ -22,7 +22,7 @@ class Inputs:
 
     Attributes:
         recipe: None where this version cannot read it.
-        base: None where it is not to be had.
+        base: None if it cannot be read.
         fine_tunes: by name, those that are; none without the base.
         prompts: by task; None where there are none, or not any more.
         missing: what was not found and why, a sentence each.
@@ -79,7 +79,7 @@ def _checkpoint(name: str, entry: Any, missing: list[str]) -> Checkpoint | None:
         path, adapts = Path(entry["path"]), entry.get("adapts")
         return open_checkpoint(path) if adapts is None else open_adapter(path, open_checkpoint(Path(adapts)))
     except (CheckpointError, OSError) as error:
-        missing.append(f"The model {name} is not to be had: {error}.")
+        missing.append(f"The model {name} cannot be read: {error}.")
     except (TypeError, KeyError, AttributeError):
         missing.append(f"The manifest does not say where the model {name} was.")
     return None
@@ -93,7 +93,7 @@ def _prompts(bundle: Bundle, recipe: Recipe, missing: list[str]) -> Mapping[str,
     try:
         return read_prompts(file, bundle.expert_names)
     except CalibrationError as error:
-        missing.append(f"The calibration prompts are not to be had: {error}.")
+        missing.append(f"The calibration prompts cannot be read: {error}.")
         return None
 
 

@@ -1,13 +1,12 @@
-"""The report: one HTML file with everything in it, and nothing that it would fetch."""
+"""The report of `overtone inspect --html`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from merge.inspect.html import figure, page, text_table, tile
 from merge.inspect.layers import said
 from merge.inspect.pictures import Pictures
 from merge.inspect.similarity import PairTable
 from merge.inspect.summary import Inspection, ParameterSummary
-from merge.inspect.svg import bar_chart, cell_table, line_chart
+from merge.report import bar_chart, cell_table, figure, line_chart, page, text_table, tile
 from merge.router.quality import CurvePoint
 
 
@@ -44,7 +43,7 @@ def _tiles(found: Inspection, pictures: Pictures) -> Iterable[str]:
         )
     yield tile(f"{total / count / max(1, found.backbone['bytes']):.2%}", "of the backbone's bytes in an expert")
     if pictures.confusion is not None:
-        yield tile(f"{pictures.confusion.accuracy:.1%}", "of the prompts routed right, cross-validated")
+        yield tile(f"{pictures.confusion.accuracy:.1%}", "of the prompts routed correctly, cross-validated")
 
 
 def _experts(found: Inspection) -> str:
@@ -88,7 +87,7 @@ def _similarities(found: Inspection, pictures: Pictures) -> Iterable[str]:
         note = "Cosine of the fine-tunes' changes θₖ − θ₀, over the 2-D weights that experts change."
         yield figure("Similarity of the task vectors", note, _cosines(pictures.task_similarity))
     else:
-        note = "Cosine of what the experts add to 2-D weights. The task vectors are not to be had."
+        note = "Cosine of what the experts add to 2-D weights. The task vectors are unavailable."
         yield figure("Similarity of the experts", note, _cosines(found.similarity))
     if found.chance_overlap:
         note = (
@@ -104,9 +103,7 @@ def _similarities(found: Inspection, pictures: Pictures) -> Iterable[str]:
 def _confusion(pictures: Pictures) -> str:
     confusion = pictures.confusion
     if confusion is None:
-        reason = (
-            "Not shown: it needs a router and the recipe's calibration prompts. The remarks below say what is missing."
-        )
+        reason = "Not shown: this needs a router and the recipe's calibration prompts. The remarks say what is missing."
         return figure("Router", reason, "")
     shares = [[count / max(1, sum(row)) for count in row] for row in confusion.counts]
     values = [[share or None for share in row] for row in shares]
@@ -147,7 +144,7 @@ def _ranks(found: Inspection) -> str:
 
 
 def _by_layer(title: str, note: str, cells: Mapping[tuple[str, int], float], text: Callable[[float], str]) -> str:
-    """A figure of one number for each kind of parameter and each layer; nothing without any."""
+    """A figure with one number for each kind of parameter and each layer; empty if there are none."""
     if not cells:
         return ""
     kinds = list(dict.fromkeys(kind for kind, _ in cells))
@@ -183,7 +180,7 @@ def _shares(table: PairTable, chance: float) -> str:
 
 
 def _off_diagonal(table: PairTable) -> list[list[float | None]]:
-    """The table without its diagonal, whose colour would be the strongest and say nothing."""
+    """The table without its diagonal, which is always 1 and would have the strongest colour."""
     return [[None if i == j else number for j, number in enumerate(row)] for i, row in enumerate(table.values)]
 
 

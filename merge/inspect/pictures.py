@@ -87,7 +87,7 @@ def _spectra(bundle: Bundle, inputs: Inputs, names: Sequence[str], shown: Progre
             if name in names
         )
         curves, count = radial_spectra(("residuals of the experts",), residuals)
-        return Spectra("The experts' residuals; the task vectors are not to be had.", frequencies(), curves, count)
+        return Spectra("The experts' residuals; the task vectors are unavailable.", frequencies(), curves, count)
     keep = None if inputs.recipe is None else _filter(inputs.recipe)
     labels = ("task vectors",) if keep is None else ("task vectors", "after the filter")
     with shown.stage("spectra", len(names) * len(inputs.fine_tunes)) as advance:

@@ -16,7 +16,7 @@ LIBRARIES = ("matplotlib", "networkx", "numpy", "scipy", "sklearn", "sympy", "to
 
 
 class SourceError(RuntimeError):
-    """Text or a model that the domain needs is not to be had; the message says what would help."""
+    """Text or a model that the domain needs is unavailable; the message says what would help."""
 
 
 def encoder_directory(cache: Path) -> Path:

@@ -60,7 +60,7 @@ def test_an_adapter_is_opened_on_its_model(bundle: Bundle, changed: Callable[[Ch
 @pytest.mark.parametrize(
     ("change", "missing"),
     [
-        (lambda inputs: inputs["base"].update(path="/nowhere"), "The model base is not to be had"),
+        (lambda inputs: inputs["base"].update(path="/nowhere"), "The model base cannot be read"),
         (lambda inputs: inputs["base"].update(sha256="0"), "The model base has changed since the merge."),
         (lambda inputs: inputs.pop("base"), "does not say where the model base was"),
         (lambda inputs: inputs.update({"models/one": "somewhere"}), "does not say where the model one was"),

@@ -93,7 +93,7 @@ def test_without_them_it_says_what_is_missing(bundle: Bundle, tmp_path: Path) ->
     page = html_page(inspect_bundle(moved), found)
     check_page(page)
     assert "Not shown" in page
-    assert "the task vectors are not to be had" in page
+    assert "the task vectors are unavailable" in page
 
 
 def test_a_model_that_changed_since_is_not_taken(bundle: Bundle, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from merge.inspect.svg import bar_chart, cell_table, line_chart
+from merge.report.svg import bar_chart, cell_table, line_chart
 
 
 def test_a_curve_is_drawn_to_scale() -> None:

@@ -1,4 +1,4 @@
-"""The frame of a report: one HTML file with everything in it, and nothing that it would fetch."""
+"""The frame of a report, its cards and its tables, as HTML."""
 
 from collections.abc import Sequence
 from html import escape
@@ -45,7 +45,7 @@ _PAGE = """<!doctype html>
 
 
 def page(title: str, subtitle: str, tiles: Sequence[str], figures: Sequence[str], remarks: Sequence[str]) -> str:
-    """Put a report together.
+    """The HTML of a report.
 
     Args:
         title: plain text.
@@ -66,7 +66,7 @@ def page(title: str, subtitle: str, tiles: Sequence[str], figures: Sequence[str]
 
 
 def figure(title: str, note: str, body: str, wide: bool = False) -> str:
-    """A card with a title, a sentence and a drawing or table, whose HTML `body` is."""
+    """A card with a title, a note, and a drawing or a table as HTML, `body`."""
     return (
         f'<figure class="{"wide" if wide else ""}"><h2>{escape(title)}</h2><figcaption>{escape(note)}</figcaption>'
         f"{body}</figure>"
@@ -74,12 +74,12 @@ def figure(title: str, note: str, body: str, wide: bool = False) -> str:
 
 
 def tile(number: str, text: str) -> str:
-    """A number with what it is of."""
+    """A number, and what it counts."""
     return f'<div class="tile"><b>{escape(number)}</b><span class="soft">{escape(text)}</span></div>'
 
 
 def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[str]) -> str:
-    """A table of plain text; the columns whose heads are in `numeric` stand on the right."""
+    """A table of plain text; the columns whose heads are in `numeric` are aligned to the right."""
     sides = ["n" if head in numeric else "" for head in heads]
     head = "".join(f'<th class="{side}">{escape(name)}</th>' for name, side in zip(heads, sides, strict=True))
     lines = (
