@@ -275,7 +275,9 @@ def _cut_experts(
     pool: RayPool | None,
 ) -> list[ExpertReport]:
     floats = open_checkpoint(staging.path / FLOATS) if inputs.recipe.quantisation else None
-    sources = Sources(inputs.merged(), backbone, backbone_digest(backbone.path), inputs.experts, floats)
+    sources = Sources(
+        inputs.merged(), backbone, backbone_digest(backbone.path, staging.digests.of), inputs.experts, floats
+    )
     reports = [
         _restored(finished)
         for name in inputs.fine_tunes

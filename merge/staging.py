@@ -85,7 +85,7 @@ class Staging(BundleWriter):
             files: what it consists of, inside `path`.
             data: what to give back when the merge is resumed; JSON.
         """
-        digests = {file.relative_to(self.path).as_posix(): file_digest(file) for file in files}
+        digests = {file.relative_to(self.path).as_posix(): self.digests.of(file) for file in files}
         self._parts[part] = {"files": digests, "data": dict(data)}
         with replaced(self.path / JOURNAL) as partial:
             partial.write_text(json.dumps({"key": self._key, "parts": self._parts}))
@@ -106,6 +106,7 @@ class Staging(BundleWriter):
                 for name, file in files.items():
                     (self.path / name).parent.mkdir(parents=True, exist_ok=True)
                     file.rename(self.path / name)
+                    self.digests.know(self.path / name, entry["files"][name])
                 self.record(part, [self.path / name for name in files], entry["data"])
 
 

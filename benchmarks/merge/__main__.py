@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=0, help="calibration prompts a task of --shape (default 0)")
     parser.add_argument("--experts", type=json.loads, default={}, help="experts block of --shape, as JSON")
     parser.add_argument("--estimate", action="store_true", help="print the estimates of --shape and merge nothing")
+    parser.add_argument("--out", type=Path, help="leave the bundle of --shape there")
     parser.add_argument("--workers", type=int, default=0, help="workers of --shape (default: as many as fit)")
     arguments = parser.parse_args()
     if arguments.shape is not None and arguments.layers is not None and arguments.layers < 1:
@@ -76,7 +77,7 @@ def _shaped(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     _say(f"{arguments.shape} with {config['num_hidden_layers']} layers and {len(TASKS)} LoRAs in {folder}")
     recipe = write_recipe(folder, config, method, arguments.prompts, arguments.experts)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        measured = merge_recipe_once(recipe, Path(scratch) / "bundle", arguments.workers)
+        measured = merge_recipe_once(recipe, arguments.out or Path(scratch) / "bundle", arguments.workers)
     return {
         "shape": arguments.shape,
         "layers": config["num_hidden_layers"],

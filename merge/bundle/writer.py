@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from merge.bundle.digest import backbone_digest, file_digest
+from merge.bundle.digest import FileDigests, backbone_digest
 from merge.bundle.errors import BundleError
 from merge.bundle.expert import read_expert
 from merge.bundle.expert_header import expert_bytes
@@ -31,6 +31,8 @@ class BundleWriter:
         self._overwrite = overwrite
         self._finished = False
         self._lock: DirectoryLock | None = None
+        self.digests = FileDigests()
+        """Of files in `path` that are finished."""
         self.scratch: frozenset[str] = frozenset()
         """Files and folders in `path` that are not part of the bundle: `finish` removes them last."""
         self.path = self._out.with_name(f".{self._out.name}.staging-{os.getpid()}")
@@ -91,11 +93,11 @@ class BundleWriter:
         Raises:
             BundleError: where an expert was cut against another backbone than the one staged.
         """
-        backbone = backbone_digest(self.path / "backbone")
+        backbone = backbone_digest(self.path / "backbone", self.digests.of)
         names = sorted(path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
         names = [name for name in names if name.parts[0] not in self.scratch]
         files = {
-            name.as_posix(): FileCard(sha256=file_digest(self.path / name), bytes=(self.path / name).stat().st_size)
+            name.as_posix(): FileCard(sha256=self.digests.of(self.path / name), bytes=(self.path / name).stat().st_size)
             for name in names
         }
         manifest = Manifest(

@@ -14,6 +14,7 @@ from merge.check.inputs import Inputs
 from merge.checkpoint import Checkpoint, CheckpointError
 from merge.methods.vectors import row_blocks
 from merge.selection import is_selected
+from merge.task_vectors import is_unchanged
 
 FAR, UNRELATED = 0.5, 0.9
 """Relative norms of a task vector from which on a base is doubted, and refused: two unrelated models of one size are
@@ -115,10 +116,19 @@ def _measured(
         for rows in row_blocks(shape):
             origin = _read(inputs.base, name, rows, "base", found)
             matrix = origin is not None and origin.ndim > 1
+            origin_here = 0.0
             if matrix and origin is not None:
-                origin_square += weight * _dot(origin, origin)
+                origin_here = weight * _dot(origin, origin)
+                origin_square += origin_here
             samples = []
             for task, fine_tune in inputs.fine_tunes.items():
+                if is_unchanged(name, inputs.base, fine_tune):
+                    if not matrix or origin is None:
+                        continue
+                    sums[task].own += origin_here
+                    sums[task].dot += origin_here
+                    samples.append(torch.zeros(-(-origin.numel() // every), dtype=torch.float64))
+                    continue
                 tensor = _read(fine_tune, name, rows, f"models.{task}", found)
                 if tensor is None or origin is None or not matrix:
                     continue

@@ -3,15 +3,24 @@
 import torch
 from torch import Tensor
 
+PIECE = 1 << 18
+"""Elements that are summed at a time. torch converts what it sums to the sum's dtype first: of a whole tensor that is a
+copy in float32, whose fresh memory took four times as long as the sums of pieces in the processor's cache."""
+
 
 def count_not_finite(tensor: Tensor) -> int:
     """How many elements are NaN or infinite.
 
-    One sum tells that there is none, at the speed of memory: nothing finite can be added to NaN or infinity to make it
-    finite. Only where the sum is not finite (which large numbers can bring about, too) are the elements looked at.
+    Sums tell that there is none, at the speed of memory: nothing finite can be added to NaN or infinity to make it
+    finite. Only where a sum is not finite (which large numbers can bring about, too) are the elements looked at.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return 0
-    if bool(torch.isfinite(tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32))):
+    flat = tensor.reshape(-1)
+    return sum(_count(flat[start : start + PIECE]) for start in range(0, len(flat), PIECE))
+
+
+def _count(piece: Tensor) -> int:
+    if bool(torch.isfinite(piece.sum(dtype=torch.float64 if piece.dtype == torch.float64 else torch.float32))):
         return 0
-    return tensor.numel() - int(torch.isfinite(tensor).sum())
+    return piece.numel() - int(torch.isfinite(piece).sum())

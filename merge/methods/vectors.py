@@ -29,8 +29,9 @@ ONE = PerTask(1.0)
 BLOCK = 1 << 17
 """Elements of a piece: half a MB in float32."""
 
-ROWS = 1 << 24
-"""Elements of the rows of a tensor that are in memory at a time, where it need not be there as a whole: 67 MB."""
+ROWS = 1 << 22
+"""Elements of the rows of a tensor that are in memory at a time, where it need not be there as a whole: 17 MB in
+float32. The C library maps larger blocks afresh each time, and half of the time then went into clearing their pages."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """A merge that is killed leaves no bundle or a whole one, and is gone on with."""
 
 import errno
+import hashlib
 import os
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -272,3 +275,18 @@ def test_what_appears_at_the_place_during_a_merge_is_left_alone(
     assert (tmp_path / "out" / "notes.txt").read_text() == "precious"
     assert contents(tmp_path / "out-2") == whole
     assert {item.name for item in tmp_path.iterdir()} == {"out", "out-2"}
+
+
+def test_every_file_of_a_bundle_is_hashed_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    file_digest = hashlib.file_digest
+
+    def watched(file: Any, name: str) -> Any:
+        read.append(Path(file.name))
+        return file_digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", watched)
+    merge_recipe(recipe, tmp_path / "out", progress=False)
+    hashed = Counter(path.name for path in read if path.suffix == ".safetensors" and "staging" in str(path))
+    assert hashed == Counter(path.name for path in (tmp_path / "out").rglob("*.safetensors"))
+    open_bundle(tmp_path / "out", verify=True)

@@ -2,13 +2,16 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from merge.check import CheckError, check_recipe, checked_inputs
 from merge.checkpoint import open_checkpoint
+from merge.lora import AdaptedCheckpoint, open_adapter
 from tests.merge.check.conftest import edit_tensors, errors, told, warnings, write_recipe
+from tests.merge.lora.adapters import Q, factors, write_adapter
 
 
 def test_values_that_are_not_finite_are_named_and_counted(models: Path) -> None:
@@ -44,6 +47,33 @@ def test_the_figures_are_those_of_the_whole_models(models: Path) -> None:
     vectors = [flat(open_checkpoint(models / name)) - origin for name in ("one", "two")]
     cosine = float(vectors[0] @ vectors[1] / vectors[0].norm() / vectors[1].norm())
     assert lineage.nearest_cosine == pytest.approx(cosine, abs=1e-5)
+
+
+def test_what_a_lora_leaves_alone_is_counted_without_being_read(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = open_checkpoint(models / "base")
+    for seed, name in enumerate(("a", "b")):
+        write_adapter(models / name, factors(Q, 32, 32, seed=seed))
+    write_recipe(models, models=[{"model": "a"}, {"model": "b"}])
+    read: list[str] = []
+    whole = AdaptedCheckpoint.tensor
+
+    def watched(self: AdaptedCheckpoint, name: str, *more: Any, **named: Any) -> torch.Tensor:
+        read.append(name)
+        return whole(self, name, *more, **named)
+
+    monkeypatch.setattr(AdaptedCheckpoint, "tensor", watched)
+    lineage = check_recipe(models / "recipe.yml", quick=False).lineages["a"]
+    monkeypatch.undo()
+    assert set(read) <= {f"{Q}.weight"}
+    matrices = [base.tensor(name).double() for name, info in base.tensors.items() if len(info.shape) > 1]
+    square = sum(float(matrix.square().sum()) for matrix in matrices)
+    adapter = open_adapter(models / "a", base)
+    origin, tuned = base.tensor(f"{Q}.weight").double(), adapter.tensor(f"{Q}.weight").double()
+    change = float((tuned - origin).square().sum())
+    own = square + float(tuned.square().sum() - origin.square().sum())
+    dot = square + float(((tuned - origin) * origin).sum())
+    assert lineage.relative_norm == pytest.approx(math.sqrt(change / square), rel=1e-4)
+    assert lineage.cosine_to_base == pytest.approx(dot / math.sqrt(own * square), rel=1e-5)
 
 
 def test_a_model_of_another_base_is_refused_with_its_figures(models: Path) -> None:
