@@ -1,68 +1,33 @@
-"""Chromium without a window, over the DevTools protocol."""
+"""Chromium without a window, driven by Playwright."""
 
-import base64
-import itertools
-import json
-import os
-import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx
-from websockets.sync.client import ClientConnection, connect
+from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
-    *("--remote-debugging-port=0", "about:blank"),
-)
 _PATIENCE = 60.0
 
 
 class Tab:
-    """One page: its console and what went wrong in it is in `problems`."""
+    """One page. `problems` has what its console showed and the exceptions that its scripts did not catch."""
 
-    def __init__(self, socket: ClientConnection):
-        self._socket = socket
-        self._numbers = itertools.count(1)
+    def __init__(self, page: Page):
+        self._page = page
         self.problems: list[str] = []
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.send(f"{domain}.enable")
-
-    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Give an order and wait for its answer."""
-        number = next(self._numbers)
-        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self._socket.recv(timeout=_PATIENCE))
-            self._note(message)
-            if message.get("id") == number:
-                assert "error" not in message, (method, message)
-                return message["result"]
-
-    def _note(self, message: dict[str, Any]) -> None:
-        match message.get("method"):
-            case "Runtime.exceptionThrown":
-                self.problems.append(json.dumps(message["params"]["exceptionDetails"]))
-            case "Log.entryAdded":
-                entry = message["params"]["entry"]
-                self.problems.append(f"{entry['level']}: {entry['text']} {entry.get('url', '')}")
+        page.set_default_timeout(1000 * _PATIENCE)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
 
     def open(self, url: str) -> None:
-        self.send("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self._page.goto(url)
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
-        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        return self._page.evaluate(script)
 
     def until(self, script: str) -> Any:
         """Wait for an expression to be true."""
@@ -74,52 +39,24 @@ class Tab:
 
     def text(self, selector: str) -> str:
         """What an element shows."""
-        return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
+        return self._page.inner_text(selector)
 
     def type(self, text: str) -> None:
-        self.send("Input.insertText", text=text)
+        self._page.keyboard.insert_text(text)
 
-    def press(self, key: str, modifiers: int = 0) -> None:
-        code = {"Enter": 13, "Tab": 9, "Escape": 27}[key]
-        common = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
-        if key == "Enter" and not modifiers:
-            common["text"] = "\r"
-        self.send("Input.dispatchKeyEvent", type="keyDown", **common)
-        self.send("Input.dispatchKeyEvent", type="keyUp", **common)
+    def press(self, key: str) -> None:
+        self._page.keyboard.press(key)
 
     def look(self, width: int, height: int, scheme: str = "light") -> None:
         """Set the window's size and the system's colours."""
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-
-    def shoot(self, path: Path) -> None:
-        """Write a screenshot."""
-        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        self._page.set_viewport_size({"width": width, "height": height})
+        self._page.emulate_media(color_scheme=scheme)
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Tab]:
-    """A fresh browser's first tab."""
-    command = [CHROMIUM, f"--user-data-dir={profile}", *_FLAGS]
-    environment = {**os.environ, "HOME": str(profile)}
-    with (profile / "log").open("w") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
-    try:
-        address = _address(profile / "log", process)
-        targets = httpx.get(f"http://{address}/json/list").json()
-        page = next(target for target in targets if target["type"] == "page")
-        with connect(page["webSocketDebuggerUrl"], max_size=2**26) as socket:
-            yield Tab(socket)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
-    deadline = time.monotonic() + _PATIENCE
-    while (match := re.search(r"DevTools listening on ws://([^/]+)/", log.read_text(errors="replace"))) is None:
-        assert process.poll() is None, log.read_text(errors="replace")
-        assert time.monotonic() < deadline, log.read_text(errors="replace")
-        time.sleep(0.05)
-    return match[1]
+def chromium() -> Iterator[Tab]:
+    """The first tab of a browser with a fresh profile."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield Tab(browser.new_page())
+        browser.close()

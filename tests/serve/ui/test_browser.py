@@ -15,14 +15,14 @@ from serve.engine import EngineConfig
 from serve.metrics import Metrics
 from tests.serve.api.bundles import TOPICS, write_speaking_bundle
 from tests.serve.api.fakes import live
+
+pytest.importorskip("playwright", reason="playwright is missing: pip install -e '.[dev]'")
+
 from tests.serve.ui.browser import CHROMIUM, Tab, chromium
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing: apt-get install chromium")
 
 SETTINGS = ApiSettings(examples=(TOPICS["sql"], TOPICS["poetry"]))
-SHIFT = 8
-
-
 TEMPLATE = "{{ messages | map(attribute='content') | join(' ') }}"
 LAST = ".turn:last-child"
 
@@ -51,8 +51,9 @@ def url(service: Service) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    with chromium(tmp_path_factory.mktemp("profile")) as tab:
+def browser(service: Service) -> Iterator[Tab]:
+    # `service` is an argument so that it is closed later: it runs an event loop, and so does Playwright until its end.
+    with chromium() as tab:
         yield tab
 
 
@@ -133,7 +134,7 @@ def test_a_chat_by_keyboard_alone(tab: Tab):
 
 def test_a_line_break_is_written_with_shift(tab: Tab):
     tab.type("one")
-    tab.press("Enter", SHIFT)
+    tab.press("Shift+Enter")
     assert tab.run("document.querySelectorAll('.turn').length") == 0
 
 
