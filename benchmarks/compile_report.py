@@ -26,9 +26,10 @@ from benchmarks.gpu.roofline import H200, sparse_us
 from benchmarks.triton_traffic import DTYPES, EXPERTS, Layer, ideal_bytes, ratios
 from kernels.attention.rotary_triton import rotary_kernel
 from kernels.expert_linear.bank import ROW_BLOCK
-from kernels.expert_linear.low_rank_triton import RANKS, expand_kernel, shrink_kernel
+from kernels.expert_linear.low_rank_triton import COLUMNS, RANKS, STAGES, shrink_kernel
+from kernels.expert_linear.residual_triton import ROWS, SHRINKING_ROWS, residual_kernel
+from kernels.expert_linear.sparse_triton import SPARSE, sparse_kernel
 from kernels.expert_linear.tiles import TILE, WORDS
-from kernels.expert_linear.triton import SPARSE, sparse_kernel
 from kernels.gated_triton import gated_kernel
 from kernels.norm_triton import add_norm_kernel
 
@@ -57,6 +58,7 @@ class Loop:
         instructions: all of them.
         loads: from memory.
         in_flight: loads before the first number is used.
+        ahead: loads into shared memory for a later turn, for which this turn does not wait.
         barriers: waits of a block's warps for each other.
         shuffles: exchanges between the lanes of a warp.
         shared: loads from and stores to shared memory.
@@ -65,6 +67,7 @@ class Loop:
     instructions: int
     loads: int
     in_flight: int
+    ahead: int
     barriers: int
     shuffles: int
     shared: int
@@ -192,12 +195,14 @@ def _loops(instructions: list[tuple[int, str]]) -> list[Loop]:
 
 
 def _loop(texts: list[str]) -> Loop:
+    loads = [place for place, text in enumerate(texts) if re.match(r"LDG(STS)?\b|UTMALDG", text)]
     arithmetic = [place for place, text in enumerate(texts) if re.match(r"FFMA|FMUL|FADD|HMMA|HGMMA|LDSM", text)]
-    before = texts[: arithmetic[0]] if arithmetic else texts
+    first = arithmetic[0] if arithmetic else len(texts)
     return Loop(
         instructions=len(texts),
-        loads=sum(text.startswith(("LDG", "UTMALDG")) for text in texts),
-        in_flight=sum(text.startswith(("LDG", "UTMALDG")) for text in before),
+        loads=len(loads),
+        in_flight=sum(place < first for place in loads),
+        ahead=sum(texts[place].startswith(("LDGSTS", "UTMALDG")) for place in loads),
         barriers=sum(text.startswith("BAR") for text in texts),
         shuffles=sum(text.startswith("SHFL") for text in texts),
         shared=sum(bool(re.match(r"LDS\b|LDS\.|LDSM|STS", text)) for text in texts),
@@ -231,15 +236,23 @@ LAYERS = [
 ]
 """As served, with eight experts in the batch at 1 %."""
 
-_SPLITS = 4
-_LOW_RANK = {"TOKENS": TILE, "RANKS": RANKS, "SPLITS": _SPLITS, "WORDS": WORDS}
-_EXPAND = {**_LOW_RANK, "HAS_BIAS": False, "FIRST": True, "LAST": True, "ROWS": 64, "ROW_BLOCK": ROW_BLOCK}
+_LOW_RANK = {"TOKENS": TILE, "RANKS": RANKS, "SPLITS": 4, "WORDS": WORDS, "WIDEN": False, "COLUMNS": COLUMNS}
+_FLAGS = {"SPARSE": False, "SHRINKS": False, "HAS_BIAS": False, "HAS_SCALE": False, "FIRST": True, "LAST": True}
+_PARTS = {**_LOW_RANK, **_FLAGS, "ROWS": ROWS, "UNROLL": SPARSE.unroll, "ROW_BLOCK": ROW_BLOCK}
+_BOTH = {**_PARTS, "SPARSE": True, "HAS_SCALE": True, "ROWS": SPARSE.rows}
+_FACTORS = {"table": "*i64", "a": "*bf16", "b": "*bf16", "sums": "*fp32", "value": "*i8", "row_scale": "*fp32"}
 OTHERS: tuple[tuple[str, Any, dict[str, Any], dict[str, str], int], ...] = (
+    ("shrink_kernel, bf16 factors", shrink_kernel, _LOW_RANK, _FACTORS, 4),
+    ("residual_kernel, factors", residual_kernel, _PARTS, _FACTORS, 4),
     (
-        *("shrink_kernel, bf16 factors", shrink_kernel, {**_LOW_RANK, "WIDEN": False, "COLUMNS": 128}),
-        *({"table": "*i64", "a": "*bf16"}, 4),
+        *("residual_kernel, factors, shrinking", residual_kernel),
+        *({**_PARTS, "SHRINKS": True, "ROWS": SHRINKING_ROWS}, _FACTORS, 8),
     ),
-    ("expand_kernel, bf16 factors", expand_kernel, _EXPAND, {"table": "*i64", "b": "*bf16", "sums": "*bf16"}, 4),
+    ("residual_kernel, entries and factors", residual_kernel, _BOTH, _FACTORS, 4),
+    (
+        *("residual_kernel, entries and factors, shrinking", residual_kernel),
+        *({**_BOTH, "SHRINKS": True}, _FACTORS, 4),
+    ),
     (
         *("add_norm_kernel 4096, with deltas", add_norm_kernel),
         {"SIZE": 4096, "HEADS": 1, "HAS_MADE": True, "HAS_DELTA": True, "HAS_OFFSET": False, "BLOCK": 4096},
@@ -267,7 +280,9 @@ def report() -> list[Compiled]:
 def other(number: int, capability: int) -> Compiled:
     """One of the other kernels."""
     name, kernel, constants, types, warps = OTHERS[number]
-    return compile_kernel(name, kernel, constants, types, "bf16", capability, {"num_warps": warps})
+    return compile_kernel(
+        name, kernel, constants, types, "bf16", capability, {"num_warps": warps, "num_stages": STAGES}
+    )
 
 
 def main() -> None:
@@ -290,7 +305,7 @@ def main() -> None:
         )
         for loop in one.loops:
             print(
-                f"    loop of {loop.instructions}: {loop.loads} loads, {loop.in_flight} in flight, "
+                f"    loop of {loop.instructions}: {loop.loads} loads, {loop.in_flight} in flight, {loop.ahead} ahead, "
                 f"{loop.barriers} barriers, {loop.shuffles} shuffles, {loop.shared} shared"
             )
 

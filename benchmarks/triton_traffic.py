@@ -80,7 +80,7 @@ def traced_ratio(layer: Layer) -> float:
     """Bytes that a kernel moves by those it must move: each operand once, and of experts those of the batch."""
     from triton.runtime import interpreter
 
-    from kernels.expert_linear import triton as kernels
+    from kernels.expert_linear import sparse_triton as kernels
     from kernels.expert_linear.onto import Onto
 
     x, y, bank, batch = _operands(layer, TRACED_ROWS)

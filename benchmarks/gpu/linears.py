@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.gpu.clock import Clock
-from benchmarks.gpu.layers import filled_bank, filled_low_rank, layer, shapes
+from benchmarks.gpu.layers import RANK, filled_bank, filled_low_rank, layer, shapes
 from benchmarks.gpu.report import Value, measure, rounded
-from benchmarks.gpu.roofline import H200, linear_us
+from benchmarks.gpu.roofline import H200, linear_us, low_rank_us, product_us
 from kernels.expert_linear import ExpertBatch, expert_linear
 
 CASES = ((1, 1), (8, 1), (8, 8), (64, 1), (64, 8), (64, 64), (256, 64), (2048, 4))
@@ -48,6 +48,10 @@ def _one(clock: Clock, shape: tuple[int, int], tokens: int, experts: int, kind: 
         [partial(expert_linear, x, weight, None, bank, batch, low) for x, weight, bank, low in sets]
     )
     found: dict[str, Value] = {"torch_product_us": rounded(plain), "with_experts_us": rounded(fused)}
-    if sparse:
-        found["modelled_us"] = rounded(linear_us(H200, shape, tokens, experts, value_bytes=1))
+    modelled = linear_us(H200, shape, tokens, experts, value_bytes=1)
+    if not sparse:
+        tiles = batch.tiles.most
+        factors = min(low_rank_us(H200, shape, tiles, RANK, 2, shrinks) for shrinks in (True, False))
+        modelled = product_us(H200, shape, tokens) + factors
+    found["modelled_us"] = rounded(modelled)
     return found

@@ -49,6 +49,8 @@ NODE = 1.8e-6
 """Seconds of a small kernel in a captured chain."""
 LEAST_PRODUCT = 2.2e-6
 """Seconds of the smallest product."""
+OPERATIONS = 13
+"""Of a layer, where what the experts add is one launch for each linear layer."""
 SMALL_KERNELS = 4
 """A layer's: two sums with their norms, the rotation with the cache, the activation."""
 HOST = 1.5e-3
@@ -63,6 +65,12 @@ MEMBERS = 4
 """As `sparse_kernel` is launched: entries of a row in flight, rows of a program, tokens that an entry is loaded for."""
 RESIDENT = 8
 """Programs of four warps and 64 registers on a processor at once."""
+FACTOR_COLUMNS, FACTOR_RANKS, FACTOR_ROWS, FACTOR_PARTS = 128, 64, 256, 8
+"""Columns of x and directions that a program multiplies in a turn, its rows, and the most parts of a sum."""
+TURN = 90
+"""Cycles of such a turn: three are on their way from the second-level cache at once."""
+CACHE_BANDWIDTH = 5.5e12
+"""Bytes a second that all processors together read from the second-level cache, as published for Hopper."""
 SPLIT_ATTENTION = 0.8
 """Share of the bandwidth that paged attention reaches."""
 
@@ -83,6 +91,41 @@ def sparse_us(card: Card, shape: tuple[int, int], tokens: int, experts: int, val
     chunks = math.ceil(share / MEMBERS) * experts * math.ceil(rows / ROWS)
     waves = math.ceil(chunks / (card.processors * RESIDENT))
     return (max(moved, gathers, waves * chain / card.clock) + NODE) * 1e6
+
+
+def low_rank_us(
+    card: Card,
+    shape: tuple[int, int],
+    tiles: int,
+    rank: int,
+    factor_bytes: int,
+    shrinks: bool,
+    program_rows: int = FACTOR_ROWS,
+) -> float:
+    """Modelled microseconds of low-rank residuals in one launch whose programs each shrink, or in two launches.
+
+    Args:
+        card: where.
+        shape: rows and columns of the layer.
+        tiles: of tokens, each of another expert.
+        rank: directions of an expert.
+        factor_bytes: of a number.
+        shrinks: in one launch.
+        program_rows: of a program that shrinks.
+    """
+    rows, columns = shape
+    turns = math.ceil(columns / FACTOR_COLUMNS)
+    expand = MEMORY_LATENCY / card.clock
+    moved = tiles * rank * (rows + columns) * factor_bytes / card.copied
+    if not shrinks:
+        parts = max(1, min(FACTOR_PARTS, columns // 1024))
+        chain = (MEMORY_LATENCY + math.ceil(turns / parts) * TURN) / card.clock
+        return (2 * NODE + max(moved, chain + expand)) * 1e6
+    programs = tiles * math.ceil(rows / program_rows)
+    chain = MEMORY_LATENCY + math.ceil(rank / FACTOR_RANKS) * turns * TURN
+    chain *= math.ceil(programs / (2 * card.processors)) / card.clock
+    read = programs * rank * columns * factor_bytes / CACHE_BANDWIDTH
+    return (NODE + max(moved, read, chain + expand)) * 1e6
 
 
 def product_us(card: Card, shape: tuple[int, int], tokens: int) -> float:
@@ -154,6 +197,21 @@ def table() -> Iterator[str]:
         yield f"| {name} | {tokens} | {experts} | {one.gigabytes:.1f} | {shown} |"
 
 
+def factor_table(rank: int = 16, factor_bytes: int = 1) -> Iterator[str]:
+    """Lines of a table in Markdown: LoRAs, each sequence with another, by one launch for a linear layer or by two."""
+    yield "| model | sequences | operations a layer | low-rank, us a layer | always with two launches |"
+    yield "|---|---|---|---|---|"
+    for name, model in MODELS.items():
+        for tiles in (1, 4, 8, 16, 64):
+            times = [
+                [low_rank_us(H200, shape, tiles, rank, factor_bytes, shrinks) for shape in model.linears]
+                for shrinks in (True, False)
+            ]
+            best = [min(both) for both in zip(*times, strict=True)]
+            operations = OPERATIONS + sum(two < one for one, two in zip(*times, strict=True))
+            yield f"| {name} | {tiles} | {operations} | {sum(best):.1f} | {sum(times[1]):.1f} |"
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.roofline", description="Model decoding steps.")
@@ -164,6 +222,8 @@ def main() -> None:
         return
     print("Modelled for an H200, experts of 1 % in 8 bits, 1,024 tokens of context; nothing is measured.\n")
     print("\n".join(table()))
+    print("\nLow-rank experts of rank 16 in 8 bits, one for each sequence; nothing is measured.\n")
+    print("\n".join(factor_table()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The check of the GPU path, tried out on a CPU."""
 
 import importlib
+from itertools import product
 
 import pytest
 import torch
@@ -8,10 +9,17 @@ import torch
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import report, roofline
 from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.layers import LLAMA, QWEN
+from kernels.expert_linear import LowRankBank
 
 TOLD = {
     "ceilings": {"environment", "bandwidth", "bf16_tflop_s", "graph_node_us", "eager_op_us"},
-    "experts": {"error_two_experts", "error_low_rank", "same_bits_alone_and_together", "same_product_beside_an_expert"},
+    "experts": {
+        "error_two_experts",
+        "error_low_rank",
+        "same_bits_alone_and_together_both",
+        "same_product_beside_an_expert",
+    },
     "attention": {"error_llama_both_blocks_of_256_window", "error_qwen_captured_blocks_of_16", "new_lengths"},
     "engine": {"captured_distinct8", "eager_mixed8", "captured_is_eager_in_float32", "loads_while_decoding"},
     "steps": {"small_T8_E8", "small_prompts_2x8_E2_ms_a_layer", "small_eager_growing_ms"},
@@ -60,3 +68,19 @@ def test_no_modelled_step_is_faster_than_its_bytes() -> None:
             one = roofline.step(roofline.H200, model, tokens, experts, 1024)
             assert one.floor < one.linears + one.attention + one.small < one.total
     assert sum(1 for _ in roofline.table()) == 2 + 2 * (2 + 3 + 4 + 4)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("rank", [8, 16, 32, 64])
+def test_factors_are_multiplied_where_the_model_expects_less_time(rank: int, sparse: bool) -> None:
+    residual_triton = pytest.importorskip("kernels.expert_linear.residual_triton")
+    for (rows, columns), factors in product((*LLAMA.values(), *QWEN.values()), (torch.int8, torch.bfloat16)):
+        bank = LowRankBank.allocate(1, [(rows, rank)], columns, factors, "meta")
+        for tiles in (1, 2, 4, 8, 16, 32, 64, 256):
+            sizes = (roofline.H200, (rows, columns), tiles, rank, factors.itemsize)
+            each = residual_triton.rows_each(sparse, shrinks=True)
+            one, two = (roofline.low_rank_us(*sizes, shrinks, each) for shrinks in (True, False))
+            if residual_triton.shrinks_by_itself(bank, sparse, tiles):
+                assert one < two
+            else:
+                assert one > 0.75 * two

@@ -10,6 +10,7 @@ from kernels.expert_linear.reference import expert_linear_reference
 from tests.kernels.experts import filled_bank, filled_low_rank, random_layer, unfilled_plan
 
 pytest.importorskip("triton")
+from kernels.expert_linear.residual_triton import shrinks_by_itself
 from kernels.expert_linear.triton import expert_linear_triton
 
 # What rounding a number changes at most, by that number; and the order of a sum.
@@ -130,6 +131,13 @@ def test_one_launch_does_the_work_of_any_later_step(tokens: int, monkeypatch: py
 SEGMENTS = [(17, 3), (20, 20), (4, 0), (3, 2)]
 
 
+@pytest.fixture(params=["shrinking", "shrunk before"])
+def shrinks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to get `A x`: in the launch that needs it, and in one before."""
+    monkeypatch.setattr("kernels.expert_linear.triton.shrinks_by_itself", lambda *_: request.param == "shrinking")
+
+
+@pytest.mark.usefixtures("shrinks")
 @pytest.mark.parametrize(
     ("tokens", "dtype", "factors", "with_bank"),
     [
@@ -152,9 +160,12 @@ def test_low_rank_matches_the_reference(tokens: int, dtype: torch.dtype, factors
     assert_rounded(got, x, weight, bias, bank, batch, low_rank)
 
 
-def test_low_rank_adds_the_same_bits_in_any_company_and_reads_no_further_than_its_rank() -> None:
+@pytest.mark.usefixtures("shrinks")
+@pytest.mark.parametrize("with_bank", [False, True])
+def test_low_rank_adds_the_same_bits_in_any_company_and_reads_no_further_than_its_rank(with_bank: bool) -> None:
     x, weight, _ = random_layer(20, 44, 130, torch.float32)
     weight.zero_()
+    bank = filled_bank(3, 44, 130, 5, torch.float32) if with_bank else None
     low_rank = filled_low_rank(3, SEGMENTS, 130, torch.float32)
     parts = [
         [
@@ -168,12 +179,40 @@ def test_low_rank_adds_the_same_bits_in_any_company_and_reads_no_further_than_it
     for slot, given in enumerate(parts):
         low_rank.load(slot, given)
     slots = [token * 7 % 4 - 1 for token in range(20)]
-    together = expert_linear_triton(x, weight, None, None, ExpertBatch.from_slots(slots), low_rank)
+    together = expert_linear_triton(x, weight, None, bank, ExpertBatch.from_slots(slots), low_rank)
     assert bool(together.isfinite().all())
     for token in range(0, 20, 5):
         own = ExpertBatch.from_slots([slots[token]])
-        alone = expert_linear_triton(x[token : token + 1], weight, None, None, own, low_rank)
+        alone = expert_linear_triton(x[token : token + 1], weight, None, bank, own, low_rank)
         assert torch.equal(together[token], alone[0])
+
+
+@pytest.mark.parametrize("with_bank", [False, True])
+def test_what_shrinks_does_not_change_a_bit(with_bank: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few tokens shrink in the launch that expands, many before it: a token must not see which."""
+    x, weight, bias = random_layer(19, 300, 2600, torch.float32)
+    bank = filled_bank(3, 300, 2600, 5, torch.int8) if with_bank else None
+    low_rank = filled_low_rank(3, [(200, 7), (60, 16), (40, 3)], 2600, torch.float32)
+    batch = ExpertBatch.from_slots([[token * 7 % 4 - 1, token % 2] for token in range(19)], torch.rand(19, 2))
+    found = []
+    for shrinks in (True, False):
+        monkeypatch.setattr("kernels.expert_linear.triton.shrinks_by_itself", lambda *_, s=shrinks: s)
+        found.append(expert_linear_triton(x, weight, bias, bank, batch, low_rank))
+    assert torch.equal(*found)
+    assert_rounded(found[0], x, weight, bias, bank, batch, low_rank)
+
+
+@pytest.mark.parametrize(("rows", "with_bank"), [(2070, False), (300, True)])
+def test_factors_of_many_tiles(rows: int, with_bank: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows above 2,048, 64 tokens of groups that end inside a tile of tokens, and more tiles than programs."""
+    x, weight, bias = random_layer(64, rows, 12, torch.float32)
+    bank = filled_bank(3, rows, 12, 2, torch.int8) if with_bank else None
+    low_rank = filled_low_rank(3, [(rows - 20, 6), (20, 9)], 12, torch.int8)
+    batch = ExpertBatch.from_slots([0] * 37 + [1] * 3 + [-1] * 2 + [2] * 22)
+    monkeypatch.setattr("kernels.expert_linear.tiles.PROGRAMS", 12)
+    assert shrinks_by_itself(low_rank, with_bank, batch.tiles.most)
+    got = expert_linear_triton(x, weight, bias, bank, batch, low_rank)
+    assert_rounded(got, x, weight, bias, bank, batch, low_rank)
 
 
 def test_rows_and_tokens_of_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,19 +14,22 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from kernels.expert_linear import packed_triton
-from kernels.expert_linear.low_rank_triton import expand_kernel, shrink_kernel
+from kernels.expert_linear.low_rank_triton import shrink_kernel
+from kernels.expert_linear.residual_triton import residual_kernel
 
 TYPES = {
     **dict.fromkeys(("x", "bias", "y"), "*bf16"),
-    **dict.fromkeys(("a", "b"), "*i8"),
-    **dict.fromkeys(("scale", "u", "sums", "gate"), "*fp32"),
+    **dict.fromkeys(("a", "b", "value"), "*i8"),
+    "index": "*u16",
+    **dict.fromkeys(("scale", "row_scale", "u", "sums", "gate"), "*fp32"),
     **dict.fromkeys(("ranks", "tiles", "token"), "*i32"),
     "table": "*i64",
 }
 TILES = {"ROWS": 32, "COLUMNS": 128, "RANKS": 16, "TOKENS": 16, "SPLITS": 4, "WORDS": 4, "ROW_BLOCK": 16, "GROUP": 32}
 FLAGS = {"HAS_BIAS": True, "FIRST": False, "LAST": True, "WIDEN": False, "HAS_ONTO": True}
+FLAGS |= {"SPARSE": True, "SHRINKS": True, "HAS_SCALE": True, "UNROLL": 8}
 PACKED = {packed_triton.packed_kernel_8: "*fp32", packed_triton.packed_kernel_4: "*bf16"}
-for kernel in (shrink_kernel, expand_kernel, *PACKED):
+for kernel in (shrink_kernel, residual_kernel, *PACKED):
     types = {**TYPES, "data": "*u8", "scale": PACKED.get(kernel, TYPES["scale"])}
     constants = {name: value for name, value in {**TILES, **FLAGS}.items() if name in kernel.arg_names}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
@@ -38,5 +41,5 @@ for kernel in (shrink_kernel, expand_kernel, *PACKED):
 def test_kernels_compile_without_a_gpu() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True)
-    names = ("shrink_kernel", "expand_kernel", "packed_kernel_8", "packed_kernel_4")
+    names = ("shrink_kernel", "residual_kernel", "packed_kernel_8", "packed_kernel_4")
     assert ran.stdout.split() == [word for name in names for word in (name, "True")]

@@ -143,15 +143,26 @@ def test_a_layer_is_few_operations(family: str, deltas: bool, step: str, launche
     assert count == 13 + (deltas and family == "qwen2"), found
 
 
-@pytest.mark.parametrize(("low_rank", "operations"), [("alone", 17), ("too", 21)])
-def test_low_rank_experts_have_two_kernels_a_linear(
-    low_rank: LowRank, operations: int, launches: list[Any], tmp_path: Path
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("low_rank", ["alone", "too"])
+def test_factors_take_no_launch_more_where_they_are_small(
+    low_rank: LowRank, step: str, launches: list[Any], tmp_path: Path
 ) -> None:
-    count, found = _counts(
-        tmp_path, decoding(8), launches, captured=True, family="llama", deltas=True, low_rank=low_rank
-    )
-    assert found["triton shrink_kernel"] == found["triton expand_kernel"] == 16
-    assert count == operations, found
+    make, captured = STEPS[step]
+    count, found = _counts(tmp_path, make(), launches, captured, family="llama", deltas=True, low_rank=low_rank)
+    assert found["triton residual_kernel"] == found["addmm_"] == 16
+    assert count == 13, found
+
+
+def test_factors_that_many_programs_would_read_are_multiplied_before(
+    launches: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.expert_linear.residual_triton.MOST_COLUMNS", 64)
+    kind = {"family": "llama", "deltas": True, "low_rank": "alone"}
+    count, found = _counts(tmp_path, decoding(8), launches, captured=True, **kind)
+    # Of a layer's linears only down has more columns than that.
+    assert (found["triton shrink_kernel"], found["triton residual_kernel"]) == (4, 16)
+    assert count == 14, found
 
 
 def test_few_binaries_are_compiled(launches: list[Any], tmp_path: Path) -> None:

@@ -139,8 +139,8 @@ def test_a_step_is_computed_without_the_host(
     assert mode.operations > 10 * len(decoder.layers)
     # Four products a layer, and the head where it has a bank of its own or the embedding's.
     products = 4 * len(decoder.layers) + 1
-    assert launches["sparse_kernel"] == launches["expand_kernel"] == products * bucket.experts
-    assert launches["shrink_kernel"] == (products if bucket.experts else 0)
+    assert launches["residual_kernel"] == products * bucket.experts
+    assert launches["sparse_kernel"] == launches["shrink_kernel"] == 0
     assert launches["rotary_kernel"] == launches["gated_kernel"] == len(decoder.layers)
     assert launches["add_norm_kernel"] > 2 * len(decoder.layers)
 
