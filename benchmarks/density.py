@@ -16,13 +16,10 @@ from typing import Any
 
 import yaml
 
-from benchmarks.evaluation import Evaluation, evaluate
-from benchmarks.evaluation.ask import engine_asker
-from benchmarks.zoo.matching import MAX_NEW_TOKENS
-from merge.bundle import open_bundle
+from merge.evaluate import Evaluation
 from merge.run import merge_recipe
-from serve.demo.check import unseen_prompts
-from serve.demo.tiny import RECIPE, fine_tune_dirs
+from serve.demo.check import check
+from serve.demo.tiny import RECIPE
 
 DENSITIES = (0.01, 0.02, 0.05, 0.10)
 KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -46,7 +43,7 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
 
 
 def measure(backbone: str, kind: str, density: float, prompts_per_task: int) -> Evaluation:
-    """Merge the tiny demo's recipe with another backbone and other experts and measure the bundle in this process."""
+    """Merge the tiny demo's recipe with another backbone and other experts, and measure the bundle as the demo does."""
     recipe = yaml.safe_load(RECIPE.read_text()) | BACKBONES[backbone]
     folder = RECIPE.parent
     recipe["base_model"] = str(folder / recipe["base_model"])
@@ -54,14 +51,11 @@ def measure(backbone: str, kind: str, density: float, prompts_per_task: int) -> 
     for model in recipe["models"]:
         model["model"] = str(folder / model["model"])
     recipe["experts"] = {**recipe["experts"], **KINDS[kind], "density": density}
-    examples = unseen_prompts(prompts_per_task)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "recipe.yml")
         path.write_text(yaml.safe_dump(recipe))
         merge_recipe(path, Path(scratch, "bundle"), progress=False, workers=None)
-        bundle = open_bundle(Path(scratch, "bundle"))
-        with engine_asker(bundle, MAX_NEW_TOKENS) as ask:
-            return evaluate(ask, bundle, examples, fine_tune_dirs(examples))
+        return check(Path(scratch, "bundle"), chat=False, prompts=prompts_per_task)
 
 
 def main() -> None:
@@ -77,8 +71,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for backbone, kind, density in product(arguments.backbones, arguments.kinds, arguments.densities):
         result = measure(backbone, kind, density, arguments.prompts)
-        average = result.as_json()["average"]
-        size = result.expert_bytes_fraction
+        average, size = result.as_json()["average"], result.expert_bytes_fraction
         row = {"method": backbone, "experts": kind, "density": density, **average, "expert_bytes_fraction": size}
         rows.append(row)
         if not arguments.json:
