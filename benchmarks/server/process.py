@@ -1,17 +1,45 @@
-"""A server of this project, as a process of its own."""
+"""A server of this project in a separate process, and its own figures."""
 
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from benchmarks.server.scrape import Scrape
+
+@dataclass(frozen=True)
+class Scrape:
+    """The series of /metrics that have no labels, at one moment."""
+
+    series: Mapping[str, float]
+
+    @classmethod
+    def of(cls, text: str) -> "Scrape":
+        """Read Prometheus' text."""
+        return cls({name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)})
+
+    @property
+    def unfinished(self) -> int:
+        """Sequences that run or wait."""
+        return int(self.series["overtone_num_requests_running"] + self.series["overtone_num_requests_waiting"])
+
+    @property
+    def held_blocks(self) -> int:
+        """KV blocks that sequences hold."""
+        return round(self.series["overtone_kv_cache_usage_perc"] * self.series["overtone_kv_cache_blocks"])
+
+    @property
+    def resident_bytes(self) -> float:
+        """The process' memory."""
+        return self.series["process_resident_memory_bytes"]
+
 
 _START_SECONDS = 300
 _STOP_SECONDS = 120

@@ -1,7 +1,7 @@
-"""The soak: a real server under mixed load for minutes, where every request must end and nothing may pile up.
+"""The soak: a real server under mixed load for minutes. Every request must end, and memory must not grow.
 
-`load` makes the requests, good and bad; `tally` says how each of them ended; `memory` fits a line to what the server
-holds; `run` puts them together.
+`load` makes the requests, good and bad; `tally` counts how they ended and fits a line to the server's memory;
+`run` puts them together.
 """
 
 from benchmarks.soak.run import Plan, Report, soak

@@ -13,8 +13,7 @@ import httpx
 
 from benchmarks.server import Scrape, ServerProcess, server_process
 from benchmarks.soak.load import ADMIN_KEY, WEIGHTS, Load
-from benchmarks.soak.memory import slope_mb_per_minute
-from benchmarks.soak.tally import Tally
+from benchmarks.soak.tally import Tally, slope_mb_per_minute
 from merge.bundle import open_bundle
 from serve.demo.check import unseen_prompts
 

@@ -1,10 +1,12 @@
-"""How requests ended."""
+"""How requests ended, and whether memory grows."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import numpy as np
 
 _DRAINING = 503
 
@@ -83,3 +85,24 @@ def _code(reply: httpx.Response) -> str:
         return str(error["code"] or error["type"])
     except (ValueError, KeyError, TypeError):
         return f"{reply.status_code} without OpenAI's body"
+
+
+_WARM_UP = 1 / 2
+"""Of the samples, from the beginning: caches and allocators fill there."""
+
+
+def slope_mb_per_minute(samples: Sequence[tuple[float, float]]) -> float:
+    """Slope of the least-squares line through the samples after the warm-up.
+
+    Args:
+        samples: (seconds, bytes), in order.
+
+    Returns:
+        10⁶ bytes a minute; 0 where there are fewer than three samples.
+    """
+    later = samples[int(len(samples) * _WARM_UP) :]
+    if len(later) < 3:
+        return 0.0
+    seconds, held = np.asarray(later, dtype=np.float64).T
+    slope, _ = np.polyfit(seconds - seconds[0], held, 1)
+    return float(slope) * 60 / 1e6

@@ -17,8 +17,7 @@ from serve.api.generate.prefill import PromptWork
 from serve.api.generate.service import Service
 from serve.api.openai import anthropic, completions, responses
 from serve.api.schemas import BodyParser
-from serve.api.security.auth import OPEN_PATHS, ApiKeyMiddleware
-from serve.api.security.keys import KeyRing
+from serve.api.security.auth import OPEN_PATHS, ApiKeyMiddleware, KeyRing
 from serve.api.security.limits import PROBES, RequestLimitsMiddleware, TrailingSlashMiddleware
 from serve.config import ApiSettings
 

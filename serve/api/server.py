@@ -19,8 +19,8 @@ from serve.api.app import create_app
 from serve.api.generate.service import Runtime, Service, Teach
 from serve.api.loading import load_runtime, warm_up
 from serve.api.logs import configure_logging
+from serve.api.security.auth import KeyRing, open_to_others
 from serve.api.security.connection import HttpConfig
-from serve.api.security.keys import KeyRing, open_to_others
 from serve.api.security.open_files import AcceptErrors, connections_that_fit
 from serve.api.security.tls import Certificates
 from serve.config import ServerSettings

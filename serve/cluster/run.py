@@ -21,7 +21,7 @@ from ray.serve.schema import LoggingConfig
 
 from serve.api.generate.service import Teach
 from serve.api.logs import configure_logging
-from serve.api.security.keys import KeyRing, open_to_others
+from serve.api.security.auth import KeyRing, open_to_others
 from serve.api.server import listen
 from serve.cluster.app import APPLICATION, cluster_application
 from serve.cluster.deployment import Deployment

@@ -23,7 +23,7 @@ from serve.engine.loop import AsyncEngine
 from serve.engine.records import EngineObserver, EngineStats, RequestRecord, SilentObserver, StepRecord
 from serve.engine.request import Output, Request, SamplingParams, TokenOutput
 from serve.engine.stream import OutputStream
-from serve.engine.token_mask import TokenMask
+from serve.engine.token_rules import TokenMask
 
 __all__ = [
     "AsyncEngine",

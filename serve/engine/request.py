@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from serve.engine.token_mask import TokenMask
-from serve.engine.token_rules import TokenRules
+from serve.engine.token_rules import TokenMask, TokenRules
 from serve.experts.version import ExpertLoadError
 
 FinishReason = Literal["stop", "length", "abort", "error"]

@@ -9,7 +9,7 @@ from kernels import sampling
 from serve.engine.adjust import adjust
 from serve.engine.request import TokenOutput
 from serve.engine.sampling_state import SamplingState
-from serve.engine.token_mask import TokenMask
+from serve.engine.token_rules import TokenMask
 
 BLOCK = 1 << 18
 """Logits that are worked on together by torch on a CPU: what stays in its caches."""

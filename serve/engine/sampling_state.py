@@ -6,7 +6,7 @@ from functools import cached_property
 from kernels.sampling import SamplingRow
 from serve.engine.request import SamplingParams
 from serve.engine.seen_tokens import SeenTokens
-from serve.engine.token_mask import TokenMask
+from serve.engine.token_rules import TokenMask
 
 _MASK = (1 << 64) - 1
 

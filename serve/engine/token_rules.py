@@ -1,8 +1,9 @@
-"""What a request says of single tokens, prepared once for all its draws."""
+"""What constrains single tokens of a request: its own rules, prepared once for all draws, and masks of grammars."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -123,3 +124,21 @@ def _sum(addends: Sequence[Tensor], closed: bool) -> Tensor | None:
     for addend in addends:
         total[: len(addend)] += addend[:length]
     return total
+
+
+class TokenMask(Protocol):
+    """Follows one request's output and says what may come next.
+
+    The engine calls it from its thread, `prepare` and `mask` before a draw and `accept` after it, so all must be quick.
+    A request that is preempted keeps its tokens, hence also its mask's state.
+    """
+
+    @classmethod
+    def prepare(cls, masks: Sequence[Self]) -> None:
+        """Work that several masks can do together, before each of them masks its logits."""
+
+    def mask(self, logits: Tensor) -> None:
+        """Put -inf, in place, on the logits [vocab] float32 of the tokens that must not come next."""
+
+    def accept(self, token: int) -> None:
+        """Note a drawn token."""

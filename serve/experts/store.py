@@ -17,10 +17,16 @@ from merge.bundle import (
     read_expert_content,
 )
 from serve.experts.adapters import AdapterRules
-from serve.experts.failures import FailureLog
 from serve.experts.host_tier import HostTier
 from serve.experts.slots import Lease, Slot, SlotTable
-from serve.experts.version import ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch, LoadFailure
+from serve.experts.version import (
+    ExpertInfo,
+    ExpertLoadError,
+    ExpertVersion,
+    FailureLog,
+    GenerationMismatch,
+    LoadFailure,
+)
 from serve.model import ModelError, PackedExpert, ResidualBanks
 
 Tier = Literal["host", "device"]

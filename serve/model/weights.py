@@ -8,9 +8,9 @@ import torch
 from merge.bundle import BundleError, model_shards, open_shard
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
+from serve.model.families import read_config
 from serve.model.huge_pages import hold_together
 from serve.model.quantised_weights import QuantisedReader, Stored, quantisation_of
-from serve.model.read_config import read_config
 
 
 def load_model(

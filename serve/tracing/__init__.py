@@ -3,7 +3,6 @@
 OpenTelemetry is an extra, `overtone[otel]`; nothing of it is imported before a collector's address asks for it.
 """
 
-from serve.tracing.setup import tracing_from_environment
-from serve.tracing.tracing import SilentTracing, Tracing
+from serve.tracing.tracing import SilentTracing, Tracing, tracing_from_environment
 
 __all__ = ["SilentTracing", "Tracing", "tracing_from_environment"]

@@ -15,8 +15,7 @@ from serve.api.grammar.structure import GrammarMask, asked_calls, asked_structur
 from serve.api.messages import MessageFormat
 from serve.api.schemas import GenerationRequest
 from serve.api.text.choice import ChoiceText, TextOptions
-from serve.api.text.codec import TextCodec
-from serve.api.text.detokenizer import Echo
+from serve.api.text.codec import Echo, TextCodec
 from serve.engine import Request, SamplingParams
 
 _INLINE_CHARACTERS = 16_384

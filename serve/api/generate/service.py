@@ -16,7 +16,7 @@ from serve.api.generate.client import EngineClient
 from serve.api.generate.settings import ChatTemplate, ReplyRules, ReplySettings, SamplingDefaults
 from serve.api.grammar.structure import Structures
 from serve.api.messages import Dialect
-from serve.api.security.keys import KeyLoads
+from serve.api.security.auth import KeyLoads
 from serve.api.text.codec import TextCodec
 from serve.decision import Decision
 from serve.engine import EngineError

@@ -6,8 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from serve.api.errors import expert_unavailable, internal, unavailable
-from serve.api.text.codec import TextCodec
-from serve.api.text.detokenizer import Detokenizer, Echo
+from serve.api.text.codec import Detokenizer, Echo, TextCodec
 from serve.api.text.logprobs import TokenRecord
 from serve.engine import Output, TokenOutput
 

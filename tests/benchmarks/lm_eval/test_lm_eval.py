@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from benchmarks.lm_eval import run
-from benchmarks.lm_eval.code import code_documents
-from benchmarks.lm_eval.tasks import CHOICES, CODE_STOPS, write_tasks
+from benchmarks.lm_eval.tasks import CHOICES, CODE_STOPS, code_documents, write_tasks
 from benchmarks.peers.environment import PeerError
 
 

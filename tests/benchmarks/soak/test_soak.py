@@ -5,8 +5,7 @@ import pytest
 
 from benchmarks.soak import Plan, soak
 from benchmarks.soak.load import KINDS, WEIGHTS
-from benchmarks.soak.memory import slope_mb_per_minute
-from benchmarks.soak.tally import Tally
+from benchmarks.soak.tally import Tally, slope_mb_per_minute
 from tests.serve.api.bundles import write_speaking_bundle
 
 ERROR = {"error": {"message": "no", "type": "server_overloaded", "param": None, "code": "queue_full"}}

@@ -11,8 +11,8 @@ import pytest
 
 from merge.bundle import expert_digest, write_expert
 from serve.experts import ExpertLoadError, ExpertStore, ExpertVersion, GenerationMismatch, Lease
-from serve.experts.failures import FailureLog
 from serve.experts.slots import SlotTable
+from serve.experts.version import FailureLog
 from serve.model import PackedExpert, ResidualBanks, ResidualShape, load_model
 from tests.serve.conftest import TinyBundle, random_expert
 

@@ -1,6 +1,6 @@
 import pytest
 
-from serve.api.security.keys import KeyRing, open_to_others
+from serve.api.security.auth import KeyRing, open_to_others
 from serve.config import ApiSettings
 
 OPEN = KeyRing(ApiSettings())

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.api.security.keys import Access, KeyRing
+from serve.api.security.auth import Access, KeyRing
 from serve.config import ApiSettings
 
 

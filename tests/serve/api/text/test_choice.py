@@ -2,8 +2,7 @@ import pytest
 
 from serve.api.errors import ApiError
 from serve.api.text.choice import ChoiceText, Piece, TextOptions
-from serve.api.text.codec import TextCodec
-from serve.api.text.detokenizer import Echo
+from serve.api.text.codec import Echo, TextCodec
 from serve.api.text.logprobs import logprobs_object
 from serve.engine import Output, TokenOutput
 from tests.serve.api.fakes import EOS, byte_codec

@@ -4,8 +4,7 @@ import random
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from serve.api.text.codec import PIECE, TextCodec, TextTooLong
-from serve.api.text.detokenizer import Detokenizer
+from serve.api.text.codec import PIECE, Detokenizer, TextCodec, TextTooLong
 from tests.serve.api.fakes import EOS, byte_codec
 
 TEXT = "naïve 日本語 😀👩‍👩‍👧 – done"
