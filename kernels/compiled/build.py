@@ -52,13 +52,14 @@ def build() -> Path:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise BuildError("no C++ compiler was found (c++, g++ or clang++; or set CXX)")
-    target = cache_dir() / f"kernels-{_key(compiler)}.so"
+    key = _key(compiler)
+    target = cache_dir() / f"kernels-{key}.so"
     if target.exists():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-            made = _compile(compiler, Path(folder))
+            made = _compile(compiler, Path(folder), key)
             made.replace(target)
     except OSError as error:
         raise BuildError(f"the kernels' cache {target.parent} cannot be written: {error}") from error
@@ -84,7 +85,7 @@ def _key(compiler: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _compile(compiler: str, folder: Path) -> Path:
+def _compile(compiler: str, folder: Path, key: str) -> Path:
     def one(name: str, flags: tuple[str, ...]) -> list[Path]:
         return [built(name, flags, source, own) for source, own in PER_ISA.items()]
 
@@ -104,7 +105,7 @@ def _compile(compiler: str, folder: Path) -> Path:
     with ThreadPoolExecutor() as pool:
         generic = pool.submit(one, "generic", ())
         made_of = dict(made for made in pool.map(optional, flags.items()) if made is not None)
-        defines = [f"-DOVERTONE_{name.upper()}" for name in made_of]
+        defines = [f'-DOVERTONE_BUILD="{key}"', *(f"-DOVERTONE_{name.upper()}" for name in made_of)]
         objects = [made for several in (*made_of.values(), generic.result()) for made in several]
     made = folder / "kernels.so"
     sources = [str(SOURCES / name) for name in INTERFACE]

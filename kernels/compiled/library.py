@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,6 +72,14 @@ class BatchView(ctypes.Structure):
     )
 
 
+STRUCTS: Mapping[str, type[ctypes.Structure]] = {
+    "Bank": BankView,
+    "LowRank": LowRankView,
+    "Quantised": QuantisedView,
+    "Batch": BatchView,
+}
+"""Struct of csrc/kernels.h → the structure that Python fills."""
+
 TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
 """`Type` of csrc/kernels.h."""
 
@@ -131,6 +140,28 @@ class Library:
         return bool(self.handle.overtone_supports(isa))
 
 
+def load(path: Path) -> ctypes.CDLL:
+    """Load a library that `build` made.
+
+    Raises:
+        BuildError: it was built from other sources than its name says, or its structs have other sizes than Python's.
+        OSError: it cannot be loaded.
+    """
+    handle = ctypes.CDLL(str(path))
+    try:
+        handle.overtone_build.restype = ctypes.c_char_p
+        found = handle.overtone_build().decode()
+        sizes = {name: int(getattr(handle, f"overtone_{name}_bytes")()) for name in STRUCTS}
+    except AttributeError as error:
+        raise BuildError(f"{path} is not a library of these kernels; delete it: {error}") from error
+    if path.stem != f"kernels-{found}":
+        raise BuildError(f"{path} contains the build {found}; delete it, and it is built again")
+    for name, structure in STRUCTS.items():
+        if sizes[name] != ctypes.sizeof(structure):
+            raise BuildError(f"{name} has {sizes[name]} bytes in C++ and {ctypes.sizeof(structure)} in Python")
+    return handle
+
+
 @cache
 def library() -> Library | None:
     """The kernels, built and loaded at the first call; None where `OVERTONE_COMPILED=0` or they cannot be built.
@@ -138,12 +169,12 @@ def library() -> Library | None:
     `OVERTONE_ISA` forces one of `ISAS`; otherwise the best that the processor has is used.
 
     Raises:
-        ValueError: `OVERTONE_ISA` is no instruction set, or not one that this processor has.
+        ValueError: `OVERTONE_ISA` is not an instruction set of this processor.
     """
     if os.environ.get("OVERTONE_COMPILED", "1") == "0":
         return None
     try:
-        handle = ctypes.CDLL(str(build()))
+        handle = load(build())
     except (BuildError, OSError) as error:
         logger.warning("plain torch is used instead of the compiled kernels: %s", error)
         return None

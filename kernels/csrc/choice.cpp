@@ -1,4 +1,4 @@
-// Which instruction sets there are.
+// What Python asks of the library when it loads it: its build, its instruction sets, and the sizes of structs.
 #include "kernels.h"
 
 namespace overtone {
@@ -45,3 +45,13 @@ const Kernels* kernels_of(int64_t isa) {
 }  // namespace overtone
 
 OVERTONE_EXPORT int overtone_supports(int isa) { return overtone::kernels_of(isa) != nullptr; }
+
+// The digest of the sources and flags that this library was built from, as build.py computes it.
+OVERTONE_EXPORT const char* overtone_build() { return OVERTONE_BUILD; }
+
+OVERTONE_STRUCT(Bank)
+OVERTONE_STRUCT(LowRank)
+OVERTONE_STRUCT(Quantised)
+OVERTONE_STRUCT(Batch)
+OVERTONE_STRUCT(SamplingRow)
+OVERTONE_STRUCT(Layer)

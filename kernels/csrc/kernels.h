@@ -301,39 +301,39 @@ struct UnpackArguments {
   void* out;  // [rows, columns]
 };
 
-// One instruction set's kernels.
+// One instruction set's kernels. They are references, so that a table without one of them does not compile.
 struct Kernels {
   // The linear layer. `prepare` fills this thread's share of the packed x and of the columns; when all threads are
   // done `run` computes blocks [first, last). `packed_bytes` says how much packed x needs, 0 for none.
   // `shrink` makes this thread's share of u, which `run` waits for before it adds the first low-rank residual.
-  int64_t (*packed_bytes)(Task*);
-  void (*prepare)(const Task&, int thread, int threads);
-  void (*shrink)(const Task&, int thread, int threads);
-  void (*run)(const Task&, int64_t first, int64_t last, float* scratch);
-  int64_t (*scratch_floats)(const Task&);
-  int32_t (*widest)(int64_t type);  // tokens of one Columns at most
+  int64_t (&packed_bytes)(Task*);
+  void (&prepare)(const Task&, int thread, int threads);
+  void (&shrink)(const Task&, int thread, int threads);
+  void (&run)(const Task&, int64_t first, int64_t last, float* scratch);
+  int64_t (&scratch_floats)(const Task&);
+  int32_t (&widest)(int64_t type);  // tokens of one Columns at most
 
   // Attention of one row's query heads that share a key head. `attend` makes the state of keys [first, last) of a
   // part, `join` adds the state of the next part, `finish` writes the result.
-  int64_t (*attention_scratch)(const AttentionArguments&);
-  int64_t (*state_floats)(const AttentionArguments&);
-  void (*attend)(const AttentionArguments&, const QueryRow&, int64_t kv_head, int64_t first, int64_t last,
+  int64_t (&attention_scratch)(const AttentionArguments&);
+  int64_t (&state_floats)(const AttentionArguments&);
+  void (&attend)(const AttentionArguments&, const QueryRow&, int64_t kv_head, int64_t first, int64_t last,
                  float* scratch, float* state);
-  void (*join)(const AttentionArguments&, float* state, const float* next);
-  void (*finish)(const AttentionArguments&, const QueryRow&, int64_t kv_head, const float* state);
+  void (&join)(const AttentionArguments&, float* state, const float* next);
+  void (&finish)(const AttentionArguments&, const QueryRow&, int64_t kv_head, const float* state);
 
   // Tokens [first, last); `gated` elements [first, last) of all tokens' results, one token after another.
-  void (*norm)(const NormArguments&, int64_t first, int64_t last);
-  void (*bias)(const BiasArguments&, int64_t first, int64_t last);
-  void (*gated)(const GatedArguments&, int64_t first, int64_t last);
-  void (*rotary)(const RotaryArguments&, int64_t first, int64_t last);
-  void (*add)(const AddArguments&, int64_t first, int64_t last);
+  void (&norm)(const NormArguments&, int64_t first, int64_t last);
+  void (&bias)(const BiasArguments&, int64_t first, int64_t last);
+  void (&gated)(const GatedArguments&, int64_t first, int64_t last);
+  void (&rotary)(const RotaryArguments&, int64_t first, int64_t last);
+  void (&add)(const AddArguments&, int64_t first, int64_t last);
 
   // A row's token, or -1 where a penalised token is outside the vocabulary; `memory` as sampling_memory.h says.
-  int64_t (*sample)(const SamplingArguments&, int64_t row, char* memory);
+  int64_t (&sample)(const SamplingArguments&, int64_t row, char* memory);
 
   // A quantised weight multiplied out, blocks of rows [first, last).
-  void (*unpack)(const UnpackArguments&, int64_t first, int64_t last);
+  void (&unpack)(const UnpackArguments&, int64_t first, int64_t last);
 };
 
 // Whether all places are rows of a cache.
@@ -350,3 +350,7 @@ const Kernels* kernels_of(int64_t isa);
 #define OVERTONE_FUNCTION(name, Arguments, task)                                \
   OVERTONE_EXPORT int overtone_##name##_bytes() { return sizeof(Arguments); }   \
   OVERTONE_EXPORT int overtone_##name(const Arguments* task)
+
+// The size of a struct that Python fills and passes by its address, which library.py compares with its own.
+#define OVERTONE_STRUCT(Name) \
+  OVERTONE_EXPORT int overtone_##Name##_bytes() { return sizeof(overtone::Name); }

@@ -72,6 +72,15 @@ def test_the_fields_of_a_view_are_those_of_the_header(view: type[ctypes.Structur
     assert [f"{name}:i" if kind is ctypes.c_int32 else name for name, kind in view._fields_] == fields(struct)
 
 
+def test_rows_to_sample_and_layers_have_the_sizes_of_the_header():
+    loaded = library()
+    if loaded is None:
+        pytest.skip("no compiler here")
+    assert loaded.handle.overtone_SamplingRow_bytes() == ROW.size
+    norms, linears = 6 * len(fields("NormWeights")), 4 * len(fields("LinearWeights"))
+    assert loaded.handle.overtone_Layer_bytes() == 8 * (norms + linears + len(("keys", "values", "view", "rotation")))
+
+
 def test_a_field_that_is_missing_or_unknown_is_named():
     arguments = Arguments("it", "type eps:d")
     assert len(arguments.pack(0, 1, {"type": 1, "eps": 0.5})) == arguments.nbytes == 32

@@ -1,8 +1,12 @@
+import ctypes
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from kernels.compiled.build import BuildError, build, cache_dir
+from kernels.compiled.build import COMMON_FLAGS, SOURCES, BuildError, build, cache_dir
+from kernels.compiled.library import STRUCTS, load
 
 COMPILER = """#!/bin/sh
 if [ "$1" = --version ]; then echo stand-in $VERSION; exit 0; fi
@@ -73,3 +77,55 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_dir() == Path("/var/cache/overtone")
     monkeypatch.setenv("OVERTONE_CACHE_DIR", "/kernels")
     assert cache_dir() == Path("/kernels")
+
+
+CXX = shutil.which("c++")
+needs_compiler = pytest.mark.skipif(CXX is None, reason="no compiler here")
+TABLE = (SOURCES / "isa.cpp").read_text()
+ROWS = [line for line in TABLE.splitlines() if line.startswith("    .")]
+
+
+def compiles(table: str, folder: Path) -> bool:
+    source = folder / "isa.cpp"
+    source.write_text(table)
+    command = [CXX, *COMMON_FLAGS, "-I", SOURCES, "-fsyntax-only", "-DOVERTONE_ISA=generic", source]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@needs_compiler
+def test_a_table_of_kernels_without_one_of_them_does_not_compile(tmp_path: Path) -> None:
+    assert compiles(TABLE, tmp_path)
+    assert len(ROWS) > 10
+    for row in (ROWS[0], ROWS[len(ROWS) // 2], ROWS[-1]):
+        assert not compiles(TABLE.replace(f"{row}\n", ""), tmp_path), row
+
+
+LIBRARY = """
+extern "C" const char* overtone_build() { return "abc"; }
+#define SIZE(name, bytes) extern "C" int overtone_##name##_bytes() { return bytes; }
+"""
+
+
+def library_with(folder: Path, sizes: dict[str, int], name: str = "kernels-abc.so") -> Path:
+    source = folder / "library.cpp"
+    source.write_text(LIBRARY + "".join(f"SIZE({struct}, {size})\n" for struct, size in sizes.items()))
+    subprocess.run([CXX, "-shared", "-fPIC", source, "-o", folder / name], check=True)
+    return folder / name
+
+
+SIZES = {name: ctypes.sizeof(structure) for name, structure in STRUCTS.items()}
+
+
+@needs_compiler
+def test_a_library_is_loaded_if_its_build_and_its_structs_are_pythons(tmp_path: Path) -> None:
+    assert load(library_with(tmp_path, SIZES)).overtone_Bank_bytes() == SIZES["Bank"]
+    with pytest.raises(BuildError, match="kernels-abd.so contains the build abc; delete it"):
+        load(library_with(tmp_path, SIZES, "kernels-abd.so"))
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(BuildError, match=f"Batch has 4 bytes in C\\+\\+ and {SIZES['Batch']} in Python"):
+        load(library_with(other, SIZES | {"Batch": 4}))
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    with pytest.raises(BuildError, match="not a library of these kernels"):
+        load(library_with(foreign, {}))
