@@ -60,6 +60,7 @@ def test_patches_nest() -> None:
     assert torch.equal(weight, before)
 
 
+@pytest.mark.promise(number=15)
 def test_an_all_zero_expert_keeps_nothing() -> None:
     weight = torch.randn(3, 5)
     before = weight.clone()

@@ -28,6 +28,7 @@ def test_columns_beyond_int16_survive() -> None:
     assert bank.rows(0)[0].item() == 65_535
 
 
+@pytest.mark.promise(number=15)
 def test_fewer_entries_are_padded_and_replace_all_of_the_slot() -> None:
     bank = ExpertBank.allocate(1, 17, 33, 6, torch.float32)
     bank.load(0, *random_rows(17, 33, 6, seed=1))
@@ -36,6 +37,7 @@ def test_fewer_entries_are_padded_and_replace_all_of_the_slot() -> None:
     assert torch.equal(dense_expert(bank, 0), torch.zeros(17, 33).scatter_(1, index, value))
 
 
+@pytest.mark.promise(number=15)
 def test_clear_empties_one_slot() -> None:
     bank = ExpertBank.allocate(2, 5, 7, 3, torch.float32)
     for slot in range(2):

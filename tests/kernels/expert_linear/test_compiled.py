@@ -16,6 +16,7 @@ TWO_ROUNDINGS = {torch.bfloat16: 1.2e-2, torch.float32: 2e-5}
 SHAPES = [(1, 1, 1, 1), (3, 17, 129, 5), (8, 129, 17, 3), (5, 48, 2500, 11), (19, 33, 96, 7)]
 
 
+@pytest.mark.promise(number=15)
 @pytest.mark.parametrize("value_dtype", [torch.bfloat16, torch.float32, torch.int8])
 @pytest.mark.parametrize("dtype", ONE_ROUNDING)
 @pytest.mark.parametrize(("tokens", "rows", "columns", "entries"), SHAPES)
@@ -107,6 +108,7 @@ def test_the_number_of_threads_changes_nothing(kernels: Library) -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.promise(number=15)
 def test_strided_operands(kernels: Library) -> None:
     x, weight, _ = random_layer(6, 33, 130, torch.float32)
     bank = filled_bank(2, 33, 65, 4, torch.float32)

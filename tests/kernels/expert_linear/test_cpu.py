@@ -11,6 +11,7 @@ from tests.kernels.experts import filled_bank, filled_low_rank, random_layer
 TOLERANCE = {torch.bfloat16: 4e-2, torch.float16: 6e-3, torch.float32: 2e-5}
 
 
+@pytest.mark.promise(number=15)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("columns", [1, 17, 129])
 @pytest.mark.parametrize("rows", [1, 3, 129])

@@ -19,6 +19,7 @@ def test_without_experts_it_is_the_plain_product(with_bank: bool, batch: ExpertB
     assert torch.equal(got, expert_linear(x, weight, bias))
 
 
+@pytest.mark.promise(number=15)
 def test_non_contiguous_input() -> None:
     x, weight, bias = random_layer(6, 33, 65, torch.float32)
     bank = filled_bank(2, 33, 65, 4, torch.float32)
@@ -28,6 +29,7 @@ def test_non_contiguous_input() -> None:
         torch.testing.assert_close(expert_linear(view, weight, bias, bank, batch).double(), want, rtol=0, atol=2e-5)
 
 
+@pytest.mark.promise(number=15)
 def test_no_tokens() -> None:
     _, weight, bias = random_layer(1, 33, 65, torch.bfloat16)
     got = expert_linear(torch.empty(0, 65, dtype=torch.bfloat16), weight, bias, None, ExpertBatch.from_slots([]))

@@ -114,6 +114,7 @@ def test_streams_say_the_same(speaker, client: OpenAI):
     assert "".join(chunk.choices[0].text for chunk in chunks) == expected(speaker, SQL, 40, ("sql", 1.0))
 
 
+@pytest.mark.promise(number=1)
 def test_many_at_once_say_what_each_says_alone(speaker, client: OpenAI):
     targets = [("sql", (("sql", 1.0),)), ("poetry", (("poetry", 1.0),)), ("backbone", ())]
     asked = [(*targets[number % 3], f"number {number} is") for number in range(24)]
@@ -194,6 +195,7 @@ def test_errors(client: OpenAI):
         client.completions.create(model="sql", prompt=[257])
 
 
+@pytest.mark.promise(number=9)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_blocks(served, stream: bool):
     service, url = served
@@ -208,6 +210,7 @@ def test_a_client_that_leaves_frees_its_blocks(served, stream: bool):
     assert idle(service).kv_blocks_used == 0
 
 
+@pytest.mark.promise(number=8)
 def test_a_full_queue_is_429_with_a_counter(speaker):
     with serving(speaker, max_num_seqs=1, max_num_queued_reqs=1) as (service, url), httpx.Client(base_url=url) as http:
         body = {"model": "sql", "prompt": "x", "max_tokens": 200, "ignore_eos": True}

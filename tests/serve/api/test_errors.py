@@ -33,6 +33,7 @@ def error_of(reply: httpx.Response, status: int) -> dict[str, str | None]:
     return error
 
 
+@pytest.mark.promise(number=2)
 def test_an_unknown_model_is_404_and_says_what_there_is(openai: OpenAI, engine: FakeEngine):
     with pytest.raises(openai_package.NotFoundError) as error:
         openai.completions.create(model="sq", prompt="hi")

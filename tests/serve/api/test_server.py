@@ -118,6 +118,7 @@ def events_running(http: httpx.Client) -> bool:
     return "overtone_num_requests_running 1.0" in http.get("/metrics").text
 
 
+@pytest.mark.promise(number=10)
 def test_sigterm_drains_and_exits_with_0_and_options_are_variables(bundle: Path):
     settings = {"OVERTONE_PORT": "0", "OVERTONE_SERVED_MODEL_NAME": "talker", "OVERTONE_API_KEY": "one two"}
     with started(str(bundle), "--shutdown-timeout", "200", **settings) as server:

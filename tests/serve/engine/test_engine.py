@@ -233,6 +233,7 @@ def test_records_tell_what_happened(tiny: TinyBundle) -> None:
     assert record.arrival <= record.scheduled <= record.first_token <= record.finished
 
 
+@pytest.mark.promise(number=14)
 def test_a_batch_without_experts_is_plain(tiny: TinyBundle) -> None:
     seen = Records()
     engine = engine_of(tiny.bundle, seen).engine

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY, disable_created_metrics, enable_created_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.engine import EngineObserver, EngineStats, RequestRecord, StepRecord
+from serve.engine import EngineStats, RequestRecord, StepRecord
 from serve.metrics import CappedNames, Metrics
 from serve.metrics.labels import token_counts
 from serve.metrics.metrics import EXPERT_LABELS
@@ -72,11 +72,6 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-def test_the_engine_metrics_observe_the_engine():
-    observer: EngineObserver = Metrics().engine
-    observer.on_step(STEP)
 
 
 def test_a_prompt_counts_once_however_many_continuations_it_has():
@@ -319,6 +314,7 @@ def as_served() -> Iterator[None]:
     enable_created_metrics()
 
 
+@pytest.mark.promise(number=13)
 @pytest.mark.usefixtures("as_served")
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
 def test_a_thousand_experts_do_not_make_the_scrape_long(accept: str):

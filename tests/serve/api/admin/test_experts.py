@@ -97,6 +97,7 @@ def test_the_list(client: httpx.Client, speaker: TinyBundle):
     refused(client.get("/v1/experts/none"), 404, "model_not_found", "name")
 
 
+@pytest.mark.promise(number=4)
 def test_a_new_expert_answers_under_its_name(client: httpx.Client, directory: Path, speaker: TinyBundle):
     loaded = load(client, expected_generation=0).json()
     assert (loaded["object"], loaded["id"], loaded["routed"]) == ("expert", "maths", False)
@@ -221,6 +222,7 @@ async def test_a_change_is_whole_where_the_server_begins_to_drain_meanwhile(dire
     assert "maths" not in service.runtime.catalogue.experts
 
 
+@pytest.mark.promise(number=5)
 def test_what_is_not_an_expert_leaves_everything_as_it_was(client: httpx.Client, directory: Path):
     (directory / "bad.safetensors").write_bytes(b"not safetensors")
     (directory / "notes.txt").write_text("x")

@@ -31,6 +31,7 @@ def prompt_of(engine: FakeEngine) -> str:
     return bytes(token if token != EOS else ord("|") for token in engine.requests[-1].prompt).decode()
 
 
+@pytest.mark.promise(number=16)
 def test_a_plain_chat(openai: OpenAI, engine: FakeEngine):
     reply = openai.chat.completions.create(model="sql", messages=HI)
     assert reply.id.startswith("chatcmpl-")

@@ -7,6 +7,7 @@ from openai import OpenAI
 from tests.serve.api.fakes import EOS, FakeEngine, says
 
 
+@pytest.mark.promise(number=16)
 def test_a_plain_completion(openai: OpenAI, engine: FakeEngine):
     reply = openai.completions.create(model="sql", prompt="hi", max_tokens=3)
     assert reply.id.startswith("cmpl-")

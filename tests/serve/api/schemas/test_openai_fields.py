@@ -34,6 +34,7 @@ def test_the_list_is_what_it_was_written_for():
     assert len(FIELDS) >= 50
 
 
+@pytest.mark.promise(number=12)
 @pytest.mark.parametrize(("path", "name"), FIELDS)
 def test_a_field_of_openais_is_honoured_or_refused_by_name(http: httpx.Client, engine: FakeEngine, path, name):
     """A value of no type that any field has: who checks the field names it, who ignores it answers 200."""

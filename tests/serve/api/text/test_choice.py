@@ -44,6 +44,7 @@ def test_text_and_reason(size):
     assert [piece.finish_reason for piece in pieces if piece.finish_reason] == ["length"]
 
 
+@pytest.mark.promise(number=11)
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_a_stop_string_across_tokens_cuts_before_it_and_is_never_sent(size):
     pieces = run(outputs(b"one STOP two", size=size), stops=(" STOP",))

@@ -57,6 +57,7 @@ def test_a_text_that_fits_is_tokenised_as_ever(length: int):
     assert codec.encode(text, most=len(text.encode())) == codec.encode(text) == tuple(text.encode())
 
 
+@pytest.mark.promise(number=11)
 def test_characters_come_out_whole_with_their_last_byte():
     detokenizer = Detokenizer(byte_codec())
     pieces = [detokenizer.push(byte) for byte in "aé😀".encode()]
