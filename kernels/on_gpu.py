@@ -20,6 +20,13 @@ def _installed() -> bool:
     return find_spec("triton") is not None
 
 
+def brought(made: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device. The host does not wait for a GPU, and does not write to the tensor again."""
+    if device.type == "cuda":
+        return made.pin_memory().to(device, non_blocking=True)
+    return made.to(device)
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Launch a Triton kernel on the device of its first argument.
 

@@ -2,6 +2,7 @@
 
 from kernels.sampling.dispatch import sample
 from kernels.sampling.penalties import penalise
+from kernels.sampling.reference import UNDECIDED, may_be_undecided, sample_at_once
 from kernels.sampling.row import SamplingRow
 
-__all__ = ["SamplingRow", "penalise", "sample"]
+__all__ = ["UNDECIDED", "SamplingRow", "may_be_undecided", "penalise", "sample", "sample_at_once"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels import on_gpu
 from kernels.sampling.row import SamplingRow
 
 
@@ -36,9 +37,8 @@ def penalise(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
     first = torch.tensor([number * vocab for number, _, _ in penalised]).repeat_interleave(counts)
     settings = torch.tensor([[row.repetition, row.presence, row.frequency] for row in theirs], dtype=torch.float32)
     times = torch.cat([times for _, _, times in penalised if times is not None])
-    # Two copies to a GPU, for each of which the host waits.
-    places = (seen + first).to(device)
-    factors = torch.cat([settings.T.repeat_interleave(counts, dim=1), times[None]]).to(device)
+    places = on_gpu.brought(seen + first, device)
+    factors = on_gpu.brought(torch.cat([settings.T.repeat_interleave(counts, dim=1), times[None]]), device)
     penalty, once, each, times = factors.unbind()
     flat = logits.view(-1)
     values = flat[places]

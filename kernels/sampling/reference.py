@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels import on_gpu
 from kernels.sampling.penalties import penalise
 from kernels.sampling.ranking import Ranking
 from kernels.sampling.row import SamplingRow
@@ -20,6 +21,9 @@ NARROW = 256
 
 WIDEST = 1024
 """Larger top-k are not sorted: for 1,024 of 151,936 tokens torch's topk took 0.7 ms a row, for 4,096 1.4."""
+
+UNDECIDED = -1
+"""Instead of a token: the host has to draw again, from more candidates."""
 
 BLOCK = 1 << 18
 """Logits that are worked on together on a CPU.
@@ -37,21 +41,49 @@ def sample_torch(logits: Tensor, numbers: Sequence[int], rows: Sequence[Sampling
         picked, theirs = logits[block] if every else logits[list(numbers[block])], rows[block]
         some = picked.to(torch.float32, copy=every and any(row.seen is not None for row in theirs))
         penalise(some, theirs)
-        found = _highest(some)
-        drawing = [number for number, row in enumerate(theirs) if row.temperature]
-        if drawing:
-            candidates = some if len(drawing) == len(theirs) else some[drawing]
-            found[drawing] = draw(candidates, [theirs[number] for number in drawing])
-        tokens[block] = found
+        tokens[block] = _chosen(some, theirs)
     return tokens
 
 
-def draw(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+def sample_at_once(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    """`sample` for all rows without waiting for the device, so that more can be launched behind it.
+
+    Args:
+        logits: [R, vocab] floating; not changed.
+        rows: the settings of each row.
+
+    Returns:
+        [R] int64 on the logits' device: `UNDECIDED` for a row whose filters might keep more than `NARROW` candidates.
+    """
+    some = logits.to(torch.float32, copy=any(row.seen is not None for row in rows))
+    penalise(some, rows)
+    return _chosen(some, rows, waits=False)
+
+
+def may_be_undecided(row: SamplingRow, vocab: int) -> bool:
+    """Whether `sample_at_once` may leave a row to `sample`."""
+    return bool(row.temperature) and not 0 < row.top_k < vocab and 0 < _width(row, vocab) < vocab
+
+
+def _chosen(logits: Tensor, rows: Sequence[SamplingRow], waits: bool = True) -> Tensor:
+    """Tokens [R] int64 for logits [R, vocab] float32 after penalties."""
+    found = _highest(logits)
+    drawing = [number for number, row in enumerate(rows) if row.temperature]
+    if len(drawing) == len(rows):
+        return draw(logits, rows, waits)
+    if drawing:
+        places = _places(drawing, logits.device)
+        found[places] = draw(logits[places], [rows[number] for number in drawing], waits)
+    return found
+
+
+def draw(logits: Tensor, rows: Sequence[SamplingRow], waits: bool = True) -> Tensor:
     """Draw by inverting the cumulated weights at each row's own random number.
 
     Args:
         logits: [R, vocab] float32, after penalties.
         rows: one a row, each with a temperature above 0.
+        waits: whether the host may wait for the device, to look at more candidates where that is needed.
 
     Returns:
         Tokens [R] int64.
@@ -60,20 +92,23 @@ def draw(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     highest = logits.amax(dim=-1)
     usable = highest.isfinite()
     # A row without a distribution has token 0: all its weights are made equal here.
-    logits = logits if bool(usable.all()) else torch.where(usable[:, None], logits, 0.0)
-    scale = torch.tensor([row.scale for row in rows], dtype=torch.float32, device=device)
+    if device.type != "cpu" or not bool(usable.all()):
+        logits = torch.where(usable[:, None], logits, 0.0)
+    scale = on_gpu.brought(torch.tensor([row.scale for row in rows], dtype=torch.float32), device)
     weight = weights(logits, torch.where(usable, highest, 0.0), scale)
-    uniform = torch.tensor([row.uniform for row in rows], dtype=torch.float64, device=device)
+    uniform = on_gpu.brought(torch.tensor([row.uniform for row in rows], dtype=torch.float64), device)
     tokens = torch.empty(len(rows), dtype=torch.int64, device=device)
     widths = [_width(row, vocab) for row in rows]
     for width, group in groupby(sorted(range(len(rows)), key=lambda number: widths[number]), key=widths.__getitem__):
         numbers = list(group)
-        some = weight if len(numbers) == len(rows) else weight[numbers]
+        places = _places(numbers, device)
+        some = weight if len(numbers) == len(rows) else weight[places]
         if width == 0:
             cumulated = some.cumsum(dim=-1, dtype=torch.int64)
-            tokens[numbers] = _invert(cumulated, cumulated[:, -1], uniform[numbers])
+            tokens[places] = _invert(cumulated, cumulated[:, -1], uniform[places])
         else:
-            tokens[numbers] = _draw_filtered(some, uniform[numbers], [rows[number] for number in numbers], width)
+            theirs = [rows[number] for number in numbers]
+            tokens[places] = _draw_filtered(some, uniform[places], theirs, width, waits)
     return torch.where(usable, tokens, 0)
 
 
@@ -110,7 +145,9 @@ def _width(row: SamplingRow, vocab: int) -> int:
     return min(NARROW, vocab) if row.top_p < 1.0 or row.min_p > 0.0 else 0
 
 
-def _draw_filtered(weight: Tensor, uniform: Tensor, rows: Sequence[SamplingRow], width: int) -> Tensor:
+def _draw_filtered(
+    weight: Tensor, uniform: Tensor, rows: Sequence[SamplingRow], width: int, waits: bool = True
+) -> Tensor:
     """Top-k, top-p and min-p, in this order, on the `width` most likely tokens; on all where those do not suffice."""
     device, vocab = weight.device, weight.shape[1]
     if width > WIDEST and device.type == "cpu":
@@ -120,10 +157,10 @@ def _draw_filtered(weight: Tensor, uniform: Tensor, rows: Sequence[SamplingRow],
     keys = (weight.to(torch.int64) << 32) - torch.arange(vocab, device=device)
     ids = keys.topk(width, dim=-1).indices
     values = weight.gather(1, ids).to(torch.int64)
-    by_top_k = torch.tensor([0 < row.top_k < vocab for row in rows], device=device)
+    by_top_k = on_gpu.brought(torch.tensor([0 < row.top_k < vocab for row in rows]), device)
     whole = torch.where(by_top_k, values.sum(dim=-1), weight.sum(dim=-1, dtype=torch.int64))
     top_p, min_p = (
-        torch.tensor(share, dtype=torch.float64, device=device)
+        on_gpu.brought(torch.tensor(share, dtype=torch.float64), device)
         for share in ([row.top_p for row in rows], [row.min_p for row in rows])
     )
     cumulated = values.cumsum(dim=-1)
@@ -133,7 +170,10 @@ def _draw_filtered(weight: Tensor, uniform: Tensor, rows: Sequence[SamplingRow],
     tokens = ids.gather(1, _invert(cumulated, mass, uniform)[:, None]).squeeze(1)
     if width < vocab:
         # Where the least likely candidate is still kept, tokens that were not looked at may have to be, too.
-        open_ended = (kept[:, -1] & ~by_top_k).nonzero().squeeze(1).tolist()
+        more = kept[:, -1] & ~by_top_k
+        if not waits:
+            return torch.where(more, UNDECIDED, tokens)
+        open_ended = more.nonzero().squeeze(1).tolist()
         if open_ended:
             some = weight if len(open_ended) == len(rows) else weight[open_ended]
             theirs = [rows[number] for number in open_ended]
@@ -145,6 +185,11 @@ def _invert(cumulated: Tensor, mass: Tensor, uniform: Tensor) -> Tensor:
     """First position whose cumulated weight exceeds `uniform` of a mass: [R, n], [R] and [R] to [R] int64."""
     target = torch.minimum((uniform * mass).to(torch.int64), mass - 1)  # the product may be rounded up to the mass
     return torch.searchsorted(cumulated, target[:, None], right=True).squeeze(1)
+
+
+def _places(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers of rows as a tensor: torch would wait for a GPU to bring a list there."""
+    return on_gpu.brought(torch.tensor(numbers, dtype=torch.int64), device)
 
 
 def _highest(logits: Tensor) -> Tensor:

@@ -4,8 +4,11 @@ import logging
 import time
 from itertools import count
 
+from torch import Tensor
+
 from serve.config.engine import EngineConfig
 from serve.engine.device import is_lost
+from serve.engine.draws import Draws, follow, followers
 from serve.engine.errors import InvalidRequest, PromptTooLong, UnknownExpert
 from serve.engine.kv_blocks import BlockPool
 from serve.engine.patching import Patching
@@ -51,6 +54,7 @@ class Engine:
         self._observer, self._seed = observer, config.seed
         self._numbers = count()
         self._checked: tuple[int, ...] = ()
+        self._launched: Draws | None = None
         self._sequences: dict[str, Sequence] = {}
         self.idle = True
 
@@ -178,10 +182,41 @@ class Engine:
         )
 
     def _compute(self, chunks: list[Chunk]) -> tuple[dict[Sequence, TokenOutput], StepMode]:
-        """Run the model; draw the next tokens and note the prompt's log-probabilities."""
+        """Run the model; draw the next tokens and note the prompt's log-probabilities.
+
+        On a GPU the step after this one is launched before the host waits for these tokens, where it is known.
+        """
+        launched, self._launched = self._launched, None
+        covered = [] if launched is None else [chunk for chunk in chunks if launched.covers(chunk)]
+        going = followers(chunks, self._scheduler, self.max_model_len) if self._runner.follows else []
+        done = set(covered)
+        rest = [chunk for chunk in chunks if chunk not in done] if done else chunks
+        parts = [(launched, covered)] if launched is not None and covered else []
+        drawn: dict[Sequence, TokenOutput] = {}
+        mode: StepMode = "fused" if any(chunk.sequence.experts for chunk in chunks) else "plain"
+        if rest:
+            logits, drawing, own_mode = self._run(rest)
+            mode = mode if covered else own_mode
+            if going and drawing:
+                parts.append((Draws.begin(logits, drawing), drawing))
+            elif drawing:
+                states = [chunk.sequence.sampling for chunk in drawing]
+                found = sample(logits, states, self._end_tokens)
+                drawn = {chunk.sequence: token for chunk, token in zip(drawing, found, strict=True)}
+        following = follow(self._runner, going, [draws for draws, _ in parts]) if going else None
+        for draws, theirs in parts:
+            told, undecided = draws.read([chunk.sequence for chunk in theirs])
+            drawn |= told
+            following = following if following is None else following.without(undecided)
+        self._launched = following
+        return drawn, mode
+
+    def _run(self, chunks: list[Chunk]) -> tuple[Tensor, list[Chunk], StepMode]:
+        """Run the model and note the prompt's log-probabilities; logits [R, vocab] of the R chunks that draw."""
         rows: list[int] = []
         scored: list[tuple[int, Sequence, int]] = []
-        drawing: list[tuple[int, Sequence]] = []
+        drawing: list[Chunk] = []
+        drawn_rows: list[int] = []
         first = 0
         for chunk in chunks:
             sequence = chunk.sequence
@@ -190,7 +225,8 @@ class Engine:
                 rows.append(first + position - sequence.computed)
             first += chunk.count
             if chunk.draws and sequence.request.params.max_tokens:
-                drawing.append((len(rows), sequence))
+                drawing.append(chunk)
+                drawn_rows.append(len(rows))
                 rows.append(first - 1)
         logits, mode = self._runner.run(chunks, rows)
         if scored:
@@ -199,11 +235,8 @@ class Engine:
             found = token_outputs(picked, [token for _, _, token in scored], asked)
             for (_, sequence, _), output in zip(scored, found, strict=True):
                 sequence.prompt_logprobs.append(output)
-            logits = logits[[row for row, _ in drawing]]
-        if not drawing:
-            return {}, mode
-        drawn = sample(logits, [sequence.sampling for _, sequence in drawing], self._end_tokens)
-        return {sequence: token for (_, sequence), token in zip(drawing, drawn, strict=True)}, mode
+            logits = logits[drawn_rows]
+        return logits, drawing, mode
 
     def _advance(self, sequence: Sequence, drawn: TokenOutput | None) -> Output:
         """Append a drawn token; None where the request wanted no tokens."""

@@ -69,7 +69,7 @@ def bucket_of(chunks: Rows[Chunk], patched: bool, limits: GraphLimits) -> Bucket
     """
     if len(chunks) > limits.most_sequences or any(chunk.count != 1 for chunk in chunks):
         return None
-    contexts = [chunk.sequence.computed + 1 for chunk in chunks]
+    contexts = [chunk.position + 1 for chunk in chunks]
     experts = 0 if patched else max(len(chunk.sequence.experts) for chunk in chunks)
     bucket = Bucket(
         sequences=_power_of_two(len(chunks)),
@@ -147,11 +147,26 @@ class DecodeGraphs:
             return None
         return self._logits[: len(chunks)] if self._try(bucket, chunks) else None
 
-    def _try(self, bucket: Bucket, chunks: Rows[Chunk]) -> bool:
+    def follow(self, chunks: Rows[Chunk], drawn: Tensor) -> Tensor | None:
+        """Launch the step after one that is still being computed, where it is captured already.
+
+        Args:
+            chunks: the tokens that it draws.
+            drawn: [chunks] int64 on the device, these tokens. Below 0: none that anything may come of.
+
+        Returns:
+            As `run`.
+        """
+        bucket = None if self._failed else bucket_of(chunks, False, self._limits)
+        if bucket not in self._steps or bucket is None:
+            return None
+        return self._logits[: len(chunks)] if self._try(bucket, chunks, drawn) else None
+
+    def _try(self, bucket: Bucket, chunks: Rows[Chunk], drawn: Tensor | None = None) -> bool:
         """Replay a step, captured first if it is not; where that fails nothing is captured any more."""
         try:
             with torch.inference_mode():
-                self._replay(bucket, chunks)
+                self._replay(bucket, chunks, drawn)
         except Exception as error:
             _log.warning(
                 "decoding steps are not captured any more, since one for %s failed: %s: %s",
@@ -164,10 +179,10 @@ class DecodeGraphs:
             return False
         return True
 
-    def _replay(self, bucket: Bucket, chunks: Rows[Chunk]) -> None:
+    def _replay(self, bucket: Bucket, chunks: Rows[Chunk], drawn: Tensor | None) -> None:
         if bucket in self._steps:
             step, graph = self._steps[bucket]
-            step.fill(chunks)
+            step.fill(chunks, drawn)
         else:
             logits = self._logits[: bucket.sequences]
             step = StaticStep(bucket, self._decoder, self._cache, self._block_size, logits)

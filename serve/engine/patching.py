@@ -33,6 +33,11 @@ class Patching:
         self._patched: str | None = None
         self._told = False
 
+    @property
+    def active(self) -> bool:
+        """Whether steps may be patched."""
+        return self._costs is not None
+
     def settle(self, chunks: Rows[Chunk]) -> bool:
         """Bring the weights into the state for a step; whether its experts are in them."""
         if self._costs is None:

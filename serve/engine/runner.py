@@ -69,6 +69,23 @@ class Runner:
                 return self._beside(found, chunks, rows, patched), mode
         return self._eager(chunks, rows, patched, pooled), mode
 
+    @property
+    def follows(self) -> bool:
+        """Whether steps may be launched behind others. What is patched is settled by the host, step for step."""
+        return self._graphs is not None and not self._patching.active
+
+    def follow(self, chunks: Rows[Chunk], drawn: Tensor) -> Tensor | None:
+        """Launch the decoding step after one that is still being computed.
+
+        Args:
+            chunks: the tokens that it draws, each `ahead`.
+            drawn: [chunks] int64 on the device, these tokens. Below 0: none that anything may come of.
+
+        Returns:
+            Logits [chunks, vocab], which the next step may overwrite; None where the step has to wait.
+        """
+        return None if self._graphs is None else self._graphs.follow(chunks, drawn)
+
     def _eager(self, chunks: Rows[Chunk], rows: Rows[int], patched: bool, pooled: bool) -> Tensor:
         experts, head_experts = (None, None) if patched else self._experts(chunks, rows)
         batch = self._batch(chunks, experts)

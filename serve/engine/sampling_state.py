@@ -61,8 +61,16 @@ class SamplingState:
         """Whether the next draw has biases or bans."""
         return self.params.rules is not None or self.held_back or self.mask is not None
 
-    def row(self, penalised: bool = True) -> SamplingRow:
-        """The settings of the next draw; not `penalised`: from logits that have their penalties."""
+    @property
+    def free(self) -> bool:
+        """Whether draws do not depend on the tokens drawn before, and nothing but a token is wanted of them."""
+        return not self.ruled and not self.penalised and self.params.logprobs is None
+
+    def row(self, penalised: bool = True, ahead: int = 0) -> SamplingRow:
+        """The settings of the next draw, or of one `ahead` draws later.
+
+        Not `penalised`: from logits that have their penalties.
+        """
         params = self.params
         seen = self.seen if penalised and self.penalised else None
         return SamplingRow(
@@ -70,7 +78,7 @@ class SamplingState:
             top_k=params.top_k,
             top_p=params.top_p,
             min_p=params.min_p,
-            uniform=0.0 if params.greedy else self.uniform(),
+            uniform=0.0 if params.greedy else self.uniform(ahead),
             repetition=params.repetition_penalty,
             presence=params.presence_penalty,
             frequency=params.frequency_penalty,
@@ -86,12 +94,12 @@ class SamplingState:
         if self.mask is not None:
             self.mask.accept(token)
 
-    def uniform(self) -> float:
+    def uniform(self, ahead: int = 0) -> float:
         """The random number in [0, 1) for the next draw: a hash of seed and position, so preemption repeats it.
 
         Two rounds of the finaliser of Steele, Lea and Flood's SplitMix64 (OOPSLA 2014).
         """
-        return (mix64(mix64(self.seed) + self.generated) >> 11) * 2.0**-53
+        return (mix64(mix64(self.seed) + self.generated + ahead) >> 11) * 2.0**-53
 
 
 def mix64(x: int) -> int:

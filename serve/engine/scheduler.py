@@ -23,12 +23,20 @@ class Chunk:
         count: its next tokens to compute.
         draws: whether its last token is among them, so that the next one is drawn.
         prefill: whether these are tokens of the prompt, or recomputed ones.
+        ahead: where it is the token that a step draws which is still being computed, how many tokens that step computes
+            of the sequence; otherwise 0. The host does not know the token then.
     """
 
     sequence: Sequence
     count: int
     draws: bool
     prefill: bool
+    ahead: int = 0
+
+    @property
+    def position(self) -> int:
+        """Of its first token."""
+        return self.sequence.computed + self.ahead
 
 
 @dataclass
@@ -87,6 +95,14 @@ class Scheduler:
         for block in range(sequence.published, sequence.computed // size):
             self._pool.publish(sequence.blocks[block], sequence.key(block, size))
             sequence.published = block + 1
+
+    def reserve(self, sequence: Sequence) -> bool:
+        """Whether a running sequence has a block for the token after its last one, or could be given one."""
+        missing = self._blocks_of(len(sequence.tokens) + 1) - len(sequence.blocks)
+        if missing > self._pool.free:
+            return False
+        sequence.blocks += self._pool.allocate(missing)
+        return True
 
     def remove(self, sequence: Sequence) -> None:
         """Take back all that an ended sequence holds."""

@@ -18,6 +18,9 @@ _ALIGNED = 4
 """Inputs begin at multiples of 16 bytes, as every tensor of its own does: Triton compiles others once more."""
 
 
+_DRAWN = -1
+"""Instead of a token that the device has drawn and the host does not know."""
+
 NOBODY: tuple[Mix, ...] = ((1, (), ()),)
 """The experts of a step without sequences."""
 
@@ -116,14 +119,25 @@ class StaticStep:
         self._tables = self._given.tables.numpy()
         self._laid: list[tuple[Rows[int], int]] = [((), 0)] * bucket.sequences
         self._mixes: tuple[Mix, ...] | None = None
+        self._drawn = torch.zeros(bucket.sequences, dtype=torch.int64, device=decoder.device)
+        self._arrived: torch.cuda.Event | None = None
 
-    def fill(self, chunks: Rows[Chunk]) -> None:
-        """Bring a step's inputs to the device; none of any sequence, to capture a step before it comes."""
+    def fill(self, chunks: Rows[Chunk], drawn: Tensor | None = None) -> None:
+        """Bring a step's inputs to the device; none of any sequence, to capture a step before it comes.
+
+        Args:
+            chunks: of one token each.
+            drawn: [chunks] int64 on the device, the tokens of chunks that are `ahead`; all of them are, or none.
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()  # the inputs of the step before have been read
         count = len(chunks)
+        if drawn is not None:
+            self._drawn[:count].copy_(drawn)
         for row, chunk in enumerate(chunks):
             sequence = chunk.sequence
-            position = sequence.computed
-            self._tokens[row], self._positions[row] = sequence.tokens[position], position
+            self._tokens[row] = _DRAWN if chunk.ahead else sequence.tokens[chunk.position]
+            self._positions[row] = chunk.position
             self._lay(row, sequence.blocks)
         self._tokens[count:] = self._positions[count:] = 0
         self._tables[count:, 0] = self._spare
@@ -136,8 +150,10 @@ class StaticStep:
                 plan = ExpertBatch.from_slots(torch.from_numpy(slots), torch.from_numpy(gates))
                 self._given.experts().fill(plan)
                 self._mixes = mixes
-        # Waits until it has arrived: the next step may be filled before this one has run.
-        self._device.copy_(self._host)
+        self._device.copy_(self._host, non_blocking=True)
+        if self._device.is_cuda:
+            self._arrived = self._arrived or torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
 
     def _lay(self, row: int, blocks: list[int]) -> None:
         """Bring a sequence's blocks into its row: all of them, or those that it got since it was last in this row.
@@ -156,8 +172,9 @@ class StaticStep:
         positions, tables = read.positions.to(torch.int64), read.tables
         block = tables.gather(1, (positions // size)[:, None])[:, 0].to(torch.int64)
         lengths = positions + 1
+        given = read.tokens.to(torch.int64)
         batch = ForwardBatch(
-            tokens=read.tokens.to(torch.int64),
+            tokens=torch.where(given == _DRAWN, self._drawn.clamp(min=0), given),
             positions=positions,
             slot_mapping=block * size + positions % size,
             attention={

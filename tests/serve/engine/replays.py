@@ -74,6 +74,7 @@ class ComparedRunner:
         self._eager = Runner(runner._decoder, copy, self._size, self._patching)  # type: ignore[arg-type]
         self.replayed: list[Bucket] = []
         self.eager = 0
+        self.follows = False
 
     def run(self, chunks: Sequence[Chunk], rows: Sequence[int]) -> tuple[Tensor, StepMode]:
         before = [_owned(tensor) for tensor in self._cache]
