@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels import on_gpu
 from kernels.sampling import penalise
 from serve.engine.sampling_state import SamplingState
 
 
 def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int, ...]) -> None:
-    """Apply penalties, then biases, then bans, in place.
+    """Apply penalties, then biases, then bans, in place, without waiting for a GPU.
 
     Where the bans leave a row no token at all, its end tokens are allowed, or any token where it has none.
 
@@ -24,9 +25,21 @@ def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[in
     banned = [row for row, state in enumerate(states) if state.banned]
     if banned:
         _ban(logits, states, end_tokens)
-        stuck = ~(logits[banned] > -torch.inf).any(dim=-1)
-        for row in torch.tensor(banned)[stuck.cpu()].tolist():
-            logits[row, list(states[row].params.ends(end_tokens)) or slice(None)] = 0.0
+        _free(logits, banned, [tuple(states[row].params.ends(end_tokens)) for row in banned])
+
+
+def _free(logits: Tensor, rows: Sequence[int], ends: Sequence[tuple[int, ...]]) -> None:
+    """Allow rows without any token their end tokens, or any token where they have none."""
+    flat, device = logits.view(-1), logits.device
+    stuck = ~(logits[_rows(rows, device)] > -torch.inf).any(dim=-1)
+    tokens = [torch.tensor(own, dtype=torch.int64) for own in ends]
+    owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(own) for own in ends]))
+    places = _places(logits, rows, tokens)
+    flat[places] = torch.where(stuck[on_gpu.brought(owner, device)], 0.0, flat[places])
+    endless = [number for number, own in enumerate(ends) if not own]
+    if endless:
+        some, theirs = _rows([rows[number] for number in endless], device), stuck[_rows(endless, device)]
+        logits[some] = torch.where(theirs[:, None], 0.0, logits[some])
 
 
 def _bias(logits: Tensor, states: Sequence[SamplingState]) -> None:
@@ -37,12 +50,12 @@ def _bias(logits: Tensor, states: Sequence[SamplingState]) -> None:
     ]
     for row, state in enumerate(states):
         if (rules := state.params.rules) is not None and rules.addend is not None:
-            logits[row, : len(rules.addend)] += rules.addend.to(logits.device)
+            logits[row, : len(rules.addend)] += on_gpu.brought(rules.addend, logits.device)
             if rules.closed:
                 logits[row, len(rules.addend) :] = -torch.inf
     if biases:
         places = _places(logits, [row for row, _, _ in biases], [tokens for _, tokens, _ in biases])
-        logits.view(-1)[places] += torch.cat([values for _, _, values in biases]).to(logits.device)
+        logits.view(-1)[places] += on_gpu.brought(torch.cat([values for _, _, values in biases]), logits.device)
 
 
 def _ban(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int, ...]) -> None:
@@ -56,7 +69,7 @@ def _ban(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int,
         rows = [row for row, _ in allowed]
         places = _places(logits, rows, [tokens for _, tokens in allowed])
         values = flat[places]
-        logits[rows] = -torch.inf
+        logits[_rows(rows, logits.device)] = -torch.inf
         flat[places] = values
     forbidden: list[tuple[int, Tensor]] = []
     for row, state in enumerate(states):
@@ -74,4 +87,10 @@ def _ban(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int,
 def _places(logits: Tensor, rows: Sequence[int], tokens: Sequence[Tensor]) -> Tensor:
     """Where some tokens of some rows lie in the flattened logits: int64 on their device."""
     vocab = logits.shape[1]
-    return torch.cat([ids + row * vocab for row, ids in zip(rows, tokens, strict=True)]).to(logits.device)
+    places = torch.cat([ids + row * vocab for row, ids in zip(rows, tokens, strict=True)])
+    return on_gpu.brought(places, logits.device)
+
+
+def _rows(rows: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers of rows: int64 on a device."""
+    return on_gpu.brought(torch.tensor(rows, dtype=torch.int64), device)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kernels import sampling
+from kernels import on_gpu, sampling
 from serve.engine.adjust import adjust
 from serve.engine.request import TokenOutput
 from serve.engine.sampling_state import SamplingState
@@ -36,13 +36,13 @@ def sample(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[in
     else:
         tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
         if plain:
-            tokens[plain] = sampling.sample(logits, plain, [states[number].row() for number in plain])
+            tokens[_rows(plain, logits)] = sampling.sample(logits, plain, [states[number].row() for number in plain])
     for rows in _blocks(logits, ruled):
-        theirs = [states[number] for number in rows]
-        changed = logits[rows].to(torch.float32)
+        theirs, places = [states[number] for number in rows], _rows(rows, logits)
+        changed = logits[places].to(torch.float32)
         adjust(changed, theirs, end_tokens)
         settings = [state.row(penalised=False) for state in theirs]
-        tokens[rows] = sampling.sample(changed, range(len(rows)), settings)
+        tokens[places] = sampling.sample(changed, range(len(rows)), settings)
     return token_outputs(logits, tokens.tolist(), [state.params.logprobs for state in states])
 
 
@@ -63,6 +63,11 @@ def _prepare_masks(states: Sequence[SamplingState]) -> None:
             by_kind.setdefault(type(state.mask), []).append(state.mask)
     for kind, masks in by_kind.items():
         kind.prepare(masks)
+
+
+def _rows(rows: list[int], logits: Tensor) -> Tensor:
+    """Numbers of rows: int64 on the logits' device."""
+    return on_gpu.brought(torch.tensor(rows, dtype=torch.int64), logits.device)
 
 
 def _blocks(logits: Tensor, rows: list[int]) -> Iterator[list[int]]:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels import on_gpu
 from serve.api.errors import invalid, shortened
 from serve.api.grammar import json_schema
 from serve.api.grammar.tools import calls_grammar
@@ -38,6 +39,12 @@ _KEPT = 32
 """Compiled grammars: clients mostly ask for the same few."""
 
 INSTALLED = importlib.util.find_spec("llguidance") is not None
+
+
+def apart(words: Tensor) -> Tensor:
+    """The bits of [n] int32, the lowest first: [32 n] bool."""
+    places = torch.arange(32, dtype=torch.int32, device=words.device)
+    return ((words[:, None] >> places) & 1).view(-1).to(torch.bool)
 
 
 class GrammarMask:
@@ -82,14 +89,19 @@ class GrammarMask:
         if self._next is None:
             self.prepare([self])
         assert self._next is not None
-        bits, self._next = np.unpackbits(self._next.view(np.uint8), bitorder="little"), None
-        allowed = torch.zeros(len(logits), dtype=torch.bool)
-        count = min(len(bits), len(logits))
-        allowed[:count] = torch.from_numpy(bits[:count].view(np.bool_))
+        words = np.zeros(-(-len(logits) // 32), dtype=np.int32)
+        count = min(len(words), len(self._next))
+        words[:count], self._next = self._next[:count], None
         if self._matcher.is_error():
             self.error = _reason(self._matcher)
-            allowed[self._end_tokens] = True
-        logits.masked_fill_(~allowed.to(logits.device), -torch.inf)
+            for token in self._end_tokens:
+                words.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
+        if logits.device.type == "cpu":
+            allowed = torch.from_numpy(np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_))
+        else:
+            # Only a bit for each token is brought to a device, which takes them apart.
+            allowed = apart(on_gpu.brought(torch.from_numpy(words), logits.device))
+        logits.masked_fill_(~allowed[: len(logits)], -torch.inf)
 
     def accept(self, token: int) -> None:
         """Go on in the grammar."""

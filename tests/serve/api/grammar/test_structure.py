@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from openai import OpenAI
@@ -52,6 +53,15 @@ def test_a_schema_is_kept_to(seed: int):
     assert set(person) == {"name", "age"}
     assert 0 <= person["age"] <= 99
     assert len(person["name"]) <= 5
+
+
+def test_a_device_is_asked_for_nothing_and_takes_the_bits_apart():
+    """A tensor without values refuses to tell any."""
+    mask = Structures(byte_codec(), (EOS,)).mask("structured_outputs", "regex", "[ab]c")
+    mask.mask(torch.zeros(EOS + 4, device="meta"))
+    words = np.random.default_rng(0).integers(-(2**31), 2**31, 9, dtype=np.int32)
+    want = np.unpackbits(words.view(np.uint8), bitorder="little").astype(bool)
+    assert structure.apart(torch.from_numpy(words)).tolist() == want.tolist()
 
 
 def test_masks_that_are_prepared_together_allow_what_each_does_alone():
