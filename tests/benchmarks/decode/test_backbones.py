@@ -4,9 +4,10 @@ from benchmarks.decode.backbones import measure_backbones
 from tests.benchmarks.decode.test_model import TINY
 
 
-@pytest.mark.parametrize("storage", ["int8", "int4"])
-def test_a_report_has_what_it_promises(tmp_path, storage):
-    report = measure_backbones(tmp_path, TINY, storage, [], 2, lambda _: None)
+@pytest.mark.parametrize(("storage", "kind"), [("int8", "sparse"), ("int4", "low_rank8_int8")])
+def test_a_report_has_what_it_promises(tmp_path, storage, kind):
+    report = measure_backbones(tmp_path, TINY, storage, [], 2, lambda _: None, kind)
+    assert report["experts"] == kind
     assert set(report["backbone_ms"]) == set(report["distinct8"]) == {"bf16", storage}
     assert all(set(found) == {"1", "8"} for found in report["backbone_ms"].values())
     assert set(report["ratio"]) == {"1", "8", "distinct8"}
@@ -18,3 +19,5 @@ def test_a_report_has_what_it_promises(tmp_path, storage):
 def test_refuses_another_storage(tmp_path):
     with pytest.raises(ValueError, match="storage is 'int2'; it must be one of int8, int4"):
         measure_backbones(tmp_path, TINY, "int2", [], 1, lambda _: None)
+    with pytest.raises(ValueError, match="sparse or low_rank8_int8, not lora16"):
+        measure_backbones(tmp_path, TINY, "int8", [], 1, lambda _: None, "lora16")

@@ -68,3 +68,27 @@ def test_a_peer_is_asked_other_prompts_each_time_and_tells_when_tokens_came(llam
     assert [len(times) for times in one.arrivals] == [3, 3]
     assert one.arrivals[0][0] == 1.0 + sum(case.prompts(1000, 0)[0])
     assert other.arrivals[1][2] == 3.0 + sum(case.prompts(1000, 1)[1])
+
+
+def test_peers_with_formats_of_few_bits_run_them_beside_their_own():
+    assert peers.with_quantised(["vllm"]) == ["vllm"]
+    assert peers.with_quantised(["openvino"]) == ["openvino", "openvino-int8", "openvino-int4"]
+    assert peers.with_quantised(["llama.cpp"])[1:] == ["llama.cpp-Q8_0", "llama.cpp-Q4_0", "llama.cpp-Q4_K_M"]
+
+
+def test_a_worker_is_told_its_format(monkeypatch, tmp_path):
+    told = """
+import json, sys
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    count = json.loads(line)["tokens"]
+    print(json.dumps({"arrivals": [[float(sys.argv[-1].removeprefix(PREFIX))] * count]}), flush=True)
+"""
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    monkeypatch.setattr(peers, "prepare", lambda _environment, _say: Path(sys.executable))
+    (tmp_path / "openvino_worker.py").write_text(told.replace("PREFIX", "'int'"))
+    (tmp_path / "llama_worker.py").write_text(told.replace("PREFIX", "'Q8_'"))
+    names = ["openvino-int8", "openvino-int4", "llama.cpp-Q8_0"]
+    with peers.running(names, tmp_path, tmp_path, 1000, 10, lambda _: None) as found:
+        arrivals = {name: found[name](Case("b", (None,), 4), 1).arrivals for name in names}
+    assert arrivals == {"openvino-int8": [[8.0]], "openvino-int4": [[4.0]], "llama.cpp-Q8_0": [[0.0]]}
