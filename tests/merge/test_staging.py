@@ -16,7 +16,7 @@ from merge import run as merging
 from merge.bundle import BundleError, open_bundle
 from merge.bundle import writer as writing
 from merge.run import merge_recipe
-from merge.staging import JOURNAL
+from merge.staging import FLOATS, JOURNAL
 from tests.merge.interrupted import merge_killed
 from tests.merge.tiny import save_fine_tune, save_tiny
 
@@ -162,6 +162,29 @@ def test_a_part_that_was_damaged_is_made_again(
     merge_recipe(recipe, tmp_path / "out", progress=False, resume=True)
     assert cut == ["one", "two"]
     assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_rounded_backbone_is_taken_over_with_the_merge_that_it_was_rounded_from(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damaged: bool
+) -> None:
+    rounded = recipe.with_name("rounded.yml")
+    rounded.write_text(recipe.read_text() + "backbone: {storage: int4}\n")
+    merge_recipe(rounded, tmp_path / "whole", progress=False)
+    interrupted(rounded, tmp_path / "out", monkeypatch, KeyboardInterrupt)
+    left = pose_as_killed(tmp_path / "out")
+    if damaged:
+        file = next((left / FLOATS).glob("*.safetensors"))
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    cut = jobs_done(monkeypatch)
+    capsys.readouterr()
+    merge_recipe(rounded, tmp_path / "out", resume=True)
+    assert cut == ["two"]
+    assert ("backbone: taken over" in capsys.readouterr().err) != damaged
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not (tmp_path / "out" / FLOATS).exists()
 
 
 @pytest.mark.parametrize("change", ["recipe", "input", "journal"])

@@ -74,6 +74,11 @@ def test_refuses_damage_with_the_tensors_name(part: str, damage: object, said: s
     assert NAME in str(error.value)
 
 
+def test_refuses_scales_of_another_group_than_the_configurations() -> None:
+    with pytest.raises(QuantisationError, match=r"weight_scale is .* \[3, 3\]; it must be floating \[3, 2\]"):
+        read_weight(NAME, tensors(INT4).__getitem__, {Scheme(4, 64), INT8})
+
+
 def test_finds_the_quantised_weights() -> None:
     assert stored_parts({*tensors(), "model.norm.weight"}) == {NAME}
     for part in ("_scale", "_shape", "_packed"):
