@@ -8,40 +8,42 @@ its share of the fine-tune's. Full fine-tunes are looked for under `--full`; `py
 With `--storage bf16 int8 int4` every backbone is also rounded. An expert is then cut against the rounded backbone, and
 beside it the one that was cut against the backbone in bfloat16 is put over the rounded one. KL to the fine-tune on the
 fine-tune's replies to held-out requests is measured, too, and the perplexity of the rounded backbone on plain text.
+With `--routed` a router of all the zoo's tasks is trained, and a request that it sends elsewhere counts 0.
 """
 
 import argparse
 import json
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from transformers.utils import logging
 
+from benchmarks.quality.domain import Requests
+from benchmarks.quality.routing import routed
 from benchmarks.zoo.command import Parser, positive
+from benchmarks.zoo.real.backbones import PLAIN, Backbones, Rounded
 from benchmarks.zoo.real.bench import Bench, fine_tunes
 from benchmarks.zoo.real.fidelity import Divergence, Fidelity
-from benchmarks.zoo.real.packing import encode
-from merge.backbone import write_backbone
 from merge.bundle.quantised import SCHEMES
-from merge.check.general import general_reference, plain_text
-from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.check.general import general_reference
+from merge.checkpoint import Checkpoint
 from merge.experts.running import assign, build_model
-from merge.methods import find_method
 from merge.progress import Progress
-from merge.quantised_backbone import fitted_to_inputs, write_quantised
 from serve.demo.zoo.real.base import base_dir, zoo_dir
 from serve.demo.zoo.real.packages import BaseUnavailableError
+from serve.demo.zoo.real.tasks import TASKS
 
 FORMS = ("auto", "low_rank", "both", "sparse")
 BUDGETS = (0.25, 0.5, 1.0, 2.0)
-PLAIN = "bf16"
+
+ROUTED = 64
+"""Training prompts a task that the router learns from."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class Row:
         bytes: per cent that it takes.
         accuracy: of backbone + expert on held-out requests.
         fine_tune: of the fine-tune on the same requests.
-        alone: of the backbone in bfloat16.
+        alone: of the backbone in bfloat16; None with `--storage`.
         divergence: mean KL to the fine-tune on the calibration prompts, nats a token; None without prompts.
         storage: of the backbone.
         cut_against: the storage of the backbone that the expert was cut against.
         kl: KL to the fine-tune on held-out requests, nats a token; None without `--storage`.
+        routed: the accuracy where a request that the router does not send to its expert counts 0; None without
+            `--routed`.
     """
 
     kind: str
@@ -74,11 +78,12 @@ class Row:
     bytes: float
     accuracy: float
     fine_tune: float
-    alone: float
+    alone: float | None
     divergence: float | None
     storage: str = PLAIN
     cut_against: str = PLAIN
     kl: Divergence | None = None
+    routed: float | None = None
 
     def __str__(self) -> str:
         how = f"{self.form} {self.budget:g} % {'with' if self.prompts else 'without'} prompts"
@@ -86,6 +91,8 @@ class Row:
         if self.kl is not None:
             how += f", cut against {self.cut_against} over {self.storage}"
             told += f", KL {self.kl.mean:.4f}, 99 % {self.kl.p99:.4f}"
+        if self.routed is not None:
+            told += f", routed {self.routed:.3f}"
         return f"{self.kind}, {self.backbone}, {self.task}, {how}: {told}"
 
 
@@ -110,75 +117,6 @@ class Refused:
         return f"{self.kind}, {self.backbone}, {self.task}, {self.form} {self.budget:g} %: {self.why}"
 
 
-@dataclass(frozen=True)
-class Rounded:
-    """A backbone in few bits beside the same one in bfloat16.
-
-    Attributes:
-        kind: `lora` or `full`, of the fine-tunes.
-        backbone: `base` or `linear`.
-        storage: `int8` or `int4`.
-        prompts: whether 4 bits were fitted to what the layers read on the tasks' prompts.
-        perplexity_ratio: on plain text.
-        divergence: mean KL on the unrounded backbone's replies to general questions, nats a token.
-    """
-
-    kind: str
-    backbone: str
-    storage: str
-    prompts: bool
-    perplexity_ratio: float
-    divergence: float
-
-
-class Backbones:
-    """Backbones in every storage, in directories that are removed with the block."""
-
-    def __init__(self, stack: ExitStack, bench: Bench, tunes: Mapping[str, Checkpoint]) -> None:
-        """Take what they are made of."""
-        self._stack, self._bench, self._tunes = stack, bench, tunes
-        self._made: dict[tuple[str, str, bool], Checkpoint] = {}
-
-    def __call__(self, name: str, storage: str = PLAIN, prompts: bool = False) -> Checkpoint:
-        """The backbone `base` or `linear` in a storage, as a recipe with or without prompts has it."""
-        key = (name, storage, prompts and storage == "int4")
-        if key not in self._made:
-            self._made[key] = self._make(*key)
-        return self._made[key]
-
-    def _make(self, name: str, storage: str, prompts: bool) -> Checkpoint:
-        if storage == PLAIN and name == "base":
-            return self._bench.base
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        if storage == PLAIN:
-            self._merge(directory)
-        else:
-            floats = self.floats(name)
-            fitted = fitted_to_inputs(floats, storage, self._read()) if prompts else None
-            write_quantised(directory, floats, storage, torch.bfloat16, fitted=fitted)
-        return open_checkpoint(directory)
-
-    def _read(self) -> list[list[int]]:
-        bench = self._bench
-        examples = [example for task in self._tunes for example in bench.requests(task, "calibration")]
-        return [*plain_text(bench.base), *(list(encode(bench.tokenizer, example)[0]) for example in examples)]
-
-    def floats(self, name: str) -> Checkpoint:
-        """A backbone as it was merged, in float32."""
-        if name == "base":
-            return self._bench.base
-        if (name, "", False) not in self._made:
-            directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-            self._merge(directory, torch.float32)
-            self._made[name, "", False] = open_checkpoint(directory)
-        return self._made[name, "", False]
-
-    def _merge(self, directory: Path, dtype: torch.dtype | None = None) -> None:
-        method = find_method("linear")
-        bound = method.bind(method.parameters(), {})
-        write_backbone(directory, self._bench.base, self._tunes, bound, out_dtype=dtype)
-
-
 def measure(
     bench: Bench, kind: str, tunes: Mapping[str, Checkpoint], options: argparse.Namespace, backbones: Backbones
 ) -> Iterator[Row | Refused]:
@@ -191,6 +129,7 @@ def measure(
     ]
     storages: Sequence[str] = options.storage or (PLAIN,)
     fidelity = Fidelity(bench) if options.storage else None
+    chosen = routes(bench, tunes) if options.routed else None
     with Progress(not options.quiet).stage(
         f"{kind} experts", len(options.backbones) * len(tunes) * len(plans)
     ) as shown:
@@ -198,10 +137,11 @@ def measure(
             tuned = bench.score(fine_tune, task)
             reference = fidelity and fidelity.reference(fine_tune, task)
             for name in options.backbones:
-                alone = bench.score(backbones(name), task)
+                alone = None if options.storage else bench.score(backbones(name), task)
                 for form, budget, prompts in plans:
                     settings = {"form": form, "budget": budget / 100}
                     asked = (kind, name, task, form, budget, prompts)
+                    known: list[Row] = []
                     for against in storages:
                         merged = None if against == PLAIN else backbones.floats(name)
                         try:
@@ -212,11 +152,31 @@ def measure(
                             yield Refused(*asked, str(error))
                             continue
                         for storage in storages if against == PLAIN else (against,):
+                            same = next((row for row in known if row.storage == storage), None)
+                            if same is not None and expert.metadata.get("selection") == "whole":
+                                # A LoRA that is kept whole is the same one over every backbone.
+                                yield replace(same, divergence=divergence, cut_against=against)
+                                continue
                             backbone = backbones(name, storage, prompts)
-                            right = bench.score(backbone, task, expert)
+                            marks = bench.marks(backbone, task, expert)
                             kl = fidelity.divergence(reference, backbone, expert) if fidelity and reference else None
-                            yield Row(*asked, 100 * size, right, tuned, alone, divergence, storage, against, kl)
+                            kept = chosen and fmean(map(prod, zip(marks, chosen[task], strict=True)))
+                            row = Row(
+                                *asked, 100 * size, fmean(marks), tuned, alone, divergence, storage, against, kl, kept
+                            )
+                            known.append(row)
+                            yield row
                     shown()
+
+
+def routes(bench: Bench, tasks: Iterable[str]) -> dict[str, list[bool]]:
+    """Whether a router of all the zoo's tasks sends the held-out requests of some of them to their own expert."""
+    train = {
+        task.name: [example.prompt for example in bench.requests(task.name, "calibration", ROUTED)] for task in TASKS
+    }
+    test = {task: [example.prompt for example in bench.requests(task)] for task in tasks}
+    found = routed(Requests(train, test, ()))
+    return {task: [choice == task for choice in choices] for task, choices in found.chosen.items()}
 
 
 def rounded(bench: Bench, kind: str, options: argparse.Namespace, backbones: Backbones) -> Iterator[Rounded]:
@@ -255,11 +215,17 @@ def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "accuracy": round(found, 4),
                 "fine_tune": round(reference, 4),
                 "share": round(found / reference, 4) if reference else None,
-                "alone": round(fmean(row.alone for row in chosen), 4),
+                **_averages("alone", [row.alone for row in chosen]),
+                **_averages("routed", [row.routed for row in chosen]),
                 **_divergences([row.kl for row in chosen if row.kl is not None]),
             }
         )
     return lines
+
+
+def _averages(name: str, found: Sequence[float | None]) -> dict[str, float]:
+    known = [value for value in found if value is not None]
+    return {name: round(fmean(known), 4)} if known else {}
 
 
 def _divergences(found: Sequence[Divergence]) -> dict[str, float]:
@@ -285,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--storage", nargs="+", choices=(PLAIN, *SCHEMES), help="of backbones; KL to the fine-tunes is measured, too"
     )
+    parser.add_argument("--routed", action="store_true", help="also train a router, and count what it sends elsewhere")
     parser.add_argument("--requests", type=positive, default=60, help="held-out requests a task (default 60)")
     parser.add_argument("--seed", type=int, default=1, help="of the requests and prompts (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")

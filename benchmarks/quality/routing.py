@@ -43,7 +43,7 @@ def measure_routing(domain: Routable, store: Store, seed: int) -> Routing | None
 
     def compute() -> dict[str, Any] | None:
         requests = domain.requests(seed)
-        return None if requests is None else asdict(_measured(requests))
+        return None if requests is None else asdict(routed(requests))
 
     found = store.result(key, compute)
     return None if found is None else Routing(**found)
@@ -63,7 +63,8 @@ def routed_accuracy(routing: Routing, expert: Cell, backbone: Cell) -> dict[str,
     return found
 
 
-def _measured(requests: Requests) -> Routing:
+def routed(requests: Requests) -> Routing:
+    """Train a router and put unseen requests to it."""
     router = Router(train_router(requests.train))
     chosen: dict[str, list[str]] = {}
     best, right, seconds = [], [], []

@@ -1,11 +1,15 @@
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from benchmarks.experts_real import Row, main, table
+from benchmarks.experts_real import Row, main, routes, table
+from benchmarks.quality.domain import Requests
 from benchmarks.zoo.real.fidelity import Divergence
 from serve.demo.zoo.real.task import Content, RealTask
+from serve.demo.zoo.real.tasks import TASKS
+from serve.demo.zoo.task import Example
 from tests.merge.tiny import save_fine_tune, save_tiny
 
 
@@ -123,3 +127,35 @@ def test_with_prompts_four_bits_are_fitted_to_them(
     plain, fitted = found["rounded"]
     assert (plain["prompts"], fitted["prompts"]) == (False, True)
     assert fitted["divergence"] < plain["divergence"]
+
+
+def test_routed_accuracy_counts_the_requests_that_reach_their_expert(
+    fine_tunes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.experts_real.routes", lambda *_: {"tiny": [True, False]})
+    monkeypatch.setattr("benchmarks.zoo.real.bench.marks", lambda *_: [0.5, 1.0])
+    main([
+        "--kinds", "full", "--full", str(fine_tunes), "--forms", "low_rank", "--budgets", "20", "--backbones", "base",
+        "--prompts", "without", "--requests", "2", "--routed", "--quiet", "--json",
+    ])  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    (row,) = found["rows"]
+    assert (row["accuracy"], row["routed"], found["summary"][0]["routed"]) == (0.75, 0.25, 0.25)
+
+
+class _Chosen(NamedTuple):
+    chosen: dict[str, list[str]]
+
+
+def test_routes_are_right_where_a_request_goes_to_its_own_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked:
+        def requests(self, task: str, part: str = "test", count: int | None = None) -> list[Example]:
+            return [Example(f"{task} {part} {number}", "") for number in range(count or 3)]
+
+    def routed(requests: Requests) -> _Chosen:
+        assert set(requests.train) == {task.name for task in TASKS}
+        assert requests.test == {"sql": ["sql test 0", "sql test 1", "sql test 2"]}
+        return _Chosen({"sql": ["sql", "", "dates"]})
+
+    monkeypatch.setattr("benchmarks.experts_real.routed", routed)
+    assert routes(Asked(), ["sql"]) == {"sql": [True, False, False]}  # type: ignore[arg-type]

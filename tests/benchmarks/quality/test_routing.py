@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.quality.domain import Requests
-from benchmarks.quality.routing import Routing, _measured, routed_accuracy
+from benchmarks.quality.routing import Routing, routed, routed_accuracy
 from benchmarks.quality.table import Cell
 from merge.router.quality import area_under_curve, calibration_error
 
@@ -34,7 +34,7 @@ def test_a_router_of_clear_tasks_is_right_and_knows_strangers() -> None:
         {"sums": numbers[12:], "animals": animals[10:]},
         ["Xylophones quietly zigzag", "Ruby mountains overlook jars"],
     )
-    found = _measured(requests)
+    found = routed(requests)
     assert found.accuracy == 1
     assert found.auroc == 1
     assert found.ece_with_foreign is not None
