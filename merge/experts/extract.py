@@ -15,10 +15,10 @@ from merge.experts.config import FACTORS
 from merge.experts.distill import Settings, Target, distill, divergence, targets
 from merge.experts.factored import Parts, choose_parts
 from merge.experts.grams import Gram, input_grams
-from merge.experts.lora import lora_parts, rounded_parts, why_no_lora
+from merge.experts.lora import lora_parts, rounded_parts, whole_directions, why_no_lora
 from merge.experts.mapped import mapped
 from merge.experts.packing import packed_batches
-from merge.experts.placed import Values
+from merge.experts.placed import Product, Values
 from merge.experts.refit import as_read, refit
 from merge.experts.running import assign
 from merge.experts.sources import Calibration, Cut, Sources
@@ -78,7 +78,7 @@ def cut_expert(
     config = sources.config
     if calibration is None and config.needs_prompts:
         raise ValueError(f"expert {name!r} cannot be cut without calibration prompts as its settings ask")
-    whole = cut_whole(name, fine_tune, sources)
+    whole = cut_whole(name, fine_tune, sources, calibration is not None)
     if whole is not None:
         return whole
     dense = _dense(fine_tune, sources)
@@ -115,16 +115,18 @@ def _sparse(
     return Cut(expert, (lesson.before, after), _said(sources, factor), lesson.empty)
 
 
-def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources) -> Cut | None:
+def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources, prompted: bool = False) -> Cut | None:
     """An expert that is its fine-tune's LoRA with all its directions; prompts could add nothing to it.
 
     `form: lora` keeps the factors as they are. `auto` does so where that fits into the budget, else it rounds them to
-    the storage of experts where that fits.
+    the storage of experts where that fits. Over a backbone of 4 bits prompts do add something: distillation lets the
+    LoRA's directions repair what rounding did to the task.
 
     Args:
         name: the expert's name.
         fine_tune: θ_k.
         sources: base, stored backbone and settings.
+        prompted: whether there are calibration prompts.
 
     Returns:
         None where the expert is to be cut otherwise.
@@ -133,7 +135,7 @@ def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources) -> Cut | None:
         ValueError: the configuration asks for the fine-tune's LoRA and the expert cannot be that.
     """
     config = sources.config
-    if config.form not in {"auto", "lora"}:
+    if config.form not in {"auto", "lora"} or (prompted and _repairs(sources)):
         return None
     reason = why_no_lora(sources.base, fine_tune)
     lora = None if reason else lora_parts(fine_tune, sources)
@@ -194,16 +196,12 @@ def _factored(
         parts = choose_parts(fine_tune, sources, room, advance=advance)
         return Cut(_expert(name, sources, parts.values, dense, parts.rounded(sources), metadata), None)
     student, batches, teacher = calibration.student, lesson.batches, lesson.teacher
-    changed: list[str] = []
-    if config.selection == "activation":
-        changed = [key for key in sources.weights() if bool(sources.lacking(fine_tune, key).any())]
-
-    def grams() -> Iterable[Gram]:
-        return input_grams(calibration.fine_tune, batches, changed) if changed else ()
-
-    parts = choose_parts(fine_tune, sources, room, grams, advance)
-    if config.selection == "activation":
-        parts = refit(calibration, batches, fine_tune, sources, parts, dense)
+    own = _own_directions(fine_tune, sources, room) if _repairs(sources) else None
+    if own is not None:
+        parts = own
+        metadata["selection"] = "distilled"
+    else:
+        parts = _chosen(fine_tune, sources, calibration, batches, dense, room, advance)
     both = parts.values | dense
     if config.distill:
         settings = Settings(config.distill, rate=FACTOR_RATE, seed=config.seed, storage=config.storage)
@@ -216,6 +214,41 @@ def _factored(
     after = divergence(student, both, lesson.scored, lesson.expected, read)
     expert = _expert(name, sources, parts.values, dense, low_rank, metadata)
     return Cut(expert, (lesson.before, after), None, lesson.empty)
+
+
+def _chosen(
+    fine_tune: Checkpoint,
+    sources: Sources,
+    calibration: Calibration,
+    batches: Sequence[Batch],
+    dense: dict[str, Values],
+    room: int,
+    advance: Callable[[], None],
+) -> Parts:
+    """Parts that are chosen, and fitted to what layers read where the configuration asks for it."""
+    activation = sources.config.selection == "activation"
+    changed = [key for key in sources.weights() if activation and bool(sources.lacking(fine_tune, key).any())]
+
+    def grams() -> Iterable[Gram]:
+        return input_grams(calibration.fine_tune, batches, changed) if changed else ()
+
+    parts = choose_parts(fine_tune, sources, room, grams, advance)
+    return refit(calibration, batches, fine_tune, sources, parts, dense) if activation else parts
+
+
+def _repairs(sources: Sources) -> bool:
+    """Whether a LoRA's own directions are distilled over a backbone of 4 bits.
+
+    Parts that are fitted layer by layer to the errors of rounding, in place of the LoRA's directions, were worse.
+    """
+    return sources.is_coarse and sources.config.form == "auto" and bool(sources.config.distill)
+
+
+def _own_directions(fine_tune: Checkpoint, sources: Sources, room: int) -> Parts | None:
+    """The LoRA's directions, as they are; None where the fine-tune has none that fit."""
+    lora = lora_parts(fine_tune, sources)
+    whole = None if lora is None else whole_directions(lora, sources.config.storage, room)
+    return None if whole is None else Parts({}, {name: Product(best.b, best.a) for name, best in whole.items()})
 
 
 FACTOR_RATE = 3e-4

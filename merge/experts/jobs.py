@@ -109,7 +109,7 @@ class ExpertReport:
 
 def run_job(job: Job) -> ExpertReport:
     """Cut an expert and write its file."""
-    whole = cut_whole(job.name, job.fine_tune, job.sources)
+    whole = cut_whole(job.name, job.fine_tune, job.sources, job.prompts is not None)
     if whole is not None:  # no model is built
         write_expert(job.target, replace(whole.expert, settings=job.settings))
         return _report(whole, job, expert_bytes(job.target))

@@ -6,7 +6,7 @@ import torch
 
 from merge.bundle import LowRankDelta
 from merge.checkpoint import Checkpoint
-from merge.experts.low_rank import MOST_RANK, direction_bytes, directions, stored
+from merge.experts.low_rank import MOST_RANK, Directions, direction_bytes, directions, stored
 from merge.experts.sources import Sources
 from merge.experts.storage import Storage
 from merge.lora import AdaptedCheckpoint
@@ -81,15 +81,13 @@ def lora_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelt
     return parts
 
 
-def rounded_parts(own: Mapping[str, LowRankDelta], storage: Storage, room: int) -> dict[str, LowRankDelta] | None:
-    """A LoRA with all its directions, its factors in the storage of experts.
-
-    Nothing but the rounding of the factors is lost, so there is nothing that could be fitted to prompts.
+def whole_directions(own: Mapping[str, LowRankDelta], storage: Storage, room: int) -> dict[str, Directions] | None:
+    """All directions of a LoRA, float32.
 
     Args:
         own: `lora_parts`.
-        storage: of the factors.
-        room: bytes that the parts may take.
+        storage: of the factors in the expert's file.
+        room: bytes that they may take there.
 
     Returns:
         By weight. None where they take more, and where a rank is above `MOST_RANK`.
@@ -101,7 +99,19 @@ def rounded_parts(own: Mapping[str, LowRankDelta], storage: Storage, room: int) 
         name: directions(Factors(part.b.float() * part.scale.float(), part.a.float()), MOST_RANK)
         for name, part in own.items()
     }
-    return {name: stored(best.b, best.a, storage) for name, best in found.items() if len(best.a)}
+    return {name: best for name, best in found.items() if len(best.a)}
+
+
+def rounded_parts(own: Mapping[str, LowRankDelta], storage: Storage, room: int) -> dict[str, LowRankDelta] | None:
+    """A LoRA with all its directions, its factors in the storage of experts.
+
+    Nothing but the rounding of the factors is lost, so there is nothing that could be fitted to prompts.
+
+    Args, returns:
+        As for `whole_directions`.
+    """
+    found = whole_directions(own, storage, room)
+    return None if found is None else {name: stored(best.b, best.a, storage) for name, best in found.items()}
 
 
 def _on_base(sources: Sources) -> bool:

@@ -74,6 +74,11 @@ class Sources:
         """Entries kept of a row: max(1, round(density · columns)), so the true density is k / columns."""
         return max(1, round(self.density * columns))
 
+    @cached_property
+    def is_coarse(self) -> bool:
+        """Whether the stored backbone has weights in 4 bits, whose rounding changes what a fine-tune answers."""
+        return any(scheme.bits == 4 for weight in self.backbone.quantised.values() for scheme in weight.schemes)
+
     def lacking(self, fine_tune: Checkpoint, name: str) -> Tensor:
         """What an expert shall add to one tensor of the stored backbone: θ_k − θ_m, float32."""
         return difference(fine_tune, self.backbone, name)

@@ -266,6 +266,47 @@ class TestOverARoundedBackbone:
         assert expert.metadata == {"form": "lora"}
         assert set(expert.low_rank) == {f"{Q}.weight"}
 
+    def test_with_prompts_its_own_directions_are_distilled(
+        self, given: tuple[Sources, Checkpoint], calibration: Calibration, tmp_path: Path
+    ) -> None:
+        sources, lora = given
+        whole, distilled, still = (
+            replace(sources, config=ExpertConfig(form="auto", budget=0.5, distill=steps).resolved(calibrated=True))
+            for steps in (0, 100, 1)
+        )
+        kept = cut_expert("lora", lora, whole, calibration)
+        assert kept.divergence is None, "without steps the LoRA stays as it is"
+        cut = cut_expert("lora", lora, distilled, calibration)
+        assert cut.expert.metadata["selection"] == "distilled"
+        assert {name: part.rank for name, part in cut.expert.low_rank.items()} == {f"{Q}.weight": 4}
+        assert cut.divergence is not None
+        prompts = Prompts(tuple(map(tuple, PROMPTS)), 4)
+        job = Job("lora", lora, still, prompts, 1.0, tmp_path / "lora.safetensors")
+        assert run_job(job).divergence is not None
+        student, _ = calibration.student, assign(calibration.fine_tune, lora)
+        replies = continue_greedily(calibration.fine_tune, PROMPTS, 4, {2})
+        batches = make_batches(PROMPTS, replies, 8)
+        expected = targets(calibration.fine_tune, batches)
+        assign(student, sources.backbone)
+        left = [
+            divergence(student, {}, batches, expected, {k: as_read(part) for k, part in expert.low_rank.items()})
+            for expert in (kept.expert, cut.expert)
+        ]
+        assert left[1] < 0.97 * left[0]
+
+    def test_over_eight_bits_prompts_change_nothing(
+        self, world: World, given: tuple[Sources, Checkpoint], tmp_path: Path
+    ) -> None:
+        _, lora = given
+        (tmp_path / "eight").mkdir()
+        write_quantised(tmp_path / "eight", world.base, "int8", torch.bfloat16)
+        config = ExpertConfig(form="auto", budget=0.5).resolved(calibrated=True)
+        backbone = open_checkpoint(tmp_path / "eight")
+        eight = Sources(world.base, backbone, backbone_digest(backbone.path), config, world.base)
+        assert cut_whole("lora", lora, eight, prompted=True) is not None
+        assert cut_whole("lora", lora, replace(given[0], config=config), prompted=True) is None
+        assert cut_whole("lora", lora, replace(given[0], config=config)) is not None
+
     def test_entries_beside_them_take_their_numbers_from_what_is_lacking(
         self, world: World, given: tuple[Sources, Checkpoint]
     ) -> None:
