@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kernels import on_gpu
 from kernels.compiled import TYPES, Arguments, QuantisedView, library
 from kernels.expert_linear.bank import ROW_BLOCK
 
@@ -151,6 +152,11 @@ class PackedWeight:
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """The whole weight, `[N, K]`: products in fp32, rounded once."""
+        if on_gpu.runs_triton(self.data):
+            # Triton is optional, and takes a second to import.
+            from kernels.expert_linear.unpack_triton import unpacked_triton
+
+            return unpacked_triton(self, dtype)
         kernels = library() if self.device.type == "cpu" else None
         if kernels is None or dtype not in {torch.bfloat16, torch.float32}:
             return self.rows(torch.arange(self.out_features, device=self.device)).to(dtype)

@@ -21,7 +21,7 @@ class EngineConfig:
     """"auto": as the checkpoint is stored."""
     quantization: str | None = setting(
         None,
-        "int8 or int4: round the weights of an unquantised model to 8 or 4 bits at load, on a CPU. "
+        "int8 or int4: round the weights of an unquantised model to 8 or 4 bits at load. "
         "Embeddings and the head get 8 bits.",
         words=QUANTIZATIONS,
     )

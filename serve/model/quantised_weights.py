@@ -1,7 +1,7 @@
 """Reading weights of 8 or 4 bits into a decoder, stored so or rounded as they are read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,6 +108,7 @@ class QuantisedReader:
             stacked.setdefault(placement.part, []).append((name, placement))
         self._dtype = decoder.dtype
         packed = {part for part, members in stacked.items() if packs and self._packs(part, members)}
+        _give_back(packed, decoder.device)
         hold_together([part.tensor for part in stacked if part not in packed])
         for part, members in stacked.items():
             if part not in packed:
@@ -116,8 +117,10 @@ class QuantisedReader:
                     placement.target.copy_(found.dequantised() if isinstance(found, QuantisedWeight) else found)
                 continue
             assert isinstance(part.layer, Linear)
-            part.layer.weight = self._stack([(name, self._read(name, placement)) for name, placement in members])
-        _move([part.layer for part in packed if isinstance(part.layer, Linear)])
+            weight = self._stack([(name, self._read(name, placement)) for name, placement in members])
+            part.layer.weight = weight.to(decoder.device)
+        if decoder.device.type == "cpu":
+            _move([part.layer for part in packed if isinstance(part.layer, Linear)])
 
     def _packs(self, part: Part, members: Sequence[tuple[str, Placement]]) -> bool:
         if not isinstance(part.layer, Linear) or isinstance(part.layer, Router) or part.kind == "bias":
@@ -178,6 +181,16 @@ def _by_group(weight: QuantisedWeight) -> Tensor:
     groups = -(-weight.shape[1] // GROUP)
     repeats = groups if weight.scheme.group is None else weight.scheme.group // GROUP
     return weight.scale.repeat_interleave(repeats, 1)[:, :groups]
+
+
+def _give_back(parts: Collection[Part], device: torch.device) -> None:
+    """Free the memory that a GPU holds for weights which are packed instead."""
+    if device.type == "cpu":
+        return  # pages that nothing was written to take no memory
+    for part in parts:
+        part.layer.weight = part.tensor.new_empty(part.tensor.shape, device="meta")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _move(layers: Sequence[Linear]) -> None:

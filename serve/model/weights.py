@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from kernels import on_gpu
 from merge.bundle import BundleError, model_shards, open_shard
 from serve.model.decoder import Decoder
 from serve.model.errors import ModelError
@@ -28,7 +29,7 @@ def load_model(
         device: where the weights go.
         max_positions: longest sequence that will be computed; None: what the model was made for.
         quantisation: int8 or int4: round weights to so many bits as they are read (embeddings and the head to 8); on a
-            CPU, in bfloat16 or float32. None: as stored.
+            CPU, in bfloat16 or float32, or on a GPU with Triton. None: as stored.
 
     Raises:
         ModelError: another architecture; a tensor that is missing, unknown, damaged or of another shape (named); no
@@ -50,13 +51,13 @@ def load_model(
 
 
 def _load_quantised(directory: Path, decoder: Decoder, stored: Stored, quantisation: str | None) -> Decoder:
-    packs = decoder.device.type == "cpu" and decoder.dtype in {torch.bfloat16, torch.float32}
     if quantisation is not None and stored.schemes:
         raise ModelError(f"{directory} is quantised already: serve it without a quantization")
+    packs = _packs(decoder)
     if quantisation is not None and not packs:
         raise ModelError(
-            f"quantization {quantisation} is for a CPU, in bfloat16 or float32; this model runs in "
-            f"{str(decoder.dtype).removeprefix('torch.')} on {decoder.device}"
+            f"quantization {quantisation} is for a CPU, in bfloat16 or float32, or a GPU with Triton (pip install "
+            f"'.[gpu]'); this model runs in {str(decoder.dtype).removeprefix('torch.')} on {decoder.device}"
         )
     reader = QuantisedReader(_shards(directory), stored, quantisation)
     names = {name for name in reader.names if not _is_derived(name, decoder)}
@@ -65,6 +66,13 @@ def _load_quantised(directory: Path, decoder: Decoder, stored: Stored, quantisat
     _check_complete(directory, decoder.placements.keys() - names)
     reader.load(decoder, packs)
     return decoder
+
+
+def _packs(decoder: Decoder) -> bool:
+    """Whether there are kernels for weights in few bits, on the decoder's device and in its dtype."""
+    if on_gpu.runs_triton(decoder.norm.weight):
+        return True
+    return decoder.device.type == "cpu" and decoder.dtype in {torch.bfloat16, torch.float32}
 
 
 def _check_complete(directory: Path, missing: Set[str]) -> None:

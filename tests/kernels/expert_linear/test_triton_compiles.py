@@ -13,12 +13,12 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kernels.expert_linear import packed_triton
+from kernels.expert_linear import packed_triton, unpack_triton
 from kernels.expert_linear.low_rank_triton import shrink_kernel
 from kernels.expert_linear.residual_triton import residual_kernel
 
 TYPES = {
-    **dict.fromkeys(("x", "bias", "y"), "*bf16"),
+    **dict.fromkeys(("x", "bias", "y", "out"), "*bf16"),
     **dict.fromkeys(("a", "b", "value"), "*i8"),
     "index": "*u16",
     **dict.fromkeys(("scale", "row_scale", "u", "sums", "gate"), "*fp32"),
@@ -29,6 +29,7 @@ TILES = {"ROWS": 32, "COLUMNS": 128, "RANKS": 16, "TOKENS": 16, "SPLITS": 4, "WO
 FLAGS = {"HAS_BIAS": True, "FIRST": False, "LAST": True, "WIDEN": False, "HAS_ONTO": True}
 FLAGS |= {"SPARSE": True, "SHRINKS": True, "HAS_SCALE": True, "UNROLL": 8}
 PACKED = {packed_triton.packed_kernel_8: "*fp32", packed_triton.packed_kernel_4: "*bf16"}
+PACKED |= {unpack_triton.unpack_kernel_8: "*fp32", unpack_triton.unpack_kernel_4: "*bf16"}
 for kernel in (shrink_kernel, residual_kernel, *PACKED):
     types = {**TYPES, "data": "*u8", "scale": PACKED.get(kernel, TYPES["scale"])}
     constants = {name: value for name, value in {**TILES, **FLAGS}.items() if name in kernel.arg_names}
@@ -41,5 +42,6 @@ for kernel in (shrink_kernel, residual_kernel, *PACKED):
 def test_kernels_compile_without_a_gpu() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True)
-    names = ("shrink_kernel", "residual_kernel", "packed_kernel_8", "packed_kernel_4")
+    packed = ("packed_kernel_8", "packed_kernel_4", "unpack_kernel_8", "unpack_kernel_4")
+    names = ("shrink_kernel", "residual_kernel", *packed)
     assert ran.stdout.split() == [word for name in names for word in (name, "True")]

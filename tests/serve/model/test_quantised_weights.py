@@ -144,6 +144,16 @@ def test_damage_is_refused_with_the_tensors_name(directory: Path) -> None:
         load_model(directory)
 
 
+def test_a_group_size_that_the_scales_do_not_have_is_refused(directory: Path) -> None:
+    compress(directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = 64
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"proj\.weight_scale is .* \[\d+, 2\]; it must be floating \[\d+, 1\]"):
+        load_model(directory)
+
+
 @pytest.mark.parametrize("quantisation", [None, "int8"])
 def test_values_that_are_not_finite_cannot_be_rounded(directory: Path, quantisation: str | None) -> None:
     if quantisation is None:
@@ -157,7 +167,9 @@ def test_values_that_are_not_finite_cannot_be_rounded(directory: Path, quantisat
 
 
 def test_refuses_what_cannot_be_quantised(directory: Path) -> None:
-    with pytest.raises(ModelError, match="int8 is for a CPU, in bfloat16 or float32; this model runs in float16"):
+    with pytest.raises(
+        ModelError, match="int8 is for a CPU, in bfloat16 or float32, or a GPU with Triton .* runs in float16 on cpu"
+    ):
         load_model(directory, torch.float16, quantisation="int8")
     compress(directory)
     with pytest.raises(ModelError, match="quantised already"):
