@@ -160,7 +160,7 @@ def measure(
                             backbone = backbones(name, storage, prompts)
                             marks = bench.marks(backbone, task, expert)
                             kl = fidelity.divergence(reference, backbone, expert) if fidelity and reference else None
-                            kept = chosen and fmean(map(prod, zip(marks, chosen[task], strict=True)))
+                            kept = fmean(map(prod, zip(marks, chosen[task], strict=True))) if chosen else None
                             row = Row(
                                 *asked, 100 * size, fmean(marks), tuned, alone, divergence, storage, against, kl, kept
                             )

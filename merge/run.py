@@ -28,11 +28,12 @@ from merge.experts import (
     run_jobs,
     usual_workers,
 )
+from merge.experts.running import build_model, end_tokens, load_tokenizer
 from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge_frank_wolfe
 from merge.guard import Abilities, base_abilities, elsewhere_notes, experts_elsewhere, general_notes
 from merge.methods import BoundMethod
 from merge.progress import Progress
-from merge.quantised_backbone import fitted_to_inputs, write_quantised
+from merge.quantised_backbone import continued, fitted_to_inputs, write_quantised
 from merge.ray_pool import RayPool
 from merge.router import read_foreign, train_router
 from merge.scale import ScaleChoice, ScalePoint, choose_scale
@@ -215,12 +216,26 @@ def _merge_backbone(
 
 
 def _round_backbone(inputs: Inputs, floats: Checkpoint, directory: Path, storage: str, dtype: torch.dtype) -> None:
-    """Round the merge; to 4 bits by what its layers read on the recipe's calibration prompts and on plain text."""
+    """Round the merge; to 4 bits by what its layers read on plain text and on the tasks' prompts with their replies."""
     fitted = None
-    prompts = [prompt for task in inputs.calibration_tokens()[0].values() for prompt in task]
-    if prompts and storage == "int4" and not too_large(inputs.base):
-        fitted = fitted_to_inputs(floats, storage, [*plain_text(inputs.base), *prompts])
+    read = _answered_prompts(inputs) if storage == "int4" and not too_large(inputs.base) else []
+    if read:
+        fitted = fitted_to_inputs(floats, storage, [*plain_text(inputs.base), *read])
     write_quantised(directory, floats, storage, dtype, inputs.recipe.out_shard_size, fitted)
+
+
+def _answered_prompts(inputs: Inputs) -> list[list[int]]:
+    """The calibration prompts of all tasks, each with its fine-tune's reply; none without a calibration."""
+    calibration = inputs.recipe.calibration
+    if calibration is None:
+        return []
+    usual = end_tokens(build_model(inputs.base.path, empty=True), load_tokenizer(inputs.base.path))
+    found = []
+    for task, prompts in inputs.calibration_tokens()[0].items():
+        own = inputs.own_settings[task].end_tokens
+        ends = usual if own is None else frozenset(own)
+        found += continued(inputs.base, inputs.fine_tunes[task], prompts, calibration.answer_tokens, ends)
+    return found
 
 
 def _usual_dtype(base: Checkpoint) -> torch.dtype:

@@ -6,12 +6,13 @@ import torch
 
 from kernels.expert_linear import PackedWeight
 from merge.bundle import open_bundle
-from merge.bundle.quantised import is_embedding, quantise, scheme_of
+from merge.bundle.quantised import QuantisedWeight, is_embedding, quantise, scheme_of
 from merge.check import CheckError
-from merge.checkpoint import open_checkpoint
+from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.experts.calibration import continue_greedily
 from merge.experts.running import assign, build_model
 from merge.export import export_dense
-from merge.quantised_backbone import write_quantised
+from merge.quantised_backbone import fitted_to_inputs, write_quantised
 from merge.recipe import load_recipe
 from merge.run import merge_recipe
 from serve.model import load_model
@@ -91,7 +92,16 @@ def test_entries_are_ranked_by_the_task_vector(inputs: Path, tmp_path: Path) -> 
     torch.testing.assert_close(expert.sparse[name].numbers, want, atol=0.01 * float(want.abs().max()), rtol=0.02)
 
 
-def test_with_prompts_four_bits_are_fitted_to_what_layers_read(inputs: Path, tmp_path: Path) -> None:
+def test_with_prompts_four_bits_are_fitted_to_what_layers_read(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+
+    def watched(merged: Checkpoint, storage: str, sequences: list[list[int]]) -> dict[str, QuantisedWeight]:
+        read.extend(sequences)
+        return fitted_to_inputs(merged, storage, sequences)
+
+    monkeypatch.setattr("merge.run.fitted_to_inputs", watched)
     lines = [{"task": task, "prompt": f"{task} {i} is: "} for task in ("one", "two") for i in range(6)]
     (inputs / "prompts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     calibration = {"file": "prompts.jsonl", "per_task": 6, "answer_tokens": 2}
@@ -108,6 +118,10 @@ def test_with_prompts_four_bits_are_fitted_to_what_layers_read(inputs: Path, tmp
         assign(model, checkpoint)
         logits.append(model(input_ids=ids).logits.clone())
     assert (logits[1] - logits[0]).norm() < (logits[2] - logits[0]).norm()
+    # The last prompts are those of `two`, each with the reply of that fine-tune.
+    assign(model, open_checkpoint(inputs / "two"))
+    replies = continue_greedily(model, [sequence[:-2] for sequence in read[-6:]], 2, {2})
+    assert [sequence[-2:] for sequence in read[-6:]] == replies
 
 
 def test_shards_hold_the_same_weights(inputs: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from merge.backbone import write_backbone
 from merge.check.general import plain_text
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.methods import find_method
-from merge.quantised_backbone import fitted_to_inputs, write_quantised
+from merge.quantised_backbone import continued, fitted_to_inputs, write_quantised
+from serve.demo.zoo.real.tasks import find_task
 
 PLAIN = "bf16"
 
@@ -27,7 +28,7 @@ class Rounded:
         kind: `lora` or `full`, of the fine-tunes.
         backbone: `base` or `linear`.
         storage: `int8` or `int4`.
-        prompts: whether 4 bits were fitted to what the layers read on the tasks' prompts.
+        prompts: whether 4 bits were fitted to what the layers read on the tasks' prompts and the fine-tunes' replies.
         perplexity_ratio: on plain text.
         divergence: mean KL on the unrounded backbone's replies to general questions, nats a token.
     """
@@ -68,9 +69,12 @@ class Backbones:
         return open_checkpoint(directory)
 
     def _read(self) -> list[list[int]]:
-        bench = self._bench
-        examples = [example for task in self._tunes for example in bench.requests(task, "calibration")]
-        return [*plain_text(bench.base), *(list(encode(bench.tokenizer, example)[0]) for example in examples)]
+        bench, found = self._bench, list(plain_text(self._bench.base))
+        ends = {int(bench.tokenizer.eos_token_id)}
+        for task, fine_tune in self._tunes.items():
+            prompts = [encode(bench.tokenizer, example)[0] for example in bench.requests(task, "calibration")]
+            found += continued(bench.base, fine_tune, prompts, find_task(task).longest, ends)
+        return found
 
     def floats(self, name: str) -> Checkpoint:
         """A backbone as it was merged, in float32."""
