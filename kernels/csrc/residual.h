@@ -23,6 +23,20 @@ OVERTONE_INLINE typename Vectors<kWidth>::Float pick(const float* x, const uint1
     return join(pick<kWidth / 2>(x, i), pick<kWidth / 2>(x, i + kWidth / 2), Count<kWidth>{});
 }
 
+#if defined(__AVX512F__)
+// The same by a gather instruction, which takes less time on Intel's processors. Of bf16 the two numbers of a word are
+// read and one of them is kept, so that nothing behind x is read where it has an even number of columns.
+OVERTONE_INLINE Float gather(const uint16_t* x, const uint16_t* i) {
+  __m512i column = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)i));
+  __m512i pair = _mm512_i32gather_epi32(_mm512_srli_epi32(column, 1), x, 4);
+  __m512i shift = _mm512_slli_epi32(_mm512_andnot_epi32(column, _mm512_set1_epi32(1)), 4);
+  return (Float)_mm512_and_epi32(_mm512_sllv_epi32(pair, shift), _mm512_set1_epi32(int32_t(0xffff0000u)));
+}
+OVERTONE_INLINE Float gather(const float* x, const uint16_t* i) {
+  return (Float)_mm512_i32gather_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)i)), x, 4);
+}
+#endif
+
 template <class X, class Value> struct Residual {
   const Task& task;
   const Bank& bank;
@@ -54,8 +68,10 @@ template <class X, class Value> struct Residual {
     if (bank.scale) __builtin_prefetch(scale(piece, block + kSpan), 0, 2);
   }
 
-  void one_token(const Columns& piece, int64_t block, float* out, const char* ahead) const {
-    const X* x = (const X*)task.x + batch.token[piece.first] * task.x_stride;
+  // `columns` gives the numbers of x in the columns of kLanes entries.
+  template <class Load>
+  OVERTONE_INLINE void rows_in_lanes(const Columns& piece, int64_t block, float* out, const char* ahead,
+                                     Load columns) const {
     const uint16_t* index = bank.index + offset(piece, block);
     const Value* value = (const Value*)bank.value + offset(piece, block);
     int64_t next = int64_t(bank.entries) * kRowBlock * kSpan;
@@ -65,7 +81,7 @@ template <class X, class Value> struct Residual {
       fetch(index + next, value + next, ahead + step * j);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; v++)
-        acc[v] += widen_lanes<kLanes>(pick<kLanes>(x, index + v * kLanes)) * widen_lanes<kLanes>(value + v * kLanes);
+        acc[v] += columns(index + v * kLanes) * widen_lanes<kLanes>(value + v * kLanes);
     }
     float gate = batch.gate[piece.first];
     float* to = rows_of(piece, 0, out);
@@ -76,7 +92,19 @@ template <class X, class Value> struct Residual {
     }
   }
 
+  void one_token(const Columns& piece, int64_t block, float* out, const char* ahead) const {
+    const X* x = (const X*)task.x + batch.token[piece.first] * task.x_stride;
 #if defined(__AVX512F__)
+    if (gathers(task.columns)) return rows_in_lanes(piece, block, out, ahead, [&](const uint16_t* i) { return gather(x, i); });
+#endif
+    rows_in_lanes(piece, block, out, ahead,
+                  [&](const uint16_t* i) { return widen_lanes<kLanes>(pick<kLanes>(x, i)); });
+  }
+
+#if defined(__AVX512F__)
+  // Whether gather instructions are faster here, and read nothing behind x.
+  static bool gathers(int64_t columns) { return columns % 2 == 0 && __builtin_cpu_is("intel"); }
+
   // Tokens in half of the lanes: the sums of two rows, half a block apart, share a vector when they are turned.
   void half_lanes(const Columns& piece, int64_t block, float* out, const char* ahead) const {
     constexpr int kWidth = kLanes / 2, kRows = kRowBlock / 2;
