@@ -39,11 +39,11 @@ POINTERS = {
     "index": "*u16",
     "places": "*i64",
     **dict.fromkeys(("ranks", "tiles", "token", "slots"), "*i32"),
-    **dict.fromkeys(("scale", "u", "gate", "gates", "delta"), "*fp32"),
+    **dict.fromkeys(("scale", "u", "gate", "gates", "delta", "query_delta", "key_delta"), "*fp32"),
 }
 OPERANDS = (
     *("x", "y", "bias", "made", "weight", "stream", "gate_up", "out"),
-    *("query", "key", "cos", "sin", "key_cache", "value_cache"),
+    *("query", "key", "cos", "sin", "key_cache", "value_cache", "query_weight", "key_weight"),
 )
 FLOATS = ("factor", "eps", "offset")
 MULTIPLES = ("rows", "columns", "x_stride", "directions", "elements", "size", "stride")
@@ -241,6 +241,17 @@ _FLAGS = {"SPARSE": False, "SHRINKS": False, "HAS_BIAS": False, "HAS_SCALE": Fal
 _PARTS = {**_LOW_RANK, **_FLAGS, "ROWS": ROWS, "UNROLL": SPARSE.unroll, "ROW_BLOCK": ROW_BLOCK}
 _BOTH = {**_PARTS, "SPARSE": True, "HAS_SCALE": True, "ROWS": SPARSE.rows}
 _FACTORS = {"table": "*i64", "a": "*bf16", "b": "*bf16", "sums": "*fp32", "value": "*i8", "row_scale": "*fp32"}
+_HEADS = {
+    "NORMED": False,
+    "QUERY_DELTA": False,
+    "KEY_DELTA": False,
+    "HAS_OFFSET": False,
+    "HEADS": 32,
+    "KV_HEADS": 8,
+    "DIM": 128,
+    "ROTATED": 128,
+    "BLOCK": 128,
+}
 OTHERS: tuple[tuple[str, Any, dict[str, Any], dict[str, str], int], ...] = (
     ("shrink_kernel, bf16 factors", shrink_kernel, _LOW_RANK, _FACTORS, 4),
     ("residual_kernel, factors", residual_kernel, _PARTS, _FACTORS, 4),
@@ -260,7 +271,12 @@ OTHERS: tuple[tuple[str, Any, dict[str, Any], dict[str, str], int], ...] = (
     ),
     (
         *("rotary_kernel, 32 and 8 heads of 128", rotary_kernel),
-        {"HEADS": 32, "KV_HEADS": 8, "DIM": 128, "ROTATED": 128, "BLOCK": 128},
+        _HEADS,
+        *({"value": "*bf16"}, 1),
+    ),
+    (
+        *("rotary_kernel, with norms and deltas", rotary_kernel),
+        {**_HEADS, "NORMED": True, "QUERY_DELTA": True, "KEY_DELTA": True},
         *({"value": "*bf16"}, 1),
     ),
     ("gated_kernel", gated_kernel, {"GELU": False, "BLOCK": 1024}, {}, 4),

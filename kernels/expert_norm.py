@@ -52,7 +52,7 @@ def expert_rms_norm(
     """
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"weight must be [{x.shape[-1]}] for x {list(x.shape)}, not {list(weight.shape)}")
-    shifts = _shifts(delta, batch, x.shape[0], weight.shape[0])
+    shifts = shifts_of(delta, batch, x.shape[0], weight.shape[0])
     if on_gpu.runs_triton(x) and x.dim() in {2, 3}:
         from kernels.norm_triton import norm_triton  # Triton is optional, and takes a second to import
 
@@ -104,7 +104,7 @@ def added_rms_norm(
     if on_gpu.runs_triton(x):
         from kernels.norm_triton import norm_triton  # Triton is optional, and takes a second to import
 
-        return norm_triton(x, made, factor, weight, eps, _shifts(delta, batch, x.shape[0], weight.shape[0]), offset)
+        return norm_triton(x, made, factor, weight, eps, shifts_of(delta, batch, x.shape[0], weight.shape[0]), offset)
     stream = x + made if factor == 1 else x + made * factor
     return stream, expert_rms_norm(stream, weight, eps, delta, batch, offset)
 
@@ -122,7 +122,7 @@ def expert_bias(y: Tensor, delta: Tensor | None = None, batch: ExpertBatch | Non
     Raises:
         ValueError: shapes or slots do not fit together.
     """
-    shifts = _shifts(delta, batch, y.shape[0], y.shape[-1])
+    shifts = shifts_of(delta, batch, y.shape[0], y.shape[-1])
     if shifts is None:
         return y
     if on_gpu.runs_triton(y):
@@ -178,10 +178,20 @@ def _norm_compiled(
     return out
 
 
-def _shifts(
+def shifts_of(
     delta: Tensor | None, batch: ExpertBatch | None, tokens: int, size: int
 ) -> tuple[Tensor, ExpertBatch] | None:
-    """Both where some token of the batch has an expert, and they fit; None where there is nothing to add."""
+    """Both where some token of the batch has an expert, and they fit; None where there is nothing to add.
+
+    Args:
+        delta: `[S, size]` fp32, or None.
+        batch: of the tokens, or None.
+        tokens: T.
+        size: of the parameter.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     if delta is None or batch is None or not batch.has_experts:
         return None
     if delta.dim() != 2 or delta.shape[1] != size or delta.dtype != torch.float32 or not delta.is_contiguous():

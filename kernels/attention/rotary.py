@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels import on_gpu
+from kernels.attention.head_norm import HeadNorm
 from kernels.attention.kv import check_kv, write_kv
 from kernels.compiled import TYPES, Arguments, elementwise
 
@@ -46,11 +47,13 @@ def rotate_into_cache(
     key_cache: Tensor,
     value_cache: Tensor,
     slot_mapping: Tensor,
+    norms: tuple[HeadNorm, HeadNorm] | None = None,
 ) -> Tensor:
     """Rotate a step's queries and keys, and put keys and values into their places of the cache.
 
-    Semantics: `rotate(query)` is returned; `rotate(key)` and `value` are written as by `write_kv`. Compiled in fp32 and
-    rounded once, in torch rounded after each step.
+    Semantics: `rotate(query)` is returned; `rotate(key)` and `value` are written as by `write_kv`, queries and keys
+    after their norms if there are any. Compiled in fp32 and rounded once, in torch rounded after each step; a norm is
+    rounded before the rotation.
 
     Args:
         query: `[T, heads, head_dim]`.
@@ -61,6 +64,7 @@ def rotate_into_cache(
         key_cache: `[num_blocks, block_size, kv_heads, head_dim]`, contiguous; changed.
         value_cache: the same shape; changed.
         slot_mapping: `[T]` int64, `block * block_size + offset` of each token, no two alike.
+        norms: of each head of the queries and of the keys, with one eps and offset; or None.
 
     Returns:
         The shape and dtype of `query`, contiguous.
@@ -79,12 +83,14 @@ def rotate_into_cache(
         )
     if rotated % 2 or rotated > dim:
         raise ValueError(f"cos {list(cos.shape)} must have an even last dimension, at most head_dim {dim}")
+    if norms is not None and not (on_gpu.runs_triton(query) and {one.weight.dtype for one in norms} == {query.dtype}):
+        query, key, norms = norms[0](query), norms[1](key), None
     if on_gpu.runs_triton(query):
         from kernels.attention.rotary_triton import rotate_into_cache_triton  # Triton is optional, and slow to import
 
         places = slot_mapping if slot_mapping.dtype == torch.int64 else slot_mapping.to(torch.int64)
         rows = _rows(query), _rows(key), _rows(value)
-        return rotate_into_cache_triton(*rows, cos, sin, key_cache, value_cache, places)
+        return rotate_into_cache_triton(*rows, cos, sin, key_cache, value_cache, places, norms)
     kernels = elementwise(query, key, cos, sin)
     if kernels is None or slot_mapping.dtype != torch.int64 or not slot_mapping.is_contiguous():
         write_kv(key_cache, value_cache, rotate(key, cos, sin), value, slot_mapping)

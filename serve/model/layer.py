@@ -104,18 +104,16 @@ class DecoderLayer:
         math, experts = self.math, batch.experts
         sizes = [math.heads * math.head_dim, *[math.kv_heads * math.head_dim] * 2]
         query, key, value = torch.split(self.qkv(x, experts), sizes, dim=1)
-        query, key = self._head_normed(self.q_norm, query, experts), self._head_normed(self.k_norm, key, experts)
+        norms = None
+        if self.q_norm is not None and self.k_norm is not None:
+            if math.head_norms == "all":
+                query, key = self.q_norm(query, experts), self.k_norm(key, experts)
+            else:
+                norms = self.q_norm.of_heads(experts), self.k_norm.of_heads(experts)
         parts = [part.view(len(x), -1, math.head_dim) for part in (query, key, value)]
-        turned = rotate_into_cache(parts[0], parts[1], parts[2], cos, sin, keys, values, batch.slot_mapping)
+        turned = rotate_into_cache(parts[0], parts[1], parts[2], cos, sin, keys, values, batch.slot_mapping, norms)
         plan = batch.attention[self.window]
         return paged_attention(turned, keys, values, plan, math.attention_scale, math.softcap).flatten(1)
-
-    def _head_normed(self, norm: RmsNorm | None, x: Tensor, experts: ExpertBatch | None) -> Tensor:
-        if norm is None:
-            return x
-        if self.math.head_norms == "all":
-            return norm(x, experts)
-        return norm(x.view(len(x), -1, self.math.head_dim), experts).flatten(1)
 
     def placements(self, prefix: str, config: ModelConfig) -> dict[str, Placement]:
         """Placements of the layer's parameters, under their Hugging Face names."""

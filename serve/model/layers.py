@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kernels.attention import HeadNorm
 from kernels.expert_linear import ExpertBank, ExpertBatch, LowRankBank, PackedWeight, expert_linear
 from kernels.expert_norm import added_rms_norm, expert_bias, expert_rms_norm
 from serve.model.lookup import add_low_rank_rows, add_sparse_rows
@@ -70,6 +71,10 @@ class RmsNorm:
     def __call__(self, x: Tensor, experts: ExpertBatch | None) -> Tensor:
         """[T, ..., H] to the same shape."""
         return expert_rms_norm(x, self.weight, self._eps, self.delta, experts, self._offset)
+
+    def of_heads(self, experts: ExpertBatch | None) -> HeadNorm:
+        """The same as the norm of each head, for the op that rotates it."""
+        return HeadNorm(self.weight, self._eps, self.delta, experts, self._offset)
 
     def added(self, x: Tensor, made: Tensor, factor: float, experts: ExpertBatch | None) -> tuple[Tensor, Tensor]:
         """`x + factor * made` and its norm: all [T, H]."""

@@ -33,9 +33,9 @@ def compiled() -> list[dict[str, Any]]:
 def test_kernels_compile_without_a_gpu(compiled: list[dict[str, Any]]) -> None:
     assert [one["name"].split()[0].strip(",") for one in compiled] == [
         *["sparse_kernel"] * 2,
-        *("shrink_kernel", *["residual_kernel"] * 4, "add_norm_kernel", "rotary_kernel", "gated_kernel"),
+        *("shrink_kernel", *["residual_kernel"] * 4, "add_norm_kernel", *["rotary_kernel"] * 2, "gated_kernel"),
     ]
-    assert [one["target"] for one in compiled] == ["sm_90", "sm_80", *["sm_90"] * 8]
+    assert [one["target"] for one in compiled] == ["sm_90", "sm_80", *["sm_90"] * 9]
     for one in compiled:
         assert 0 < one["registers"] <= 168
         assert one["spills"] == 0

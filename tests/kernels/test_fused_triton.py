@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels import on_gpu
-from kernels.attention import rotate_into_cache
+from kernels.attention import HeadNorm, rotate_into_cache
 from kernels.expert_linear import ExpertBatch
 from kernels.expert_norm import added_rms_norm, expert_bias, expert_rms_norm
 from kernels.gated import Activation, gated
@@ -87,3 +87,31 @@ def test_the_rotation_into_the_cache(dtype: torch.dtype, rotated: int, monkeypat
             results.append((rotate_into_cache(query, key, value, cos, sin, *caches, places), *caches))
     for found, want in zip(results[1], results[0], strict=True):
         close(found, want)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize(("dtype", "rotated"), [(torch.float32, 12), (torch.bfloat16, 8)])
+def test_the_norms_of_heads_before_the_rotation(
+    dtype: torch.dtype, rotated: int, offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without experts, with experts that shift one of the norms, and with a mixture that shifts both."""
+    made = torch.randn(3, 8 * 12).to(dtype)
+    query, key, value = (part.view(3, -1, 12) for part in torch.split(made, [4 * 12, 2 * 12, 2 * 12], dim=1))
+    cos, sin = torch.randn(3, 1, rotated).to(dtype), torch.randn(3, 1, rotated).to(dtype)
+    weights, deltas = torch.randn(2, 12).to(dtype), torch.randn(2, 3, 12)
+    one, two = ExpertBatch.from_slots([1, -1, 2]), ExpertBatch.from_slots([[0, 2], [-1, -1], [1, -1]], torch.rand(3, 2))
+    kinds = [((None, None), None), ((deltas[0], None), one), ((None, deltas[1]), one), ((deltas[0], deltas[1]), two)]
+    for (of_query, of_key), batch in kinds:
+        norms = tuple(
+            HeadNorm(weight, 1e-6, delta, batch, offset)
+            for weight, delta in zip(weights, (of_query, of_key), strict=True)
+        )
+        results = []
+        for triton in (False, True):
+            caches = [torch.zeros(5, 4, 2, 12, dtype=dtype) for _ in range(2)]
+            with monkeypatch.context() as patched:
+                patched.setattr(on_gpu, "runs_triton", lambda _, triton=triton: triton)
+                turned = rotate_into_cache(query, key, value, cos, sin, *caches, torch.tensor([7, 0, 18]), norms)
+                results.append((turned, *caches))
+        for found, want in zip(results[1], results[0], strict=True):
+            close(found, want)

@@ -133,7 +133,7 @@ STEPS = {
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("deltas", [False, True])
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_a_layer_is_few_operations(family: str, deltas: bool, step: str, launches: list[Any], tmp_path: Path) -> None:
     make, captured = STEPS[step]
     count, found = _counts(tmp_path, make(), launches, captured, family=family, deltas=deltas, low_rank="none")
