@@ -78,18 +78,9 @@ def test_a_recipe_becomes_a_bundle(inputs: Path, tmp_path: Path, capsys: pytest.
     assert "expert one: " in err
 
 
-def test_the_same_inputs_give_the_same_bytes_in_one_process_and_in_two(inputs: Path, tmp_path: Path) -> None:
-    for name, workers in (("first", 1), ("second", 2)):
-        merge_recipe(recipe(inputs, "repeat"), tmp_path / name, progress=False, workers=workers)
-    first, second = (
-        {
-            file.relative_to(tmp_path / name): file.read_bytes()
-            for file in (tmp_path / name).rglob("*")
-            if file.is_file()
-        }
-        for name in ("first", "second")
-    )
-    assert first == second
+def files_of(bundle: Path) -> dict[Path, bytes]:
+    """The bytes of every file of a bundle."""
+    return {file.relative_to(bundle): file.read_bytes() for file in bundle.rglob("*") if file.is_file()}
 
 
 def test_ray_tasks_give_the_bytes_of_one_worker(inputs: Path, tmp_path: Path) -> None:
@@ -100,15 +91,7 @@ def test_ray_tasks_give_the_bytes_of_one_worker(inputs: Path, tmp_path: Path) ->
     command = [sys.executable, "-c", program, "merge", str(path), str(tmp_path / "tasks"), "--ray", "--no-progress"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    alone, tasks = (
-        {
-            file.relative_to(tmp_path / name): file.read_bytes()
-            for file in (tmp_path / name).rglob("*")
-            if file.is_file()
-        }
-        for name in ("alone", "tasks")
-    )
-    assert alone == tasks
+    assert files_of(tmp_path / "alone") == files_of(tmp_path / "tasks")
 
 
 def test_without_prompts_there_are_data_free_experts_and_no_router(
@@ -294,14 +277,12 @@ def test_frank_wolfe_from_a_recipe(inputs: Path, tmp_path: Path, capsys: pytest.
 LOW_RANK = {"experts": {"budget": 0.2, "distill": 3}, "merge_method": "linear"}
 
 
-def test_experts_of_a_budget_are_the_same_in_one_process_and_in_two_and_say_their_ranks(
+def test_the_same_inputs_give_the_same_bytes_in_one_process_and_in_two_and_ranks_are_reported(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recipe(inputs, "budget", **LOW_RANK)
     reports = {name: merge_recipe(path, tmp_path / name, workers=workers) for name, workers in (("a", 1), ("b", 2))}
-    for name in ("one", "two"):
-        first, second = ((tmp_path / which / "experts" / f"{name}.safetensors").read_bytes() for which in reports)
-        assert first == second
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
     report = reports["a"].experts[0]
     assert report.ranks is not None
     count, least, most = report.ranks

@@ -6,6 +6,13 @@ from benchmarks.decode.timing import Timing
 from tests.benchmarks.decode.test_model import TINY
 
 
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a report has does not depend on how often it measures."""
+    for name, few in (("STEPS", 20), ("TURNS", 2), ("PREFILL", 96)):
+        monkeypatch.setattr(f"benchmarks.decode.measure.{name}", few)
+
+
 def test_a_report_has_what_it_promises(tmp_path):
     said: list[str] = []
     report = measure(tmp_path, TINY, None, [], 2, said.append)

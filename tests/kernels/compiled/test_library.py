@@ -1,19 +1,10 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kernels.compiled import ISAS, library
-
-PRINT_ISA = """
-import logging
-logging.basicConfig(format="%(message)s")
-from kernels.compiled import ISAS, library
-loaded = library()
-print(ISAS[loaded.isa] if loaded else "torch")
-"""
+from kernels.compiled import ISAS, Library, library
 
 ONE_PRODUCT = """
 import torch
@@ -24,9 +15,11 @@ print(sum("libomp" in line or "libiomp" in line for line in open("/proc/self/map
 """
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+def loaded_anew(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Library | None:
+    """What `library` finds with these variables; the library of this process stays as it is."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return library.__wrapped__()
 
 
 def test_the_best_instruction_set_is_chosen() -> None:
@@ -47,26 +40,31 @@ def test_every_instruction_set_of_this_processor_was_built() -> None:
         assert loaded.supports(isa) == (flag in flags)
 
 
-def test_the_environment_forces_an_instruction_set() -> None:
+def test_the_environment_forces_an_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     if library() is None:
         pytest.skip("no compiler here")
-    assert run(PRINT_ISA, OVERTONE_ISA="generic").stdout == "generic\n"
-    refused = run(PRINT_ISA, OVERTONE_ISA="sse9")
-    assert "OVERTONE_ISA is 'sse9'; this processor has generic" in refused.stderr
+    forced = loaded_anew(monkeypatch, OVERTONE_ISA="generic")
+    assert forced is not None
+    assert ISAS[forced.isa] == "generic"
+    with pytest.raises(ValueError, match="OVERTONE_ISA is 'sse9'; this processor has generic"):
+        loaded_anew(monkeypatch, OVERTONE_ISA="sse9")
 
 
-def test_the_environment_forces_torch() -> None:
-    assert run(PRINT_ISA, OVERTONE_COMPILED="0").stdout == "torch\n"
+def test_the_environment_forces_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded_anew(monkeypatch, OVERTONE_COMPILED="0") is None
 
 
-def test_without_a_compiler_torch_is_used_and_a_line_says_so(tmp_path: Path) -> None:
-    ran = run(PRINT_ISA, CXX="/nonexistent/c++", OVERTONE_CACHE_DIR=str(tmp_path))
-    assert ran.stdout == "torch\n"
-    assert "plain torch is used instead of the compiled kernels: /nonexistent/c++ could not be run" in ran.stderr
+def test_without_a_compiler_torch_is_used_and_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert loaded_anew(monkeypatch, CXX="/nonexistent/c++", OVERTONE_CACHE_DIR=str(tmp_path)) is None
+    (line,) = caplog.messages
+    assert line.startswith("plain torch is used instead of the compiled kernels: /nonexistent/c++ could not be run")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_torchs_openmp_runtime_is_the_only_one() -> None:
     if library() is None:
         pytest.skip("no compiler here")
-    assert run(ONE_PRODUCT).stdout.split() == ["1", "0"]
+    ran = subprocess.run([sys.executable, "-c", ONE_PRODUCT], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["1", "0"]

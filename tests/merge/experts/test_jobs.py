@@ -99,9 +99,9 @@ class Deadly:
 
 def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
     made: Any = Deadly()
-    jobs = [Job(name, made, made, None, 1.0, tmp_path / name) for name in ("a", "b")]
+    job = Job("a", made, made, None, 1.0, tmp_path / "a")
     with pytest.raises(JobError, match="a worker process was killed.*fewer --workers"):
-        list(run_jobs(jobs, workers=2))
+        list(run_jobs([job], workers=2))  # one process: each imports torch
 
 
 @pytest.mark.parametrize(("free", "workers"), [(0, 1), (5 << 30, 1), (13 << 30, 3), (50 << 30, 4)])

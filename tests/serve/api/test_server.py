@@ -22,7 +22,7 @@ from prometheus_client import enable_created_metrics
 
 from serve.api.server import ServerError, _in_thread, _Run, listen
 from serve.cli import main
-from serve.config import ApiSettings, ServerSettings
+from serve.config import ApiSettings, ServerSettings, TlsSettings
 from serve.engine import Engine, Output
 from tests.serve.api.bundles import write_speaking_bundle
 from tests.serve.certificates import self_signed
@@ -121,7 +121,7 @@ def events_running(http: httpx.Client) -> bool:
 @pytest.mark.promise(number=10)
 def test_sigterm_drains_and_exits_with_0_and_options_are_variables(bundle: Path):
     settings = {"OVERTONE_PORT": "0", "OVERTONE_SERVED_MODEL_NAME": "talker", "OVERTONE_API_KEY": "one two"}
-    with started(str(bundle), "--shutdown-timeout", "200", **settings) as server:
+    with started(str(bundle), "--shutdown-timeout", "200", "--log-format", "json", **settings) as server:
         url = server.url()
         assert httpx.get(f"{url}/v1/models").status_code == 401
         with httpx.Client(base_url=url, timeout=200, headers=KEY) as http:
@@ -135,59 +135,17 @@ def test_sigterm_drains_and_exits_with_0_and_options_are_variables(bundle: Path)
         assert server.code() == 0
         assert events[-1] == "data: [DONE]"
         assert '"finish_reason":"length"' in events[-2]
-        assert server.log.splitlines()[-1].endswith("stopped")
+        lines = [json.loads(line) for line in server.log.splitlines()]
+        assert all(line["level"] for line in lines)
+        assert lines[-1]["message"] == "stopped"
         assert "Traceback" not in server.log
         assert "two" not in server.log
-
-
-def test_tls_and_keys_that_change(bundle: Path, tmp_path: Path):
-    certificate, key = self_signed(tmp_path)
-    keys = tmp_path / "keys"
-    keys.write_text("old\n")
-    options = ("--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--api-key-file", str(keys))
-    with started(str(bundle), "--port", "0", "--log-format", "json", *options) as server:
-        url = server.url()
-        assert url.startswith("https://")
-        context = ssl.create_default_context(cafile=certificate)
-        with httpx.Client(base_url=url, verify=context, timeout=60) as http:
-
-            def status(bearer: str) -> int:
-                return http.get("/v1/models", headers={"Authorization": f"Bearer {bearer}"}).status_code
-
-            assert (status("old"), status("new")) == (200, 401)
-            keys.write_text("new\n")
-            server.signal(signal.SIGHUP)
-            while status("new") != 200:
-                time.sleep(0.01)
-            assert status("old") == 401
-        renewed = tmp_path / "renewed"
-        renewed.mkdir()
-        for before, after in zip((certificate, key), self_signed(renewed), strict=True):
-            after.replace(before)
-        server.signal(signal.SIGHUP)
-        while server.log.count("TLS certificate: ") < 2:
-            time.sleep(0.01)
-        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-            httpx.get(f"{url}/health", verify=context)
-        assert httpx.get(f"{url}/health", verify=ssl.create_default_context(cafile=certificate)).status_code == 200
-        server.signal()
-        assert server.code() == 0
-    assert all(json.loads(line)["level"] for line in server.log.splitlines())
 
 
 def test_a_certificate_that_is_none_is_one_line(bundle: Path, tmp_path: Path, one_line: Callable[..., str]):
     (tmp_path / "cert.pem").write_text("no certificate")
     line = one_line(str(bundle), "--port", "0", "--ssl-certfile", str(tmp_path / "cert.pem"))
     assert f"{tmp_path / 'cert.pem'} (--ssl-certfile) holds no certificate" in line
-
-
-def test_what_does_not_finish_in_time_is_aborted(bundle: Path):
-    with started(str(bundle), "--port", "0", "--shutdown-timeout", "0") as server:
-        with reading(server.url()) as events:
-            server.signal(signal.SIGINT)
-        assert server.code() == 0
-        assert events[-1] == "data: [DONE]"
-        assert '"code":"aborted"' in events[-2]
 
 
 @pytest.fixture
@@ -278,12 +236,14 @@ def log() -> Iterator[list[logging.LogRecord]]:
 
 
 @contextlib.asynccontextmanager
-async def living(settings: ServerSettings) -> AsyncIterator[tuple[_Run, "asyncio.Task[None]", httpx.AsyncClient]]:
+async def living(
+    settings: ServerSettings, verify: ssl.SSLContext | bool = True
+) -> AsyncIterator[tuple[_Run, "asyncio.Task[None]", httpx.AsyncClient]]:
     """A server in this process: its life, the task that runs it, and a client."""
     with contextlib.closing(listen("127.0.0.1", 0)) as listener:
         life, urls = _Run(settings, listener), asyncio.Queue()
         serving = asyncio.create_task(life.serve(urls.put_nowait))
-        async with httpx.AsyncClient(base_url=await urls.get(), timeout=60) as client:
+        async with httpx.AsyncClient(base_url=await urls.get(), timeout=60, verify=verify) as client:
             yield life, serving, client
 
 
@@ -297,6 +257,55 @@ async def read_until(client: httpx.AsyncClient, begun: Callable[[], None]) -> li
             if len(events) == 1:
                 begun()
     return events
+
+
+async def test_a_signal_loads_changed_certificates_and_keys(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "overtone")
+    keys = tmp_path / "keys"
+    keys.write_text("old\n")
+    tls = TlsSettings(*self_signed(tmp_path))
+    trusted = ssl.create_default_context(cafile=tls.certfile)
+    settings = ServerSettings(bundle, api=ApiSettings(api_key_file=keys), tls=tls)
+    async with living(settings, verify=trusted) as (life, serving, client):
+        assert client.base_url.scheme == "https"
+
+        async def status(bearer: str) -> int:
+            return (await client.get("/v1/models", headers={"Authorization": f"Bearer {bearer}"})).status_code
+
+        assert (await status("old"), await status("new")) == (200, 401)
+        keys.write_text("new\n")
+        signal.raise_signal(signal.SIGHUP)
+        while await status("new") != 200:
+            await asyncio.sleep(0.01)
+        assert await status("old") == 401
+        renewed = tmp_path / "renewed"
+        renewed.mkdir()
+        for before, after in zip((tls.certfile, tls.keyfile), self_signed(renewed), strict=True):
+            after.replace(before)
+        caplog.clear()
+        signal.raise_signal(signal.SIGHUP)
+        while not any(message.startswith("TLS certificate: ") for message in caplog.messages):
+            await asyncio.sleep(0.01)
+
+        async def health(context: ssl.SSLContext) -> int:
+            async with httpx.AsyncClient(base_url=client.base_url, verify=context) as new:
+                return (await new.get("/health")).status_code
+
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            await health(trusted)
+        assert await health(ssl.create_default_context(cafile=tls.certfile)) == 200
+        life._signalled()
+        await serving
+
+
+async def test_what_does_not_finish_in_time_is_aborted(bundle: Path):
+    async with living(ServerSettings(bundle, shutdown_timeout=0)) as (_, serving, client):
+        events = await read_until(client, lambda: signal.raise_signal(signal.SIGINT))
+        await serving
+    assert events[-1] == "data: [DONE]"
+    assert '"code":"aborted"' in events[-2]
 
 
 async def test_a_dead_engine_is_logged_and_ends_the_server(
