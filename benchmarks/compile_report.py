@@ -86,7 +86,7 @@ class Compiled:
         barriers: in the whole kernel.
         multiplies: tensor-core instructions.
         loops: the innermost ones.
-        bytes_vs_ideal: bytes moved, by each operand once; None where they are not counted.
+        bytes_vs_ideal: bytes moved, by each operand once; None if they are not counted.
         bytes_us: the time that the bytes take at the card's bandwidth; a model, not a timing.
         latency_us: the time with latencies and gathers, on an H200; a model, not a timing.
     """
@@ -182,7 +182,7 @@ def _instructions(assembly: str) -> list[tuple[int, str]]:
 
 
 def _loops(instructions: list[tuple[int, str]]) -> list[Loop]:
-    """The innermost loops: what lies between a branch backwards and its target, without another such branch."""
+    """The innermost loops: the instructions between a backward branch and its target, without another such branch."""
     spans = []
     for address, text in instructions:
         target = re.match(r"BRA\S*\s.*?0x([0-9a-f]+)", text)

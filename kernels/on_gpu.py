@@ -37,7 +37,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         constants: the kernel's compile-time constants and options.
     """
     if arguments[0].is_cuda:
-        # Triton launches on the current device, which is the first one unless told otherwise.
+        # Triton launches on the current device, which is the first one by default.
         with torch.cuda.device(arguments[0].device):
             kernel[grid](*arguments, **constants)
     else:

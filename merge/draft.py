@@ -143,13 +143,13 @@ def _missing_prompts(prompts: Path | None, found: Sequence[FineTune], counts: Ma
     if prompts is None or counts is None:
         return [
             "prompts: without them experts are cut from the weights alone, and there is no router, so the model `auto` "
-            "is the backbone alone; add a file with some dozens of prompts a task"
+            "is the backbone alone; add a file with a few dozen prompts a task"
         ]
     few = [one.name for one in found if counts.get(one.name, 0) < LEAST_PROMPTS]
     names = {one.name for one in found}
     missing = [
         f"prompts of {name}: {prompts} has {counted(counts.get(name, 0), 'prompt')} of it and must have at least "
-        f"{LEAST_PROMPTS}, better some dozens"
+        f"{LEAST_PROMPTS}, a few dozen are recommended"
         for name in few
     ]
     return missing + [

@@ -1,4 +1,4 @@
-"""Whether a merge kept the base's general abilities: what is measured on the way, and what is said of it."""
+"""Whether a merge kept the base's general abilities: what is measured during the merge, and what is reported."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Abilities:
     """The base's general abilities.
 
     Attributes:
-        reference: None where they cannot be measured, or need not be.
+        reference: None if they cannot be measured, or need not be.
         missing: why they cannot, the end of a sentence.
     """
 
@@ -91,7 +91,7 @@ def experts_elsewhere(
         requests = ask_elsewhere(inputs.base, prompts, abilities.reference)
         if requests is None:
             return {}
-        with shown.stage("experts: requests that are not their tasks'", len(cut)) as advance:
+        with shown.stage("experts: requests of other tasks", len(cut)) as advance:
             for name, file in cut.items():
                 found = requests.measure(read_expert(file), inputs.fine_tunes[name], backbone)
                 shown.say(f"expert {name}: {found.summary()}")

@@ -27,7 +27,7 @@ class _Task(Future[_T]):
 class RayPool(Executor):
     """Runs each call as a Ray task with one core and one thread, so that sums are those of a merge in one process.
 
-    It joins the cluster that `RAY_ADDRESS` names, else starts a Ray of its own on this machine, which ends
+    It joins the cluster that `RAY_ADDRESS` names, or starts a Ray on this machine, which ends
     with it. Inputs and the bundle's directory must have the same paths on all machines.
 
     Attributes:

@@ -89,7 +89,7 @@ def merge_recipe(
         out: the bundle's directory.
         overwrite: replace a bundle that is there.
         progress: report on stderr.
-        workers: tensors merged at a time, by threads, and experts cut at a time, each in a process of its own unless
+        workers: tensors merged at a time, by threads, and experts cut at a time, each in a separate process unless
             it is 1; None for as many as there are processors and room in memory for.
         resume: go on with what a merge of the same recipe and inputs left behind when it was killed.
         ray: merge tensors and cut experts as Ray tasks, in place of threads and processes; the extra `ray`.
@@ -172,7 +172,7 @@ def _merge_backbone(
     recipe = inputs.recipe
     finished = staging.finished("backbone")
     if finished is not None:
-        shown.say("backbone: taken over from the interrupted merge")
+        shown.say("backbone: reused from the interrupted merge")
         return _restored_scale(finished["scale"])
     merged = inputs.merged()
     frank_wolfe = recipe.frank_wolfe()
@@ -253,7 +253,7 @@ def _restored_scale(data: Mapping[str, Any] | None) -> ScaleChoice | None:
 
 
 def _scale_notes(inputs: Inputs, abilities: Abilities, scale: ScaleChoice | None) -> list[str]:
-    """What is to be said of `lambda: auto`."""
+    """The report on `lambda: auto`."""
     if not inputs.recipe.chooses_scale:
         return []
     if scale is not None:
@@ -299,7 +299,7 @@ def _cut_experts(
         if (finished := staging.finished(f"experts/{name}")) is not None
     ]
     for report in reports:
-        shown.say(f"expert {report.name}: taken over from the interrupted merge")
+        shown.say(f"expert {report.name}: reused from the interrupted merge")
     wanted = {name: item for name, item in inputs.fine_tunes.items() if name not in {item.name for item in reports}}
     factors = expert_factors(sources, inputs.fine_tunes) if wanted else {}
     prompts = _prompts(inputs) if wanted else {}

@@ -99,7 +99,7 @@ def choose_scale(
         reference: the base's general abilities.
         shown: gets the progress.
         threads: tensors merged at a time; None: as many as there are processors.
-        folder: where the merged model lies meanwhile; None: the system's.
+        folder: where the merged model is stored meanwhile; None: the system's directory.
 
     Raises:
         CheckpointError: a model cannot be run.

@@ -53,7 +53,7 @@ def _sits_on(fine_tune: Checkpoint, base: Checkpoint) -> TypeGuard[AdaptedCheckp
 
 
 def _factors(name: str, base: Checkpoint, fine_tune: Checkpoint, dtype: torch.dtype, rows: slice) -> Factors | None:
-    """A task vector as a product, where the fine-tune is a LoRA that sits on the base itself."""
+    """A task vector as a product, where the fine-tune is a LoRA that was trained on the base itself."""
     found = fine_tune.factors(name, dtype) if _sits_on(fine_tune, base) else None
     return None if found is None else Factors(found[0][rows], found[1])
 

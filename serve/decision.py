@@ -25,7 +25,7 @@ class Decision:
         names: the experts that the router knows.
         chances: [E] float64, each one's probability.
         mix: (expert, gate) of what runs: the chosen expert by 1, or several by gates whose sum is 1.
-        session: "kept" where an earlier turn's expert goes on although the message alone would not have chosen it,
+        session: "kept" if an earlier turn's expert continues although the message alone would not have chosen it,
             "switched" where the message took the chat to another expert; None otherwise.
     """
 

@@ -22,7 +22,7 @@ class Card:
         prompt_ms: each prompt token.
         expert_bytes: of one expert on the device.
         load_bytes_per_s: from host memory to a slot.
-        dollars_per_hour: of one replica; None: costs are told in replica-seconds alone.
+        dollars_per_hour: of one replica; None: costs are given in replica-seconds only.
     """
 
     base_ms: float

@@ -80,7 +80,7 @@ def fit(target: Target, replicas: int, draw: Draw, say: Callable[[str], None]) -
         target: the replicas' server, at which nothing else runs.
         replicas: how many there are.
         draw: what to ask.
-        say: told of progress.
+        say: receives lines about the progress.
 
     Raises:
         ValueError: an answer failed.

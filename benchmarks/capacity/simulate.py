@@ -63,7 +63,7 @@ def simulate(card: Card, scenario: Scenario) -> dict[str, Any]:
 def replay(
     card: Card, scenario: Scenario, jobs: Sequence[Job], random: np.random.Generator, until: float
 ) -> list[Replica]:
-    """Let jobs come to a scenario's replicas. They are told when their tokens came.
+    """Let jobs arrive at a scenario's replicas, which record when their tokens came.
 
     Args:
         card: the replicas' speeds.

@@ -17,10 +17,10 @@ def sweep(card: Card, base: Scenario, experts: Sequence[int], say: Callable[[str
         card: the replicas' speeds.
         base: everything else; its rate is what all are compared at.
         experts: numbers of experts; slots are never more.
-        say: told of progress.
+        say: receives lines about the progress.
 
     Returns:
-        A row a scenario: `simulate`'s at the base's rate, and the `highest_rate` that it bears.
+        A row a scenario: `simulate`'s at the base's rate, and the `highest_rate` that it sustains.
     """
     rows = []
     for number in experts:
@@ -33,7 +33,7 @@ def sweep(card: Card, base: Scenario, experts: Sequence[int], say: Callable[[str
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw, over the number of experts, the load that each placement bears and what its experts' loads move."""
+    """Draw, over the number of experts, the load that each placement sustains and the bytes of its experts' loads."""
     from matplotlib.figure import Figure  # the extra `bench`, needed for the picture alone
 
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")

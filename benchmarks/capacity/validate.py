@@ -51,10 +51,10 @@ def validate(rate: float | None, seconds: float, seed: int, say: Callable[[str],
     """Run both and compare.
 
     Args:
-        rate: requests a second of the open loop; None: one loop at half of what the simulation bears, one at 80 %.
+        rate: requests a second of the open loop; None: one loop at half of what the simulation sustains, one at 80 %.
         seconds: how long each lasts.
         seed: of what is asked, and when.
-        say: told of progress.
+        say: receives lines about the progress.
 
     Returns:
         The fitted card, and of each loop both sides' figures and `error`: simulated over real, less 1.

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, each from a virtual environment of its own, against a real server.
+"""Independent clients, each from a separate virtual environment, against a real server.
 
 `sdks` lists the libraries, whose calls are in the folder `scripts`; `shapes` sends what other programs send.
 `vllm_bench` and `guidellm` let load generators stream replies, `schemathesis` attacks what the OpenAPI document says.

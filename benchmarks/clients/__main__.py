@@ -95,7 +95,7 @@ def _options(arguments: argparse.Namespace) -> list[str]:
 
 
 def tool_template(model: Path) -> Path | None:
-    """A chat template that takes tools, for a model whose own does not; None where it does."""
+    """A chat template that takes tools, for a model whose own does not; None if it does."""
     own = read_template(model)
     if own is not None and "tools" in own.for_tools:
         return None

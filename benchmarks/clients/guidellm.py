@@ -24,7 +24,7 @@ def run_guidellm(bundle: Path, options: list[str], requests: int, say: Callable[
         bundle: what is served.
         options: of the server.
         requests: of each route.
-        say: told of an installation.
+        say: receives a line about an installation.
 
     Returns:
         Route → its requests that were `successful`, `errored` and `incomplete`, beside the version in `guidellm`; or

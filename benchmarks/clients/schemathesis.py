@@ -15,7 +15,7 @@ CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance"),
     *("response_schema_conformance", "negative_data_rejection", "unsupported_method"),
 )
-"""What every reply must hold. Not `positive_data_acceptance`: a name that fits the schema may still be nobody's."""
+"""Checks of every reply. Not `positive_data_acceptance`: a name that fits the schema may still be unknown."""
 
 # A wrong body may also be too long a body, which its own list of refusals lacks.
 _CONFIG = """

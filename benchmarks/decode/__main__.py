@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--backbone",
         choices=tuple(SCHEMES),
-        help="measure steps over the backbone in so many bits beside bfloat16; llama.cpp and OpenVINO also run their "
+        help="measure steps over the backbone in 8 or 4 bits beside bfloat16; llama.cpp and OpenVINO also run their "
         "own formats",
     )
     parser.add_argument("--rounds", type=int, default=7)

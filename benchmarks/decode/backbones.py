@@ -51,7 +51,7 @@ def measure_backbones(
         storage: int8 or int4.
         names: peers to run beside them.
         rounds: how often everything is measured.
-        say: told of progress.
+        say: receives lines about the progress.
         kind: of the bundle's experts, sparse or low-rank.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Log-probabilities of the engine's batch of LoRAs beside PEFT's, in bfloat16, held against PEFT's in float32."""
+"""Log-probabilities of the engine's batch of LoRAs beside PEFT's, in bfloat16, compared with PEFT's in float32."""
 
 import importlib.util
 import warnings

@@ -50,7 +50,7 @@ def measure(
         context: longest context; None: prompts of 32 tokens, with prefill and overhead measured, too.
         names: peers to run beside the engine.
         rounds: how often everything is measured.
-        say: told of progress.
+        say: receives lines about the progress.
         storage: of sparse experts' values.
         kind: of the experts; with LoRAs the peers serve the same files.
         sampling: also measure steps whose tokens are sampled, on the engine alone; not with a `context`.

@@ -35,7 +35,7 @@ VLLM_SETTINGS = {
 def running(
     names: list[str], model: Path, loras: Path, vocabulary: int, length: int, say: Callable[[str], None]
 ) -> Iterator[dict[str, Run]]:
-    """Start peers; vLLM with LoRAs enabled is one of its own, since it is slower on the backbone, too.
+    """Start peers; vLLM with LoRAs enabled is a separate peer, since it is slower on the backbone, too.
 
     Raises:
         PeerError: a peer is unknown, or cannot be installed or started.

@@ -31,7 +31,7 @@ class Timing:
         beside the others' and end before them: steps with such company, or with less, are left out.
 
         Raises:
-            ValueError: there is no such step.
+            ValueError: the step does not exist.
         """
         last = max(self.arrivals, key=lambda times: times[0])
         end = min(times[-1] for times in self.arrivals)
@@ -47,4 +47,4 @@ class Timing:
 
 
 Run = Callable[[Case, int], Timing]
-"""Runs a case's requests together, each to so many tokens, with prompts never seen before."""
+"""Runs a case's requests together, each to a number of tokens, with new prompts."""

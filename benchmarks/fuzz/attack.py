@@ -120,7 +120,7 @@ async def _fire(client: httpx.AsyncClient, shot: Shot, report: Report) -> None:
 
 
 def _fault(reply: httpx.Response) -> str | None:
-    """What is wrong with a reply, None where nothing is."""
+    """What is wrong with a reply, None if nothing is."""
     if reply.status_code >= 500:
         return f"status {reply.status_code} with {reply.text[:200]!r}"
     if reply.status_code < 400:

@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu`: check the GPU path on a card, in about eight minutes.
 
-Each section runs in a process and within seconds of its own, so that a crash, a hang or a CUDA error that sticks costs
-the rest of that section alone. Errors are held against bounds; times are told beside what `benchmarks.gpu.roofline`
+Each section runs in a separate process with a time limit, so that a crash, a hang or a persistent CUDA error costs
+only the rest of that section. Errors are compared with bounds; times are printed beside what `benchmarks.gpu.roofline`
 models. `--smoke` does all of it on a CPU with tiny shapes, which shows that the check itself works, and nothing else.
 """
 
@@ -55,7 +55,7 @@ def check(names: Sequence[str], budget: float, smoke: bool, quiet: bool = False)
         quiet: say nothing on stderr meanwhile.
 
     Returns:
-        What each section told, and under `failed` the names of what failed: sections, or results of them.
+        The results of each section, and under `failed` the names of what failed: sections, or results of them.
     """
     started = time.monotonic()
     sections: dict[str, Value] = {}

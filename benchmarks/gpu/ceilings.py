@@ -1,4 +1,4 @@
-"""What the card and the software are, and the ceilings that everything else is held against."""
+"""The card, the software, and the ceilings that all results are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that are told as soon as they are there, so that what was told stays if the process dies."""
+"""Results that are written at once, so that they remain if the process dies."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def failed(results: Mapping[str, Value]) -> list[str]:
 
 
 def rounded(number: float, digits: int = 3) -> float:
-    """A number with so many significant digits; -1 for one that is not finite, which JSON does not have."""
+    """A number rounded to significant digits; -1 for one that is not finite, which JSON does not have."""
     if not math.isfinite(number):
         return -1.0
     return number if number == 0 else round(number, digits - 1 - math.floor(math.log10(abs(number))))

@@ -86,7 +86,7 @@ def sparse_us(card: Card, shape: tuple[int, int], tokens: int, experts: int, val
     count, share = entries(columns), tokens / experts
     moved = experts * rows * count * (2 + value_bytes) / card.copied
     gathers = tokens * rows * count / 32 * GATHER / (card.processors * card.clock)
-    # Chunks of entries follow one another: columns from memory, then what lies there of x from a cache.
+    # Chunks of entries follow one another: columns from memory, then the values of x at these columns from a cache.
     chain = math.ceil(count / IN_FLIGHT) * (MEMORY_LATENCY + CACHE_LATENCY)
     chunks = math.ceil(share / MEMBERS) * experts * math.ceil(rows / ROWS)
     waves = math.ceil(chunks / (card.processors * RESIDENT))

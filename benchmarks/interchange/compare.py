@@ -34,7 +34,7 @@ def compare(folder: Path, vllm: Path, prompts: int, say: Callable[[str], None]) 
         folder: for the bundle and the adapters; the caller removes it.
         vllm: interpreter of an environment that has vLLM.
         prompts: how many; every ninth is the backbone's, the others go round the experts.
-        say: told of progress.
+        say: receives lines about the progress.
 
     Raises:
         PeerError: vLLM does not start, or fails.

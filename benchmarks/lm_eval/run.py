@@ -1,4 +1,4 @@
-"""Running lm-eval, in a virtual environment of its own, against a server of this one."""
+"""Running lm-eval, in a separate virtual environment, against a server of this one."""
 
 import json
 import os

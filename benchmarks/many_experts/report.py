@@ -45,7 +45,7 @@ def line(one: dict[str, Any]) -> str:
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float] | None:
-    """Mean, median and 99th percentile; None where there are too few answers for them."""
+    """Mean, median and 99th percentile; None if there are too few answers for them."""
     if len(seconds) < 2:
         return None
     cuts = quantiles(seconds, n=100, method="inclusive")

@@ -159,7 +159,7 @@ def _page_cache_seconds(scratch: Path, count: int) -> dict[str, float]:
 
 
 def _disk_read_gbps(files: list[Path]) -> float:
-    """Gigabytes (10⁹) a second that files are read with, after the kernel was told to forget them."""
+    """Gigabytes (10⁹) a second that files are read with, after the kernel dropped them from its cache."""
     read, start = 0, 0.0
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)

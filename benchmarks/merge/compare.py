@@ -1,4 +1,4 @@
-"""mergekit on the same models: in a virtual environment of its own, taking turns with ours."""
+"""mergekit on the same models, in a separate virtual environment, taking turns with this project's merge."""
 
 import json
 import os

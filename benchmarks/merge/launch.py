@@ -1,4 +1,4 @@
-"""Starting one merge in a process of its own."""
+"""Starting one merge in a separate process."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Pools of random models: a base and fine-tunes of it, each a checkpoint of its own on disk."""
+"""Pools of random models: a base and fine-tunes of it, each a checkpoint on disk."""
 
 import json
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
 
 
 def settings(tokens: int) -> GenerationConfig:
-    """Greedy, exactly so many tokens."""
+    """Greedy, with an exact number of tokens."""
     config = GenerationConfig()
     config.max_new_tokens = tokens
     config.do_sample = config.apply_chat_template = False

@@ -15,7 +15,7 @@ from typing import Self
 class FrozenProcess(ABC):
     """Started with a command, frozen until `awake`, killed at the end with all that it started.
 
-    A server that idles still polls, and on few cores that is seen in the figures of whoever is measured meanwhile.
+    A server that idles still polls, which on few cores changes the figures of the server that is measured meanwhile.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FrozenProcess(ABC):
 
     @property
     def pid(self) -> int:
-        """The process, which leads a group of its own."""
+        """The process, which leads its process group."""
         return self._process.pid
 
     @contextmanager

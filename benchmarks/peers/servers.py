@@ -28,7 +28,7 @@ def running(
         bundle: for ours; its backbone for the others.
         loras: adapters of PEFT, one folder an expert.
         experts: their names.
-        say: told of progress.
+        say: receives lines about the progress.
 
     Raises:
         PeerError: a server is unknown, or cannot be installed or started.
@@ -79,7 +79,7 @@ def running(
         if "transformers" in names:
             port = str(free_port())
             program = [prepare(TRANSFORMERS, say), PLAIN_TOKENIZER, TRANSFORMERS_MODULE]
-            # Left to itself it takes most of the free memory for its cache at the first request, whoever else runs.
+            # By default it takes most of the free memory for its cache at the first request.
             options = "--host 127.0.0.1 --dtype bfloat16 --continuous-batching"
             options += " --cb-block-size 32 --cb-num-blocks 512 --cb-max-batch-tokens 512"
             start(

@@ -1,4 +1,4 @@
-"""A peer in a process of its own that answers questions line by line."""
+"""A peer in a separate process that answers questions line by line."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -94,7 +94,7 @@ class Routable(Protocol):
         ...
 
     def requests(self, seed: int) -> Requests | None:
-        """Prompts for the router; None where the inputs are no text."""
+        """Prompts for the router; None if the inputs are not text."""
         ...
 
 

@@ -38,7 +38,7 @@ class Routing:
 
 
 def measure_routing(domain: Routable, store: Store, seed: int) -> Routing | None:
-    """Train a router and put unseen requests to it; None where the domain has no text."""
+    """Train a router and put unseen requests to it; None if the domain has no text."""
     key = {"domain": domain.name, "settings": domain.settings, "routing": 3, "seed": seed}
 
     def compute() -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Where finished work is kept, so that a run that was stopped goes on where it was."""
+"""Where finished work is kept, so that an interrupted run continues where it stopped."""
 
 import hashlib
 import json

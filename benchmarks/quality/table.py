@@ -53,7 +53,7 @@ class Table:
     """The cells of one domain."""
 
     def __init__(self, domain: Domain, store: Store, say: Callable[[str], None] = lambda _: None) -> None:
-        """Take the domain, where results are kept, and who is told of each new one."""
+        """Take the domain, the store of results, and what receives each new one."""
         self._domain = domain
         self._store = store
         self._say = say

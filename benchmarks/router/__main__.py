@@ -33,11 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", help="names of the data to measure (default: all)")
     parser.add_argument("--features", nargs="+", help="what to compare (default: all that can be compared here)")
     parser.add_argument("--backbone", type=Path, help="a model directory: compare its hidden states, too")
-    parser.add_argument("--tokens", type=int, help="time decisions on prompts of so many tokens")
-    parser.add_argument("--tasks", nargs="+", type=int, help=f"measure so many made-up tasks of {TASK_PROMPTS} prompts")
+    parser.add_argument("--tokens", type=int, help="time decisions on prompts of this number of tokens")
+    parser.add_argument(
+        "--tasks", nargs="+", type=int, help=f"measure this number of generated tasks of {TASK_PROMPTS} prompts"
+    )
     parser.add_argument("--prompts", nargs="+", type=int, help="prompts an expert (default: as the data's rows)")
     parser.add_argument(
-        "--experts", nargs="+", type=int, help="measure decisions among so many experts with random heads, and no data"
+        "--experts",
+        nargs="+",
+        type=int,
+        help="measure decisions among this number of experts with random heads; needs no data",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     options = parser.parse_args(arguments)

@@ -77,7 +77,7 @@ def server_process(bundle: Path, options: Sequence[str], admin_key: str | None =
     Args:
         bundle: what it serves.
         options: further ones.
-        admin_key: who brings it may load the bundle's experts; None: nobody may.
+        admin_key: the key that may load the bundle's experts; None: loading is off.
 
     Raises:
         RuntimeError: it did not become ready; the message has the end of its log.

@@ -59,7 +59,7 @@ def read(path: Path) -> Figures:
     """Figures of a results file.
 
     Raises:
-        FiguresError: there is no such file, or it is something else.
+        FiguresError: the file does not exist, or is not such a file.
     """
     try:
         figures = json.loads(path.read_text())["figures"]

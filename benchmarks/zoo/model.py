@@ -115,5 +115,5 @@ def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTo
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     for file in path.iterdir():
-        # The weights come from a temporary file, readable by nobody else.
+        # The weights come from a temporary file, readable by this user only.
         file.chmod(0o644)

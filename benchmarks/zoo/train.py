@@ -46,7 +46,7 @@ def train_zoo(out: Path, tasks: Sequence[Task], seed: int, count: int, jobs: int
         tasks: Which fine-tunes to train.
         seed: Of the initial weights and of all training examples.
         count: Evaluation prompts a task.
-        jobs: How many fine-tunes to train at a time, each in a process and on a thread of its own.
+        jobs: How many fine-tunes to train at a time, each in a separate process with one thread.
 
     Returns:
         What is written to `metrics.json`: `measure`'s result, and `seeds`, `seconds` and `versions`.

@@ -19,7 +19,7 @@ class DecodeGroup:
     Attributes:
         tokens: `[n]` int64 rows of the query.
         places: `[n * longest]` int64 rows of the flattened cache, sequence by sequence, padded with place 0.
-        visible: `[n, 1, 1, longest]` bool, False for padding and for what lies before the sliding window.
+        visible: `[n, 1, 1, longest]` bool, False for padding and for keys before the sliding window.
     """
 
     tokens: Tensor
@@ -191,7 +191,7 @@ class PaddedDecodes(AttentionBatch):
     def over(
         cls, block_tables: Tensor, lengths: Tensor, longest: int, block_size: int, window: int | None = None
     ) -> PaddedDecodes:
-        """Plan a step from tensors that may be filled anew before each use of the plan's results.
+        """Plan a step from tensors whose values may change before each use of the plan.
 
         Args:
             block_tables: `[B, max_blocks]` int32. Entries beyond a sequence's length may be anything.

@@ -13,7 +13,7 @@ from kernels.attention.batch import AttentionBatch
 _log = logging.getLogger("overtone")
 
 BLOCK = 256
-"""Blocks hold a multiple of so many tokens: FlashAttention 2 asks for it (torch 2.13, `flash_api.cpp`)."""
+"""The tokens of a block must be a multiple of this: FlashAttention 2 requires it (torch 2.13, `flash_api.cpp`)."""
 
 MOST_HEAD_DIM = 256
 

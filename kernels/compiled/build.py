@@ -47,7 +47,7 @@ def build() -> Path:
     processes that build at the same time do not disturb each other.
 
     Raises:
-        BuildError: there is no compiler, it failed, or the cache cannot be written.
+        BuildError: a compiler is missing or failed, or the cache cannot be written.
     """
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:

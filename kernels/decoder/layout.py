@@ -22,7 +22,7 @@ class Layout:
         held: the objects that the addresses are of, kept so that no other can take their place unseen.
         windows: the distinct sliding windows.
         rotations: the distinct angles.
-        addresses: `Layer` of csrc/kernels.h for each layer; None where the kernels do not know a type of theirs.
+        addresses: `Layer` of csrc/kernels.h for each layer; None if the kernels do not know a type of theirs.
         slots: of the smallest bank or delta; None without any.
     """
 

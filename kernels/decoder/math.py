@@ -57,16 +57,16 @@ class _HasMath(Protocol):
 
 
 def not_compiled(layers: Sequence[_HasMath]) -> str | None:
-    """Why the compiled call cannot compute layers; None where it can."""
+    """Why the compiled call cannot compute layers; None if it can."""
     math = next((layer.math for layer in layers if layer.math.feed_forward != "gated"), layers[0].math)
     if math.feed_forward != "gated":
         return f"the feed-forward is {math.feed_forward}"
     if any(layer.math != math for layer in layers):
         return "its layers differ in more than windows and angles"
     if unknown := sorted({field.name for field in fields(math)} - COMPILED):
-        return f"{unknown[0]} is not known to the compiled call"
+        return f"{unknown[0]} is not supported by the compiled call"
     if math.activation not in ACTIVATIONS:
-        return f"the activation {math.activation!r} is not known to the compiled call"
+        return f"the activation {math.activation!r} is not supported by the compiled call"
     if math.head_dim % 2 or math.rotated % 2:
         return f"an odd number of dimensions, {math.head_dim} a head of which {math.rotated} are rotated"
     return None

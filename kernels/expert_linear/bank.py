@@ -106,7 +106,7 @@ class ExpertBank:
 
     @cached_property
     def view_address(self) -> int:
-        """Where `view` lies."""
+        """The address of `view`."""
         return addressof(self.view)
 
     def load(self, slot: int, index: Tensor, value: Tensor, scale: Tensor | None = None) -> None:
@@ -176,7 +176,7 @@ class ExpertBank:
         elif not value.dtype.is_floating_point:
             raise ValueError(f"an expert's value must be floating or int8, not {value.dtype}")
         elif scale is not None:
-            raise ValueError(f"scale goes with int8 values, not {value.dtype}")
+            raise ValueError(f"scale is only valid with int8 values, not {value.dtype}")
         elif self.scale is not None:
             raise ValueError(f"this bank stores int8 values with a scale, not {value.dtype}")
         low, high = torch.aminmax(index.to(torch.int64))

@@ -94,7 +94,7 @@ class ExpertBatch:
 
     @cached_property
     def view_address(self) -> int:
-        """Where `view` lies."""
+        """The address of `view`."""
         return addressof(self.view)
 
     @classmethod
@@ -141,7 +141,7 @@ class ExpertBatch:
         group_gate: Tensor,
         tiles: Tiles,
     ) -> ExpertBatch:
-        """A decoding step's plan in tensors that are filled anew before each use of what was captured with it.
+        """A decoding step's plan in tensors that are filled before each replay of the graph captured with it.
 
         Shapes are maxima, T * m groups and as many pairs, so that whatever experts the tokens of the next step carry,
         a kernel that was launched with these shapes does all of their work. Slots are not checked against the banks:

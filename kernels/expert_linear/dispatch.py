@@ -31,7 +31,7 @@ def expert_linear(
     batch: ExpertBatch | None = None,
     low_rank: LowRankBank | None = None,
 ) -> Tensor:
-    """A linear layer in which every token may carry experts of its own.
+    """A linear layer in which each token may have different experts.
 
     Semantics: `y[t] = weight @ x[t] + bias + sum_j gates[t, j] * E[slots[t, j]] @ x[t]` with the experts
     `E = S + B diag(scale) A`, slot -1 adding nothing; accumulated in fp32, deterministic, and independent of the other

@@ -20,7 +20,7 @@ Factors: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class LowRankSegment:
-    """A run of rows of a linear layer that has factors of its own: one checkpoint weight of those stacked by rows.
+    """Consecutive rows of a linear layer with separate factors: one of the checkpoint weights that are stacked by rows.
 
     Attributes:
         first_row: its first row in the layer.
@@ -54,7 +54,7 @@ class LowRankBank:
     Attributes:
         a: `[slots, R, K]`, R the sum of the segments' largest ranks; bf16, fp16, fp32 or int8.
         b: `[slots, E]`, the same dtype. In a slot, entry `j` of 16 neighbouring rows is contiguous: a segment's part is
-            `[blocks, r, 16]` with its rank r in that slot, so that nothing lies between what is read.
+            `[blocks, r, 16]` with its rank r in that slot, so that reads are contiguous.
         scale: `[slots, R]` fp32, one number for each direction.
         ranks: `[slots, S]` int32, the ranks of each slot's segments. Nothing beyond them is read.
         segments: the S runs of rows.
@@ -145,7 +145,7 @@ class LowRankBank:
 
     @cached_property
     def view_address(self) -> int:
-        """Where `view` lies."""
+        """The address of `view`."""
         return addressof(self.view)
 
     def load(self, slot: int, parts: Sequence[Factors | None]) -> None:
@@ -154,7 +154,7 @@ class LowRankBank:
         Args:
             slot: 0 to slots - 1.
             parts: for each segment `a [r, K]`, `b [n, r]` and `scale [r]`, r no more than the segment's largest rank;
-                None where the expert does not change its rows. Factors are floating or int8, `scale` is floating.
+                None if the expert does not change its rows. Factors are floating or int8, `scale` is floating.
                 An int8 bank takes int8 factors only; a wider one holds their integers exactly, `scale` stays apart.
 
         Raises:
@@ -189,7 +189,7 @@ class LowRankBank:
         self.ranks[slot].zero_()
 
     def factors(self, slot: int) -> list[Factors | None]:
-        """One slot's `a [r, K]`, `b [n, r]` and `scale [r]` for each segment, None where its rank is 0."""
+        """One slot's `a [r, K]`, `b [n, r]` and `scale [r]` for each segment, None if its rank is 0."""
         self._check_slot(slot)
         found: list[Factors | None] = []
         for segment, rank in zip(self.segments, self.ranks[slot].tolist(), strict=True):

@@ -28,7 +28,7 @@ _MOST_SPLITS = 8
 
 
 def splits(columns: int) -> int:
-    """Parts of a sum over so many columns: they follow the layer alone, so that no result follows its company."""
+    """Parts of a sum over the columns. They depend on the layer alone, so that results do not depend on the batch."""
     return max(1, min(_MOST_SPLITS, columns // _SPLIT))
 
 
@@ -49,7 +49,7 @@ def shrink_part(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """The kept directions of one part of `A x`, for a tile of one expert's tokens: [TOKENS, RANKS].
 
-    Each number is the sum of its own products in the order of the columns, whatever directions and tokens are beside.
+    Each number is the sum of its products in the order of the columns, independent of other directions and tokens.
     """
     member, column = tl.arange(0, TOKENS), tl.arange(0, COLUMNS)
     x_tile = x + own[:, None] * x_stride + column[None, :]

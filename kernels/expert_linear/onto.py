@@ -29,7 +29,7 @@ class Onto:
 
     @classmethod
     def of(cls, y: Tensor, sums: Tensor, bias: Tensor | None, number: int, launches: int) -> Onto:
-        """What launch `number` of so many writes."""
+        """What one launch of several writes; `number` counts them."""
         return cls(y, sums, bias, number == 0, number == launches - 1)
 
     @property

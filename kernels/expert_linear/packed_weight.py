@@ -92,7 +92,7 @@ class PackedWeight:
 
     @cached_property
     def view_address(self) -> int:
-        """Where `view` lies."""
+        """The address of `view`."""
         return addressof(self.view)
 
     def fill(self, value: Tensor, scale: Tensor) -> None:

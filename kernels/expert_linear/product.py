@@ -34,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def padded(tokens: int) -> int:
-    """The number of rows for so many tokens: the next multiple of an eighth of the power of two below, or of 16.
+    """The number of rows for a number of tokens: the next multiple of an eighth of the power of two below, or of 16.
 
     Up to 16 tokens stay as they are: reading the weights is all their time, and torch has a faster way for one.
     """

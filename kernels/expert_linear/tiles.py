@@ -72,7 +72,7 @@ class Tiles:
 
     @classmethod
     def over(cls, buffer: Tensor, columns: int, tokens: int) -> Tiles:
-        """Room for the tiles of any plan of so many tokens, in `words(columns, tokens)` int32 of a buffer."""
+        """Space for the tiles of any plan of this many tokens, in `words(columns, tokens)` int32 of a buffer."""
         return cls(*_parts(buffer, columns, tokens, tokens))
 
     @staticmethod
@@ -102,7 +102,7 @@ class Tiles:
 
 
 def tile_programs(row_tiles: int, tiles: int) -> int:
-    """Programs along the tiles of a launch with so many tiles of rows: no more than there are tiles."""
+    """Programs along the tiles of a launch, at most one for each tile of rows."""
     return max(1, min(tiles, PROGRAMS // row_tiles))
 
 

@@ -17,7 +17,7 @@ WITHOUT_EFFECT = frozenset({
     "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules",
     "task_type", "use_dora", "use_rslora", "init_lora_weights",
 })  # fmt: skip
-"""Keys that are honoured, or that say nothing about what a stored adapter computes."""
+"""Keys that are honoured, or that have no effect on what a stored adapter computes."""
 
 CHANGED_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 """Initialisations that take the factors' first value out of the base: the adapter is wrong on the original base."""

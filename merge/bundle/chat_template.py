@@ -43,7 +43,7 @@ class TemplateText:
 
 
 def read_template(directory: Path, override: Path | None = None) -> TemplateText | None:
-    """The template of a directory: chat_template.jinja, or tokenizer_config.json's; None where it has none.
+    """The template of a directory: chat_template.jinja, or tokenizer_config.json's; None if it has none.
 
     Args:
         directory: the model's, or an adapter's.

@@ -29,7 +29,7 @@ def end_tokens(directory: Path) -> tuple[int, ...]:
 
 
 def checked_ids(given: Any, vocab_size: Any, file: str) -> tuple[int, ...]:
-    """`eos_token_id`, one or a list, as a file of a model with so many tokens has it; None: that is not known.
+    """`eos_token_id`, one or a list, as read from a file of a model with `vocab_size` tokens; None: unknown.
 
     Raises:
         BundleError: it is not made of token ids.

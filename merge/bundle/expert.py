@@ -201,7 +201,7 @@ def _assemble(
         if kind in {"index", "gap"}:
             value, scale = tensors.get(f"{name}.value"), tensors.get(f"{name}.scale")
             if value is None:
-                raise BundleError(f"{key} stands without {name}.value")
+                raise BundleError(f"{key} has no {name}.value")
             delta = SparseDelta(tensor, value, scale) if kind == "index" else _from_gaps(name, tensors, gaps)
             check_sparse(name, delta)
             if name in sparse:
@@ -219,9 +219,9 @@ def _assemble(
     if stray:
         name, _, kind = stray[0].rpartition(".")
         if kind in LOW_RANK_KINDS:
-            raise BundleError(f"{stray[0]} stands without {name}.lora_a")
+            raise BundleError(f"{stray[0]} has no {name}.lora_a")
         raise BundleError(
-            f"the tensor {stray[0]!r} is no part of an expert (.index or .gap with .value, perhaps .scale; .lora_a "
+            f"the tensor {stray[0]!r} is not part of an expert (.index or .gap with .value, perhaps .scale; .lora_a "
             "with .lora_b and .lora_scale; or .delta)"
         )
     return sparse, low_rank, dense
@@ -230,7 +230,7 @@ def _assemble(
 def _low_rank(name: str, tensors: Mapping[str, Tensor]) -> LowRankDelta:
     for kind in LOW_RANK_KINDS:
         if f"{name}.{kind}" not in tensors:
-            raise BundleError(f"{name}.lora_a stands without {name}.{kind}")
+            raise BundleError(f"{name}.lora_a has no {name}.{kind}")
     delta = LowRankDelta(*(tensors[f"{name}.{kind}"] for kind in LOW_RANK_KINDS))
     check_low_rank(name, delta)
     return delta
@@ -255,7 +255,7 @@ def _check_parts(sparse: Mapping[str, SparseDelta], low_rank: Mapping[str, LowRa
 def _from_gaps(name: str, tensors: Mapping[str, Tensor], gaps: Mapping[str, tuple[int, int]]) -> SparseDelta:
     gap, stream, scale = tensors[f"{name}.gap"], tensors[f"{name}.value"], tensors.get(f"{name}.scale")
     if name not in gaps or scale is None:
-        raise BundleError(f"{name}.gap stands without {'its line in the header' if scale is not None else '.scale'}")
+        raise BundleError(f"{name}.gap has no {'entry in the header' if scale is not None else '.scale'}")
     if gap.ndim != 1 or gap.shape != stream.shape or (gap.dtype, stream.dtype) != (torch.uint8, torch.int8):
         raise BundleError(
             f"{name}.gap is {gap.dtype} {list(gap.shape)} and .value {stream.dtype} {list(stream.shape)}; they must be "
@@ -264,7 +264,7 @@ def _from_gaps(name: str, tensors: Mapping[str, Tensor], gaps: Mapping[str, tupl
     check_scale(name, scale)
     width, entries = gaps[name]
     if not 1 <= entries <= width <= WIDEST or not len(scale):
-        raise BundleError(f"{name} has {len(scale)} rows of {width} columns and {entries} entries: that cannot be")
+        raise BundleError(f"{name} has {len(scale)} rows of {width} columns and {entries} entries, which is impossible")
     try:
         index, value = decode_gaps(gap, stream, len(scale), width, entries)
     except BundleError as error:

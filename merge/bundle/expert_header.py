@@ -1,4 +1,4 @@
-"""The header of an expert file: what can be told of an expert without reading its tensors."""
+"""The header of an expert file: what is known of an expert without reading its tensors."""
 
 import json
 import math
@@ -57,7 +57,7 @@ class Header:
             BundleError: there is none, it lacks something, or it is of another format version.
         """
         if text is None:
-            raise BundleError(f"{path} is no expert file: its safetensors metadata lacks the key {HEADER_KEY!r}")
+            raise BundleError(f"{path} is not an expert file: its safetensors metadata lacks the key {HEADER_KEY!r}")
         try:
             header = json.loads(text)
             version = int(header["format_version"])

@@ -58,7 +58,7 @@ def new_directory(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"{out} exists and is {'not empty' if out.is_dir() else 'a file'}: name another place")
+        raise BundleError(f"{out} exists and is {'not empty' if out.is_dir() else 'a file'}: choose another path")
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:

@@ -1,9 +1,9 @@
 """The scores of all heads for a text: a weighted sum of few rows of a large matrix.
 
-A text has some hundreds of features of tens of thousands, so the matrix lies by features: each one's weights for all
-experts are together. Up to `EXACT` experts they are float32. Above, they are 8-bit integers with a scale and an offset
-for each feature, a quarter of the memory that a decision reads; a score moves by about a thousandth of the largest
-weight.
+A text has some hundreds of features of tens of thousands, so the matrix is stored by features: the weights of each for
+all experts are together. Up to `EXACT` experts they are float32. Above, they are 8-bit integers with a scale and an
+offset for each feature, a quarter of the memory that a decision reads; a score changes by about a thousandth of the
+largest weight.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Text to hashed n-grams: what the router reads where there is no encoder, and beside one."""
+"""Text to hashed n-grams: the router's features, without an encoder or beside one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ class Bundle:
 
     @property
     def router_dir(self) -> Path | None:
-        """The router's directory, or None where there is none."""
+        """The router's directory, or None if there is none."""
         if self.other_router is not None or self.plain:
             return self.other_router
         directory = self.path / "router"

@@ -42,7 +42,7 @@ class SparseDelta:
 
 
 def index_dtype(columns: int) -> torch.dtype:
-    """The dtype of the column numbers of a weight with so many columns."""
+    """The dtype of the column numbers of a weight with this number of columns."""
     return torch.uint16 if columns <= 1 << 16 else torch.int32
 
 
@@ -80,7 +80,7 @@ def check_scale(name: str, scale: Tensor, rows: int | None = None) -> None:
     """Check the scale of int8 values.
 
     Raises:
-        BundleError: it is no bfloat16 vector with a finite, positive number for each row.
+        BundleError: it is not a bfloat16 vector with a finite, positive number for each row.
     """
     if scale.ndim != 1 or scale.dtype != torch.bfloat16 or (rows is not None and len(scale) != rows):
         want = "1-D" if rows is None else f"[{rows}]"
@@ -93,7 +93,7 @@ def check_dense(name: str, delta: Tensor) -> None:
     """Check the delta of a 1-D parameter.
 
     Raises:
-        BundleError: it is no finite float32 vector.
+        BundleError: it is not a finite float32 vector.
     """
     if delta.ndim != 1 or delta.dtype != torch.float32:
         raise BundleError(f"{name}.delta is {delta.dtype} {list(delta.shape)}; it must be float32 and 1-D")

@@ -1,4 +1,4 @@
-"""A router's files: router.json, router.safetensors and, where the router brings an encoder, encoder/.
+"""A router's files: router.json, router.safetensors and, if the router includes an encoder, encoder/.
 
 Formats: 1 has byte n-grams; 2 has word n-grams beside them; 3 has an encoder, whose weights lie in encoder/ or are the
 bundle's backbone.
@@ -30,7 +30,7 @@ _BACKBONE, _OWN = "backbone", "router"
 
 
 def save_router(directory: Path, model: RouterModel) -> None:
-    """Write router.safetensors (weights in float16), router.json and the encoder that the router brings."""
+    """Write router.safetensors (weights in float16), router.json and the encoder that the router includes."""
     directory.mkdir(exist_ok=True)
     tensors: dict[str, NDArray[Any]] = {"weight": model.weight.astype(np.float16, order="C"), "bias": model.bias}
     settings: dict[str, Any] = {
@@ -74,7 +74,7 @@ def load_router(directory: Path, backbone: Path | None = None) -> RouterModel:
 
     Args:
         directory: of the router.
-        backbone: whose hidden states it reads, where it reads any; None: that of the bundle which it lies in.
+        backbone: the model whose hidden states it reads, if it reads any; None: that of the bundle that contains it.
 
     Raises:
         MissingFileError, UnreadableFileError: a file cannot be opened.

@@ -61,7 +61,7 @@ def read_tensor_file(path: Path) -> TensorFile:
 
 
 def read_stable(path: Path) -> bytes:
-    """The bytes of a safetensors file that nobody wrote to while they were read.
+    """The bytes of a safetensors file, read while no process wrote to it.
 
     Raises:
         As `read_tensor_file`; of the header, only the size that it implies is checked.

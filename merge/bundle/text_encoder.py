@@ -32,7 +32,7 @@ class TextEncoder:
     its beginning or at its end, with material between.
 
     Attributes:
-        files: what it was made from and a router brings; None where it is the bundle's backbone.
+        files: what it was made from, included in a router; None if it is the bundle's backbone.
         digest: encoders of one digest read text alike.
         layers: hidden states that are read; the last is that after the model's last layer.
         max_tokens: tokens of a text that are read, special ones included.
@@ -45,7 +45,7 @@ class TextEncoder:
             files: the model and its tokenizer.
             layers: hidden states to read.
             max_tokens: tokens of a text to read.
-            brought: whether a router with this encoder brings its files.
+            brought: whether a router with this encoder includes its files.
 
         Raises:
             BundleError: the files are damaged, or have fewer layers or positions than are to be read.

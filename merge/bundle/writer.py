@@ -48,7 +48,7 @@ class BundleWriter:
             for sibling in self._siblings():
                 if is_locked(sibling):
                     raise BundleError(
-                        f"another merge is writing {self._out} (in {sibling}): wait for it, or name another place"
+                        f"another merge is writing {self._out} (in {sibling}): wait for it, or choose another path"
                     )
             self._restore()
             self.check_target()
@@ -144,7 +144,7 @@ class BundleWriter:
         """Check that `out` can be written.
 
         Raises:
-            BundleError: it is a file, not empty (without `overwrite`), or holds something that is no bundle.
+            BundleError: it is a file, not empty (without `overwrite`), or holds files that do not belong to a bundle.
         """
         if not self._out.exists():
             return
@@ -153,9 +153,9 @@ class BundleWriter:
         if any(self._out.iterdir()):
             if not self._overwrite:
                 what = "is a bundle already" if (self._out / MANIFEST_NAME).is_file() else "exists and is not empty"
-                raise BundleError(f"{self._out} {what}: name another place, or pass --overwrite")
+                raise BundleError(f"{self._out} {what}: choose another path, or pass --overwrite")
             if not (self._out / MANIFEST_NAME).is_file():
-                raise BundleError(f"{self._out} holds something that is no bundle: it will not be overwritten")
+                raise BundleError(f"{self._out} holds files that do not belong to a bundle: it is not overwritten")
 
     def _take_place(self) -> None:
         """Put the finished bundle where it belongs.

@@ -1,6 +1,6 @@
-"""`overtone check`: all that is wrong with a recipe and its inputs, found before a byte is merged and told at once.
+"""`overtone check`: reports all errors of a recipe and its inputs before the merge begins.
 
-`finding` is what is told; `inputs` opens what a recipe names; `tensors`, `settings` and `tokenizers` compare a
+`finding` is one error or warning; `inputs` opens what a recipe names; `tensors`, `settings` and `tokenizers` compare a
 fine-tune with the base; `place` looks at the output's directory and disk; `weights` reads every tensor once, for NaN
 and for figures that tell a wrong base; `cost` estimates what the merge takes. `run` puts them together; merging runs
 all but `weights` and `cost` first, and looks for NaN as it reads.

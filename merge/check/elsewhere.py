@@ -1,8 +1,8 @@
 """What an expert does to requests that are not its task's: general questions, and prompts of the other tasks.
 
-A request that is routed wrongly, or a chat that goes on about something else, meets backbone + expert. A fine-tune
+A request that is routed wrongly, or a chat that changes its subject, is answered by backbone + expert. A fine-tune
 itself is away from the base there: one that was trained to reply with labels labels everything. So each expert is held
-against its own fine-tune, and what is told is how much farther from the base the *expert* is.
+with its own fine-tune, and the report says how much farther from the base the *expert* is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ REPLY_TOKENS = 12
 _BATCH = 8
 
 FARTHER = 1.5
-"""An expert is told of where its KL to the base is above so many times its fine-tune's, and `ALLOWED` more."""
+"""A warning is given if an expert's KL to the base is above this multiple of its fine-tune's plus `ALLOWED`."""
 
 ALLOWED = 0.1
 """Nats a token, the limit for backbones: all that a fine-tune allows which still replies as the base does."""
@@ -75,8 +75,8 @@ class Elsewhere:
             ("prompts of other tasks", self.others, self.tuned_others),
         )
         return [
-            f"{kind}: KL to the base is {found:.3f} nats a token, the fine-tune's is {tuned:.3f}: what is not its "
-            "task may be answered with nonsense"
+            f"{kind}: KL to the base is {found:.3f} nats a token, the fine-tune's is {tuned:.3f}: prompts "
+            "outside its task may get wrong answers"
             for kind, found, tuned in pairs
             if found is not None and tuned is not None and found > FARTHER * tuned + ALLOWED
         ]
@@ -158,7 +158,7 @@ def ask_elsewhere(
         reference: what the base says to general questions, which are not asked again then; None: they are asked.
 
     Returns:
-        None where the base has no chat template, or answers too few of the general questions for there to be knowledge
+        None if the base has no chat template, or answers too few of the general questions for there to be knowledge
         that could be lost.
 
     Raises:

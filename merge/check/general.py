@@ -139,7 +139,7 @@ def right_answers(questions: Sequence[Question], replies: Sequence[str]) -> int:
 
 
 def chat_encoder(base: Checkpoint) -> PromptEncoder | None:
-    """Makes prompts with a model's own chat template; None where it has none.
+    """Makes prompts with a model's own chat template; None if it has none.
 
     Raises:
         CheckpointError: its tokenizer cannot be read.
@@ -156,7 +156,7 @@ def decoded(tokenizer: PreTrainedTokenizerBase, replies: Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class GeneralReference:
-    """What a base says to general questions, and how well it predicts plain text: what other models are held against.
+    """What a base says to general questions, and how well it predicts plain text, to compare other models with.
 
     Attributes:
         questions: Q of them.
@@ -220,7 +220,7 @@ def general_reference(base: Checkpoint) -> GeneralReference | None:
         base: θ₀.
 
     Returns:
-        None where the base has no chat template, or answers fewer than `LEAST_KNOWN` questions.
+        None if the base has no chat template, or answers fewer than `LEAST_KNOWN` questions.
 
     Raises:
         CheckpointError: it cannot be run.

@@ -35,14 +35,14 @@ def compare_generation(source: Checkpoint, fine_tune: Checkpoint, subject: str) 
         own = own_settings(source.path, *fine_tune.directories)
     except BundleError as error:
         return errors(subject, [str(error)])
-    told = []
+    texts = []
     if own.end_tokens is not None:
-        told.append(f"its texts end with {_tokens(own.end_tokens)}, the backbone's with {_tokens(ours)}")
+        texts.append(f"its texts end with {_tokens(own.end_tokens)}, the backbone's with {_tokens(ours)}")
     if own.chat_template is not None:
-        told.append("its chat template differs from the base's")
+        texts.append("its chat template differs from the base's")
     if own.sampling is not None:
-        told.append(f"generation_config.json differs: {_changed(own.sampling, usual)}")
-    return warnings(subject, [f"{fine_tune.path}: {text}: {KEPT}" for text in told])
+        texts.append(f"generation_config.json differs: {_changed(own.sampling, usual)}")
+    return warnings(subject, [f"{fine_tune.path}: {text}: {KEPT}" for text in texts])
 
 
 def _changed(own: Mapping[str, float], usual: Mapping[str, float]) -> str:

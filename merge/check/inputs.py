@@ -107,7 +107,7 @@ class Inputs:
         return {name: _digest(item, weights) for name, item in checkpoints.items()}
 
     def key(self, recipe: Path, digests: Mapping[str, Mapping[str, str]], versions: Mapping[str, str]) -> str:
-        """Digest of all that a bundle depends on: an interrupted merge is gone on with where it is the same.
+        """Digest of all that a bundle depends on: an interrupted merge is resumed if it is the same.
 
         Args:
             recipe: its file.
@@ -203,5 +203,5 @@ def _digest(checkpoint: Checkpoint, weights: Callable[[frozenset[Path]], str]) -
 
 
 def _files(*headers: Mapping[str, TensorInfo]) -> frozenset[Path]:
-    """The files that tensors are read from; what else lies beside them is not an input."""
+    """The files that tensors are read from; other files in the directory are not inputs."""
     return frozenset(info.file for header in headers for info in header.values())

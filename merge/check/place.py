@@ -35,7 +35,7 @@ def check_target(out: Path, overwrite: bool) -> list[Finding]:
     except OSError as error:
         return unreadable("output", error)
     if not os.access(folder, os.W_OK | os.X_OK):
-        return errors("output", [f"{folder} cannot be written to: name another place"])
+        return errors("output", [f"{folder} cannot be written to: choose another path"])
     return []
 
 
@@ -75,8 +75,8 @@ def check_memory(inputs: Inputs) -> list[Finding]:
 def _memory(free: int, needed: int, what: str, advice: str) -> list[Finding]:
     if free >= needed:
         return []
-    told = [f"{what} may take {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are available{advice}"]
-    return warnings("memory", told) if free >= needed // 2 else errors("memory", told)
+    texts = [f"{what} may take {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are available{advice}"]
+    return warnings("memory", texts) if free >= needed // 2 else errors("memory", texts)
 
 
 def bundle_bytes(inputs: Inputs) -> int:
@@ -118,6 +118,6 @@ def _room(folder: Path, needed: int, what: str) -> list[Finding]:
         "output",
         [
             f"{folder} has {free / 1e9:.1f} GB free; {what} may take {needed / 1e9:.1f} GB: "
-            "free some, or name another place"
+            "free some space, or choose another path"
         ],
     )

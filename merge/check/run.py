@@ -31,7 +31,7 @@ class CheckReport:
         recipe: the file.
         findings: errors first.
         lineages: of each fine-tune; empty where the weights were not read, or could not be.
-        cost: of the merge; None where there are errors, or the check is quick.
+        cost: of the merge; None if there are errors, or the check is quick.
     """
 
     recipe: Path
@@ -203,7 +203,7 @@ def _served(base: Checkpoint) -> list[Finding]:
 def _selection(recipe: Recipe, base: Checkpoint) -> list[Finding]:
     found = []
     if base.config.get("auto_map"):
-        found += warnings("base", [f"{base.path}: config.json names code of its own (auto_map), which is never run"])
+        found += warnings("base", [f"{base.path}: config.json names custom code (auto_map), which is never run"])
     chosen = recipe.model_fields_set & {"include", "exclude"}
     for key in sorted(chosen):
         for pattern in getattr(recipe, key):

@@ -51,7 +51,7 @@ def compare_settings(base: Checkpoint, fine_tune: Checkpoint, subject: str) -> l
         text = f"{fine_tune.path}: config.json: {key} is {_said(theirs, key)}, the base's is {_said(ours, key)}"
         scaled = "rope_parameters" in parts and parts[-1] != "rope_theta"  # absent is a value here, too
         if scaled or (parts[-1] in COMPUTING and key in ours and key in theirs):
-            wrong.append(f"{text}: the same weights compute something else")
+            wrong.append(f"{text}: the same weights then compute a different function")
         else:
             odd.append(f"{text}; the backbone gets the base's")
     return errors(subject, wrong) + warnings(subject, odd)

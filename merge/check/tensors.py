@@ -16,7 +16,7 @@ RESIZED = (
 
 
 def compare_tensors(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, subject: str) -> list[Finding]:
-    """Compare names, shapes and dtypes of what is merged, every difference told.
+    """Compare names, shapes and dtypes of the merged tensors, and report every difference.
 
     Args:
         recipe: says what is merged.
@@ -44,18 +44,19 @@ def compare_tensors(recipe: Recipe, base: Checkpoint, fine_tune: Checkpoint, sub
             dtypes.setdefault(kind, []).append(name)
     coarse = [
         f"{fine_tune.path}: {names[0]}{f' and {len(names) - 1} more are' if len(names) > 1 else ' is'} {kind}: "
-        "its rounding becomes part of the task vector; merge checkpoints of one dtype where there are such"
+        "its rounding becomes part of the task vector; if possible, merge checkpoints of one dtype"
         for kind, names in dtypes.items()
     ]
     return errors(subject, wrong) + warnings(subject, coarse)
 
 
 def compare_adapted(base: Checkpoint, model: Checkpoint, subject: str) -> list[Finding]:
-    """An adapter on another model than the base brings that model's differences along."""
+    """The task vector of an adapter on another model includes the difference between that model and the base."""
     if model.path == base.path:
         return []
     return warnings(
-        subject, [f"it sits on {model.path}, not on the base: its task vector holds what sets the two apart"]
+        subject,
+        [f"it was trained on {model.path}, not on the base: its task vector includes the difference between the two"],
     )
 
 
@@ -65,7 +66,7 @@ def _has_a_row_a_token(checkpoint: Checkpoint, name: str) -> bool:
 
 
 def _nothing_in_common(base: Checkpoint, fine_tune: Checkpoint, ours: Sequence[str], theirs: Sequence[str]) -> str:
-    text = f"{fine_tune.path} has none of the base's {len(ours)} tensors"
+    text = f"{fine_tune.path} shares no tensors with the base, which has {len(ours)}"
     for longer, shorter, whose in ((theirs, ours, fine_tune), (ours, theirs, base)):
         first = longer[0].partition(".")[0] + "." if longer else ""
         prefix = first if all(name.startswith(first) for name in longer) else ""

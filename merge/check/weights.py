@@ -35,12 +35,12 @@ SAMPLE = 1 << 16
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a fine-tune lies to the base and to the others.
+    """The distances of a fine-tune from the base and from the others.
 
     Attributes:
         relative_norm: ‖θ_k − θ₀‖ / ‖θ₀‖ over the merged weights of two dimensions and more.
         cosine_to_base: of θ_k and θ₀, over the same.
-        nearest: the fine-tune whose task vector has the highest cosine with this one's; None: there is no other.
+        nearest: the fine-tune whose task vector has the highest cosine with this one's; None: it is the only one.
         nearest_cosine: that cosine, estimated from a sample.
     """
 
@@ -99,7 +99,7 @@ def sample_weights(inputs: Inputs) -> list[Finding]:
 def _measured(
     inputs: Inputs, weights: Mapping[str, float], on_tensor: Callable[[], None] = lambda: None
 ) -> tuple[list[Finding], dict[str, Lineage], dict[str, float]]:
-    """Read tensors, each sum of squares over them counting so many times.
+    """Read tensors, and weight each sum of squares over them.
 
     Returns:
         What cannot be read; the lineages; and the share of ‖τ‖² in matrices that no expert holds.

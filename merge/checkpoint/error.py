@@ -17,7 +17,7 @@ class CheckpointError(ValueError):
 
 
 class Faults:
-    """Gathers faults, so that all of them are told at once.
+    """Gathers faults, so that all of them are reported at once.
 
     Attributes:
         found: so far.

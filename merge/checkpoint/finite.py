@@ -1,4 +1,4 @@
-"""Looking for NaN and infinity without a pass of its own where there is none."""
+"""Looking for NaN and infinity, without an extra pass if there are none."""
 
 import torch
 from torch import Tensor

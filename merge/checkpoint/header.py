@@ -69,7 +69,7 @@ def read_header(path: Path, packed: bool = False) -> dict[str, TensorInfo]:
 
     Raises:
         CheckpointError: unreadable, truncated or overlong file, broken JSON, a name twice, unknown or quantised dtype,
-            offsets that overlap, leave holes or disagree with shape and dtype; of the tensors' faults all are told.
+            offsets that overlap, leave holes or disagree with shape and dtype; all faults of the tensors are reported.
     """
     try:
         return _read_header(path, packed)

@@ -277,7 +277,7 @@ def read_headers(path: Path, stem: str = SINGLE, packed: bool = False) -> dict[s
 
 
 def _other_weights(path: Path, stem: str) -> str:
-    """Say that the expected weights are missing, and what there is in their place."""
+    """Say that the expected weights are missing, and which files are there instead."""
     if any(file for suffix in ("bin", "pt", "pth", "ckpt", "pkl") for file in path.glob(f"*.{suffix}")):
         how = (
             "transformers' from_pretrained(...).save_pretrained(..., safe_serialization=True)"

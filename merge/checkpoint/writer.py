@@ -51,7 +51,7 @@ class CheckpointWriter:
         Args:
             directory: an existing directory.
             specs: every tensor to come, in any order.
-            shard_bytes: size limit of a shard; a tensor larger than that gets a shard of its own.
+            shard_bytes: size limit of a shard; a larger tensor gets a separate shard.
             flush: wait until the shards are on disk before they get their names; needless where the directory is
                 flushed as a whole later.
 

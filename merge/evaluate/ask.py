@@ -1,4 +1,4 @@
-"""Asking a served bundle: what goes in and what comes back, over whatever carries it."""
+"""Asking a served bundle: questions and replies, independent of the transport."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

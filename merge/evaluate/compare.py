@@ -40,7 +40,7 @@ def with_references(
         limits: most tokens of a reply, by task.
         routed: by task, what the router chose for each line; empty without a router.
         compared: how many of each task's lines the divergence is measured along.
-        progress: told how far it is.
+        progress: receives the progress.
     """
     steps = 0
     for task, items in lines.items():

@@ -36,7 +36,7 @@ class Served:
     Attributes:
         experts: their names.
         backbone: what the model without an expert is called.
-        auto: what asks the router; None where there is none.
+        auto: what asks the router; None if there is none.
     """
 
     experts: tuple[str, ...]
@@ -66,7 +66,7 @@ class Server:
         parents = {str(card["id"]): card.get("parent") for card in self._request("/v1/models", None).get("data", ())}
         plain = [name for name, parent in parents.items() if parent is None]
         if not plain:
-            raise ServerRefusedError(f"{self.url} lists no model without a parent: it is not a server of this kind")
+            raise ServerRefusedError(f"{self.url} lists no model without a parent: it is not an Overtone server")
         experts = tuple(name for name, parent in parents.items() if parent is not None)
         return Served(experts, "backbone" if "backbone" in plain else plain[0], "auto" if "auto" in plain else None)
 

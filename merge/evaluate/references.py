@@ -39,7 +39,7 @@ class References:
     """Base, fine-tunes and the bundle's own weights, one at a time in one decoder's memory.
 
     Attributes:
-        base: None where it does not lie where it was.
+        base: None if it does not lie where it was.
         fine_tunes: by name, those that do.
         missing: what does not and why, a sentence each.
     """

@@ -21,7 +21,7 @@ class Answers:
     Attributes:
         score: mean of the metric, 0 to 1.
         tokens: of a reply, the mean.
-        divergence: from the fine-tune; None where it was not measured.
+        divergence: from the fine-tune; None if it was not measured.
     """
 
     score: float
@@ -39,7 +39,7 @@ class TaskResult:
         prompt_tokens: of a prompt, the mean.
         answers: by column; those that could not be asked are left out.
         router_accuracy: share of the prompts that were routed to the task's own expert; None without a router.
-        expert_bytes: of the expert's tensors; None where the bundle is not at hand.
+        expert_bytes: of the expert's tensors; None if the bundle is not available.
     """
 
     prompts: int
@@ -50,7 +50,7 @@ class TaskResult:
     expert_bytes: int | None
 
     def score(self, column: str) -> float | None:
-        """A column's score; None where it was not asked."""
+        """A column's score; None if it was not asked."""
         found = self.answers.get(column)
         return None if found is None else found.score
 
@@ -77,7 +77,7 @@ class Routes:
     """Where prompts went.
 
     Attributes:
-        tasks: rows, where they belong; "none" is no expert.
+        tasks: rows, where they belong; "none" stands for the backbone.
         choices: columns, what ran.
         counts: how many.
     """
@@ -109,7 +109,7 @@ class Evaluation:
 
     @property
     def average(self) -> dict[str, float | None]:
-        """Mean of each column over the tasks; None where some task lacks it."""
+        """Mean of each column over the tasks; None if some task lacks it."""
         return {column: _mean([task.score(column) for task in self.tasks.values()]) for column in COLUMNS}
 
     @property

@@ -42,11 +42,11 @@ def evaluate(
         ask: how to reach it.
         served: what it serves; every task of `lines` is one of its experts.
         lines: the prompts.
-        bundle: what is behind `ask`, for sizes and tokens; None where it is not at hand.
+        bundle: what is behind `ask`, for sizes and tokens; None if it is not available.
         references: its base and fine-tunes; None leaves them out.
         compared: prompts of each task along which the models are compared with the fine-tune, token by token.
         max_tokens: of a reply; None: as `reply_limits` says.
-        progress: told how far it is.
+        progress: receives the progress.
         name: of what is measured.
         notes: what the caller knows of it.
     """

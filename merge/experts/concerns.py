@@ -5,7 +5,7 @@ from merge.experts.jobs import ExpertReport
 from merge.experts.magnitude import usual_code_factor
 
 MANY = 0.25
-"""Share of empty replies that is told. A fine-tune may answer a few of its prompts with nothing."""
+"""Share of empty replies from which a warning is given. A fine-tune may answer a few of its prompts with nothing."""
 
 ABOVE = (
     f"above {USUAL_MOST:g} the entries that an expert keeps end farther from the fine-tune than the base is, and "

@@ -57,7 +57,7 @@ class CalibrationConfig(BaseModel):
     Attributes:
         file: JSON lines, each {"task": ..., "prompt": ...} or {"task": ..., "messages": [...]}.
         per_task: prompts of each task that the experts are cut with (the first ones; the router sees all).
-        answer_tokens: tokens of its own greedy continuation that a fine-tune adds to each prompt, at most.
+        answer_tokens: most tokens of the greedy continuation that a fine-tune adds to each prompt.
         chat_template: `auto`: prompts are put through the fine-tune's chat template, or the base's where it has none,
             as the server does with chat requests; `none`: they are taken as they stand, as in completion requests.
     """
@@ -90,7 +90,7 @@ class ExpertConfig(BaseModel):
         values: `rescaled`, the vector that entries are selected from times μ (the paper); `exact`; or `least_squares`,
             fitted to the layer's output. None: `rescaled` where `rescale` is given, else `least_squares` for
             `activation` and `exact` for the others.
-        rescale: μ for `rescaled`: `nearest` (the one that brings the weights nearest to the fine-tune's), `code` or
+        rescale: μ for `rescaled`: `nearest` (which minimises the distance from the fine-tune's weights), `code` or
             `paper` (their closed forms), `calibrated` (of `FACTORS`, the one that comes closest to the fine-tune on the
             calibration prompts), or a number. None: `calibrated` for `activation`, else `nearest`.
         overlap: for `rescaled` and `exact` values of the task vector: `add` them to the backbone (the paper's formula)
@@ -127,15 +127,15 @@ class ExpertConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.values == "least_squares" and (self.rescale is not None or self.overlap is not None):
-            raise ValueError("rescale and overlap say nothing about values: least_squares; leave them out")
+            raise ValueError("rescale and overlap have no effect with values: least_squares; leave them out")
         if self.values == "exact" and self.rescale is not None:
             raise ValueError("rescale needs values: rescaled")
         if self.selection == "residual" and self.overlap is not None:
-            raise ValueError("overlap says nothing about selection: residual, which is added; leave it out")
+            raise ValueError("overlap has no effect with selection: residual, which is added; leave it out")
         if self.budget is not None and self.density is not None:
             raise ValueError("budget and density both say how large an expert is: leave one of them out")
         if self.form == "lora" and (self.budget is not None or self.distill):
-            raise ValueError("budget and distill say nothing about form: lora, which keeps a LoRA as it is")
+            raise ValueError("budget and distill have no effect with form: lora, which keeps a LoRA as it is")
         if self.shape != "sparse":
             given = [key for key in SPARSE_KEYS if getattr(self, key) is not None]
             odd = [key for key in given if key != "selection" or self.selection == "magnitude" or self.form == "lora"]

@@ -119,7 +119,7 @@ def encode_prompts(
         encoders: by task.
         examples: by task; the first `settings.per_task` are taken.
         settings: the recipe's.
-        context: tokens that the model has positions for; None where it does not say.
+        context: tokens that the model has positions for; None if it does not say.
 
     Returns:
         Token ids by task without the prompts that fill the context, and a sentence for each task that has some.

@@ -31,7 +31,7 @@ def sparse_bytes(shapes: Sequence[tuple[int, int]], density: float, storage: Sto
 
 
 def density_for(shapes: Sequence[tuple[int, int]], room: int, storage: Storage) -> float:
-    """The density whose entries take so many bytes, by `sparse_bytes`.
+    """The density whose entries take a number of bytes, by `sparse_bytes`.
 
     Raises:
         ValueError: not even one entry in each row fits.

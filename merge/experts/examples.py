@@ -80,12 +80,12 @@ def read_lines(file: Path) -> Iterator[tuple[str, str, Example]]:
         The line's place for messages, its task, and the example.
 
     Raises:
-        CalibrationError: no such file, or a line that is no such object.
+        CalibrationError: the file does not exist, or a line is not such an object.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"no readable calibration file at {file}: {error}") from error
+        raise CalibrationError(f"cannot read the calibration file at {file}: {error}") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
             place = f"{file} line {number}"
@@ -96,7 +96,7 @@ def _parse(line: str, place: str) -> tuple[str, Example]:
     try:
         item = json.loads(line)
     except json.JSONDecodeError as error:
-        raise CalibrationError(f"{place} is no JSON: {error}") from error
+        raise CalibrationError(f"{place} is not valid JSON: {error}") from error
     if not isinstance(item, dict) or not isinstance(item.get("task"), str):
         raise CalibrationError(f'{place} must be an object with the strings "task" and "prompt", or with "messages"')
     return item["task"], parse_example(item, place)

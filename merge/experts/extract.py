@@ -69,7 +69,7 @@ def cut_expert(
         sources: base, stored backbone and settings.
         calibration: prompts and models to run them; for a configuration that `needs_prompts`.
         factor: μ for `rescaled` values that are not `calibrated`.
-        advance: called as the work goes on, about as often as `steps_of` says.
+        advance: called about as often as `steps_of` says.
 
     Raises:
         ValueError: the configuration needs prompts and there are none, its budget is too small, or it asks for the
@@ -129,7 +129,7 @@ def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources, prompted: bool
         prompted: whether there are calibration prompts.
 
     Returns:
-        None where the expert is to be cut otherwise.
+        None if the expert is to be cut otherwise.
 
     Raises:
         ValueError: the configuration asks for the fine-tune's LoRA and the expert cannot be that.
@@ -141,7 +141,7 @@ def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources, prompted: bool
     lora = None if reason else lora_parts(fine_tune, sources)
     if config.form == "lora" and lora is None:
         reason = reason or "the backbone is not the base: use merge_method: base"
-        raise ValueError(f"expert {name!r} cannot be its fine-tune's LoRA as it is: {reason}")
+        raise ValueError(f"expert {name!r} cannot be the LoRA of its fine-tune unchanged: {reason}")
     if lora is None:
         return None
     dense = _dense(fine_tune, sources)

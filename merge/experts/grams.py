@@ -30,7 +30,7 @@ class Gram:
 
     @property
     def power(self) -> Tensor:
-        """[K], the mean square of each input, in memory of its own."""
+        """[K], the mean square of each input, as a copy."""
         return power_of(self.matrix).clone()
 
 

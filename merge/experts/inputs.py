@@ -15,7 +15,7 @@ Group = tuple[str, ...]
 """Names of weights whose layers read one and the same tensor: q, k and v; gate and up; the others alone."""
 
 
-class _Enough(Exception):  # noqa: N818 (it is no error)
+class _Enough(Exception):  # noqa: N818 (not an error)
     """Every wanted input of a batch has been seen: the rest of the model need not run."""
 
 

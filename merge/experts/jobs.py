@@ -50,7 +50,7 @@ class Job:
         name: its task.
         fine_tune: θ_k.
         sources: base, stored backbone and settings.
-        prompts: None where the settings need none.
+        prompts: None if the settings need none.
         factor: μ for `rescaled` values.
         target: the file to write.
         shown: whether progress goes to stderr.
@@ -98,13 +98,13 @@ class ExpertReport:
     @property
     def parts(self) -> str:
         """What the expert holds of the 2-D weights, in words."""
-        told = []
+        texts = []
         if self.ranks is not None:
             count, least, most = self.ranks
-            told.append(f"rank {least if least == most else f'{least} to {most}'} in {counted(count, 'weight')}")
+            texts.append(f"rank {least if least == most else f'{least} to {most}'} in {counted(count, 'weight')}")
         if self.density or self.ranks is None:
-            told.append(f"{self.density:.2%} of the entries" + (" of other weights" if self.ranks else ""))
-        return ", ".join(told)
+            texts.append(f"{self.density:.2%} of the entries" + (" of other weights" if self.ranks else ""))
+        return ", ".join(texts)
 
 
 def run_job(job: Job) -> ExpertReport:
@@ -131,7 +131,7 @@ def run_job(job: Job) -> ExpertReport:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, ray_pool: RayPool | None = None) -> Iterator[ExpertReport]:
-    """Run jobs, `workers` at a time, each in a process of its own unless it is one at a time; reports as they come.
+    """Run jobs, `workers` at a time in separate processes, or one after another in this one; yields the reports.
 
     With a `ray_pool` they are its tasks, as many at a time as it has room for.
 

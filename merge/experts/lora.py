@@ -18,7 +18,7 @@ def why_no_lora(base: Checkpoint, fine_tune: Checkpoint) -> str | None:
     if not isinstance(fine_tune, AdaptedCheckpoint):
         return f"{fine_tune.path} is a full checkpoint"
     if fine_tune.model.path.resolve() != base.path.resolve():
-        return f"{fine_tune.path} sits on {fine_tune.model.path}"
+        return f"{fine_tune.path} was trained on {fine_tune.model.path}"
     for name, change in sorted(fine_tune.adapter.changes.items()):
         if change.magnitude is not None:
             return f"{fine_tune.path} is a DoRA"
@@ -65,7 +65,7 @@ def lora_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelt
     """The LoRA's factors as they are stored, with alpha / r as their scale.
 
     Returns:
-        By weight. None where the expert cannot be that LoRA: the fine-tune is something else, the backbone is not the
+        By weight. None if the expert cannot be that LoRA: the fine-tune is something else, the backbone is not the
         base in some weight, or a weight that the LoRA changes gets no residual.
     """
     if why_no_lora(sources.base, fine_tune) is not None or not isinstance(fine_tune, AdaptedCheckpoint):
@@ -90,7 +90,7 @@ def whole_directions(own: Mapping[str, LowRankDelta], storage: Storage, room: in
         room: bytes that they may take there.
 
     Returns:
-        By weight. None where they take more, and where a rank is above `MOST_RANK`.
+        By weight. None if they take more, and where a rank is above `MOST_RANK`.
     """
     size = sum(part.rank * direction_bytes(len(part.b), part.a.shape[1], storage) for part in own.values())
     if size > room or any(part.rank > MOST_RANK for part in own.values()):

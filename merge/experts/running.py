@@ -103,7 +103,7 @@ def check_runs(checkpoint: Checkpoint) -> None:
     """Find out whether a checkpoint could be run, without memory for its weights.
 
     Raises:
-        CheckpointError: it is no causal language model, the names do not agree, or it has no tokenizer.
+        CheckpointError: it is not a causal language model, the names do not agree, or it has no tokenizer.
     """
     with torch.device("meta"):
         model = build_model(checkpoint.path)
@@ -120,7 +120,7 @@ def parameters_of(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, t
     parameters = dict(model.named_parameters())
     differ = sorted(set(parameters) ^ set(checkpoint.tensors))
     if differ:
-        where = "is not in the checkpoint" if differ[0] in parameters else "is no parameter of the model"
+        where = "is not in the checkpoint" if differ[0] in parameters else "is not a parameter of the model"
         raise CheckpointError(f"{checkpoint.path} cannot be run: {differ[0]} {where} ({len(differ)} names differ)")
     return parameters
 

@@ -53,7 +53,7 @@ class Sources:
         return [name for name, info in sorted(self.base.tensors.items()) if len(info.shape) == 1]
 
     def room(self, vectors: int) -> int:
-        """Bytes that the budget leaves for the 2-D weights, when the 1-D deltas take so many.
+        """Bytes that the budget leaves for the 2-D weights, when the 1-D deltas take `dense` bytes.
 
         At least half of it: in tiny models norms alone may take more than the budget.
         """

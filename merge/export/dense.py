@@ -104,7 +104,7 @@ def check_fits(expert: Expert, backbone: Checkpoint) -> None:
 
 
 def residual_of(expert: Expert, name: str, backbone: Checkpoint) -> Tensor | None:
-    """The residual of one tensor, dense, float32; None where the expert leaves it alone."""
+    """The residual of one tensor, dense, float32; None if the expert leaves it alone."""
     if name in expert.sparse or name in expert.low_rank:
         return expert.matrix(name, backbone.tensors[name].shape[1])
     return expert.dense.get(name)

@@ -1,9 +1,9 @@
 """FW-Merging (arXiv 2503.12649): merging as minimisation of a loss over the convex hull of the fine-tunes.
 
-Unlike `merge.methods` it needs the gradient of the whole model, so it is no function of one tensor. `config` holds the
-recipe's parameters, `objective` says what a loss is and `language_model` is one, `vertices` streams the hull's corners
-from disk and `scores` holds them against a gradient, `step` and `soft` say how far to go (`simplex` projects), `search`
-is one step and `merge` the loop.
+Unlike `merge.methods` it needs the gradient of the whole model, so it is not a function of one tensor. `config` has
+the recipe's parameters. `objective` defines a loss, and `language_model` is one. `vertices` streams the vertices of the
+hull from disk, and `scores` computes their inner products with a gradient. `step` and `soft` choose the step size
+(`simplex` projects), `search` is one step, and `merge` is the loop.
 """
 
 from merge.frank_wolfe.config import FrankWolfeConfig, MethodChoice, ObjectiveConfig, SoftConfig

@@ -72,7 +72,7 @@ class ObjectiveConfig(_Block):
         replies: `answer`: the file's answers; `fine_tune`: what the task's fine-tune itself replies, which needs no
             answers and carries the separators and end tokens that it has learned.
         separator: text between a prompt and its answer, part of the reply; if left out, nothing where prompts are put
-            through a chat template. It says nothing about `fine_tune`.
+            through a chat template. It has no effect with `fine_tune`.
         answer_tokens: most tokens of a reply of `fine_tune`.
         scale: `nats`: the mean of the tasks' losses, the paper's; or `log`: the mean of their logarithms, so that
             halving one task's loss is worth as much as halving another's. With `nats` a task that starts at many nats a
@@ -128,9 +128,9 @@ class FrankWolfeConfig(_Block):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.variant == "hard" and self.soft is not None:
-            raise ValueError("soft says nothing about variant: hard; leave it out")
+            raise ValueError("soft has no effect with variant: hard; leave it out")
         if self.variant == "soft" and self.step_rule is not None and self.soft_settings.steps:
-            raise ValueError("step_rule says nothing about fitted coefficients; leave it out or set soft.steps: 0")
+            raise ValueError("step_rule has no effect with fitted coefficients; leave it out or set soft.steps: 0")
         if self.step_size is not None and self.step_rule != "scaled":
             raise ValueError("step_size needs step_rule: scaled")
         return self

@@ -65,7 +65,7 @@ class LanguageModelLoss:
             task: one of `tasks`.
 
         Raises:
-            ValueError: a name is no parameter of the model, or a tensor has another shape or dtype.
+            ValueError: a name is not a parameter of the model, or a tensor has another shape or dtype.
         """
         tasks = self.tasks if task is None else (task,)
         total = 0.0
@@ -113,7 +113,7 @@ class LanguageModelLoss:
         own = dict(self._model.named_parameters())
         for name, tensor in parameters.items():
             if name not in own:
-                raise ValueError(f"{name} is no parameter of the model: exclude it from the merge")
+                raise ValueError(f"{name} is not a parameter of the model: exclude it from the merge")
             if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
                 raise ValueError(
                     f"{name} is {tensor.dtype} {list(tensor.shape)}; the model has {own[name].dtype} "

@@ -63,7 +63,7 @@ def merge_frank_wolfe(
 
     A tensor whose gradient is zero does not move, and the search ends where nothing descends. The released code's
     branch that sets a tensor to zeros where its best cosine is not negative is left out: that sign says how the
-    gradient lies to the weights, nothing about the fine-tune, and zeros are no vertex.
+    gradient lies to the weights, nothing about the fine-tune, and zeros are not a vertex.
 
     Memory: one iterate, one gradient and a few tensors, however large the pool: vertices are read from disk tensor by
     tensor, as often as needed, and a number is kept for each vertex and tensor. A starting point made by another method

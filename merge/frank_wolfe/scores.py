@@ -1,4 +1,4 @@
-"""How well each vertex lies with respect to a gradient: one number a vertex and tensor."""
+"""The inner product of each vertex with a gradient: one number for each vertex and tensor."""
 
 import math
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ def score_vertices(
         wanted: [V] bool; other vertices are not read and get 0. None: all.
 
     Raises:
-        ValueError: there is no gradient of a tensor, or it is not finite.
+        ValueError: the gradient of a tensor is missing or not finite.
     """
     size = (len(vertices.names), len(layout.tensors))
     inner, cosine = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
@@ -72,7 +72,7 @@ def score_vertices(
         g = gradient[name]
         square = dot(g, g)
         if not math.isfinite(square):
-            raise ValueError(f"the gradient of {name} is not finite: the loss cannot be followed from here")
+            raise ValueError(f"the gradient of {name} is not finite: the merge cannot continue")
         if square == 0:
             continue
         moves[p] = 1

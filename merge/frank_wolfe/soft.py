@@ -52,7 +52,7 @@ def fit_coefficients(search: Search, active: Tensor, loss: float, inner: Tensor,
     The paper's update θ_t + Σ_j λ_j (s_j − θ_t) is among these combinations. Taking θ_t apart into its own vertices, as
     fully corrective Frank-Wolfe does, costs nothing here and lets a vertex that was a mistake go.
 
-    Nothing but scalars is kept: points are written anew from their coefficients, and the derivatives by c are inner
+    Nothing but scalars is kept: points are written again from their coefficients, and the derivatives by c are inner
     products of vertices, streamed again, with the gradient there.
 
     Args:

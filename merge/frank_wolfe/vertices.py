@@ -35,7 +35,7 @@ class Vertices:
         self.names = (INITIAL, *sorted(fine_tunes))
 
     def read(self, vertex: str, name: str) -> Tensor:
-        """Read one tensor of one vertex, float32. It is not to be written to."""
+        """Read one tensor of one vertex, float32. It must not be written to."""
         if vertex == INITIAL:
             return self._initial.tensor(name, torch.float32)
         tensor = self._fine_tunes[vertex].tensor(name, torch.float32)

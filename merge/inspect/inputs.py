@@ -1,4 +1,4 @@
-"""Finding what a bundle was merged from, where it still lies where it was."""
+"""Finding the inputs of a bundle, if they are still in their places."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +21,10 @@ class Inputs:
     """What was found.
 
     Attributes:
-        recipe: None where this version cannot read it.
+        recipe: None if this version cannot read it.
         base: None if it cannot be read.
         fine_tunes: by name, those that are; none without the base.
-        prompts: by task; None where there are none, or not any more.
+        prompts: by task; None if there are none, or not any more.
         missing: what was not found and why, a sentence each.
     """
 

@@ -31,7 +31,7 @@ class Pictures:
 
     Attributes:
         spectra: of the task vectors, or of the experts where the fine-tunes are gone.
-        task_similarity: cosines of the task vectors; None where they are gone.
+        task_similarity: cosines of the task vectors; None if they are gone.
         confusion: of the router; None without prompts.
         remarks: what could not be measured and why.
     """
@@ -106,7 +106,7 @@ def _filtered(
 
 
 def _filter(recipe: Recipe) -> Filter | None:
-    """What the recipe's method does to a task vector's frequencies; None where it leaves them alone."""
+    """What the recipe's method does to a task vector's frequencies; None if it leaves them alone."""
     if recipe.merge_method != "fr":
         return None
     try:

@@ -31,7 +31,7 @@ class ExpertSummary:
         low_rank_bytes: of those, the bytes of its low-rank parts.
         share: its bytes over the backbone's.
         density: entries of its sparse parts over the elements of those weights.
-        ranks: the least and the largest rank of its low-rank parts; None where it has none.
+        ranks: the least and the largest rank of its low-rank parts; None if it has none.
         rank_of: the rank of each weight with a low-rank part.
         cut: how it was cut, in the file's own words.
     """
@@ -61,7 +61,7 @@ class ParameterSummary:
         elements: of the backbone's tensor.
         density: stored numbers, of entries and factors, over elements.
         bytes: of the residual's tensors.
-        rank: of the low-rank parts; None where no expert has one.
+        rank: of the low-rank parts; None if no expert has one.
         relative_norm: ‖E‖ / ‖W‖, Frobenius.
     """
 

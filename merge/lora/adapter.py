@@ -102,12 +102,14 @@ def match_adapter(directory: Path, config: AdapterConfig, model: Checkpoint) -> 
 def _ambiguous(directory: Path, changes: Mapping[str, LowRank], config: AdapterConfig, model: Checkpoint) -> list[str]:
     """Square weights, where those that are not square contradict the flag that would have to decide."""
     shapes = {name: model.tensors[name].shape for name in changes if "embedding" not in changes[name].a}
-    told = {changes[name].transposed for name, shape in shapes.items() if len(shape) == 2 and shape[0] != shape[1]}
-    if told <= {config.fan_in_fan_out}:
+    transposed = {
+        changes[name].transposed for name, shape in shapes.items() if len(shape) == 2 and shape[0] != shape[1]
+    }
+    if transposed <= {config.fan_in_fan_out}:
         return []
     return [
         f"{directory}: {name} is square, and fan_in_fan_out is wrong for other modules: whether it is stored "
-        "transposed cannot be told; merge the adapter with peft first"
+        "transposed is ambiguous; merge the adapter with peft first"
         for name, shape in shapes.items()
         if len(shape) == 2 and shape[0] == shape[1]
     ]

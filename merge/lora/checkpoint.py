@@ -1,4 +1,4 @@
-"""A model with an adapter on it, read as if it were a checkpoint of its own."""
+"""A model with an adapter, read as if it were a full checkpoint."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +55,7 @@ class AdaptedCheckpoint(Checkpoint):
         """What the adapter adds to a 2-D tensor of the model, as a product.
 
         Returns:
-            [N, R] and [R, K] whose product it is, with R = 0 where the adapter leaves the tensor alone. None where the
+            [N, R] and [R, K] whose product it is, with R = 0 where the adapter leaves the tensor alone. None if the
             change is not such a product: DoRA, a tensor that the adapter replaces, or one that is not 2-D.
         """
         shape = self.tensors[name].shape
@@ -75,7 +75,7 @@ class AdaptedCheckpoint(Checkpoint):
             dtype: of the factors; None: the file's.
 
         Returns:
-            left [N, R], right [R, K] and s, where s · left @ right is added. None where the change is not such a
+            left [N, R], right [R, K] and s, where s · left @ right is added. None if the change is not such a
             product (as for `factors`), or where there is no change.
         """
         change = self.adapter.changes.get(name)

@@ -10,7 +10,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     """Read a directory's adapter_config.json.
 
     Raises:
-        CheckpointError: there is none, a field is malformed, or it asks for something that is no plain LoRA.
+        CheckpointError: the file is missing, a field is malformed, or the adapter is not a plain LoRA.
     """
     path = directory / ADAPTER_CONFIG
     try:

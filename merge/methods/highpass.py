@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def official_mask(height: int, width: int, r: float) -> Tensor:
-    """The released code's filter: keep what lies within r·min(H, W) of the Nyquist frequency.
+    """The released code's filter: keep the frequencies within r·min(H, W) of the Nyquist frequency.
 
     Semantics: keep[y, x] = √((y − H//2)² + (x − W//2)²) ≤ r·min(H, W)
 

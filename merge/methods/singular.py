@@ -116,7 +116,7 @@ def significant(s: Tensor, shape: tuple[int, int], noise: float) -> int:
 
 
 SLACK = 1.5
-"""The smallest kept singular values take a part of the errors with them, and the arithmetic adds errors of its own."""
+"""The smallest kept singular values take a part of the errors with them, and the arithmetic adds further errors."""
 
 
 def rounding(base: Tensor, stored: torch.dtype) -> float:

@@ -50,7 +50,7 @@ class Factors:
 class TaskVectors:
     """The task vectors of one tensor, read one at a time and as often as a method iterates.
 
-    A vector is not to be written to, and holds only until the next one is read.
+    A vector must not be written to, and is valid only until the next one is read.
 
     Tasks come in the order of their names, so that a merge does not depend, to the last bit, on the recipe's order.
     """
@@ -83,7 +83,7 @@ class TaskVectors:
         self.first_row = first_row
 
     def factors(self, task: str) -> Factors | None:
-        """A task's vector as a product; None where it is only known as a whole."""
+        """A task's vector as a product; None if it is only known as a whole."""
         return self._factors(task)
 
     def stored(self, task: str) -> torch.dtype:

@@ -81,9 +81,9 @@ def _parse(path: Path) -> dict[str, Any]:
         # _UniqueKeys is a SafeLoader: no tag can build anything but plain data.
         document = yaml.load(path.read_bytes(), _UniqueKeys)
     except OSError as error:
-        raise RecipeError(path, [f"no readable recipe at {path}: {error.strerror}"]) from error
+        raise RecipeError(path, [f"cannot read the recipe at {path}: {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(path, [f"is no YAML: {' '.join(str(error).split())}"]) from error
+        raise RecipeError(path, [f"is not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(document, dict):
         raise RecipeError(path, ["must hold a mapping with base_model, models and so on"])
     return document

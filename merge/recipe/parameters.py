@@ -5,7 +5,7 @@ filter that its name contains; an entry without a filter (or with "*") suits eve
 has no value here, so a model's list falls back to the method's parameters, and those to the method's defaults.
 
 A list of numbers, alone or as the value of a filter, is mergekit's gradient: the numbers stand at equal distances from
-the first decoder layer to the last, and a layer gets what lies on the line between its neighbours. Embeddings get the
+the first decoder layer to the last, and a layer between them gets the linear interpolation. Embeddings get the
 first number, and what follows the layers the last one.
 """
 
@@ -79,7 +79,7 @@ def alternatives(value: Any) -> Iterator[Any]:
         elif "value" in entry and set(entry) <= {"filter", "value"} and isinstance(entry.get("filter", ""), str | None):
             yield from alternatives(entry["value"]) if not is_filtered(entry["value"]) else [entry["value"]]
         else:
-            raise ValueError(f"{entry} is no entry of a list by tensor; write {{filter: part of a name, value: …}}")
+            raise ValueError(f"{entry} is not an entry of a list by tensor; write {{filter: part of a name, value: …}}")
 
 
 def values_for(parameters: Parameters, tensor: str, layers: int = 0) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from merge.selection import LEFT_ALONE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FRANK_WOLFE = "frank_wolfe"
-"""The one method that is no function of a single tensor."""
+"""The one method that is not a function of a single tensor."""
 
 RESERVED = ("auto", "backbone")
 """Names that a request's `model` field uses for something else."""
@@ -32,8 +32,8 @@ class ModelEntry(_Block):
     """One fine-tune.
 
     Attributes:
-        model: a full checkpoint (also a GGUF file), or a PEFT LoRA directory, which then sits on the base.
-        adapter: a PEFT LoRA directory that sits on `model`; `model: path+adapter` is short for both.
+        model: a full checkpoint (also a GGUF file), or a PEFT LoRA directory, which was then trained on the base.
+        adapter: a PEFT LoRA directory that was trained on `model`; `model: path+adapter` is short for both.
         name: by default the directory's.
         parameters: the method's, for this model.
     """
@@ -56,7 +56,7 @@ class ModelEntry(_Block):
     @classmethod
     def _usable(cls, name: str) -> str:
         if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no usable name: letters, digits, '.', '_' and '-', at most 100")
+            raise ValueError(f"{name!r} is not a valid name: letters, digits, '.', '_' and '-', at most 100")
         if name in RESERVED:
             raise ValueError(f"{name!r} is reserved: requests use it for the {name} choice")
         return name
@@ -135,7 +135,7 @@ class Recipe(_Block):
         return copy
 
     def of_layers(self, layers: int) -> Self:
-        """The same recipe for a base of so many decoder layers, which gradients go over."""
+        """The same recipe for a base of this many decoder layers, over which gradients are interpolated."""
         copy = self.model_copy()
         copy._layers = layers
         return copy
@@ -144,7 +144,7 @@ class Recipe(_Block):
     @classmethod
     def _usable(cls, name: str) -> str:
         if not NAME.fullmatch(name) or name in RESERVED:
-            raise ValueError(f"{name!r} is no usable name: letters, digits, '.', '_' and '-', and not auto or backbone")
+            raise ValueError(f"{name!r} is not a valid name: letters, digits, '.', '_' and '-', not auto or backbone")
         return name
 
     @model_validator(mode="after")
@@ -165,7 +165,7 @@ class Recipe(_Block):
         if self.calibration is None and "router" in self.model_fields_set:
             raise ValueError("router needs prompts: add a calibration block with a file")
         if self.backbone.storage == "bf16" and self.out_dtype not in {None, "bfloat16"}:
-            raise ValueError(f"backbone.storage bf16 and out_dtype {self.out_dtype} say two things: leave one out")
+            raise ValueError(f"backbone.storage bf16 and out_dtype {self.out_dtype} contradict each other: remove one")
         if self.quantisation and self.experts.form == "lora":
             raise ValueError(
                 "experts.form: lora keeps LoRAs of the base as they are, but a quantised backbone is not the base: "

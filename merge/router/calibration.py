@@ -1,4 +1,4 @@
-"""From scores to probabilities, and the probability under which nobody is chosen."""
+"""From scores to probabilities, and the probability below which no expert is chosen."""
 
 import math
 from dataclasses import dataclass

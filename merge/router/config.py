@@ -83,13 +83,13 @@ class RouterConfig(BaseModel):
             if not names or len(set(names)) < len(names):
                 raise ValueError("features must name ngram, encoder or backbone, each once")
             if {"encoder", "backbone"} <= set(names):
-                raise ValueError("features: encoder and backbone exclude each other")
+                raise ValueError("features: encoder and backbone are mutually exclusive")
             if self.encoder is not None and "encoder" not in names:
                 raise ValueError("encoder is given, but features do not name it")
         ways = ("threshold", "max_foreign_routed", "max_unrouted")
         given = [name for name in ways if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{given[0]} and {given[1]} exclude each other: each decides the threshold")
+            raise ValueError(f"{given[0]} and {given[1]} are mutually exclusive: each decides the threshold")
         if self.max_foreign_routed is not None and self.foreign is None:
             raise ValueError("max_foreign_routed needs foreign: a file of prompts that belong to no expert")
         return self

@@ -50,7 +50,7 @@ def make_features(
         backbone: the model directory whose hidden states `backbone` reads.
 
     Raises:
-        ValueError: there is no encoder, or no backbone, or it has not the layers that are asked for.
+        ValueError: the encoder or the backbone is missing, or it does not have the requested layers.
     """
     names = config.chosen_features
     ngrams = Featurizer(bits=config.bits, words=WORDS) if "ngram" in names else None
@@ -68,7 +68,7 @@ def make_features(
 def whitening(features: TextFeatures) -> NDArray[np.float64] | None:
     """[M, M] what makes the dot product of two texts' landmark features their kernel: K^(-1/2) of the landmarks.
 
-    None where the features have no landmarks.
+    None if the features have no landmarks.
     """
     if not isinstance(features, EncodedFeatures) or len(features.landmarks) == 0:
         return None

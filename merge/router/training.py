@@ -22,7 +22,7 @@ SCORED = 500_000
 """Most held-out scores (prompts times experts) that calibration looks at: each of its steps evaluates all of them."""
 
 COPIED = 10_000
-"""Most prompts of which word-dropout copies are made: so many prompts bring wordings enough."""
+"""Most prompts of which word-dropout copies are made: more prompts contain enough wordings."""
 
 LEAST_PROMPTS = 2
 """Different prompts of a task that a router can be trained on: one to fit and one to hold out."""
@@ -30,7 +30,7 @@ LEAST_PROMPTS = 2
 
 def too_few_prompts(task: str) -> str:
     """What is wrong where a task has fewer than `LEAST_PROMPTS`."""
-    return f"the router needs at least {LEAST_PROMPTS} different prompts of task {task!r}; a few dozen are right"
+    return f"the router needs at least {LEAST_PROMPTS} different prompts of task {task!r}; a few dozen are recommended"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def train_router(
     """Train and calibrate a router.
 
     Args:
-        prompts_by_task: the experts' names, each with some dozens of prompts (at least 2).
+        prompts_by_task: the experts' names, each with a few dozen prompts (at least 2).
         config: settings; None for the defaults. Its `foreign` is not read: see `read_foreign`.
         foreign: prompts that belong to no expert, beside the built-in ones.
         backbone: the model directory that the features `backbone` read.
@@ -128,10 +128,10 @@ def add_expert(
         config: settings of the fit; its `ridges` must name the one to use first.
 
     Raises:
-        ValueError: the name is taken, or there are no prompts.
+        ValueError: the name is taken, or prompts are missing.
     """
     if name in model.names:
-        raise ValueError(f"the router knows {name!r} already")
+        raise ValueError(f"the router already has a head for {name!r}")
     if not prompts:
         raise ValueError(f"no prompts for the new expert {name!r}")
     config = config or RouterConfig()

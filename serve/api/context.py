@@ -22,7 +22,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 class ClientGone(Exception):  # noqa: N818 - not an error
-    """The client closed the connection before it had its reply."""
+    """The client closed the connection before its reply was complete."""
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result:

@@ -60,7 +60,7 @@ def no_router() -> ApiError:
 
 
 def model_not_found(name: str, known: Sequence[str], param: str = "model") -> ApiError:
-    """404: no such model or expert, with what there is."""
+    """404: unknown model or expert, with the known names."""
     listed = ", ".join(map(shortened, known[:_LISTED])) + (
         f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     )
@@ -109,7 +109,7 @@ def unavailable(message: str, code: str) -> ApiError:
 
 
 def expert_unavailable(error: ExpertLoadError) -> ApiError:
-    """503: an expert of the request cannot be loaded; worth trying again where its file may be mended meanwhile."""
+    """503: an expert of the request cannot be loaded; retryable if its file may be repaired."""
     headers = _retry_after() if error.retryable else {}
     return ApiError(503, error.public, "service_unavailable", "model", "expert_unavailable", headers)
 

@@ -66,7 +66,7 @@ def load_runtime(
             names,
         )
     if dialect.tools:
-        _log.info("tool calls are read as %s writes them", dialect.tools)
+        _log.info("tool calls are parsed in the format %s", dialect.tools)
     if defaults.given:
         recommended = ", ".join(f"{name} {value:g}" for name, value in defaults.given.items())
         _log.info("the model's generation_config.json sets defaults of requests: %s", recommended)

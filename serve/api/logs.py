@@ -15,7 +15,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class TextFormatter(logging.Formatter):
-    """One line a record, and the traceback below it where it has one."""
+    """One line for each record, followed by its traceback, if any."""
 
     def __init__(self) -> None:
         super().__init__(_TEXT)

@@ -56,7 +56,7 @@ def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None,
     Args:
         settings: the settings.
         on_ready: called with the server's URL once completions are answered.
-        teach: trains the router on a new expert's prompts, None where that is not offered.
+        teach: trains the router on a new expert's prompts, None if that is not offered.
 
     Raises:
         ServerError: the address cannot be listened on, or the engine died.
@@ -155,7 +155,7 @@ class _Run:
             await asyncio.sleep(_WATCH_SECONDS)
         runtime.engine.fail(reason)
         if self._settings.on_engine_death == "exit":
-            _log.error("the server ends, for its supervisor to restart it (see --on-engine-death)")
+            _log.error("the server exits so that its supervisor can restart it (see --on-engine-death)")
             self._death = reason
             self._stop.set()
 
@@ -201,13 +201,13 @@ class _Run:
         try:
             await draining
         except EngineDead as error:
-            _log.error("the process is ended at once: %s", error)
+            _log.error("the process is terminated immediately: %s", error)
             self._stuck = True
         else:
             _log.info("stopped")
 
     async def _unless_stopped(self, work: asyncio.Future[_Result]) -> _Result | None:
-        """The result of `work`, or None where a signal comes first."""
+        """The result of `work`, or None if a signal comes first."""
         stop = asyncio.create_task(self._stop.wait())
         either: set[asyncio.Future[Any]] = {work, stop}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

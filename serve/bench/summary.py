@@ -21,7 +21,7 @@ class Spread:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> "Spread | None":
-        """None where there is nothing."""
+        """None if there is nothing."""
         if not milliseconds:
             return None
         values = np.asarray(milliseconds)

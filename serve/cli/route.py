@@ -72,7 +72,7 @@ def _report(quality: "RoutingQuality") -> str:
     lines = [
         f"prompts of experts    {quality.prompts:>6}",
         f"  accuracy            {quality.accuracy:6.3f}  (most probable expert, whatever the threshold)",
-        f"  routed right        {quality.routed:6.3f}",
+        f"  routed correctly    {quality.routed:6.3f}",
         f"  coverage            {quality.coverage:6.3f}",
         f"  calibration error   {quality.ece:6.3f}",
         f"prompts of none       {quality.foreign:>6}",

@@ -25,7 +25,7 @@ def train(
     out: Annotated[Path, typer.Argument(help="The directory to write.", show_default=False)],
     features: Annotated[
         list[Feature] | None,
-        option("--features", help="What the router reads, repeatable; as the recipe's `auto` if not given."),
+        option("--features", help="Features that the router reads; repeatable. Default: as the recipe's `auto`."),
     ] = None,
     encoder: Annotated[Path | None, option("--encoder", help="A Hugging Face sentence encoder's directory.")] = None,
     backbone: Annotated[
@@ -33,7 +33,7 @@ def train(
     ] = None,
     foreign: Annotated[Path | None, option("--foreign", help="A file of prompts that belong to no expert.")] = None,
     max_foreign_routed: Annotated[
-        float | None, option("--max-foreign-routed", help="Share of those that may reach an expert.")
+        float | None, option("--max-foreign-routed", help="Share of the foreign prompts that may reach an expert.")
     ] = None,
     max_unrouted: Annotated[
         float | None,
@@ -66,7 +66,7 @@ def train(
         field = f"--{first['loc'][0]}".replace("_", "-") if first["loc"] else None
         raise typer.BadParameter(first["msg"].removeprefix("Value error, "), param_hint=field) from error
     if "backbone" in config.chosen_features and backbone is None:
-        raise typer.BadParameter("the features backbone need the model's directory", param_hint="--backbone")
+        raise typer.BadParameter("the feature backbone needs the model's directory", param_hint="--backbone")
     examples: dict[str, list[Example]] = {}
     for _, task, example in read_lines(prompts):
         examples.setdefault(task, []).append(example)

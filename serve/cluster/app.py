@@ -28,7 +28,7 @@ def cluster_application(deployment: Deployment, teach: Teach | None = None) -> A
 
     Args:
         deployment: what to serve.
-        teach: trains the router on a new expert's prompts, None where that is not offered.
+        teach: trains the router on a new expert's prompts, None if that is not offered.
     """
     settings = deployment.settings
     batch = settings.engine.max_num_seqs

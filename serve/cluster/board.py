@@ -1,4 +1,4 @@
-"""What the replicas last said of themselves."""
+"""The last reports of the replicas."""
 
 import asyncio
 import logging
@@ -51,7 +51,7 @@ class Board:
         self._polling = asyncio.create_task(self._poll())
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         if self._polling is not None:
             self._polling.cancel()
 

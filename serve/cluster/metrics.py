@@ -1,4 +1,4 @@
-"""One exposition of all processes, told apart by a `replica` label."""
+"""One exposition of all processes, which a `replica` label distinguishes."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 

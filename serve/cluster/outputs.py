@@ -44,7 +44,7 @@ class ReplicaOutputs(AsyncIterator[Output]):
         """Make the call.
 
         Args:
-            call: makes it, each time anew.
+            call: makes it, again at each try.
             experts: the versions that the call asks for, with their gates.
             mask: receives the replica's error about the structure.
             health: raises EngineDead if there is no replica to wait for.
@@ -103,7 +103,7 @@ class ReplicaOutputs(AsyncIterator[Output]):
                 answer = await self._patiently()
             except BackPressureError as error:
                 self._end()
-                raise QueueFull("all replicas have as many requests as they take: try again later") from error
+                raise QueueFull("all replicas are at their limit of requests: try again later") from error
             except EngineDead:  # no replica to wait for
                 self.leave()
                 raise

@@ -11,7 +11,7 @@ from serve.experts import ExpertVersion, GenerationMismatch
 class Registry:
     """Names and the version of each.
 
-    Every call to a replica brings the versions it is about, so that a replica that was started after a change learns
+    Every call to a replica contains the versions that it uses, so that a replica that was started after a change learns
     of it then.
     """
 

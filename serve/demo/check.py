@@ -20,7 +20,7 @@ def unseen_prompts(per_task: int, seed: int = 0) -> dict[str, list[Example]]:
 
 
 def shipped_lines(experts: Collection[str], per_task: int, seed: int = 0) -> list[Line] | None:
-    """The prompts of a bundle whose experts are a zoo's tasks; None where they are not.
+    """The prompts of a bundle whose experts are a zoo's tasks; None if they are not.
 
     Args:
         experts: the bundle's.
@@ -70,7 +70,7 @@ def measured(server: Server, bundle: Bundle, chat: bool, prompts: int, progress:
         bundle: what it serves.
         chat: whether it is asked with messages, or with plain prompts.
         prompts: unseen ones a task.
-        progress: told how far it is.
+        progress: receives the progress.
 
     Raises:
         ValueError: the bundle is not a demo's.

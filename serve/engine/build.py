@@ -57,7 +57,7 @@ def build_engine(
     Args:
         bundle: the bundle, or a model directory opened as one.
         config: the settings.
-        observer: told of what the engine does.
+        observer: receives the engine's events.
         adapters: directories of LoRA adapters of the backbone, by the names that requests ask for them.
 
     Raises:
@@ -133,7 +133,7 @@ def _slots(config: EngineConfig, experts: int) -> int:
 
 
 def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config: EngineConfig) -> PatchCosts | None:
-    """Timed with the bundle's first expert that can be read and patched; None where there is none, or that fails."""
+    """Timed with the bundle's first expert that can be read and patched; None if there is none, or that fails."""
     skipped = False
     for name in bundle.expert_names if banks.slots else ():
         try:

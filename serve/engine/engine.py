@@ -116,14 +116,14 @@ class Engine:
     def admit(self, request: Request, experts: tuple[tuple[ExpertVersion, float], ...]) -> None:
         """Let a checked request wait, with the versions that the check found."""
         if request.request_id in self._sequences:
-            raise InvalidRequest(f"request_id {request.request_id!r} is that of an unfinished request", "request_id")
+            raise InvalidRequest(f"request_id {request.request_id!r} belongs to an unfinished request", "request_id")
         number, seed = next(self._numbers), request.params.seed
         sequence = Sequence(request, experts, mix64(mix64(self._seed) + number) if seed is None else seed)
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
 
     def abort(self, request_id: str) -> Output | None:
-        """End a request at once; its blocks and slots are free when this returns. None where it has ended already."""
+        """End a request at once; its blocks and slots are free when this returns. None if it has ended already."""
         sequence = self._sequences.get(request_id)
         return None if sequence is None else self._end(sequence, "abort")
 
@@ -239,7 +239,7 @@ class Engine:
         return logits, drawing, mode
 
     def _advance(self, sequence: Sequence, drawn: TokenOutput | None) -> Output:
-        """Append a drawn token; None where the request wanted no tokens."""
+        """Append a drawn token; None if the request wanted no tokens."""
         params = sequence.request.params
         if drawn is None:
             return self._end(sequence, "length")

@@ -60,7 +60,7 @@ def captures_steps(config: EngineConfig, device: torch.device) -> bool:
 
 
 def bucket_of(chunks: Rows[Chunk], patched: bool, limits: GraphLimits) -> Bucket | None:
-    """The bucket of a step; None where it has to be computed eagerly.
+    """The bucket of a step; None if it has to be computed eagerly.
 
     Args:
         chunks: what to compute.
@@ -140,7 +140,7 @@ class DecodeGraphs:
             patched: whether their experts are in the weights.
 
         Returns:
-            Logits [chunks, vocab], overwritten by the next step; None where the step has to be computed eagerly.
+            Logits [chunks, vocab], overwritten by the next step; None if the step has to be computed eagerly.
         """
         bucket = None if self._failed else bucket_of(chunks, patched, self._limits)
         if bucket is None or (bucket not in self._steps and not self._due(bucket)):
@@ -169,7 +169,7 @@ class DecodeGraphs:
                 self._replay(bucket, chunks, drawn)
         except Exception as error:
             _log.warning(
-                "decoding steps are not captured any more, since one for %s failed: %s: %s",
+                "decoding steps are no longer captured, because a capture for %s failed: %s: %s",
                 bucket,
                 type(error).__name__,
                 error,

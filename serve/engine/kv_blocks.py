@@ -1,7 +1,7 @@
 """KV blocks: who holds which, and which of them already hold a wanted prefix.
 
 A block is `block_size` consecutive tokens' keys and values of every layer. Blocks are counted references, so that
-sequences with equal prefixes share them. A block that nobody holds keeps its content, and its key, until it is the
+sequences with equal prefixes share them. A block that no sequence holds keeps its content, and its key, until it is the
 least recently released one and somebody needs room.
 """
 

@@ -1,4 +1,4 @@
-"""Lines of waiting sequences, one for each mix of experts, and a heap that knows which line is first."""
+"""Lines of waiting sequences, one for each mix of experts, and a heap that yields the first line."""
 
 import heapq
 from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ class Line:
         heapq.heappush(self._entries, (*sequence.order, next(self._numbers), sequence))
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it stands."""
+        """Remove a sequence from any place in its line."""
         if self.head is sequence:
             heapq.heappop(self._entries)
         else:

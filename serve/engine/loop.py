@@ -19,7 +19,7 @@ from serve.engine.stream import Mailbox, OutputStream, deliver
 from serve.experts import ExpertInfo, ExpertVersion
 
 _IDLE_SECONDS = 1.0
-"""Longest sleep of an idle loop; whatever gives it work wakes it at once."""
+"""Longest sleep of an idle loop; new work wakes it at once."""
 
 _LAST_STEP_SECONDS = 2.0
 """How long a shutdown waits for the step that is being computed, before it takes it for one that hangs."""
@@ -28,7 +28,7 @@ _log = logging.getLogger("overtone")
 
 
 class AsyncEngine:
-    """Runs an engine's steps in a thread of its own and gives each request an asynchronous stream of outputs.
+    """Runs an engine's steps in a separate thread and gives each request an asynchronous stream of outputs.
 
     Attributes:
         engine: what runs; only the thread touches it, but for methods that say otherwise.
@@ -40,7 +40,7 @@ class AsyncEngine:
         Args:
             engine: what runs.
             config: its limits on the queue.
-            observer: told of refused requests.
+            observer: receives refused requests.
             wake: ends an idle loop's sleep; the expert store sets it, too.
         """
         self.engine = engine
@@ -105,7 +105,7 @@ class AsyncEngine:
             return
         self._dead, self._stopping = reason, True
         _log.error(
-            "the engine is given up; the traceback is that of its thread now",
+            "the engine is abandoned; its thread is at this place",
             exc_info=(EngineDead, EngineDead(reason), self._where()),
         )
         self._wake.set()
@@ -123,7 +123,7 @@ class AsyncEngine:
         self._stopping = True
         self._wake.set()
         if not await self._until(lambda: False, _LAST_STEP_SECONDS):
-            self.fail("the server stops, and a step does not end")
+            self.fail("the server is stopping, but a step is still running")
         loaded = await asyncio.to_thread(self.engine.experts.close, _LAST_STEP_SECONDS)
         if self._thread.is_alive() or not loaded:
             raise EngineDead(f"{'a step' if self._thread.is_alive() else 'the loading of an expert'} does not end")
@@ -149,7 +149,7 @@ class AsyncEngine:
         return self.engine.experts.infos()
 
     async def load_expert(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:
-        """Load an expert, or replace one, while decoding goes on.
+        """Load an expert, or replace one, while decoding continues.
 
         Raises:
             ExpertLoadError, GenerationMismatch: nothing changed.
@@ -174,7 +174,7 @@ class AsyncEngine:
             raise Draining("the server is shutting down: it finishes what runs and admits nothing more")
         experts = self.engine.check(request)
         if request.request_id in self._mailboxes:
-            raise InvalidRequest(f"request_id {request.request_id!r} is that of an unfinished request", "request_id")
+            raise InvalidRequest(f"request_id {request.request_id!r} belongs to an unfinished request", "request_id")
         self._check_queue(len(request.prompt))
         mailbox = self._mailboxes[request.request_id] = Mailbox(request, experts)
         self._commands.append(request)
@@ -186,7 +186,7 @@ class AsyncEngine:
         config = self._config
         most = config.max_num_seqs + config.max_num_queued_reqs
         if len(self._mailboxes) >= most:
-            raise QueueFull(f"{most} requests are unfinished, the most this server takes: try again later")
+            raise QueueFull(f"{most} requests are unfinished, which is this server's limit: try again later")
         if config.max_num_queued_tokens is not None:
             arriving = sum(len(c.prompt) for c in tuple(self._commands) if isinstance(c, Request))
             queued = self.engine.waiting_tokens + arriving
@@ -237,7 +237,7 @@ class AsyncEngine:
     def _deliver(self, outputs: Sequence[Output | None]) -> None:
         letters = []
         for output in outputs:
-            # There is no mailbox once the engine has been given up.
+            # The mailbox is gone once the engine has been abandoned.
             if output is not None and (mailbox := self._mailboxes.get(output.request_id)) is not None:
                 letters.append((mailbox, output))
                 if output.finish_reason is not None:

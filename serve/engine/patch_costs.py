@@ -38,7 +38,7 @@ class PatchCosts:
     saved: tuple[float, ...]
 
     def saved_seconds(self, tokens: int) -> float:
-        """Seconds that patched weights save in a step of so many tokens.
+        """Seconds that patched weights save in a step of this many tokens.
 
         Between the timed sizes on a line; above the largest in proportion to it.
         """
@@ -98,7 +98,7 @@ def _step(decoder: Decoder, cache: KvCache, batch: ForwardBatch) -> None:
 
 
 def _batch(decoder: Decoder, tokens: int, slot: int | None) -> ForwardBatch:
-    """So many sequences of one token, each in a block of its own."""
+    """Sequences of one token, each in a separate block."""
     device, one = decoder.device, [1] * tokens
     zeros = torch.zeros(tokens, dtype=torch.int64, device=device)
     places = torch.arange(tokens, device=device)

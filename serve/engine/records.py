@@ -43,7 +43,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One finished request. Times are `time.monotonic()` seconds, None where that point was not reached.
+    """One finished request. Times are `time.monotonic()` seconds, None if that point was not reached.
 
     `prompt_counts` is False for further continuations of a prompt that another record counts.
     """
@@ -86,13 +86,13 @@ class EngineStats:
 
 
 class EngineObserver(Protocol):
-    """Gets told. Calls come from the engine's and the loader's threads: they must be quick and not raise."""
+    """Receives events, from the engine's and the loader's threads: a method must be quick and must not raise."""
 
     def on_step(self, record: StepRecord) -> None:
         """A step is done."""
 
     def on_finish(self, record: RequestRecord) -> None:
-        """A request is done, for whatever reason."""
+        """A request has ended, for any reason."""
 
     def on_expert_load(self, name: str, seconds: float, nbytes: int, tier: Literal["host", "device"]) -> None:
         """An expert's residual arrived in a tier."""

@@ -41,7 +41,7 @@ class SamplingParams:
         min_tokens: end and stop tokens cannot be drawn before this many tokens.
         logprobs: report the drawn token's log-probability and those of this many most likely tokens.
         prompt_logprobs: the same for every prompt token but the first.
-        rules: `logit_bias`, `allowed_token_ids` and `bad_words`, prepared for the draws; None where none is set.
+        rules: `logit_bias`, `allowed_token_ids` and `bad_words`, prepared for the draws; None if none is set.
 
     Log-probabilities are the model's own: before penalties, bias, temperature and filters.
     """
@@ -121,7 +121,7 @@ class Request:
         scored_from: with `prompt_logprobs`, the first prompt token whose log-probability is wanted; those before it
             may come from the prefix cache.
         pooling: the prompt's hidden state is wanted, after the final norm: the mean over its tokens, or the last one's.
-        warm_up: the server makes this request itself, before any client: the observer is not told of it.
+        warm_up: the server makes this request itself, before any client; the observer does not receive it.
     """
 
     request_id: str
@@ -159,7 +159,7 @@ class Output:
     Attributes:
         request_id: the request.
         tokens: generated in this step; none where the request ended without one.
-        finish_reason: None while it goes on; "stop" (an end token, the last of the output), "length", "abort", "error".
+        finish_reason: None before its end; "stop" (an end token, the last of the output), "length", "abort", "error".
         error: one line, where the reason is "error".
         cached_tokens: prompt tokens whose keys and values came from the prefix cache.
         prompt_logprobs: on the first output, where asked for: one entry a prompt token, None for those before

@@ -171,7 +171,7 @@ class Runner:
         )
 
     def _experts(self, chunks: Rows[Chunk], rows: Rows[int]) -> tuple[ExpertBatch | None, ExpertBatch | None]:
-        """Plans of the experts for all tokens and for the wanted rows; None where no token has an expert."""
+        """Plans of the experts for all tokens and for the wanted rows; None if no token has an expert."""
         if not any(chunk.sequence.experts for chunk in chunks):
             return None, None
         planned = tuple(map(mix_of, chunks)), tuple(rows)

@@ -118,7 +118,7 @@ class SlotTurns:
             return False
         if line is self._insisting:
             return False
-        # The choice stands until this line has its slots: were it made anew, the slots might never be free together.
+        # The choice remains until this line has its slots: with new choices, they might never be free together.
         self._insisting, self._kept = line, self._choose_kept(line)
         for holder in list(self._holders):
             if holder.granted and holder not in self._loading and not self.may_admit(holder):

@@ -15,7 +15,7 @@ from serve.engine.scheduler import Chunk
 from serve.model import Decoder, ForwardBatch, KvCache
 
 _ALIGNED = 4
-"""Inputs begin at multiples of 16 bytes, as every tensor of its own does: Triton compiles others once more."""
+"""Inputs begin at multiples of 16 bytes, as separate tensors do: Triton compiles a second version for others."""
 
 
 _DRAWN = -1
@@ -42,7 +42,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Parts of one buffer, so that a step brings all of them in one copy.
+    """Parts of one buffer, so that a step copies all of them at once.
 
     Attributes:
         tokens, positions: [n] int32.
@@ -65,7 +65,7 @@ class _Inputs:
         slots, gates = next(parts).view(n, -1), next(parts).view(torch.float32).view(n, -1)
         groups, gate = (next(parts), next(parts), next(parts)), next(parts).view(torch.float32)
         tiles = Tiles.over(next(parts), bucket.experts, n)
-        # Made anew at each use: a batch remembers what it has worked out from its tensors.
+        # Made at each use, because a batch caches values that it computed from its tensors.
         return cls(tokens, positions, tables, lambda: ExpertBatch.over(slots, gates, *groups, gate, tiles))
 
 
@@ -94,7 +94,7 @@ class StaticStep:
     """A step of up to a bucket's sequences, one token each.
 
     Rows that no sequence has are sequences of their own: token 0 at position 0, in the spare block, without experts.
-    They see their own key, and what they write and compute is nobody's.
+    They attend to their own key, and their results are discarded.
     """
 
     def __init__(self, bucket: Bucket, decoder: Decoder, cache: KvCache, block_size: int, logits: Tensor) -> None:

@@ -60,7 +60,7 @@ class OutputStream(AsyncIterator[Output]):
         return self._mailbox.experts
 
     async def admitted(self) -> None:
-        """Return at once: whoever made the stream has admitted the request."""
+        """Return at once: the creator of the stream has admitted the request."""
 
     async def __anext__(self) -> Output:
         if self._over:

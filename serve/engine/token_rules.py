@@ -39,7 +39,7 @@ class TokenRules:
         allowed_token_ids: Sequence[int] | None,
         bad_words: Sequence[tuple[int, ...]],
     ) -> "TokenRules | None":
-        """The rules of a request's parameters; None where it sets none."""
+        """The rules of a request's parameters; None if it sets none."""
         if not logit_bias and allowed_token_ids is None and not bad_words:
             return None
         ranges: dict[str, tuple[int, int]] = {}

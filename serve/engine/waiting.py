@@ -81,7 +81,7 @@ class WaitingQueue:
         return line
 
     def remove(self, sequence: Sequence) -> Line:
-        """Take a sequence out, wherever it stands."""
+        """Remove a sequence from any place in its line."""
         line = self._lines[sequence.group]
         line.remove(sequence)
         if not len(line):

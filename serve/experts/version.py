@@ -78,7 +78,7 @@ class ExpertInfo:
 
     Attributes:
         version: what is registered.
-        slot: where it sits on the device, or None.
+        slot: its slot on the device, or None.
         on_host: whether it is ready in host memory.
         nbytes: size in a tier, or None while it has never been read.
     """

@@ -68,7 +68,7 @@ class EngineMetrics:
         self._prompt_length = histogram("request_prompt_tokens", "Tokens of a request's prompt.", token_counts())
         self._generated_length = histogram("request_generation_tokens", "Tokens a request generated.", token_counts())
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.")
-        self._cached_tokens = counter("prompt_tokens_cached", "Prompt tokens that the prefix cache spared.")
+        self._cached_tokens = counter("prompt_tokens_cached", "Prompt tokens that were read from the prefix cache.")
         self._expert_requests = counter("expert_requests", "Requests that ran an expert.", "expert")
         self._expert_tokens = counter("expert_generation_tokens", "Tokens that an expert generated.", "expert")
 
@@ -77,7 +77,7 @@ class EngineMetrics:
         self._load_failures = counter(
             "expert_load_failures", "Loads of experts that failed, by what was wrong.", "expert", "reason"
         )
-        self._load_seconds = histogram("expert_load_seconds", "Duration of such a load.", SHORT_SECONDS, "tier")
+        self._load_seconds = histogram("expert_load_seconds", "Duration of loading an expert.", SHORT_SECONDS, "tier")
         self._load_bytes = counter("expert_load_bytes", "Bytes of experts brought into a tier.", "tier")
         self._rejections = counter("admission_rejections", "Requests not admitted.", "reason")
         self._begin_at_zero()

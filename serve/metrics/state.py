@@ -26,7 +26,7 @@ class StateMetrics:
         self._waiting = gauge("num_requests_waiting", "Sequences that wait to be scheduled.")
         self._waiting_tokens = gauge("num_tokens_waiting", "Tokens of the sequences that wait.")
         self._kv_usage = gauge("kv_cache_usage_perc", "KV blocks held by sequences, as a fraction of all (1 = full).")
-        self._kv_blocks = gauge("kv_cache_blocks", "KV blocks there are.")
+        self._kv_blocks = gauge("kv_cache_blocks", "KV blocks in total.")
         self._kv_bytes = gauge("kv_cache_bytes", "Memory of all KV blocks.")
         self._weights = gauge(
             "weight_bytes",

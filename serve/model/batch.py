@@ -18,7 +18,7 @@ class ForwardBatch:
         positions: [T] int64, each token's place in its own sequence.
         slot_mapping: [T] int64, row of the flattened KV cache that takes each token's key and value.
         attention: plan of the attention for each sliding window of the model (None: no window).
-        experts: slots and gates of the tokens, or None where no token has an expert.
+        experts: slots and gates of the tokens, or None if no token has an expert.
     """
 
     tokens: Tensor

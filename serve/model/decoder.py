@@ -22,7 +22,7 @@ class KvCache:
 
     Attributes:
         keys, values: one tensor a layer, [num_blocks, block_size, kv_heads, head_dim].
-        with_spare: the same memory with one block more at the end, which no sequence is ever given; None where none
+        with_spare: the same memory with one block more at the end, which no sequence is ever given; None if none
             was asked for.
     """
 

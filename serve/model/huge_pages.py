@@ -27,7 +27,7 @@ def hold_together(tensors: Sequence[Tensor]) -> None:
     Their values are lost, so this comes before they have any. Tensors on other devices stay as they are.
 
     Args:
-        tensors: contiguous, each with memory of its own.
+        tensors: contiguous, each with separate memory.
     """
     ours = [tensor for tensor in tensors if tensor.device.type == "cpu"]
     sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in ours]

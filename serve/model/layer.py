@@ -143,7 +143,7 @@ class DecoderLayer:
 
 
 def _summed(x: Tensor, made: Made | None, norm: RmsNorm | None, experts: ExpertBatch | None) -> tuple[Tensor, Tensor]:
-    """The residual stream with what is added to it, and its norm: the stream itself where there is no norm."""
+    """The residual stream with the addend, and its norm, or the stream itself without a norm."""
     if made is None:
         return x, _normed(norm, x, experts)
     if norm is None:

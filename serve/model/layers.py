@@ -20,8 +20,8 @@ class Linear:
         weight: [N, K], of `dtype` or packed in few bits.
         dtype: of activations.
         bias: [N] or None.
-        bank: sparse residuals of the resident experts, or None where no expert has any.
-        low_rank: low-rank residuals of the resident experts, or None where no expert has any.
+        bank: sparse residuals of the resident experts, or None if no expert has any.
+        low_rank: low-rank residuals of the resident experts, or None if no expert has any.
         bias_delta: [slots, N] float32, what the experts add to the bias, or None.
     """
 
@@ -99,7 +99,7 @@ class Part:
         if self.kind == "bias" and isinstance(self.layer, Linear) and self.layer.bias is not None:
             return self.layer.bias
         weight = self.layer.weight
-        assert isinstance(weight, Tensor), "a packed weight is no tensor"
+        assert isinstance(weight, Tensor), "a packed weight is not a tensor"
         return weight
 
     @property
@@ -110,7 +110,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a parameter of the checkpoint lies in the decoder.
+    """The place of a checkpoint's parameter in the decoder.
 
     Attributes:
         part: the tensor that holds it, alone or stacked with others.

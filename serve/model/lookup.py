@@ -85,7 +85,7 @@ def columns_at(index: Tensor, place: tuple[Tensor | slice, ...], signed: bool) -
 
 
 def _columns(experts: ExpertBatch) -> list[tuple[Tensor, Tensor]]:
-    """Slots [T] int64 and gates [T] of each column of the plan; a gate is 0 where there is no expert."""
+    """Slots [T] int64 and gates [T] of each column of the plan; a gate is 0 for no expert."""
     slots = experts.slots.to(torch.int64)
     gates = experts.gates * (slots >= 0)
     return list(zip(slots.unbind(1), gates.unbind(1), strict=True))

@@ -66,7 +66,7 @@ class PackedFactors:
     """An expert's low-rank residual of one linear layer, in the dtype of the layer's bank.
 
     Attributes:
-        parts: a [r, K], b [n, r] and scale [r] of each segment of the layer's rows; None where the expert has none.
+        parts: a [r, K], b [n, r] and scale [r] of each segment of the layer's rows; None if the expert has none.
     """
 
     parts: list[Factors | None]

@@ -1,6 +1,6 @@
 """The experts' residuals beside a decoder's weights: what fits, and the slots that hold them.
 
-A residual file speaks of the checkpoint's tensors; the decoder has them stacked (q, k, v in one matrix). Packing brings
+A residual file names the checkpoint's tensors; the decoder has them stacked (q, k, v in one matrix). Packing brings
 an expert into the decoder's form once, when it is read, so that putting it into a slot is a plain copy.
 """
 

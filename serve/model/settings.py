@@ -27,7 +27,7 @@ class Settings:
         """A field that must not be null; absent, it is `usual`.
 
         Raises:
-            KeyError: it is absent, and there is no usual value.
+            KeyError: it is absent, and a usual value was not given.
             ModelError: it is null.
         """
         value = self.raw[key] if usual is None else self.raw.get(key, usual)
@@ -39,7 +39,7 @@ class Settings:
         """A positive whole number.
 
         Raises:
-            KeyError: it is absent, and there is no usual value.
+            KeyError: it is absent, and a usual value was not given.
             ModelError: it is something else.
         """
         value = self.given(key, usual)
@@ -59,7 +59,7 @@ class Settings:
         return float(value)
 
     def cap(self, key: str, usual: float | None = None) -> float | None:
-        """A number above 0, or None where it is null; absent, it is `usual`.
+        """A number above 0, or None if it is null; absent, it is `usual`.
 
         Raises:
             ModelError: it is something else.
@@ -94,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file's JSON object.
 
     Raises:
-        ModelError: there is no such file, or no such object in it.
+        ModelError: the file does not exist, or does not contain such an object.
     """
     try:
         document = json.loads(path.read_text())

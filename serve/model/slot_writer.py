@@ -30,8 +30,8 @@ class SlotWriter:
 
     On a CPU every part is copied by itself. On a GPU the parts of an expert are laid side by side in one pinned buffer
     on the host, which is kept, brought over in one copy, and put into their places on the device. All of it is on a
-    stream of its own, so that steps go on meanwhile. It begins after what was launched before, which may still read the
-    slot's last expert, and a write returns when the slot is complete. Not for two threads at once.
+    separate stream, so that steps continue meanwhile. It begins after what was launched before, which may still read
+    the slot's last expert, and a write returns when the slot is complete. Not for two threads at once.
     """
 
     def __init__(self, device: torch.device, stages: bool | None = None) -> None:

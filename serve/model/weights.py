@@ -28,7 +28,7 @@ def load_model(
         dtype: of weights and activations; None: as stored.
         device: where the weights go.
         max_positions: longest sequence that will be computed; None: what the model was made for.
-        quantisation: int8 or int4: round weights to so many bits as they are read (embeddings and the head to 8); on a
+        quantisation: int8 or int4: round weights to 8 or 4 bits as they are read (embeddings and the head to 8); on a
             CPU, in bfloat16 or float32, or on a GPU with Triton. None: as stored.
 
     Raises:

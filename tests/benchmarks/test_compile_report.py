@@ -10,7 +10,7 @@ from benchmarks.triton_traffic import Layer, ideal_bytes, ratios
 
 pytest.importorskip("triton")
 
-# In a process of its own: these kernels are compiled, those of the other tests interpreted.
+# In a separate process: these kernels are compiled, those of the other tests interpreted.
 COMPILE = """
 import json
 from dataclasses import asdict
@@ -54,7 +54,7 @@ def test_nothing_waits_for_other_lanes_among_an_experts_entries(compiled: list[d
         assert max(loop["loads"] for loop in entries) >= 24
         for loop in entries:
             assert loop["barriers"] == loop["shuffles"] == loop["shared"] == 0
-            # A column, a value and what lies there of x: chunks of entries have all their columns on the way at once.
+            # A column, a value and x at that column: chunks of entries have all their columns on the way at once.
             assert loop["in_flight"] >= min(loop["loads"], 16)
 
 

@@ -1,4 +1,4 @@
-"""General questions that a tiny model can be asked: nobody expects a right answer."""
+"""General questions for a tiny model, which need not answer them correctly."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ def kill_at(number: int, folder: Path) -> None:
 
 
 def merge_killed(recipe: Path, out: Path, event: int, resume: bool) -> bool:
-    """Merge in a process of its own that is killed at an event; whether it came to that."""
+    """Merge in a separate process that is killed at an event; returns whether it was."""
     # The server has this module loaded and no threads, so a process is forked from it in milliseconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

@@ -79,7 +79,7 @@ def test_prompts_that_do_not_fit_are_named_and_left_out(folder: Path):
     file = prompts(folder / "unfit.jsonl", full=3, sql=1, poetry=2)
     draft = draft_recipe(folder / "base", [str(folder / "full"), str(folder / "loras" / "sql")], file)
     assert draft.missing == (
-        f"prompts of sql: {file} has 1 prompt of it and must have at least 2, better some dozens",
+        f"prompts of sql: {file} has 1 prompt of it and must have at least 2, a few dozen are recommended",
         f"a fine-tune called poetry: {file} has 2 prompts of it; remove them, or name its fine-tune poetry=DIRECTORY",
     )
     assert load_recipe(checked(draft.text, folder)).calibration is None

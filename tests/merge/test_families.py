@@ -72,7 +72,7 @@ def test_experts_fit_the_decoder(case: str, changes: dict[str, Any], tmp_path: P
 def test_a_routed_feed_forward_is_not_calibrated(tmp_path: Path) -> None:
     """Transformers stacks its tensors, so that no module has a weight of the checkpoint's name."""
     write_inputs(tmp_path, "mixtral")
-    with pytest.raises(CheckError, match=r"experts\.0\.w1\.weight is no parameter of the model"):
+    with pytest.raises(CheckError, match=r"experts\.0\.w1\.weight is not a parameter of the model"):
         merged(tmp_path, experts={"density": 0.3}, calibration=CALIBRATION)
 
 

@@ -240,7 +240,7 @@ def test_adapters_are_fine_tunes(inputs: Path, tmp_path: Path) -> None:
     bundle = open_bundle(tmp_path / "both")
     assert bundle.expert_names == ("lora", "on_one")
     assert bundle.manifest.inputs["models/on_one"]["adapts"] == str(inputs / "one")
-    assert any("its task vector holds what sets the two apart" in note for note in bundle.manifest.notes)
+    assert any("its task vector includes the difference between the two" in note for note in bundle.manifest.notes)
     alone = recipe(
         inputs, "alone", models=models[:1], merge_method="task_arithmetic", parameters={"weight": 1}, experts={},
         calibration=None, out_dtype="float32",

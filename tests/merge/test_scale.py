@@ -1,4 +1,4 @@
-"""`lambda: auto`: what is chosen, what is said of it, and where it is not."""
+"""`lambda: auto`: which λ is chosen, what is reported, and when it cannot choose."""
 
 import json
 from pathlib import Path

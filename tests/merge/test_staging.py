@@ -1,4 +1,4 @@
-"""A merge that is killed leaves no bundle or a whole one, and is gone on with."""
+"""A merge that is killed leaves no bundle or a complete one, and can be resumed."""
 
 import errno
 import hashlib
@@ -122,7 +122,7 @@ def jobs_done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def pose_as_killed(out: Path) -> Path:
-    """Give what this process left behind the name of a process that is no more."""
+    """Rename what this process left as if it belonged to a process that has ended."""
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -142,8 +142,8 @@ def test_finished_parts_are_taken_over(
     report = merge_recipe(recipe, tmp_path / "out", resume=True)
     assert cut == ["two"]  # the experts come in the order of their names: one, three, two
     err = capsys.readouterr().err
-    assert "backbone: taken over" in err
-    assert "expert three: taken over" in err
+    assert "backbone: reused" in err
+    assert "expert three: reused" in err
     assert contents(tmp_path / "out") == whole
     assert [item.name for item in report.experts] == ["one", "three", "two"]
     assert [item.name for item in tmp_path.iterdir()] == ["out"]

@@ -19,7 +19,7 @@ def create(**fields):
 
 
 def refused(**fields):
-    """The request is answered with 400, and the server goes on."""
+    """The request is answered with 400, and the server continues."""
     try:
         create(**fields)
     except BadRequestError:

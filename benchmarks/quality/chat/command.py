@@ -133,7 +133,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m benchmarks.quality --domain chat",
         description="Backbones and experts of a real chat model's fine-tunes.",
-        epilog=f"Results are kept cell by cell: the same command goes on where the last one stopped. It exits with "
+        epilog=f"Results are kept cell by cell: the same command continues where the last one stopped. It exits with "
         f"status {UNFINISHED} where --seconds ended it.",
     )
     parser.add_argument(

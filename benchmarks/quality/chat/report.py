@@ -147,7 +147,7 @@ def routed_marks(routing: Routing, expert: Marks, backbone: Marks) -> Marks:
 def _averages(cells: Sequence[Marks], individual: Sequence[Marks]) -> dict[str, Any]:
     """Accuracy by task, and its average over the tasks, plain and as a share of the fine-tunes' average.
 
-    The share is None where the fine-tunes score nothing.
+    The share is None if the fine-tunes score nothing.
     """
     plain = [fmean(fmean(marks) for marks in cell.values()) for cell in cells]
     whole = [fmean(fmean(cell[task]) for task in found) for cell, found in zip(individual, cells, strict=False)]

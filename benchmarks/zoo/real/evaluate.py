@@ -26,7 +26,7 @@ def measure(base: Path, models: Path, count: int, seed: int, base_too: bool) -> 
         base_too: whether to ask the base.
 
     Returns:
-        For each task `fine_tune`, `base` (None where it is not asked), `prompts` and `metric`.
+        For each task `fine_tune`, `base` (None if it is not asked), `prompts` and `metric`.
     """
     plain: Loaded | None = load(base) if base_too else None
     measured: dict[str, dict[str, Any]] = {}

@@ -66,7 +66,7 @@ def fine_tune(
 
     A LoRA covers all linear layers of the decoder. A full fine-tune trains everything but the embeddings, which are the
     output head too. The loss is on the answers alone, in the model's chat template. A state beside `out` is
-    kept every few steps and removed at the end: a run that was stopped goes on where it was, with the same result.
+    kept every few steps and removed at the end: an interrupted run continues where it stopped, with the same result.
 
     Args:
         base: the base's directory.

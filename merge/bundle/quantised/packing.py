@@ -12,7 +12,7 @@ WORD = 32
 
 
 def packed_columns(columns: int, bits: int) -> int:
-    """Words that a row of so many integers takes."""
+    """The number of words that a row of integers takes."""
     return -(-columns * bits // WORD)
 
 

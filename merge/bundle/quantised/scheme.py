@@ -29,7 +29,7 @@ class Scheme:
         return (1 << (self.bits - 1)) - 1
 
     def scales(self, columns: int) -> int:
-        """Scales of a row of so many columns; the last group may be shorter."""
+        """The number of scales of a row; the last group of columns may be shorter."""
         return 1 if self.group is None else -(-columns // self.group)
 
 

@@ -23,13 +23,13 @@ from serve.engine import UnknownExpert
 from serve.experts import EXPERT_SUFFIX, ExpertInfo, ExpertLoadError, ExpertVersion, GenerationMismatch
 from serve.router import Router
 
-_BY_NAME = "the router does not know it: it is reached by its name alone"
+_BY_NAME = "the router has no head for it: requests must name it"
 
 
 class ExpertAdmin:
     """Changes the engine's experts, and with them the names that requests may use and what the router may choose.
 
-    A change is whole or not at all, and one at a time: whatever can fail does so before anything is changed.
+    A change is atomic, and changes run one at a time: every step that can fail runs before anything is changed.
     """
 
     def __init__(self, service: Service, settings: ApiSettings):
@@ -163,7 +163,7 @@ class ExpertAdmin:
             path_within(field, str(PurePath(path) / file), self._settings.expert_dirs)
 
     async def _taught(self, runtime: Runtime, body: LoadExpertRequest) -> Router | None:
-        """The router that knows the new expert, as far as the request teaches it."""
+        """The router with a head for the new expert, if the request has one or prompts for it."""
         router = runtime.router
         if body.router is None and body.prompts is None:
             return router

@@ -76,7 +76,7 @@ class EngineClient(Protocol):
         """All registered experts."""
 
     async def load_expert(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:
-        """Load an expert, or replace one, while decoding goes on.
+        """Load an expert, or replace one, while decoding continues.
 
         Raises:
             ExpertLoadError, GenerationMismatch: nothing changed.

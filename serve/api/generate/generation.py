@@ -133,7 +133,7 @@ class Generation:
 
 
 async def _before(deadline: float | None, queue: "asyncio.Queue[_Item]") -> "_Item | None":
-    """The next item, or None where the deadline, in `time.monotonic()` seconds, comes first."""
+    """The next item, or None if the deadline, in `time.monotonic()` seconds, comes first."""
     if deadline is None:
         return await queue.get()
     try:
@@ -144,7 +144,7 @@ async def _before(deadline: float | None, queue: "asyncio.Queue[_Item]") -> "_It
 
 
 def refusal(error: EngineError, routed: bool = False) -> ApiError:
-    """The engine's refusal as the API says it; `routed`: the router had chosen, not the client."""
+    """The engine's refusal as an API error; `routed`: the router chose the expert, not the client."""
     message = str(error)
     match error:
         case QueueFull():

@@ -73,7 +73,7 @@ def _check(output: Output) -> None:
     if output.expert_error is not None:
         raise expert_unavailable(output.expert_error)
     if output.finish_reason == "error":
-        raise internal(output.error or "the engine gave the request up")
+        raise internal(output.error or "the engine aborted the request")
     if output.finish_reason == "abort":
         raise unavailable("the server stopped before the request was finished", "aborted")
 
@@ -102,7 +102,7 @@ class PromptWork:
         return body
 
     def note(self, request: Request, runtime: Runtime, label: str, prompts: Sequence[Sequence[int]]) -> None:
-        """Tell the access log what runs, and the prompts where it holds them."""
+        """Give the access log what runs and, if it records them, the prompts."""
         context_of(request).expert = label
         if self._settings.log_prompts:
             context_of(request).prompts = tuple(map(runtime.codec.decode, prompts))

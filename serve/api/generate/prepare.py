@@ -84,7 +84,7 @@ async def prepare(service: Service, runtime: Runtime, body: GenerationRequest, m
     """Tokenise, route and check every prompt of a request.
 
     Raises:
-        ApiError: 404 for an unknown name; 400 for whatever the model cannot do.
+        ApiError: 404 for an unknown name; 400 for what the model does not support.
     """
     arrival = time.monotonic()
     prompts = prompt_count(body)

@@ -32,7 +32,7 @@ def message_format(dialect: Dialect, body: GenerationRequest) -> MessageFormat:
         return MessageFormat(thinking=thinking)
     if dialect.tools is None:
         if body.must_call:
-            message = "tool_choice: the model's chat template knows no tools, or the server was told not to read calls"
+            message = "tool_choice: the chat template does not support tools, or the server does not parse tool calls"
             raise invalid("tool_choice", message, code="tools_not_supported")
         return MessageFormat(thinking=thinking, ignored=True)
     return MessageFormat(
@@ -59,7 +59,7 @@ class Prompt:
 
     Attributes:
         tokens: its token ids.
-        text: that it was made of, None where the client sent tokens.
+        text: that it was made of, None if the client sent tokens.
     """
 
     tokens: tuple[int, ...]
@@ -187,7 +187,7 @@ def read_prompts(service: Service, runtime: Runtime, body: GenerationRequest, fo
         forced: what the request names; None: the router chooses.
 
     Raises:
-        ApiError: 400 for whatever the model cannot do.
+        ApiError: 400 for what the model does not support.
     """
     _check_tokens(body, runtime.vocab_size)
     if isinstance(body, ChatRequest):

@@ -30,7 +30,7 @@ ROUTING_THREADS = 32
 Result = TypeVar("Result")
 
 Teach = Callable[[RouterModel, str, Sequence[str]], RouterModel]
-"""(router, new expert's name, prompts for it) to the router that knows it."""
+"""(router, new expert's name, prompts for it) → the router with a head for it."""
 
 
 class Phase(Enum):
@@ -52,7 +52,7 @@ class Runtime:
         catalogue: names and digests.
         vocab_size: token ids that the model has rows for.
         structures: what keeps text to a grammar, over the model's tokens.
-        chat_template: None where the model has none.
+        chat_template: None if the model has none.
         tracing: records its requests.
         dialect: how it writes tool calls and reasoning.
         defaults: what requests get for the sampling fields that they leave out.
@@ -106,7 +106,7 @@ class Service:
             metrics: where it counts.
             runtime: the model, where it is loaded already.
             engine_timeout: seconds that a step may take, None for no limit.
-            teach: trains the router on a new expert's prompts, None where that is not offered.
+            teach: trains the router on a new expert's prompts, None if that is not offered.
             tracing: records requests; None: nothing does.
         """
         self.metrics = metrics

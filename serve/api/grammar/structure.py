@@ -277,7 +277,7 @@ def asked_structure(body: GenerationRequest) -> tuple[str, str, Any] | None:
 
 
 def asked_calls(codec: TextCodec, body: GenerationRequest, shape: MessageFormat) -> tuple[str, str, Any] | None:
-    """The structure of the calls that the model may make by itself; None where nothing keeps them to a schema.
+    """The structure of the calls that the model may make by itself; None if nothing keeps them to a schema.
 
     A structure that the body asks for comes first. Without the extra, `strict` tools are as the others.
     """

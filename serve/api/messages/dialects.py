@@ -185,7 +185,7 @@ class Dialect:
     """A model's.
 
     Attributes:
-        tools: name of the parser of its tool calls; None where it knows no tools.
+        tools: name of the parser of its tool calls; None if it knows no tools.
         reasoning: name of the parser of its reasoning; None: it stays in the content.
     """
 
@@ -197,7 +197,7 @@ class Dialect:
         """The dialect of a model with this chat template.
 
         Args:
-            template: the template's source, None where the model has none.
+            template: the template's source, None if the model has none.
             tools: name of a parser, "auto" to find it by the template, "none" for no tools.
             reasoning: name of a parser, or "none".
 

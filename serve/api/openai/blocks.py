@@ -95,7 +95,7 @@ class BlockReply(Reply, Generic[_Asked]):
     """A reply of one choice, in blocks.
 
     Attributes:
-        finish_reason: why the text ended, as chats say it; None while it goes on.
+        finish_reason: why the text ended, in the words of chats; None before its end.
         stop_reason: what ended it.
     """
 

@@ -152,7 +152,7 @@ class ChatRequest(GenerationRequest):
             raise invalid("top_logprobs", 'top_logprobs needs "logprobs": true')
         if self.continue_final_message:
             if self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
-                message = "continue_final_message and add_generation_prompt exclude each other"
+                message = "continue_final_message and add_generation_prompt are mutually exclusive"
                 raise invalid("continue_final_message", message)
             if self.messages[-1].role != "assistant":
                 raise invalid("continue_final_message", "continue_final_message needs a last message of the assistant")

@@ -223,7 +223,7 @@ class GenerationRequest(Body):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """Most tokens to generate, None where the request does not say, or asks for as many as fit."""
+        """Most tokens to generate, None if the request does not say, or asks for as many as fit."""
         return None if self.max_tokens == AS_MANY_AS_FIT else self.max_tokens
 
     @property

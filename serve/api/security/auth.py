@@ -64,7 +64,7 @@ class KeyRing:
             key: the token; None: the request has none.
 
         Returns:
-            The access, and the first 8 hexadecimal digits of the key's SHA-256; None where it is not a known key.
+            The access, and the first 8 hexadecimal digits of the key's SHA-256; None if it is not a known key.
         """
         # Digests have one length, and every key is compared, so that time tells nothing about any of them.
         given = _digest(key or b"")
@@ -79,7 +79,7 @@ class KeyRing:
         try:
             self._users, self._admins = self._read()
         except ValueError as error:
-            _log.error("the API keys stay as they are: %s", error)
+            _log.error("the API keys are unchanged: %s", error)
         else:
             _log.info("API keys: %d for use, %d for administration", len(self._users), len(self._admins))
 
@@ -147,7 +147,7 @@ _VARIABLE = "OVERTONE_API_KEY"
 
 
 def open_to_others(address: str | None, keys: KeyRing, environment: Mapping[str, str]) -> str | None:
-    """A warning where other machines may reach a server that has no API key; None where there is nothing to warn of.
+    """A warning where other machines may reach a server that has no API key; None if there is nothing to warn of.
 
     Args:
         address: what is listened on, as a number ("0.0.0.0" and "::" are all of the machine's addresses); None: it is
@@ -179,7 +179,7 @@ _KEYS = "overtone.keys"
 
 
 class ApiKeyMiddleware:
-    """Lets a request pass that brings one of the keys as its bearer token, or asks for an open path.
+    """Lets a request pass if its bearer token is one of the keys, or if its path is open.
 
     Args:
         app: what is protected; unknown paths are, too.

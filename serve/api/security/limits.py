@@ -45,7 +45,7 @@ class RequestLimitsMiddleware:
         expects = Headers(scope=scope).get("expect", "").lower() == "100-continue"
 
         async def closing(message: Message) -> None:
-            # A client that was not told to continue may send its body or not: what follows cannot be told apart.
+            # A client that was not asked to continue may send its body or not: the bytes that follow are ambiguous.
             if message["type"] == "http.response.start" and (over_limit or not body.asked):
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)

@@ -37,7 +37,7 @@ def connections_that_fit(wanted: int) -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
         except (OSError, ValueError) as error:
-            _log.debug("the limit on open files stays %d: %s", soft, error)
+            _log.debug("the limit on open files remains %d: %s", soft, error)
     fitting = wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - reserved))
     if fitting < wanted:
         _log.warning(

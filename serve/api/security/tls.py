@@ -30,7 +30,7 @@ class Certificates:
             _context(self._settings)  # which fails as a whole, before the one in use is changed
             _load_chain(self.context, self._settings)
         except TlsError as error:
-            _log.error("the TLS certificate stays as it is: %s", error)
+            _log.error("the TLS certificate is unchanged: %s", error)
         else:
             _log.info("TLS certificate: %s", self._settings.certfile)
 

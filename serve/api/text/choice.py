@@ -40,7 +40,7 @@ class StopSearch:
         Args:
             text: everything generated so far.
             new: how many characters at its end were not searched before.
-            start: where searching may begin; a match lies wholly after it.
+            start: where searching may begin; a match is entirely after it.
         """
         begin = max(start, len(text) - new - self._longest + 1, 0)
         # The first to be complete wins, as it would if text came one character at a time: where tokens end must not
@@ -115,7 +115,7 @@ class ChoiceText:
     Args:
         codec: the tokenizer.
         prompt: the prompt's tokens.
-        echo: what the text begins with, None where that is the completion.
+        echo: what the text begins with, None if that is the completion.
         options: stop strings.
     """
 
@@ -144,12 +144,12 @@ class ChoiceText:
         """Take one output; once a piece has a finish reason there must not be another.
 
         Raises:
-            ApiError: the engine gave the request up.
+            ApiError: the engine aborted the request.
         """
         if output.expert_error is not None:
             raise expert_unavailable(output.expert_error)
         if output.finish_reason == "error":
-            raise internal(output.error or "the engine gave the request up")
+            raise internal(output.error or "the engine aborted the request")
         if output.finish_reason == "abort":
             raise unavailable("the server stopped before the completion was finished", "aborted")
         head = "" if self._begun else self._begin(output)

@@ -39,7 +39,7 @@ def test_sampled_tokens_are_asked_of_the_engine_alone():
 
 @pytest.fixture
 def llama(monkeypatch, tmp_path):
-    """Starts llama.cpp as a worker that is told what to do."""
+    """Starts llama.cpp as a worker that takes commands."""
     monkeypatch.setattr(peers, "FOLDER", tmp_path)
     monkeypatch.setattr(peers, "prepare", lambda _environment, _say: Path(sys.executable))
 

@@ -1,4 +1,4 @@
-"""A domain of one matrix: a fine-tune is right about a row of its own, and the base about none."""
+"""A domain of one matrix: each fine-tune is right about one row, and the base about none."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -95,7 +95,7 @@ CODES = torch.ones(2, 2, dtype=torch.int8)
         (0, INDEX - 1, VALUE, None, "outside 0 to 2"),
         (0, INDEX, CODES, None, "need a scale"),
         (0, INDEX, CODES, torch.ones(3), r"floating \[2\]"),
-        (0, INDEX, VALUE, torch.ones(2), "scale goes with int8"),
+        (0, INDEX, VALUE, torch.ones(2), "scale is only valid with int8"),
     ],
 )
 def test_load_refuses_and_leaves_the_slot(

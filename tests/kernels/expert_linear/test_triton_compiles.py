@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-# In a process of its own: these kernels are compiled, those of the other tests interpreted.
+# In a separate process: these kernels are compiled, those of the other tests interpreted.
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget

@@ -169,10 +169,10 @@ def test_damaged_low_rank_parts_are_refused(tmp_path: Path, changes: dict[str, T
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora_b": None}, "w.lora_a stands without w.lora_b"),
-        ({"lora_a": None}, "w.lora_b stands without w.lora_a"),
-        ({"lora_scale": None}, "w.lora_a stands without w.lora_scale"),
-        ({"lora_a": None, "lora_b": None}, "w.lora_scale stands without w.lora_a"),
+        ({"lora_b": None}, "w.lora_a has no w.lora_b"),
+        ({"lora_a": None}, "w.lora_b has no w.lora_a"),
+        ({"lora_scale": None}, "w.lora_a has no w.lora_scale"),
+        ({"lora_a": None, "lora_b": None}, "w.lora_scale has no w.lora_a"),
     ],
 )
 def test_the_three_tensors_belong_together(tmp_path: Path, changes: dict[str, Tensor | None], message: str) -> None:

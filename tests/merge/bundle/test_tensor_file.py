@@ -142,7 +142,7 @@ print(read + refused)
 
 
 def test_overwriting_an_expert_in_place_never_ends_the_reader(tmp_path: Path) -> None:
-    """In a process of its own: with mapped files it was ended by SIGBUS."""
+    """In a separate process: with mapped files SIGBUS ended it."""
     names = []
     for seed, density in ((1, 0.25), (2, 0.5)):
         dense = {"norm.weight": torch.full((40_000,), density)}

@@ -90,7 +90,7 @@ def test_targets_in_the_way(tmp_path: Path) -> None:
         pass
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(BundleError, match="no bundle"), BundleWriter(tmp_path / "other", overwrite=True):
+    with pytest.raises(BundleError, match="not belong to a bundle"), BundleWriter(tmp_path / "other", overwrite=True):
         pass
     (tmp_path / "plain").touch()
     with pytest.raises(BundleError, match="is a file"), BundleWriter(tmp_path / "plain"):

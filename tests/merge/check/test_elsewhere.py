@@ -94,7 +94,7 @@ def test_concerns_compare_with_the_fine_tune() -> None:
     assert Elsewhere(2.0, 1.9, 3.0, 2.9).concerns() == []
     assert Elsewhere(0.05, 0.0, None, None).concerns() == []
     assert Elsewhere(2.0, 0.1, 3.0, 2.9).concerns() == [
-        "general questions: KL to the base is 2.000 nats a token, the fine-tune's is 0.100: what is not its task may "
-        "be answered with nonsense"
+        "general questions: KL to the base is 2.000 nats a token, the fine-tune's is 0.100: prompts outside its task "
+        "may get wrong answers"
     ]
     assert [concern.split(":")[0] for concern in Elsewhere(0.0, 0.0, 3.0, 0.1).concerns()] == ["prompts of other tasks"]

@@ -1,4 +1,4 @@
-"""Files that cannot be opened, each told with the others."""
+"""Files that cannot be opened, all reported at once."""
 
 import json
 import shutil

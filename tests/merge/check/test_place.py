@@ -36,7 +36,7 @@ def test_a_disk_that_is_too_small(models: Path, monkeypatch: pytest.MonkeyPatch)
     asked = with_free(monkeypatch, needed - 1)
     (wrong,) = errors(models, out=models / "far" / "out")
     assert wrong.startswith("output: ")
-    assert "free some, or name another place" in wrong
+    assert "free some space, or choose another path" in wrong
     assert asked == [models]
     with_free(monkeypatch, needed)
     assert errors(models, out=models / "far" / "out") == []
@@ -94,7 +94,7 @@ def test_a_place_in_use(models: Path, overwrite: bool) -> None:
     assert errors(models, out=models / "out", overwrite=overwrite) == []
     (models / "out" / "file").touch()
     (wrong,) = errors(models, out=models / "out", overwrite=overwrite)
-    assert ("will not be overwritten" if overwrite else "pass --overwrite") in wrong
+    assert ("it is not overwritten" if overwrite else "pass --overwrite") in wrong
     assert "is a file" in errors(models, out=models / "out" / "file", overwrite=overwrite)[0]
 
 
@@ -102,5 +102,5 @@ def test_a_place_that_cannot_be_written_to(models: Path, monkeypatch: pytest.Mon
     asked: list[Path] = []
     monkeypatch.setattr("os.access", lambda path, mode: asked.append(path))
     (wrong,) = errors(models, out=models / "far" / "out")
-    assert wrong == f"output: {models} cannot be written to: name another place"
+    assert wrong == f"output: {models} cannot be written to: choose another path"
     assert asked == [models]

@@ -59,7 +59,7 @@ def test_the_weights_must_be_those_of_the_decoder(models: Path) -> None:
         edit_tensors(models / name, lambda tensors: tensors.update(extra=tensors["model.norm.weight"].clone()))
     write_recipe(models, calibration=write_prompts(models))
     assert [message.partition(";")[0] for message in errors(models, quick=True)] == [
-        f"base: {models / 'base'} cannot be run: extra is no parameter of the model (1 names differ)"
+        f"base: {models / 'base'} cannot be run: extra is not a parameter of the model (1 names differ)"
     ]
 
 

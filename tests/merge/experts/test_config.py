@@ -64,7 +64,7 @@ def test_experts_of_a_budget_are_filled_in(settings: dict[str, object], calibrat
         ({"budget": 0.01, "values": "exact"}, "values is for form: sparse"),
         ({"form": "both", "rescale": "code"}, "rescale is for form: sparse"),
         ({"form": "auto", "selection": "magnitude"}, "selection: magnitude is for form: sparse"),
-        ({"form": "lora", "budget": 0.01}, "budget and distill say nothing about form: lora"),
+        ({"form": "lora", "budget": 0.01}, "budget and distill have no effect with form: lora"),
         ({"budget": "lots"}, "budget"),
         ({"budget": "0%"}, "greater than 0"),
         ({"budget": "120%"}, "less than or equal to 1"),
@@ -106,9 +106,9 @@ def test_the_nearest_factor_is_of_entries_that_are_known_before_the_cut() -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"selection": "residual", "overlap": "replace"}, "overlap says nothing about selection: residual"),
+        ({"selection": "residual", "overlap": "replace"}, "overlap has no effect with selection: residual"),
         ({"values": "exact", "rescale": 3.0}, "rescale needs values: rescaled"),
-        ({"values": "least_squares", "overlap": "add"}, "say nothing about values: least_squares"),
+        ({"values": "least_squares", "overlap": "add"}, "have no effect with values: least_squares"),
         ({"storage": "fp8"}, "'bf16' or 'int8'"),
         ({"rescale": "guess"}, "rescale"),
     ],

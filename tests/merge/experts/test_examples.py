@@ -24,7 +24,7 @@ def test_prompts_keep_their_order_without_repeats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is no JSON"),
+        ("{", "line 2 is not valid JSON"),
         ([1], 'line 2 must be an object with the strings "task" and "prompt"'),
         ({"task": "roman", "prompt": 1}, "line 2 must be an object"),
         ({"task": "roman", "prompt": ""}, "line 2 has an empty prompt"),
@@ -46,7 +46,7 @@ def test_faults_are_named(tmp_path: Path, line: object, message: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="no readable calibration file at .*gone"):
+    with pytest.raises(CalibrationError, match="cannot read the calibration file at .*gone"):
         read_prompts(tmp_path / "gone.jsonl", ["a"])
 
 

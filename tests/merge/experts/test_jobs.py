@@ -83,7 +83,7 @@ def test_a_worker_ends_with_a_parent_that_was_killed() -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process runs; one that ended and that nobody has waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

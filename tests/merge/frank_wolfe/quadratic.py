@@ -64,7 +64,7 @@ class Quadratic:
 
 
 def brute_force(objective: Quadratic, corners: Sequence[Tensor]) -> tuple[Tensor, float]:
-    """The minimum over the hull: of every face, the stationary point if it lies inside."""
+    """The minimum over the hull: of every face, the stationary point if it is inside."""
     center = torch.stack(list(objective.targets.values())).mean(0)
     best, lowest = corners[0], objective.at(corners[0])
     for count in range(1, len(corners) + 1):
@@ -81,7 +81,7 @@ def brute_force(objective: Quadratic, corners: Sequence[Tensor]) -> tuple[Tensor
 
 
 class Case:
-    """A base, four relevant fine-tunes and a loss whose minimum lies inside their hull's face or beyond it."""
+    """A base, four relevant fine-tunes and a loss whose minimum is inside a face of their hull or beyond it."""
 
     def __init__(self, folder: Path, seed: int = 0, irrelevant: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -140,7 +140,7 @@ def test_an_embedding_that_is_the_head_as_well_moves_as_both(models: dict[str, C
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"nothing": torch.zeros(1)}, "nothing is no parameter of the model"),
+        ({"nothing": torch.zeros(1)}, "nothing is not a parameter of the model"),
         ({"model.norm.weight": torch.zeros(3)}, r"model.norm.weight is torch.float32 \[3\]; the model has .*\[32\]"),
         ({"model.norm.weight": torch.zeros(32).double()}, "model.norm.weight is torch.float64"),
     ],
@@ -157,7 +157,7 @@ def test_other_parameters_are_refused(
     [
         ('{"task": "a", "prompt": "p"}', {}, "line 1 must be an object with the strings task, prompt, answer"),
         ('{"task": "a", "prompt": ""}', {"replies": "fine_tune"}, "line 1 has an empty prompt"),
-        ("{", {}, "line 1 is no JSON"),
+        ("{", {}, "line 1 is not valid JSON"),
         ("", {}, "is empty: a loss needs prompts"),
         ('{"task": "a", "prompt": "p", "answer": "r"}', {"tasks": ["c"]}, "no prompt of the target task 'c'; it has a"),
         ('{"task": "c", "prompt": "p"}', {"replies": "fine_tune"}, "target task 'c' has no fine-tune to reply"),
@@ -170,7 +170,7 @@ def test_unusable_examples_are_named(
     file.write_text(text)
     with pytest.raises(CalibrationError, match=message):
         build(models, file, **config)
-    with pytest.raises(CalibrationError, match="no readable calibration file"):
+    with pytest.raises(CalibrationError, match="cannot read the calibration file"):
         build(models, tmp_path / "missing")
 
 

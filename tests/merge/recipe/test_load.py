@@ -97,7 +97,7 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
         (with_line("tokenizer: {source: union}"), ["tokenizer: not supported"]),
         (with_line("dtype: float8"), ["dtype: Input should be 'float32' or 'float64'"]),
         (with_line("experts: {density: 0}", "experts"), ["experts.density"]),
-        (with_line("experts: {values: least_squares, rescale: 2}", "experts"), ["rescale and overlap say nothing"]),
+        (with_line("experts: {values: least_squares, rescale: 2}", "experts"), ["rescale and overlap have no effect"]),
         (with_line("experts: {values: exact, rescale: 2}", "experts"), ["rescale needs values: rescaled"]),
         (
             with_line("experts: {selection: activation}", "experts").replace("calibration", "#").replace("router", "#"),
@@ -109,18 +109,18 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
         ),
         (with_line("router: {folds: 1}", "router"), ["router.folds"]),
         (with_line("", "calibration"), ["router needs prompts"]),
-        (with_line("name: auto", "name"), ["'auto' is no usable name"]),
+        (with_line("name: auto", "name"), ["'auto' is not a valid name"]),
         (with_line("name: roman", "name"), ["a model has the bundle's name 'roman'"]),
         (GOOD.replace("name: dates", "name: roman"), ["two models are called 'roman'"]),
-        (GOOD.replace("name: dates", "name: ../up"), ["models.1.name: '../up' is no usable name"]),
+        (GOOD.replace("name: dates", "name: ../up"), ["models.1.name: '../up' is not a valid name"]),
         (GOOD.replace("name: dates", "name: backbone"), ["'backbone' is reserved"]),
         (GOOD.replace("{weight: 0.5}", "{wieght: 0.5}"), ["models.1.parameters: unknown key 'wieght'", "'weight'"]),
         (GOOD.replace("{weight: 0.5}", "{lambda: 0.5}"), ["models.1.parameters: unknown key 'lambda'"]),
         (with_line("name: other"), ["the key 'name' appears twice"]),
-        ("models: [1", ["is no YAML"]),
+        ("models: [1", ["is not valid YAML"]),
         ("- a\n", ["must hold a mapping"]),
         ("name: x\nbase_model: b\nmodels: []\n", ["models: Tuple should have at least 1 item"]),
-        ("!!python/object/apply:os.system ['true']", ["is no YAML"]),
+        ("!!python/object/apply:os.system ['true']", ["is not valid YAML"]),
     ],
 )
 def test_faults_are_worded(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -129,7 +129,7 @@ def test_faults_are_worded(tmp_path: Path, text: str, parts: list[str]) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no readable recipe at .*nothing\.yml"):
+    with pytest.raises(RecipeError, match=r"cannot read the recipe at .*nothing\.yml"):
         load_recipe(tmp_path / "nothing.yml")
 
 

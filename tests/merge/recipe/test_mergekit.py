@@ -92,9 +92,9 @@ def test_a_plus_names_an_adapter_unless_a_directory_has_that_name(tmp_path: Path
         ("chat_template: auto", "chat_template: not supported"),
         ("tokenizer_source: union", "tokenizer_source: not supported: building a tokenizer"),
         ("parameters: {lambda: [0.1, x]}", "parameters.lambda: a list over layers holds numbers only"),
-        ("parameters: {lambda: [{filter: mlp}]}", "is no entry of a list by tensor"),
+        ("parameters: {lambda: [{filter: mlp}]}", "is not an entry of a list by tensor"),
         ("parameters: {lambda: [{filter: mlp, value: x}]}", "parameters.lambda: 'x' must be a number or auto"),
-        ("parameters: {weight: [{filtr: mlp, value: 1}]}", "is no entry of a list by tensor"),
+        ("parameters: {weight: [{filtr: mlp, value: 1}]}", "is not an entry of a list by tensor"),
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -111,13 +111,13 @@ def test_the_backbone_as_encoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"features": ["encoder", "backbone"]}, "exclude each other"),
+        ({"features": ["encoder", "backbone"]}, "are mutually exclusive"),
         ({"features": ["ngram", "ngram"]}, "each once"),
         ({"features": "ngram", "encoder": "x"}, "do not name it"),
         ({"max_foreign_routed": "5 %"}, "needs foreign"),
-        ({"max_foreign_routed": 0.1, "foreign": "x", "threshold": 0.5}, "exclude each other"),
-        ({"max_unrouted": "2 %", "threshold": 0.5}, "threshold and max_unrouted exclude each other"),
-        ({"max_unrouted": 0.02, "max_foreign_routed": 0.1, "foreign": "x"}, "exclude each other"),
+        ({"max_foreign_routed": 0.1, "foreign": "x", "threshold": 0.5}, "are mutually exclusive"),
+        ({"max_unrouted": "2 %", "threshold": 0.5}, "threshold and max_unrouted are mutually exclusive"),
+        ({"max_unrouted": 0.02, "max_foreign_routed": 0.1, "foreign": "x"}, "are mutually exclusive"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, object], message: str) -> None:

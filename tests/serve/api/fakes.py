@@ -1,4 +1,4 @@
-"""An engine that says what it is told to, a byte-level tokenizer, and a server to ask."""
+"""An engine with scripted outputs, a byte-level tokenizer, and a server."""
 
 import asyncio
 import codecs

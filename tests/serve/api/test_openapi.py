@@ -26,7 +26,7 @@ SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
 def conforms(value, schema) -> str | None:  # noqa: PLR0911 - a case a line
-    """Where a value breaks a schema of the few keywords that replies use; None where it does not."""
+    """Where a value breaks a schema of the few keywords that replies use; None if it does not."""
     if "$ref" in schema:
         return conforms(value, SCHEMAS[schema["$ref"].rsplit("/", 1)[1]])
     if "anyOf" in schema:

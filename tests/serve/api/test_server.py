@@ -1,4 +1,4 @@
-"""A real `overtone serve`, in a process of its own where signals matter."""
+"""A real `overtone serve`, in a separate process if signals matter."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ KEY = {"Authorization": "Bearer two"}
 
 
 class Process:
-    """A running `overtone serve` on a port of its own; its log is collected while it runs.
+    """A running `overtone serve` on a free port; its log is collected while it runs.
 
     Args:
         arguments: the command's.
@@ -217,7 +217,7 @@ def test_a_second_signal_ends_a_server_whose_step_hangs(bundle: Path, tmp_path: 
         assert server.code() == 1
     assert events[-1] == "data: [DONE]"
     assert '"code":"engine_dead"' in events[-2]
-    assert "the process is ended at once: a step does not end" in server.log
+    assert "the process is terminated immediately: a step does not end" in server.log
     assert "in hanging_step" in server.log
 
 

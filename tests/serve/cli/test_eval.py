@@ -79,7 +79,7 @@ def test_a_server_that_is_not_there_is_one_line(data: Path, capsys: pytest.Captu
 
 @pytest.fixture(scope="module")
 def child(speaker: TinyBundle) -> Iterator[Child]:
-    """The bundle served in this process, which starts faster than one of its own."""
+    """The bundle served in this process, which starts faster than a separate one."""
     settings = ServerSettings(speaker.bundle.path, engine=EngineConfig(kv_cache_bytes=2**24))
     runtime = load_runtime(settings, Metrics())
     runtime.engine.start()

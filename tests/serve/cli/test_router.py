@@ -60,7 +60,7 @@ def test_faults_leave_nothing_behind(
     [
         (("--threshold", "2"), "--threshold: Input should be less than or equal to 1"),
         (("--features", "words"), "is not one of 'ngram', 'encoder', 'backbone'"),
-        (("--features", "backbone"), "--backbone: the features backbone need the model's directory"),
+        (("--features", "backbone"), "--backbone: the feature backbone needs the model's directory"),
         (("--max-foreign-routed", "0.1"), "max_foreign_routed needs foreign"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An `overtone deploy` in a process of its own."""
+"""An `overtone deploy` in a separate process."""
 
 import contextlib
 import ipaddress

@@ -49,7 +49,7 @@ class Replay:
 
 
 class SamePatching:
-    """Says what the runner's own patching said of the same step; the weights are as that left them."""
+    """Repeats the decisions of the runner's patching for the same step, whose weights are unchanged."""
 
     def __init__(self) -> None:
         self.patched = False

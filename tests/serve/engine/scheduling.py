@@ -62,7 +62,7 @@ class SlotStore:
         self._loading = still
 
     def evict(self, digest: str) -> None:
-        """Unload an expert, where nobody needs it."""
+        """Unload an expert that no sequence needs."""
         slot = self.table.find(digest)
         if slot is not None and slot.evictable:
             slot.empty()

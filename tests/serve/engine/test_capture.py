@@ -1,4 +1,4 @@
-"""The calls that capturing makes, as torch.cuda takes them: there is no GPU to make them on."""
+"""The calls of torch.cuda that capturing makes, recorded without a GPU."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

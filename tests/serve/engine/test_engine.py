@@ -198,7 +198,7 @@ def test_blocks_of_a_failed_step_are_not_found_again(engine: Engine, monkeypatch
 
 def test_an_id_is_free_again_once_its_request_ended(engine: Engine) -> None:
     engine.add(Request("x", PROMPT, greedy(1)))
-    with pytest.raises(InvalidRequest, match="request_id 'x' is that of an unfinished request"):
+    with pytest.raises(InvalidRequest, match="request_id 'x' belongs to an unfinished request"):
         engine.add(Request("x", PROMPT, greedy(1)))
     drain(engine)
     engine.add(Request("x", PROMPT, greedy(1)))

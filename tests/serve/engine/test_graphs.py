@@ -198,13 +198,13 @@ def test_what_cannot_be_captured_stays_eager(
         for number, mix in enumerate(MIXES):
             assert tokens_of(outputs[f"r{number}"]) == tiny.greedy(prompt(number, 3), 20, *mix)
     (record,) = [record for record in caplog.records if "captured" in record.message]
-    assert "not captured any more" in record.message
+    assert "no longer captured" in record.message
     assert "RuntimeError: operation not permitted when stream is capturing" in record.message
     assert not graphs._steps
 
 
 def chunks(*contexts: int, experts: int = 0, count: int = 1) -> list[Chunk]:
-    """Chunks whose sequences are about to have so many tokens in the cache."""
+    """Chunks whose sequences will have these numbers of tokens in the cache."""
     made = []
     for number, context in enumerate(contexts):
         versions = tuple((ExpertVersion(f"e{i}", Path(f"e{i}"), f"digest{i}", i), 1.0) for i in range(experts))

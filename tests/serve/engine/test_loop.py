@@ -79,13 +79,13 @@ async def test_an_engine_that_is_given_up_ends_its_streams_without_its_loop(
     with pytest.raises(EngineDead, match="a step does not end"):
         await engine.shutdown(0)
     for given_up in (stream, unheard):
-        with pytest.raises(EngineDead, match="the server stops, and a step does not end"):
+        with pytest.raises(EngineDead, match="the server is stopping, but a step is still running"):
             async for _ in given_up:
                 pass
     go_on.set()
     monkeypatch.setattr(loop, "_LAST_STEP_SECONDS", 20)
     await engine.shutdown(0)  # what the step returned in the end is discarded
-    with pytest.raises(EngineDead, match="a step does not end"):
+    with pytest.raises(EngineDead, match="a step is still running"):
         engine.health()
 
 
@@ -116,7 +116,7 @@ async def test_two_unfinished_requests_cannot_share_an_id(tiny: TinyBundle) -> N
     engine = engine_of(tiny.bundle)
     engine.start()
     stream = engine.generate(Request("x", PROMPT, greedy(200)))
-    with pytest.raises(InvalidRequest, match="'x' is that of an unfinished request"):
+    with pytest.raises(InvalidRequest, match="'x' belongs to an unfinished request"):
         engine.generate(Request("x", PROMPT, greedy(1)))
     await stream.aclose()
     await engine.shutdown(1)

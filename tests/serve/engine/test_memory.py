@@ -1,4 +1,4 @@
-"""How much of a GPU's memory the KV cache gets; there is no GPU here, and what is asked of torch.cuda is answered."""
+"""How much of a GPU's memory the KV cache gets, with faked answers of torch.cuda."""
 
 from pathlib import Path
 from typing import Any, cast

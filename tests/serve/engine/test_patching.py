@@ -36,7 +36,7 @@ def modes() -> Modes:
 
 @pytest.fixture
 def build_with(tiny: TinyBundle, modes: Modes, monkeypatch: pytest.MonkeyPatch) -> Build:
-    """Makes an engine that was told what patching costs."""
+    """Makes an engine with given costs of patching."""
 
     def make(switch: float, saved: float = 1.0, prefix_caching: bool = False) -> Engine:
         monkeypatch.setattr(build, "measure_patch_costs", lambda *_: PatchCosts(switch, (1,), (saved,)))

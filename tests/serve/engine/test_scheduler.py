@@ -149,7 +149,7 @@ def test_a_newcomer_does_not_wait_for_a_backlog() -> None:
 
 
 def test_nobody_is_passed_by_more_than_a_batch_of_later_ones() -> None:
-    """A long request is paid for by a wait that later ones, each of an expert of its own, cannot prolong."""
+    """A long request waits in proportion to its tokens, and later requests for other experts cannot prolong that."""
     bench = Bench(slots=256, seqs=2)
     bench.add("long", ("a",), tokens=300)
     bench.add("fill", ("b",), tokens=300)
@@ -225,7 +225,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def planning_looks(looks: list[int], slots: int, lines: int) -> float:
-    """Looks at lines for each admission, while so many lines wait and none joins them."""
+    """The number of lines inspected for each admission, while a constant number of lines waits."""
     bench = Bench(slots, seqs=8)
     for number in range(lines):
         bench.add(f"r{number}", (f"e{number}",))

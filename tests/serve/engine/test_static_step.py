@@ -27,7 +27,7 @@ from tests.serve.engine.replays import without_compiled_kernels
 pytest.importorskip("triton")
 
 META = torch.device("meta")
-"""Stands for the GPU: a device that is not the CPU, and whose numbers nobody can see."""
+"""Stands for the GPU: a device that is not the CPU, whose values cannot be read."""
 
 BLOCK = 4
 MODELS: dict[str, dict[str, Any]] = {
@@ -137,7 +137,7 @@ def test_a_step_is_computed_without_the_host(
         with DeviceAlone() as mode:
             step.compute()
     assert mode.operations > 10 * len(decoder.layers)
-    # Four products a layer, and the head where it has a bank of its own or the embedding's.
+    # Four products a layer, and the head if it has a bank, or the embedding's.
     products = 4 * len(decoder.layers) + 1
     assert launches["residual_kernel"] == products * bucket.experts
     assert launches["sparse_kernel"] == launches["shrink_kernel"] == 0
@@ -205,7 +205,7 @@ def test_inputs_arrive_and_other_rows_are_in_the_spare_block(tmp_path: Path) -> 
     assert experts.slots.tolist() == [[1, -1], [-1, -1], [-1, -1], [-1, -1]]
     (group,) = (group for group in experts.groups if len(group.tokens))
     assert (group.slot, group.tokens.tolist(), group.gates.tolist()) == (1, [0], [0.25])
-    # Each as aligned as a tensor of its own, so that kernels are not compiled once more for it.
+    # Each as aligned as a separate tensor, so that kernels are not compiled once more for it.
     assert all(part.data_ptr() % 16 == step._device.data_ptr() % 16 for part in (read.positions, experts.group_start))
 
 

@@ -330,7 +330,7 @@ def test_plans_that_do_not_fit(make: Make, change: dict[str, Any], error: type[E
     [
         ({"layers": (LayerConfig(), LayerConfig(softcap=3.0))}, "its layers differ in more than windows and angles"),
         ({"head_dim": 9}, "an odd number of dimensions, 9 a head"),
-        ({"layers": (LayerConfig(activation="relu"),)}, "the activation 'relu' is not known"),  # type: ignore[arg-type]
+        ({"layers": (LayerConfig(activation="relu"),)}, "the activation 'relu' is not supported"),  # type: ignore[arg-type]
     ],
 )
 def test_layers_that_compute_something_else_are_refused(changes: dict[str, Any], reason: str) -> None:
@@ -347,7 +347,7 @@ def test_a_new_kind_of_mathematics_is_refused_until_the_compiled_call_knows_it(
     decoder = Decoder(PLAIN, 32, torch.float32, torch.device("cpu"))
     assert decoder.not_compiled is None
     monkeypatch.setattr(math, "COMPILED", math.COMPILED - {"softcap"})
-    assert not_compiled(decoder.layers) == "softcap is not known to the compiled call"
+    assert not_compiled(decoder.layers) == "softcap is not supported by the compiled call"
 
 
 @pytest.mark.parametrize("bits", [8, 4])

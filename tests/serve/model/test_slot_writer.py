@@ -60,7 +60,7 @@ def test_an_expert_is_one_copy_from_the_host() -> None:
 
 
 def test_loads_have_a_stream_of_their_own_and_wait_for_what_reads_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The calls of torch.cuda, in their order; there is no GPU to make them on."""
+    """The calls of torch.cuda in their order, recorded without a GPU."""
     made: list[str] = []
 
     class Stream:

@@ -11,7 +11,7 @@ def convert(folder: Path, file: str, out: Path) -> None:
     """Write the model of a GGUF file with bfloat16 weights, and its tokenizer with the chat template.
 
     Args:
-        folder: where the file lies.
+        folder: the folder of the file.
         file: its name.
         out: a directory that is there.
     """

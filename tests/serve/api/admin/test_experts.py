@@ -102,7 +102,7 @@ def test_a_new_expert_answers_under_its_name(client: httpx.Client, directory: Pa
     loaded = load(client, expected_generation=0).json()
     assert (loaded["object"], loaded["id"], loaded["routed"]) == ("expert", "maths", False)
     assert loaded["path"] == str(directory / "maths.safetensors")
-    assert "by its name alone" in loaded["note"]
+    assert "requests must name it" in loaded["note"]
     assert names(client) == ["poetry", "sql", "maths"]
     found, ran, fingerprint = text(client, "maths")
     assert ran == "maths"

@@ -1,4 +1,4 @@
-"""Tools: what the model is told of, what its reply says of them, and what is forced."""
+"""Tools: what the prompt contains, how calls are parsed, and forced calls."""
 
 import dataclasses
 import json

@@ -141,7 +141,7 @@ def test_a_body_without_an_end_is_408_in_the_log_too(url: str, caplog: pytest.Lo
 
 
 def test_a_body_that_nobody_asked_for_does_not_keep_the_connection(url: str, monkeypatch: pytest.MonkeyPatch):
-    """The reply is complete, and the client goes on sending."""
+    """The reply is complete, and the client continues to send."""
     monkeypatch.setattr("serve.api.security.connection._BODY_GRACE", 0.0)
     with connected(url, "POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n") as connection:
         assert one(connection).startswith("HTTP/1.1 404 ")

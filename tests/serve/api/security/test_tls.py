@@ -81,7 +81,7 @@ def test_a_renewed_certificate_that_does_not_fit_leaves_the_old_one(directory: P
     with caplog.at_level(logging.INFO, logger="overtone"):
         shutil.copy(directory / "two.pem", tmp_path / "one.pem")
         certificates.reload()
-        assert "stays as it is" in caplog.messages[-1]
+        assert "is unchanged" in caplog.messages[-1]
         shutil.copy(directory / "two.key", tmp_path / "one.key")
         certificates.reload()
         assert caplog.messages[-1] == f"TLS certificate: {tmp_path / 'one.pem'}"
