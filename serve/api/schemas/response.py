@@ -123,7 +123,7 @@ class TextConfig(Body):
 
 
 class ReasoningConfig(Body):
-    """Reasoning effort; a variable of the chat template, if the template has it."""
+    """How much to think; a variable of the chat template, where it knows it."""
 
     effort: Hint | None = None
     summary: Hint | None = None
