@@ -115,7 +115,7 @@ def test_affinity_moves_fewer_experts_than_chance():
 
 def test_an_expert_in_one_home_bears_no_more_than_one_replica():
     """All requests are for one expert: an affinity without replication leaves all but one replica idle."""
-    one = replace(BASE, replicas=4, experts=1, slots=1, seconds=60.0)
+    one = replace(BASE, replicas=4, experts=1, slots=1, seconds=20.0)
     rates = {name: highest_rate(CARD, replace(one, placement=name)) for name in PLACEMENTS}
     assert rates["replicated"] > 2 * rates["affinity"]
 
