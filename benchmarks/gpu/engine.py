@@ -163,18 +163,32 @@ def _timed(bench: Bench, mode: str, settings: dict[str, Any]) -> dict[str, list[
     for name in bench.cases:
         measure(f"{mode}_{name}", partial(case, name, {}))
     largest = list(bench.cases)[-1]
-    for name, params in {
+    others: dict[str, dict[str, Any]] = {
         "sampled": {"temperature": 1.0, "seed": 1},
         "top_p": {"temperature": 1.0, "top_p": 0.95, "seed": 1},
         "penalties": {"repetition_penalty": 1.1},
-    }.items():
+        # Log-probabilities are read by the host before the next step: the same steps, none of them launched ahead.
+        "waiting": {"logprobs": 0},
+    }
+    for name, params in others.items():
         greedy = texts.get(largest)
         measure(f"{mode}_{name}", partial(case, largest, params))
         if greedy is not None:
+            waited = texts[largest]
             texts[largest] = greedy
+    if greedy is not None:
+        measure(f"{mode}_ahead_is_waiting", partial(_same, greedy, waited))
     if made is not None:
         made.engine.experts.close()
     return texts
+
+
+def _same(ahead: list[list[TokenOutput]], waited: list[list[TokenOutput]]) -> bool:
+    """Steps that are launched ahead draw the tokens of those that wait for the host."""
+    for one, other in zip(ahead, waited, strict=True):
+        if [output.token for output in one] != [output.token for output in other]:
+            raise ArithmeticError("a step that was launched ahead drew another token")
+    return True
 
 
 def _agreement(captured: dict[str, list[list[TokenOutput]]], eager: dict[str, list[list[TokenOutput]]]) -> Value:

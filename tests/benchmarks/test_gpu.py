@@ -21,7 +21,13 @@ TOLD = {
         "same_product_beside_an_expert",
     },
     "attention": {"error_llama_both_blocks_of_256_window", "error_qwen_captured_blocks_of_16", "new_lengths"},
-    "engine": {"captured_distinct8", "eager_mixed8", "captured_is_eager_in_float32", "loads_while_decoding"},
+    "engine": {
+        "captured_distinct8",
+        "eager_mixed8",
+        "captured_is_eager_in_float32",
+        "captured_ahead_is_waiting",
+        "loads_while_decoding",
+    },
     "steps": {"small_T8_E8", "small_prompts_2x8_E2_ms_a_layer", "small_eager_growing_ms"},
     "linears": {"small_qkv_T8_E8", "small_down_T8_E8_low_rank"},
 }
@@ -66,7 +72,7 @@ def test_no_modelled_step_is_faster_than_its_bytes() -> None:
     for model in roofline.MODELS.values():
         for tokens, experts in ((1, 1), (8, 8), (64, 8), (256, 64)):
             one = roofline.step(roofline.H200, model, tokens, experts, 1024)
-            assert one.floor < one.linears + one.attention + one.small < one.total
+            assert one.floor < one.linears + one.attention + one.small < one.ahead * 1.001 < one.total
     assert sum(1 for _ in roofline.table()) == 2 + 2 * (2 + 3 + 4 + 4)
 
 

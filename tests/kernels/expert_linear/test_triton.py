@@ -264,7 +264,10 @@ def test_no_more_programs_are_launched_than_twice_the_tiles(monkeypatch: pytest.
     batch = ExpertBatch.from_slots(slots)
     assert batch.tiles.most == 2048 // 16 + 63
     expert_linear_triton(x, weight, bias, filled_bank(64, 300, 40, 3, torch.float32), batch)
-    expert_linear_triton(x, weight, bias, None, batch, filled_low_rank(64, [(300, 4)], 40, torch.float32))
+    low_rank = filled_low_rank(64, [(300, 4)], 40, torch.float32)
+    expert_linear_triton(x, weight, bias, None, batch, low_rank)
+    expert_linear_triton(x, weight, bias, filled_bank(64, 300, 40, 3, torch.float32), batch, low_rank)
+    assert len(grids) == 1 + 2 + 2
     for rows, tiles, *_ in grids:
         assert tiles <= batch.tiles.most
         assert rows <= -(-300 // 64)

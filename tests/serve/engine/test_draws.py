@@ -133,6 +133,21 @@ def test_what_the_host_has_to_decide_waits_for_it(tiny: TinyBundle, params: Samp
     assert "launched" not in order
 
 
+def test_a_device_that_is_lost_behind_a_step_is_noticed_where_its_tokens_are_read(
+    tiny: TinyBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    engine, _ = capturing_engine(tiny.bundle, Again(), LIMITS)
+    engine.add(Request("r", prompt(0, 4), greedy(8)))
+    for _ in range(3):
+        engine.step()
+    monkeypatch.setattr(Draws, "read", fails)
+    with pytest.raises(torch.AcceleratorError):
+        engine.step()
+
+
 ROWS = [
     SamplingRow(temperature=0.0),
     SamplingRow(temperature=0.7, uniform=0.3),
