@@ -14,8 +14,14 @@ CLUSTERS = frozenset({"deployment", "fake_replicas"})
 """Fixtures that start a Ray cluster, each once a session."""
 
 
-LONG = ("tests/serve/demo/test_tiny.py", "tests/merge/test_run.py", "tests/benchmarks/soak/test_soak.py")
-"""Files of few tests that take 20 to 60 seconds each: begun last, they would keep one process alone at the end."""
+LONG = (
+    "tests/serve/demo/test_tiny.py",
+    "tests/merge/test_run.py",
+    "tests/benchmarks/test_compile_report.py",
+    "tests/benchmarks/zoo/test_commands.py",
+    "tests/benchmarks/soak/test_soak.py",
+)
+"""Files of few tests that take 10 to 60 seconds each: begun last, they would keep one process alone at the end."""
 
 
 @pytest.hookimpl(wrapper=True)
