@@ -137,7 +137,7 @@ def test_shards_hold_the_same_weights(inputs: Path, tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"backbone": {"storage": "int2"}}, "storage"),
-        ({"backbone": {"storage": "bf16"}, "out_dtype": "float32"}, "say two things"),
+        ({"backbone": {"storage": "bf16"}, "out_dtype": "float32"}, "contradict each other"),
         ({"backbone": {"storage": "int8"}, "merge_method": "base", "experts": {"form": "lora"}}, "is not the base"),
     ],
 )
