@@ -93,7 +93,7 @@ def write_backbone(
         sizes = {name: prod(base.tensors[name].shape) for name in stored}
         whole = max((size for name, size in sizes.items() if pieces_of(name) == [None]), default=0)
         largest = max(sizes.values(), default=0)
-        threads = fitting(available_cores(), max(BYTES_AN_ENTRY * whole, dtype.itemsize * largest))
+        threads = fitting(available_cores(), max(BYTES_AN_ENTRY * whole, dtype.itemsize * largest), base.device)
     # Not flushed here: the bundle is, as a whole, and until then the disk writes while experts are cut.
     with CheckpointWriter(directory, specs, shard_bytes, flush=False) as writer:
         for name, tensor in in_order(writer.order, compute, threads, pool):

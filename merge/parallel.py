@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import torch
 
-from merge.bundle import available_cores, available_host_bytes
+from merge.bundle import available_cores
+from merge.device import CPU, available_bytes
 from merge.ray_pool import RayPool
 
 Key = TypeVar("Key")
@@ -45,14 +46,15 @@ def in_order(
                 future.cancel()
 
 
-def fitting(threads: int, each: int) -> int:
+def fitting(threads: int, each: int, device: torch.device = CPU) -> int:
     """As many threads as half of the memory has room for that is free within the limits of control groups; at least 1.
 
     Args:
         threads: at most.
         each: bytes that one takes.
+        device: whose memory it is.
     """
-    return max(1, min(threads, available_host_bytes() // 2 // max(each, 1)))
+    return max(1, min(threads, available_bytes(device) // 2 // max(each, 1)))
 
 
 @contextmanager

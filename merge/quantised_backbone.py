@@ -114,7 +114,7 @@ def continued(
     Raises:
         CheckpointError: it cannot be run.
     """
-    model = build_model(base.path, empty=True)
+    model = build_model(base.path, empty=True, device=fine_tune.device)
     with mapped(model, fine_tune):
         replies = continue_greedily(model, prompts, limit, ends)
     return [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
@@ -136,14 +136,14 @@ def fitted_to_inputs(
     Raises:
         CheckpointError: it cannot be run.
     """
-    model = build_model(merged.path)
+    model = build_model(merged.path, device=merged.device)
     assign(model, merged)
     parameters = dict(model.named_parameters())
     names = [name for name, info in merged.tensors.items() if _is_rounded(info) and not is_embedding(name)]
     found = {}
-    for gram in input_grams(model, make_batches(sequences, [()] * len(sequences), BATCH), names):
+    for gram in input_grams(model, make_batches(sequences, [()] * len(sequences), BATCH, merged.device), names):
         for name in gram.weights:
-            found[name] = quantise_for_output(parameters[name], gram.matrix, SCHEMES[storage])
+            found[name] = quantise_for_output(parameters[name], gram.matrix, SCHEMES[storage]).cpu()
             parameters[name].copy_(found[name].dequantised())
     return found
 

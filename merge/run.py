@@ -18,6 +18,7 @@ from merge.check import Finding, Inputs, checked_inputs
 from merge.check.elsewhere import Elsewhere
 from merge.check.general import plain_text, too_large
 from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.device import DeviceError, find_device
 from merge.experts import (
     ExpertReport,
     Job,
@@ -79,10 +80,11 @@ def merge_recipe(
     workers: int | None = 1,
     resume: bool = False,
     ray: bool = False,
+    device: str = "auto",
 ) -> MergeReport:
     """Merge what a recipe describes into a bundle, which appears at `out` whole or not at all.
 
-    The same recipe and inputs give the same bytes, in one go or resumed.
+    The same recipe and inputs give the same bytes on the same kind of device, in one go or resumed.
 
     Args:
         recipe: the YAML file.
@@ -93,18 +95,28 @@ def merge_recipe(
             it is 1; None for as many as there are processors and room in memory for.
         resume: go on with what a merge of the same recipe and inputs left behind when it was killed.
         ray: merge tensors and cut experts as Ray tasks, in place of threads and processes; the extra `ray`.
+        device: where methods, decompositions and models compute, as `find_device` takes it. Ray's workers compute on
+            processors.
 
     Raises:
         CheckError: what `overtone check` finds wrong without reading weights, all of it.
-        ValueError: CheckpointError or BundleError: one line that says what turned out to be wrong on the way.
+        ValueError: CheckpointError, BundleError or DeviceError: one line that says what turned out to be wrong on the
+            way.
     """
     start = time.perf_counter()
+    place = find_device("cpu" if ray and device == "auto" else device)
+    if ray and place.type != "cpu":
+        raise DeviceError(f"--ray computes on processors, and device is {device!r}: leave one of them out")
     shown, stages = Progress(progress), Stages()
     with stages.measured("inputs"):
         inputs, warned = checked_inputs(recipe, out, overwrite)
         for finding in warned:
             shown.say(str(finding))
+        inputs = inputs.on(place)
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+        if place.type != "cpu":
+            shown.say(f"computing on {place} ({torch.cuda.get_device_name(place)})")
+            versions["device"] = place.type
         shown.say("inputs: computing their digests")
         digests = inputs.digests()
     with (
@@ -114,7 +126,7 @@ def merge_recipe(
         with stages.measured("backbone"):
             abilities = base_abilities(inputs, shown)
             scale = _merge_backbone(inputs, abilities, staging, shown, workers, pool)
-            backbone = open_checkpoint(staging.path / "backbone")
+            backbone = open_checkpoint(staging.path / "backbone").on(place)
             general = [*_scale_notes(inputs, abilities, scale), *general_notes(abilities.reference, backbone, shown)]
             abilities = abilities.shortened()
         with stages.measured("experts"):
@@ -208,7 +220,8 @@ def _merge_backbone(
         if recipe.quantisation is not None:
             shown.say(f"backbone: rounding to {recipe.quantisation}")
             dtype = recipe.stored_dtype or _usual_dtype(inputs.base)
-            _round_backbone(inputs, open_checkpoint(floats), directory, recipe.quantisation, dtype)
+            stored = open_checkpoint(floats).on(inputs.base.device)
+            _round_backbone(inputs, stored, directory, recipe.quantisation, dtype)
     data = {"scale": None if scale is None else asdict(scale)}
     files = [file for folder in (directory, floats) for file in folder.rglob("*") if file.is_file()]
     staging.record("backbone", files, data)
@@ -289,7 +302,7 @@ def _cut_experts(
     workers: int | None,
     pool: RayPool | None,
 ) -> list[ExpertReport]:
-    floats = open_checkpoint(staging.path / FLOATS) if inputs.recipe.quantisation else None
+    floats = open_checkpoint(staging.path / FLOATS).on(backbone.device) if inputs.recipe.quantisation else None
     sources = Sources(
         inputs.merged(), backbone, backbone_digest(backbone.path, staging.digests.of), inputs.experts, floats
     )
@@ -318,7 +331,8 @@ def _cut_experts(
         for name, fine_tune in wanted.items()
     ]
     with shown.stage("experts", len(jobs)) as advance:
-        width = workers or usual_workers(inputs.job_bytes(), len(jobs))
+        one_gpu = backbone.device.type != "cpu"
+        width = workers or (1 if one_gpu else usual_workers(inputs.job_bytes(), len(jobs)))
         for report in run_jobs(jobs, width, pool):
             staging.record(f"experts/{report.name}", [directory / f"{report.name}.safetensors"], asdict(report))
             shown.say(f"expert {report.name}: {_summary(report)}")

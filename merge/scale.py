@@ -20,7 +20,7 @@ from merge.check import Inputs
 from merge.check.general import MOST_DIVERGENCE, MOST_PERPLEXITY, GeneralReference
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts.calibration import continue_greedily, make_batches
-from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
+from merge.experts.running import assign, build_model, device_of, end_tokens, load_tokenizer
 from merge.frank_wolfe import LanguageModelLoss
 from merge.progress import Progress
 
@@ -121,8 +121,8 @@ def choose_scale(
                 by_rows=recipe.by_rows,
                 threads=threads,
             )
-        moved = open_checkpoint(Path(scratch))
-        model = build_model(base.path)
+        moved = open_checkpoint(Path(scratch)).on(base.device)
+        model = build_model(base.path, device=base.device)
         loss = _own_replies(inputs, model, shown)
         assign(model, base)
         curve: list[ScalePoint] = []
@@ -182,7 +182,9 @@ def _own_replies(inputs: Inputs, model: PreTrainedModel, shown: Progress) -> Cal
             assign(model, inputs.fine_tunes[task])
             prompts = tokens[task][:each]
             limit = min(settings.answer_tokens, REPLY_TOKENS)
-            batches[task] = make_batches(prompts, continue_greedily(model, prompts, limit, ends), _BATCH)
+            batches[task] = make_batches(
+                prompts, continue_greedily(model, prompts, limit, ends), _BATCH, device_of(model)
+            )
             advance()
     loss = LanguageModelLoss(model, batches)
     return lambda: loss.loss({})

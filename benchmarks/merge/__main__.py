@@ -17,6 +17,7 @@ from benchmarks.merge.child import FRANK_WOLFE
 from benchmarks.merge.compare import SAME, compare
 from benchmarks.merge.launch import merge_once, merge_recipe_once
 from benchmarks.merge.pool import FULL, QUICK, Size, model_name, write_pool
+from benchmarks.merge.served import measure_served
 from benchmarks.merge.shape import SHAPES, TASKS, estimates, parameter_shapes, write_recipe
 from merge.checkpoint import open_checkpoint
 from merge.methods import METHODS
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--experts", type=json.loads, default={}, help="experts block of --shape, as JSON")
     parser.add_argument("--estimate", action="store_true", help="print the estimates of --shape and merge nothing")
     parser.add_argument("--out", type=Path, help="leave the bundle of --shape there")
+    parser.add_argument("--serve", type=Path, help="serve the bundle that --shape --out left, and measure instead")
+    parser.add_argument("--quantization", choices=("int8", "int4"), help="of --serve")
     parser.add_argument("--workers", type=int, default=0, help="workers of --shape (default: as many as fit)")
     arguments = parser.parse_args()
     if arguments.shape is not None and arguments.layers is not None and arguments.layers < 1:
@@ -52,7 +55,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overtone-merge-") as scratch:
         folder = arguments.dir or Path(scratch)
         try:
-            if arguments.estimate and arguments.shape is not None:
+            if arguments.serve is not None:
+                result = measure_served(arguments.serve, arguments.quantization)
+            elif arguments.estimate and arguments.shape is not None:
                 result = {"shape": arguments.shape, **estimates(SHAPES[arguments.shape])}
             elif arguments.shape is not None:
                 result = _shaped(folder, arguments)
@@ -176,7 +181,7 @@ def _disk_read_gbps(files: list[Path]) -> float:
 
 def _table(result: dict[str, Any]) -> str:
     lines = []
-    if "seconds" not in result and "shape" in result:
+    if "ready_seconds" in result or ("seconds" not in result and "shape" in result):
         return json.dumps(result, indent=2)
     if "shape" in result:
         whole = f"{result['seconds']:.0f} s, {result['peak_rss_mb']:.0f} MB"

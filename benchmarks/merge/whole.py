@@ -5,6 +5,7 @@ and of those that it starts: without pages of files, which the kernel takes back
 """
 
 import json
+import os
 import re
 import sys
 import threading
@@ -19,10 +20,11 @@ EVERY = 0.02
 
 
 class Memory:
-    """Samples the anonymous memory of this process and its descendants, on a thread."""
+    """Samples the anonymous memory of a process and its descendants, on a thread."""
 
-    def __init__(self) -> None:
-        """Start to sample."""
+    def __init__(self, process: int | None = None) -> None:
+        """Start to sample the process of this number; None: this one."""
+        self._process = process
         self.samples: list[tuple[float, float]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -39,11 +41,11 @@ class Memory:
 
     def _sample(self) -> None:
         while not self._ended.wait(EVERY):
-            self.samples.append((time.perf_counter(), anonymous_mb()))
+            self.samples.append((time.perf_counter(), anonymous_mb(self._process)))
 
 
-def anonymous_mb() -> float:
-    """Anonymous and shared memory of this process and its descendants, in MB."""
+def anonymous_mb(process: int | None = None) -> float:
+    """Anonymous and shared memory of a process (None: this one) and its descendants, in MB."""
     children: dict[int, list[int]] = {}
     sizes: dict[int, int] = {}
     for status in Path("/proc").glob("[0-9]*/status"):
@@ -55,7 +57,7 @@ def anonymous_mb() -> float:
         number = int(status.parent.name)
         children.setdefault(int(fields["PPid"]), []).append(number)
         sizes[number] = 1024 * (int(fields.get("RssAnon", 0)) + int(fields.get("RssShmem", 0)))
-    total, waiting = 0, [int(Path("/proc/self").resolve().name)]
+    total, waiting = 0, [process or os.getpid()]
     while waiting:
         number = waiting.pop()
         total += sizes.get(number, 0)

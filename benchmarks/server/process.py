@@ -50,11 +50,15 @@ class ServerProcess:
 
     Attributes:
         url: its address.
+        pid: its number.
+        ready_seconds: from its start until it was ready.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", url: str):
         self._process = process
         self.url = url
+        self.pid = process.pid
+        self.ready_seconds = 0.0
 
     def scrape(self, http: httpx.Client) -> Scrape:
         """Its figures now."""
@@ -71,13 +75,16 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(bundle: Path, options: Sequence[str], admin_key: str | None = None) -> Iterator[ServerProcess]:
+def server_process(
+    bundle: Path, options: Sequence[str], admin_key: str | None = None, patience: float = _START_SECONDS
+) -> Iterator[ServerProcess]:
     """Run `overtone serve` on 127.0.0.1 and a free port, and end it however the block ends.
 
     Args:
         bundle: what it serves.
         options: further ones.
         admin_key: the key that may load the bundle's experts; None: loading is off.
+        patience: seconds in which it must become ready.
 
     Raises:
         RuntimeError: it did not become ready; the message has the end of its log.
@@ -89,10 +96,12 @@ def server_process(bundle: Path, options: Sequence[str], admin_key: str | None =
     if admin_key is not None:
         command += ["--admin-api-key", admin_key, "--expert-dir", str(bundle / "experts")]
     with tempfile.TemporaryFile() as log:
+        start = time.perf_counter()
         process = subprocess.Popen(command, stdout=log, stderr=log)
         server = ServerProcess(process, f"http://127.0.0.1:{port}")
         try:
-            _wait(process, server.url)
+            _wait(process, server.url, patience)
+            server.ready_seconds = time.perf_counter() - start
             yield server
         except RuntimeError as error:
             log.seek(0)
@@ -102,8 +111,8 @@ def server_process(bundle: Path, options: Sequence[str], admin_key: str | None =
                 server.stop()
 
 
-def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _wait(process: "subprocess.Popen[bytes]", url: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with status {process.returncode} before it was ready")
@@ -113,4 +122,4 @@ def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise RuntimeError(f"the server was not ready after {_START_SECONDS} seconds")
+    raise RuntimeError(f"the server was not ready after {patience:g} seconds")

@@ -171,7 +171,7 @@ def ask_elsewhere(
     questions = [] if reference is not None else _some(every)
     pairs: list[tuple[str | None, Sequence[int]]] = [(None, encoder.encode(Example(q.prompt))) for q in questions]
     pairs += _spread(prompts)
-    model = build_model(base.path)
+    model = build_model(base.path, device=base.device)
     assign(model, base)
     ends = end_tokens(model, encoder.tokenizer)
     replies = continue_greedily(model, [prompt for _, prompt in pairs], REPLY_TOKENS, ends, _BATCH)

@@ -23,7 +23,7 @@ from merge.experts.calibration import continue_greedily
 from merge.experts.encoding import PromptEncoder
 from merge.experts.examples import Example
 from merge.experts.likelihood import mean_divergence, reply_log_probs
-from merge.experts.running import assign, build_model, end_tokens, load_tokenizer
+from merge.experts.running import assign, build_model, device_of, end_tokens, load_tokenizer
 
 MOST_DIVERGENCE = 0.1
 LEAST_KEPT = 0.9
@@ -196,7 +196,7 @@ class GeneralReference:
         Raises:
             CheckpointError: it cannot be run.
         """
-        tokenizer, model = load_tokenizer(checkpoint.path), build_model(checkpoint.path)
+        tokenizer, model = load_tokenizer(checkpoint.path), build_model(checkpoint.path, device=checkpoint.device)
         assign(model, checkpoint)
         replies = continue_greedily(model, self.prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
         after = decoded(tokenizer, replies)
@@ -231,7 +231,7 @@ def general_reference(base: Checkpoint) -> GeneralReference | None:
     tokenizer, questions = encoder.tokenizer, general_questions()
     prompts = [encoder.encode(Example(question.prompt)) for question in questions]
     texts = plain_text(base)
-    model = build_model(base.path)
+    model = build_model(base.path, device=base.device)
     assign(model, base)
     replies = continue_greedily(model, prompts, REPLY_TOKENS, end_tokens(model, tokenizer), _BATCH)
     said = decoded(tokenizer, replies)
@@ -260,6 +260,6 @@ def _text_loss(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:
     """Mean negative log-likelihood of the texts' tokens, in nats."""
     losses = []
     for text in texts:
-        ids = torch.tensor([list(text)])
+        ids = torch.tensor([list(text)], device=device_of(model))
         losses.append(F.cross_entropy(model(input_ids=ids).logits[0, :-1].float(), ids[0, 1:], reduction="none"))
     return float(torch.cat(losses).mean())

@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+
+import torch
 
 from merge.bundle import GenerationSettings, own_settings
 from merge.bundle.digest import file_digest, weights_digest
@@ -93,6 +95,11 @@ class Inputs:
             if not all(is_unchanged(name, self.base, item) for item in self.fine_tunes.values())
         }
         return job_bytes(self.base, runs_models, self.experts.form, changed)
+
+    def on(self, device: torch.device) -> "Inputs":
+        """The same inputs, whose tensors are read to a device."""
+        fine_tunes = {name: item.on(device) for name, item in self.fine_tunes.items()}
+        return replace(self, base=self.base.on(device), fine_tunes=fine_tunes)
 
     def merged(self) -> Checkpoint:
         """The base, as far as it is merged: what else it has is copied."""

@@ -25,6 +25,7 @@ from merge.bundle.shards import SINGLE
 from merge.checkpoint.error import CheckpointError, Faults
 from merge.checkpoint.finite import count_not_finite
 from merge.checkpoint.header import TensorInfo, read_header
+from merge.device import CPU
 
 TIED = {
     "lm_head.weight": ("model.embed_tokens.weight", "shared.weight", "transformer.wte.weight"),
@@ -84,6 +85,7 @@ class Checkpoint:
         buffers: the same of integer and boolean tensors.
         quantised: how each quantised weight among `tensors` is stored: its tensors, and the schemes of config.json.
             Its entry in `tensors` has the dtype of its scales, so that `nbytes` is what it takes multiplied out.
+        device: where `tensor` puts what it reads.
     """
 
     path: Path
@@ -91,6 +93,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     buffers: Mapping[str, TensorInfo] = field(default_factory=dict)
     quantised: Mapping[str, "Quantised"] = field(default_factory=dict)
+    device: torch.device = CPU
 
     @property
     def label(self) -> str:
@@ -125,11 +128,12 @@ class Checkpoint:
         if info is None:
             raise CheckpointError(f"{self.path} has no tensor {name}")
         if name in self.quantised:
-            weight = self.quantised[name].dequantised(name, dtype or torch.float32)
+            weight = self.quantised[name].dequantised(name, dtype or torch.float32).to(self.device)
             return weight if rows is None else weight[rows]
         tensor = _read(info.file, name)
         if rows is not None:
             tensor = tensor[rows]
+        tensor = tensor.to(self.device)
         bad = count_not_finite(tensor) if check else 0
         if bad:
             raise CheckpointError(f"{info.file}: {name} holds {bad} NaN or infinite values of {tensor.numel()}")
@@ -137,7 +141,11 @@ class Checkpoint:
 
     def is_mapped(self, name: str) -> bool:
         """Whether `tensor`, asked for no other dtype, maps the file and copies nothing."""
-        return name not in self.quantised
+        return name not in self.quantised and self.device.type == "cpu"
+
+    def on(self, device: torch.device) -> Self:
+        """The same checkpoint, whose tensors are read to a device."""
+        return replace(self, device=device)
 
     def only(self, names: Collection[str]) -> Self:
         """The same checkpoint with these tensors and no others."""

@@ -35,8 +35,8 @@ def greedy_support(target: Tensor, gram: Tensor, k: int, rounds: int = 16) -> tu
     """
     power = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
     error = target
-    index = torch.empty(target.shape[0], 0, dtype=torch.int64)
-    value = torch.empty(target.shape[0], 0)
+    index = torch.empty(target.shape[0], 0, dtype=torch.int64, device=target.device)
+    value = target.new_empty(target.shape[0], 0)
     step = -(-k // min(k, rounds))
     while index.shape[1] < k:
         score = (error.square() / power).scatter_(1, index, -1.0)
@@ -62,7 +62,7 @@ def fit_values(target: Tensor, gram: Tensor, index: Tensor) -> Tensor:
         v, [N, k] float32.
     """
     rows, k = index.shape
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(k)
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(k, device=gram.device)
     wanted = target.gather(1, index)
     step = max(1, CHUNK // (k * k))
     parts = []

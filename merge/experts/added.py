@@ -29,10 +29,11 @@ def added(model: PreTrainedModel, expert: Expert | None) -> Iterator[None]:
             parameter = parameters[name]
             kept[name] = parameter.clone()
             delta = expert.sparse[name].dense(parameter.shape[1]) if name in expert.sparse else expert.dense[name]
-            parameter.copy_(parameter.float() + delta)
+            parameter.copy_(parameter.float() + delta.to(parameter.device))
     for name, part in expert.low_rank.items():
-        dtype = parameters[name].dtype
-        product = Product((part.b.float() * part.scale).to(dtype), part.a.to(dtype))
+        like = parameters[name]
+        b, a = (x.to(like.device, like.dtype) for x in (part.b.float() * part.scale, part.a))
+        product = Product(b, a)
         hooked.append(Hooked(model, parameters[name], product))
     try:
         yield

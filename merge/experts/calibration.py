@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from merge.experts.running import cache_keyword, products
+from merge.experts.running import cache_keyword, device_of, products
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ class Batch:
         if self.mask is not None:
             called |= {"attention_mask": self.mask, "position_ids": self.positions}
         return called
+
+    def to(self, device: torch.device | None) -> "Batch":
+        """The same batch on a device; None: where it is."""
+        if device is None:
+            return self
+        always = (item.to(device) for item in (self.ids, self.real, self.predicts))
+        packed = (None if item is None else item.to(device) for item in (self.positions, self.mask))
+        return Batch(*always, *packed)
 
 
 class Watched(Sequence[Batch]):
@@ -94,8 +102,9 @@ def _continue(
 ) -> list[list[int]]:
     longest = max(len(prompt) for prompt in prompts)
     # Padding on the left lets all rows end at the same column, where the next token goes.
-    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    device = device_of(model)
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     position = (real.cumsum(1) - 1).clamp_min(0)
     keyword, cache = cache_keyword(model), DynamicCache()
     replies: list[list[int]] = [[] for _ in prompts]
@@ -115,7 +124,7 @@ def _continue(
         if not kept:
             break
         if len(kept) < len(rows):
-            chosen = torch.tensor(kept)
+            chosen = torch.tensor(kept, device=device)
             cache.batch_select_indices(chosen)
             rows = [rows[place] for place in kept]
             ids, real, position = ids[chosen], real[chosen], position[chosen]
@@ -123,7 +132,10 @@ def _continue(
 
 
 def make_batches(
-    prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], batch_size: int
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    batch_size: int,
+    device: torch.device | None = None,
 ) -> tuple[Batch, ...]:
     """Join prompts with their continuations and group them by length.
 
@@ -131,9 +143,10 @@ def make_batches(
         prompts: token ids, at least one each.
         replies: their continuations.
         batch_size: sequences a batch.
+        device: of the model that will run them; None: the processor.
     """
     pairs = sorted(zip(prompts, replies, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))
-    return tuple(_batch(pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size))
+    return tuple(_batch(pairs[start : start + batch_size]).to(device) for start in range(0, len(pairs), batch_size))
 
 
 def _batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Batch:

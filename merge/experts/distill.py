@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,14 @@ from merge.experts.calibration import Batch
 from merge.experts.layers import decoder_layers
 from merge.experts.placed import NONE, Product, Values, placed
 from merge.experts.running import products as fast_products
+from merge.experts.spilled import Spill
 from merge.experts.storage import Storage, as_stored
 
 ACTIVATIONS = 2 << 30
 """Bytes of activations that a backward pass may keep."""
+
+KEPT = 1 << 30
+"""Bytes of what the fine-tune computed that are kept in memory."""
 
 HIDDEN_WEIGHT = 100.0
 """w, the weight of the hidden states' relative error beside the divergence.
@@ -67,19 +72,27 @@ class Target:
 
 
 @torch.no_grad()
-def targets(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Target]:
+def targets(model: PreTrainedModel, batches: Sequence[Batch], folder: Path | None = None) -> list[Target]:
     """Run the fine-tune once over the batches.
 
     Log-probabilities are kept in bfloat16 once they would take more than a gigabyte in float32 (M V over all batches).
-    The tensors can take part in a later backward pass.
+    Of all tensors no more than `KEPT` bytes are in memory, and the others in files. They can take part in a later
+    backward pass.
+
+    Args:
+        model: the fine-tune.
+        batches: the task's prompts with its continuations.
+        folder: for what is not kept in memory; None: the system's.
     """
+    spill = Spill(KEPT, folder)
     positions = sum(int(batch.predicts.sum()) for batch in batches)
     large = 4 * positions * int(model.config.vocab_size) > 1 << 30
     found = []
     for batch in batches:
         hidden, logits = forward(model, batch)
         log_probs = functional.log_softmax(logits, -1)
-        found.append(Target(log_probs.to(torch.bfloat16) if large else log_probs, hidden))
+        stored = log_probs.to(torch.bfloat16) if large else log_probs
+        found.append(Target(spill.keep(stored), spill.keep(hidden)))
     return found
 
 
@@ -139,10 +152,10 @@ def distill(
         )
         for step, i in enumerate(_order(len(batches), settings)):
             hidden, logits = forward(model, batches[i])
-            wanted = teacher[i]
+            expected, states = teacher[i].log_probs.to(logits.device).float(), teacher[i].hidden.to(hidden.device)
             found = functional.log_softmax(logits, -1)
-            loss = functional.kl_div(found, wanted.log_probs.float(), reduction="batchmean", log_target=True)
-            loss += HIDDEN_WEIGHT * functional.mse_loss(hidden, wanted.hidden) / wanted.hidden.square().mean()
+            loss = functional.kl_div(found, expected, reduction="batchmean", log_target=True)
+            loss += HIDDEN_WEIGHT * functional.mse_loss(hidden, states) / states.square().mean()
             loss.backward()  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:
                 group["lr"] = group["initial"] * (1 - step / settings.steps)
@@ -178,6 +191,26 @@ def _recomputed(model: PreTrainedModel, batches: Sequence[Batch]) -> Iterator[No
                 layer.forward = forward
 
 
+def distillation_bytes(config: PretrainedConfig, layers: int, batches: Sequence[Batch], numbers: int) -> int:
+    """About what `distill` takes besides the model and what the fine-tune computed; bytes.
+
+    That is what the backward pass of the largest batch keeps, its logits with what is computed of them, and of each
+    number that is trained its gradient and Adam's two moments.
+
+    Args:
+        config: the model's.
+        layers: of the decoder.
+        batches: the task's prompts with the fine-tune's continuations.
+        numbers: that are trained.
+    """
+    tokens = max((batch.ids.numel() for batch in batches), default=0)
+    positions = max((int(batch.predicts.sum()) for batch in batches), default=0)
+    whole = layers * activation_bytes(config, tokens)
+    between = 4 * tokens * int(config.hidden_size) * layers + activation_bytes(config, tokens)
+    activations = whole if whole <= ACTIVATIONS else between
+    return activations + 4 * 4 * positions * int(config.vocab_size) + 4 * 4 * numbers
+
+
 def activation_bytes(config: PretrainedConfig, tokens: int) -> int:
     """About what a backward pass keeps of one decoder layer: ten vectors of its width, and four within the MLP."""
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
@@ -200,7 +233,7 @@ def divergence(
     with placed(model, values, products):
         for batch, expected in zip(batches, teacher, strict=True):
             log_probs = functional.log_softmax(forward(model, batch)[1], -1)
-            wanted = expected.log_probs.float()
+            wanted = expected.log_probs.to(log_probs.device).float()
             total += float(functional.kl_div(log_probs, wanted, reduction="sum", log_target=True))
             count += wanted.shape[0]
     return total / max(count, 1)

@@ -9,12 +9,14 @@ import torch
 
 from merge.bundle import Expert, LowRankDelta
 from merge.checkpoint import Checkpoint
+from merge.device import available_bytes
 from merge.experts import sparse
 from merge.experts.calibration import Batch, Watched, continue_greedily
 from merge.experts.config import FACTORS
-from merge.experts.distill import Settings, Target, distill, divergence, targets
+from merge.experts.distill import Settings, Target, distill, distillation_bytes, divergence, targets
 from merge.experts.factored import Parts, choose_parts
 from merge.experts.grams import Gram, input_grams
+from merge.experts.layers import decoder_layers
 from merge.experts.lora import lora_parts, rounded_parts, whole_directions, why_no_lora
 from merge.experts.mapped import mapped
 from merge.experts.packing import packed_batches
@@ -84,7 +86,7 @@ def cut_expert(
     dense = _dense(fine_tune, sources)
     room = _room(sources, dense)
     with ExitStack() as models:
-        lesson = None if calibration is None else _lesson(calibration, fine_tune, sources, advance, models)
+        lesson = None if calibration is None else _lesson(name, calibration, fine_tune, sources, advance, models)
         if config.form == "sparse":
             return _sparse(name, fine_tune, sources, calibration, lesson, dense, factor)
         return _factored(name, fine_tune, sources, calibration, lesson, dense, room, advance)
@@ -230,7 +232,7 @@ def _chosen(
     changed = [key for key in sources.weights() if activation and bool(sources.lacking(fine_tune, key).any())]
 
     def grams() -> Iterable[Gram]:
-        return input_grams(calibration.fine_tune, batches, changed) if changed else ()
+        return input_grams(calibration.fine_tune, batches, changed, calibration.folder) if changed else ()
 
     parts = choose_parts(fine_tune, sources, room, grams, advance)
     return refit(calibration, batches, fine_tune, sources, parts, dense) if activation else parts
@@ -271,6 +273,7 @@ def _dense(fine_tune: Checkpoint, sources: Sources) -> dict[str, Values]:
 
 
 def _lesson(
+    name: str,
     calibration: Calibration,
     fine_tune: Checkpoint,
     sources: Sources,
@@ -283,14 +286,38 @@ def _lesson(
     batches = Watched(packed_batches(tuned, calibration.prompts, replies, BATCH), advance)
     every = 1 if sources.config.form == "sparse" else ceil(len(batches) / SCORED)
     scored = Watched(batches[::every], advance)
-    teacher = targets(tuned, batches) if every == 1 or sources.config.distill else []
-    expected = teacher[::every] or targets(tuned, scored)
+    if sources.config.distill:
+        _check_distillation(name, calibration, batches, sources)
+    folder = calibration.folder
+    teacher = targets(tuned, batches, folder) if every == 1 or sources.config.distill else []
+    expected = teacher[::every] or targets(tuned, scored, folder)
     if sources.config.form == "sparse":  # such experts are fitted by putting values into the student's weights
         assign(student, sources.backbone)
     else:
         models.enter_context(mapped(student, sources.backbone))
     before = divergence(student, {}, scored, expected)
     return _Lesson(batches, teacher, scored, expected, before, sum(set(reply) <= calibration.ends for reply in replies))
+
+
+def _check_distillation(name: str, calibration: Calibration, batches: Sequence[Batch], sources: Sources) -> None:
+    """Refuse a distillation that memory has no room for, before hours of work.
+
+    Raises:
+        ValueError: it takes more than what is free.
+    """
+    config, model = sources.config, calibration.student
+    shapes = [sources.base.tensors[weight].shape for weight in sources.weights()]
+    if config.form == "sparse":
+        numbers = sum(shape[0] * sources.entries(shape[1]) for shape in shapes)
+    else:
+        numbers = _room(sources, {}) // (1 if config.storage == "int8" else 2)
+    needed = distillation_bytes(model.config, len(decoder_layers(model)), batches, numbers)
+    free = available_bytes(sources.base.device)
+    if needed > free:
+        raise ValueError(
+            f"distillation of expert {name!r} takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
+            "free: set experts.distill to 0, or use shorter prompts, fewer calibration.answer_tokens or fewer --workers"
+        )
 
 
 def _said(sources: Sources, factor: float) -> float | None:
@@ -318,11 +345,11 @@ def _expert(
         backbone_digest=sources.backbone_digest,
         density=sources.density if config.form == "sparse" else 0.0,
         sparse={
-            key: to_sparse(item.index, item.value, sources.base.tensors[key].shape[1], config.storage)
+            key: to_sparse(item.index.cpu(), item.value.cpu(), sources.base.tensors[key].shape[1], config.storage)
             for key, item in values.items()
             if item.index is not None
         },
-        dense={key: item.value.to(torch.float32) for key, item in dense.items()},
+        dense={key: item.value.to("cpu", torch.float32) for key, item in dense.items()},
         metadata=metadata,
-        low_rank=low_rank,
+        low_rank={key: LowRankDelta(part.a.cpu(), part.b.cpu(), part.scale.cpu()) for key, part in low_rank.items()},
     )

@@ -162,7 +162,7 @@ def _computed(
     Some layers are measured, by all threads, and then their weights are decomposed, each by one; so many of them at a
     time that their `each` bytes fit.
     """
-    threads = fitting(torch.get_num_threads(), each)
+    threads = fitting(torch.get_num_threads(), each, sources.base.device)
     measured: set[str] = set()
     some: list[Gram] = []
     for gram in grams():
@@ -238,7 +238,7 @@ def _entries(change: Tensor, gram: Tensor, sources: Sources, room: int) -> Curve
         return Curve(torch.zeros(0, dtype=torch.float64), rows)
     most = max(1, min(columns, int(MOST_ENTRIES * columns), room // rows))
     power = power_of(gram)
-    gain = torch.zeros(most, dtype=torch.float64)
+    gain = torch.zeros(most, dtype=torch.float64, device=change.device)
     for block in row_blocks(change.shape):
         score = _score(change if block is None else change[block], power)
         gain += score.topk(most, 1).values.double().square().sum(0)
@@ -249,7 +249,7 @@ def _entries(change: Tensor, gram: Tensor, sources: Sources, room: int) -> Curve
         removed = float(((change @ gram) * change).sum() - ((left @ gram) * left).sum())
         gain *= max(0.0, removed) / max(float(gain[:k].sum()), 1e-300)
     size = entry_bytes(max(1 / columns, 0.005), sources.config.storage)
-    return Curve(gain, ceil(rows * size), 2 * rows if sources.config.storage == "int8" else 0)
+    return Curve(gain.cpu(), ceil(rows * size), 2 * rows if sources.config.storage == "int8" else 0)
 
 
 def _score(change: Tensor, power: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -61,7 +62,11 @@ class Moments:
 
 
 def layer_moments(
-    fine_tune: PreTrainedModel, student: PreTrainedModel, batches: Sequence[Batch], wanted: Sequence[str]
+    fine_tune: PreTrainedModel,
+    student: PreTrainedModel,
+    batches: Sequence[Batch],
+    wanted: Sequence[str],
+    folder: Path | None = None,
 ) -> Iterator[tuple[str, Moments]]:
     """Yield each wanted linear weight, in the order of the computation, with its moments.
 
@@ -77,11 +82,12 @@ def layer_moments(
         student: holds the backbone, and the expert as far as it is known.
         batches: the task's prompts.
         wanted: names of 2-D weights; those that no linear layer uses are left out.
+        folder: for hidden states that are not kept in memory; None: the system's.
     """
     groups = input_groups(student, batches[0], wanted)
     parameters = dict(student.named_parameters())
     rows = sum(int(batch.real.sum()) for batch in batches)
-    ours, theirs = LayerRun(fine_tune, batches), LayerRun(student, batches)
+    ours, theirs = LayerRun(fine_tune, batches, folder), LayerRun(student, batches, folder)
     numbers = range(len(batches))
     for _, of_layer in groupby(groups, lambda group: theirs.layer_of(group[0])):
         layer = list(of_layer)
@@ -97,7 +103,7 @@ def layer_moments(
 
 def _moments(expected: Sequence[Tensor], given: Iterable[Tensor], rounded: bool) -> Moments:
     columns = expected[0].shape[1]
-    gram, drift = torch.zeros(columns, columns), torch.zeros(columns, columns)
+    gram, drift = (expected[0].new_zeros(columns, columns) for _ in range(2))
     for x, theirs in zip(expected, given, strict=True):
         add_outer(gram, theirs)
         difference = x - theirs

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from merge.experts.calibration import Batch
 from merge.experts.inputs import Group, input_groups
 from merge.experts.layers import LayerRun
+from merge.experts.running import device_of
 
 STRIP = 256
 """Rows of a matrix of moments that one product sums up. All at once took 1.7 times as long with 1,536 columns."""
@@ -39,7 +41,9 @@ def power_of(matrix: Tensor) -> Tensor:
     return matrix.diagonal() if matrix.numel() else matrix
 
 
-def input_grams(model: PreTrainedModel, batches: Sequence[Batch], wanted: Collection[str]) -> Iterator[Gram]:
+def input_grams(
+    model: PreTrainedModel, batches: Sequence[Batch], wanted: Collection[str], folder: Path | None = None
+) -> Iterator[Gram]:
     """Measure what the layers of the wanted weights read at the real positions.
 
     Memory: the moments of one decoder layer, a batch's inputs of it, and the hidden states of all batches. Time: two
@@ -49,14 +53,15 @@ def input_grams(model: PreTrainedModel, batches: Sequence[Batch], wanted: Collec
         model: the decoder, with its weights assigned.
         batches: the task's prompts with their continuations.
         wanted: names of 2-D weights; those that no linear layer uses are in no group.
+        folder: for hidden states that are not kept in memory; None: the system's.
     """
     parameters = dict(model.named_parameters())
     groups = input_groups(model, batches[0], wanted)
     count = sum(int(batch.real.sum()) for batch in batches)
-    layers = LayerRun(model, batches)
+    layers = LayerRun(model, batches, folder)
     for _, of_layer in groupby(groups, lambda group: layers.layer_of(group[0])):
         layer = list(of_layer)
-        sums = [torch.zeros(2 * (parameters[group[0]].shape[1],)) for group in layer]
+        sums = [torch.zeros(2 * (parameters[group[0]].shape[1],), device=device_of(model)) for group in layer]
         for number in range(len(batches)):
             inputs = layers.inputs(number, [group[0] for group in layer])
             for total, group in zip(sums, layer, strict=True):

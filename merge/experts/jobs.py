@@ -116,11 +116,13 @@ def run_job(job: Job) -> ExpertReport:
     calibration = None
     if job.prompts is not None:
         path = job.sources.base.path
-        fine_tune = build_model(path, empty=True)
-        student = build_model(path, empty=job.sources.config.form != "sparse")
+        device = job.sources.base.device
+        fine_tune = build_model(path, empty=True, device=device)
+        student = build_model(path, empty=job.sources.config.form != "sparse", device=device)
         own = job.settings.end_tokens
         ends = end_tokens(student, load_tokenizer(job.sources.base.path)) if own is None else frozenset(own)
-        calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens)
+        folder = job.target.parent  # in the bundle's directory, which has room for much
+        calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens, folder)
     steps = steps_of(job.sources, len(job.prompts.tokens) if job.prompts else 0)
     # The worker processes' bars stand beneath the one of all experts.
     row = 1 + next(iter(multiprocessing.current_process()._identity[-1:]), 0)

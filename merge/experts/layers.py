@@ -6,6 +6,7 @@ so, instead of a run of the whole model up to it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,11 @@ from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
 from merge.experts.inputs import layer_inputs, linear_weights, recorded
-from merge.experts.running import products
+from merge.experts.running import device_of, products
+from merge.experts.spilled import Spill
+
+HIDDEN = 1 << 29
+"""Bytes of hidden states that a run keeps in memory."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +33,18 @@ class _Call:
 class LayerRun:
     """A model's decoder layers, and the hidden states that the next one reads.
 
-    Memory: [B, T, D] of each batch, in the dtype of the model's hidden states.
+    Memory: [B, T, D] of each batch, in the dtype of the model's hidden states; beyond `HIDDEN` bytes in files.
     """
 
-    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch], folder: Path | None = None) -> None:
         """Begin every batch, to learn what each layer is called with.
 
         Args:
             model: the decoder, with its weights assigned.
             batches: the sequences.
+            folder: for hidden states that are not kept in memory; None: the system's.
         """
-        self._model, self._batches = model, batches
+        self._model, self._batches, spill = model, batches, Spill(HIDDEN, folder)
         self._linear = linear_weights(model)
         self._layers = decoder_layers(model)
         owner = {id(module): number for number, layer in enumerate(self._layers) for module in layer.modules()}
@@ -48,7 +54,7 @@ class LayerRun:
         self._next = 0
         for batch in batches if self._layers else ():
             hidden, calls = self._learn(batch)
-            self._hidden.append(hidden)
+            self._hidden.append(spill.keep(hidden))
             self._calls.append(calls)
 
     def layer_of(self, name: str) -> int | None:
@@ -76,14 +82,15 @@ class LayerRun:
     def _move_to(self, layer: int) -> None:
         while self._next < layer:
             for batch, hidden in enumerate(self._hidden):
-                self._hidden[batch] = self._run(self._next, batch, hidden)
+                with torch.inference_mode():
+                    hidden.copy_(self._run(self._next, batch, hidden))
             self._next += 1
 
     @torch.inference_mode()
     def _run(self, layer: int, batch: int, hidden: Tensor) -> Tensor:
         call = self._calls[batch][layer]
         with products(self._model):
-            output = self._layers[layer](hidden, *call.arguments, **call.keywords)
+            output = self._layers[layer](hidden.to(device_of(self._model)), *call.arguments, **call.keywords)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from merge.experts.running import device_of
+
 
 @torch.inference_mode()
 def reply_log_probs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
@@ -17,7 +19,9 @@ def reply_log_probs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequen
         prompt: token ids, at least one.
         reply: token ids, at least one.
     """
-    logits = model(input_ids=torch.tensor([[*prompt, *reply]]), logits_to_keep=len(reply) + 1).logits
+    logits = model(
+        input_ids=torch.tensor([[*prompt, *reply]], device=device_of(model)), logits_to_keep=len(reply) + 1
+    ).logits
     return F.log_softmax(logits[0, :-1].float(), -1)
 
 

@@ -77,7 +77,9 @@ def lora_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelt
         found = fine_tune.stored_factors(name)
         assert found is not None  # `why_no_lora` has seen to it
         left, right, scale = found
-        parts[name] = LowRankDelta(right.contiguous(), left.contiguous(), torch.full((len(right),), scale))
+        parts[name] = LowRankDelta(
+            right.contiguous(), left.contiguous(), torch.full((len(right),), scale, device=right.device)
+        )
     return parts
 
 

@@ -78,7 +78,8 @@ class Directions:
     Attributes:
         b: [N, R] float32.
         a: [R, K] float32.
-        gain: [R] float64, descending: the squared error that each direction removes, in the metric where there is one.
+        gain: [R] float64 on the processor, descending: the squared error that each direction removes, in the metric
+            where there is one.
     """
 
     b: Tensor
@@ -110,7 +111,7 @@ def directions(change: Tensor | Factors, most: int, metric: Metric | None = None
         u, s, vh = leading_svd(change if metric is None else change @ metric.root, most)
     half = s.sqrt()
     a = half[:, None] * vh
-    return Directions(u * half, a if metric is None else metric.undone(a), s.double().square())
+    return Directions(u * half, a if metric is None else metric.undone(a), s.double().square().cpu())
 
 
 def leading_svd(matrix: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +130,7 @@ def leading_svd(matrix: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     if 3 * width > min(matrix.shape):
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     else:
-        start = torch.randn(matrix.shape[1], width, generator=torch.Generator().manual_seed(0))
+        start = torch.randn(matrix.shape[1], width, generator=torch.Generator().manual_seed(0)).to(matrix.device)
         q = torch.linalg.qr(matrix @ start).Q
         for _ in range(PASSES):
             q = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ q).Q).Q
@@ -151,7 +152,7 @@ def stored(b: Tensor, a: Tensor, storage: Storage) -> LowRankDelta:
         storage: of the factors.
     """
     if storage == "bf16":
-        return LowRankDelta(a.to(torch.bfloat16), b.to(torch.bfloat16), torch.ones(len(a)))
+        return LowRankDelta(a.to(torch.bfloat16), b.to(torch.bfloat16), torch.ones(len(a), device=a.device))
     rows, columns = (x.abs().amax(dim).clamp_min(1e-18) / LARGEST for x, dim in ((a, 1), (b, 0)))
     return LowRankDelta(
         (a / rows[:, None]).round_().to(torch.int8).contiguous(),

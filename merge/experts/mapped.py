@@ -1,9 +1,10 @@
 """A decoder whose weights stay in their checkpoint's files.
 
-A weight that is stored in the precision of the products is mapped from its file: the kernel reads its pages when a
-layer multiplies by it, and gives them up where memory is short. Others (rounded to bfloat16, quantised, adapted) are
-held up to a limit; beyond it a LoRA is added to what its layer computes, and every other weight is read again for each
-call. So a decoder takes a few gigabytes of memory beyond the page cache, however large it is.
+On the processor a weight that is stored in the precision of the products is mapped from its file: the kernel reads its
+pages when a layer multiplies by it, and gives them up where memory is short. Others (rounded to bfloat16, quantised,
+adapted) are held up to a limit; beyond it a LoRA is added to what its layer computes, and every other weight is read
+again for each call. So a decoder takes a few gigabytes of memory beyond the page cache, however large it is. On a GPU
+no weight is mapped: a share of its memory holds as many as fit, and the others are copied to it for each call.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,12 +16,16 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from merge.checkpoint import Checkpoint
+from merge.device import available_bytes
 from merge.experts.placed import Fetched, Hooked, Product
 from merge.experts.running import faster_rounded, parameters_of
 from merge.lora import AdaptedCheckpoint
 
 HELD = 1 << 30
-"""Bytes of converted weights that a model keeps."""
+"""Bytes of converted weights that a model keeps on the processor."""
+
+SHARE = 4
+"""On a GPU a model keeps weights in this part of what is free: there are two models, and the rest is for moments."""
 
 
 @contextmanager
@@ -33,12 +38,15 @@ def mapped(model: PreTrainedModel, checkpoint: Checkpoint, held: int | None = No
     Args:
         model: its own parameters may be on the meta device. It has them again afterwards.
         checkpoint: the weights.
-        held: bytes of linear weights that are converted once and kept; None: `HELD`.
+        held: bytes of linear weights that are converted or copied once and kept; None: `HELD`, or the GPU's share.
 
     Raises:
         CheckpointError: the names do not agree, or a tensor cannot be read.
     """
-    placing = _Placing(model, checkpoint, HELD if held is None else held)
+    if held is None:
+        on_processor = checkpoint.device.type == "cpu"
+        held = HELD if on_processor else available_bytes(checkpoint.device) // SHARE
+    placing = _Placing(model, checkpoint, held)
     try:
         placing.fill()
         yield
@@ -49,7 +57,7 @@ def mapped(model: PreTrainedModel, checkpoint: Checkpoint, held: int | None = No
 class _Placing:
     def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, held: int) -> None:
         self._model, self._checkpoint, self._room = model, checkpoint, held
-        self._product = torch.bfloat16 if faster_rounded(model) else torch.float32
+        self._product = torch.bfloat16 if faster_rounded(model, checkpoint.device) else torch.float32
         self._owners: dict[int, list[tuple[nn.Module, str]]] = {}
         for module in model.modules():
             for leaf, parameter in module._parameters.items():
@@ -101,7 +109,7 @@ class _Placing:
 
     def _embedding(self, name: str, parameter: nn.Parameter, module: nn.Module) -> None:
         stored = self._checkpoint.tensors[name].dtype
-        if not self._is_mapped(self._checkpoint, name, stored):
+        if not self._is_stored_so(self._checkpoint, name, stored):
             self._put(parameter, self._checkpoint.tensor(name, torch.float32))
             return
         self._put(parameter, self._checkpoint.tensor(name, check=False))
@@ -116,9 +124,12 @@ class _Placing:
         return found
 
     def _is_mapped(self, checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> bool:
+        return checkpoint.is_mapped(name) and self._is_stored_so(checkpoint, name, dtype)
+
+    def _is_stored_so(self, checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> bool:
         if isinstance(checkpoint, AdaptedCheckpoint):
-            return not checkpoint.changes(name) and self._is_mapped(checkpoint.model, name, dtype)
-        return checkpoint.is_mapped(name) and checkpoint.tensors[name].dtype == dtype
+            return not checkpoint.changes(name) and self._is_stored_so(checkpoint.model, name, dtype)
+        return name not in checkpoint.quantised and checkpoint.tensors[name].dtype == dtype
 
 
 def _in_float32(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from math import prod
 
 from merge.checkpoint import Checkpoint
-from merge.experts import distill, factored, fit
+from merge.experts import distill, factored, fit, layers
 from merge.experts.config import Form
 from merge.experts.mapped import HELD
 from merge.methods.vectors import ROWS
@@ -26,7 +26,8 @@ def job_bytes(
 
     Without models it holds the tensor that is cut, with some rows of the two that it is the difference of, and the
     order of their entries. A job that runs models has, besides what `mapped` holds of two decoders, the moments of the
-    layer that it fits, some layers' inputs or moments, and the activations of a backward pass.
+    layer that it fits, some layers' inputs or moments, hidden states, what the fine-tune computed, and the activations
+    of a backward pass.
 
     Args:
         base: θ₀.
@@ -46,5 +47,6 @@ def job_bytes(
     embeddings = sum(size for name, size in sizes.items() if tied and "embed" in name)
     widest = max((info.shape[-1] for name, info in base.tensors.items() if len(info.shape) == 2), default=0)
     decoders = 2 * (HELD + 4 * embeddings)
-    streamed = decoders + 20 * widest**2 + factored.MEASURED + fit.BUDGET + distill.ACTIVATIONS
+    kept = 2 * layers.HIDDEN + distill.KEPT
+    streamed = decoders + 20 * widest**2 + factored.MEASURED + fit.BUDGET + distill.ACTIVATIONS + kept
     return LIBRARIES_BYTES + min(whole, streamed + cut)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from merge.bundle import SERVED_ARCHITECTURES
 from merge.experts.calibration import Batch, make_batches
+from merge.experts.running import device_of
 
 WORTH_SHARING = 8
 """Tokens that all prompts begin with from which packing pays."""
@@ -48,8 +49,8 @@ def packed_batches(
     # Eager attention, which Gemma 2 has for its soft cap, adds a mask to the scores, where sdpa takes one of bools.
     takes_bools = model.config._attn_implementation != "eager"
     if not (known and attends_to_all and takes_bools) or common_beginning(prompts) < WORTH_SHARING:
-        return make_batches(prompts, replies, batch_size)
-    return tuple(pack(chunk, rows) for chunk in chunks)
+        return make_batches(prompts, replies, batch_size, device_of(model))
+    return tuple(pack(chunk, rows).to(device_of(model)) for chunk in chunks)
 
 
 def common_beginning(prompts: Sequence[Sequence[int]]) -> int:

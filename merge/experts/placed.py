@@ -67,7 +67,7 @@ class Fetched:
             assert values.index is not None
             weight = weight.float().scatter_add(1, values.index, values.value)
         bias = self._layer.bias
-        if not torch.is_autocast_enabled("cpu"):
+        if not torch.is_autocast_enabled(x.device.type):
             weight = weight.to(x.dtype)
         return functional.linear(x, weight, bias)
 

@@ -60,7 +60,8 @@ def refit(
     others = {name: item for name, item in products.items() if name not in order}
     try:
         with placed(student, {**parts.values, **dense}, others):
-            for name, moments in layer_moments(calibration.fine_tune, student, batches, order) if order else ():
+            fine, folder = calibration.fine_tune, calibration.folder
+            for name, moments in layer_moments(fine, student, batches, order, folder) if order else ():
                 values = parts.values.get(name)
                 products[name] = _fitted(moments, fine_tune, sources, name, values, len(products[name].a))
                 read = as_read(stored(products[name].b, products[name].a, sources.config.storage))

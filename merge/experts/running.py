@@ -30,13 +30,19 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def build_model(directory: Path, dtype: torch.dtype = torch.float32, empty: bool = False) -> PreTrainedModel:
+def build_model(
+    directory: Path,
+    dtype: torch.dtype = torch.float32,
+    empty: bool = False,
+    device: torch.device | None = None,
+) -> PreTrainedModel:
     """Build the decoder that a directory's config.json describes, its weights still to be assigned.
 
     Args:
         directory: the model's.
         dtype: of its weights. (A later `.to(dtype)` would round rotary frequencies, too.)
         empty: leave its parameters on the meta device, where they take no memory.
+        device: of its parameters and buffers; None: torch's own, the processor.
 
     Raises:
         CheckpointError: transformers knows no such decoder (code of the directory is never run).
@@ -44,7 +50,7 @@ def build_model(directory: Path, dtype: torch.dtype = torch.float32, empty: bool
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
-        with _parameters_on_meta() if empty else nullcontext():
+        with _parameters_on_meta() if empty else nullcontext(), device or nullcontext():
             model = build(config, trust_remote_code=False, dtype=dtype)
         said = config.architectures or [type(model).__name__]
         if type(model).__name__ not in said:  # transformers also builds encoders so, which are then run in vain
@@ -91,12 +97,26 @@ def products(model: PreTrainedModel) -> AbstractContextManager[object]:
     """
     # Norms have the residual stream's dtype; matrices may be mapped in the one of their files.
     stream = next((parameter.dtype for parameter in model.parameters() if parameter.ndim == 1), model.dtype)
-    return torch.autocast("cpu", torch.bfloat16, enabled=stream == torch.float32 and faster_rounded(model))
+    enabled = stream == torch.float32 and faster_rounded(model)
+    return torch.autocast(device_of(model).type, torch.bfloat16, enabled=enabled)
 
 
-def faster_rounded(model: PreTrainedModel) -> bool:
-    """Whether products in bfloat16 take less time than in float32, for a model of this size on this processor."""
-    return bool(model.config.hidden_size >= WORTH_ROUNDING) and fast_bfloat16()
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where a model computes; some of its parameters may be on the meta device."""
+    embedding: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
+    return embedding.device
+
+
+def faster_rounded(model: PreTrainedModel, device: torch.device | None = None) -> bool:
+    """Whether products in bfloat16 take less time than in float32, for a model of this size.
+
+    Args:
+        model: the decoder.
+        device: where it will compute; None: where its weights are.
+    """
+    on_gpu = (device or device_of(model)).type == "cuda"
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else fast_bfloat16()
+    return bool(model.config.hidden_size >= WORTH_ROUNDING) and fast
 
 
 def check_runs(checkpoint: Checkpoint) -> None:

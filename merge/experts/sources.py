@@ -98,6 +98,7 @@ class Calibration:
         prompts: token ids.
         ends: token ids that end a reply.
         answer_tokens: most tokens of a reply.
+        folder: for what calibration does not keep in memory; None: the system's folder for temporary files.
     """
 
     fine_tune: PreTrainedModel
@@ -105,6 +106,7 @@ class Calibration:
     prompts: Sequence[Sequence[int]]
     ends: frozenset[int]
     answer_tokens: int
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Cut:
 def difference(minuend: Checkpoint, subtrahend: Checkpoint, name: str) -> Tensor:
     """One tensor of a checkpoint less that of another, float32."""
     shape = minuend.tensors[name].shape
-    found = torch.empty(shape)
+    found = torch.empty(shape, device=minuend.device)
     for rows in row_blocks(shape):  # of a large tensor no second copy in float32 is made
         whole = slice(None) if rows is None else rows
         torch.sub(

@@ -141,7 +141,9 @@ def _calibrated(
         yield from ((key, _data_free(key, fine_tune, sources, factor)) for key in sorted(left))
         return
     parameters = dict(calibration.student.named_parameters())
-    for key, moments in layer_moments(calibration.fine_tune, calibration.student, batches, sorted(left)):
+    for key, moments in layer_moments(
+        calibration.fine_tune, calibration.student, batches, sorted(left), calibration.folder
+    ):
         left.discard(key)
         tuned, vector = fine_tune.tensor(key, torch.float32), _vector(key, fine_tune, sources)
         target = moments.target(tuned, sources.lacking(fine_tune, key))

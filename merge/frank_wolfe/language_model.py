@@ -153,7 +153,7 @@ def language_model_loss(
     usual = prompt_encoder(base, calibration)
     own = {task: own_settings(base.path, *fine_tune.directories) for task, fine_tune in fine_tunes.items()}
     encoders = own_encoders(usual, own, calibration)
-    tokenizer, model = usual.tokenizer, build_model(base.path)
+    tokenizer, model = usual.tokenizer, build_model(base.path, device=base.device)
     batches = {}
     for task, found in examples.items():
         encoder = encoders.get(task, usual)
@@ -171,6 +171,6 @@ def language_model_loss(
             replies = continue_greedily(model, prompts, config.answer_tokens, ends)
         else:
             raise CalibrationError(f"the target task {task!r} has no fine-tune to reply: use replies: answer")
-        batches[task] = make_batches(prompts, replies, config.batch_size)
+        batches[task] = make_batches(prompts, replies, config.batch_size, base.device)
     assign(model, base)
     return LanguageModelLoss(model, batches, config.scale == "log")

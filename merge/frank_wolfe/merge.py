@@ -115,4 +115,4 @@ def _write_initial(
             origin = base.tensor(name, torch.float32)
             writer.write(name, method(name, origin, task_vectors(name, base, fine_tunes, origin)))
     (file,) = directory.glob("*.safetensors")
-    return Checkpoint(directory, base.config, read_header(file))
+    return Checkpoint(directory, base.config, read_header(file), device=base.device)

@@ -61,7 +61,8 @@ class Search:
         """Stand at the starting point, the first vertex."""
         coefficients = torch.zeros(len(vertices.names), layout.groups, dtype=torch.float64)
         coefficients[0] = 1
-        search = cls(vertices, layout, objective, coefficients, {name: torch.empty(shapes[name]) for name in shapes})
+        point = {name: torch.empty(shape, device=vertices.device) for name, shape in shapes.items()}
+        search = cls(vertices, layout, objective, coefficients, point)
         search.move(coefficients)
         return search
 

@@ -19,6 +19,7 @@ class Vertices:
 
     Attributes:
         names: `INITIAL`, then the fine-tunes' names, sorted.
+        device: where their tensors are read to.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Vertices:
         self._initial = initial
         self._local_update = local_update
         self.names = (INITIAL, *sorted(fine_tunes))
+        self.device = base.device
 
     def read(self, vertex: str, name: str) -> Tensor:
         """Read one tensor of one vertex, float32. It must not be written to."""

@@ -93,13 +93,14 @@ def _write_weights(metadata: Metadata, target: Path) -> None:
                 f"{metadata.file}: {source} is {list(metadata.shape(source))}; {list(shapes[name])} is expected"
             )
     heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
-    permuted = family_of(metadata).permuted
+    family = family_of(metadata)
     specs = [TensorSpec(name, metadata.dtype, shape) for name, shape in shapes.items()]
     with CheckpointWriter(target, specs, flush=False) as writer:
         for name in writer.order:
-            tensor = metadata.tensor(names[name], metadata.dtype)
+            offset = family.norm_offset if len(shapes[name]) == 1 else 0.0
+            tensor = metadata.tensor(names[name], torch.float32 if offset else metadata.dtype)
             count = heads.get(name.split(".")[-2])
-            writer.write(name, unpermuted(tensor, count) if permuted and count else tensor)
+            writer.write(name, unpermuted(tensor, count) if family.permuted and count else tensor - offset)
 
 
 def unpermuted(rows: Tensor, heads: int) -> Tensor:

@@ -45,6 +45,7 @@ class Family:
         permuted: whether llama.cpp's converter interleaves the rows of the query and key weights of each head.
         own: further keys, with Hugging Face's names.
         settings: further settings of config.json.
+        norm_offset: what llama.cpp's converter adds to the weights of norms.
     """
 
     class_name: str
@@ -52,6 +53,7 @@ class Family:
     permuted: bool = False
     own: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    norm_offset: float = 0.0
 
 
 FAMILIES = {
@@ -70,6 +72,14 @@ FAMILIES = {
     "qwen2": Family("Qwen2ForCausalLM", "qwen2", settings={"use_sliding_window": False}),
     "qwen3": Family("Qwen3ForCausalLM", "qwen3", settings={"use_sliding_window": False}),
     "olmo2": Family("Olmo2ForCausalLM", "olmo2"),
+    # llama.cpp leaves out the rotation in every fourth layer; a file does not say so.
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        "smollm3",
+        permuted=True,
+        settings={"no_rope_layer_interval": 4, "use_sliding_window": False},
+    ),
+    "gemma": Family("GemmaForCausalLM", "gemma", settings={"hidden_act": "gelu_pytorch_tanh"}, norm_offset=1.0),
 }
 """By llama.cpp's name. Mistral and SmolLM2 models are converted as `llama`."""
 

@@ -1,7 +1,8 @@
 """A model with an adapter, read as if it were a full checkpoint."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -60,7 +61,9 @@ class AdaptedCheckpoint(Checkpoint):
         """
         shape = self.tensors[name].shape
         if len(shape) == 2 and name not in self.adapter.replacements and name not in self.adapter.changes:
-            return torch.zeros(shape[0], 0, dtype=dtype), torch.zeros(0, shape[1], dtype=dtype)
+            sizes = (shape[0], 0), (0, shape[1])
+            left, right = (torch.zeros(size, dtype=dtype, device=self.device) for size in sizes)
+            return left, right
         found = self.stored_factors(name, dtype)
         if found is None:
             return None
@@ -86,6 +89,10 @@ class AdaptedCheckpoint(Checkpoint):
         a, b = self._own(change.a, dtype), self._own(change.b, dtype)
         return (a.T, b.T, change.scale) if change.transposed else (b, a, change.scale)
 
+    def on(self, device: torch.device) -> Self:
+        """The same model and adapter, whose tensors are read to a device and added there."""
+        return replace(self, device=device, model=self.model.on(device))
+
     def changes(self, name: str) -> bool:
         """Whether the adapter gives a tensor other values than the model has."""
         return name in self.adapter.changes or name in self.adapter.replacements
@@ -105,7 +112,7 @@ class AdaptedCheckpoint(Checkpoint):
         return (b @ a[:, rows]).T if change.transposed else b[rows] @ a
 
     def _own(self, name: str, dtype: torch.dtype | None, rows: slice | None = None) -> Tensor:
-        return Checkpoint(self.path, {}, self.adapter.tensors).tensor(name, dtype, rows=rows)
+        return Checkpoint(self.path, {}, self.adapter.tensors, device=self.device).tensor(name, dtype, rows=rows)
 
 
 def is_adapter(directory: Path) -> bool:

@@ -112,7 +112,8 @@ def _dropper(name: str, density: PerTask, rescale: bool, seed: int, first_row: i
     def drop(task: str, vector: Tensor) -> Tensor:
         if density[task] == 1:
             return vector
-        kept = vector * keep_mask(tuple(vector.shape), density[task], seed, task, name, first_row)
+        # Drawn by the processor's generator on every device: the masks are the same.
+        kept = vector * keep_mask(tuple(vector.shape), density[task], seed, task, name, first_row).to(vector.device)
         return kept.div_(density[task]) if rescale else kept
 
     return drop

@@ -116,7 +116,8 @@ def _dropper(
         if not (d - e > 0 and d + e < 1):
             raise ValueError(f"della: density {d:g} and epsilon {e:g} must keep density ± epsilon between 0 and 1")
         probabilities = keep_probabilities(vector, d, e)
-        kept = torch.where(uniform(tuple(vector.shape), seed, task, name, first_row) < probabilities, vector, 0.0)
+        drawn = uniform(tuple(vector.shape), seed, task, name, first_row).to(vector.device)
+        kept = torch.where(drawn < probabilities, vector, 0.0)
         return kept.div_(probabilities) if rescale else kept
 
     return drop

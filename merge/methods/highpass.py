@@ -61,6 +61,6 @@ def apply_mask(matrix: Tensor, mask: Tensor) -> Tensor:
     # For odd sizes the masks are not symmetric about frequency 0. Taking the real part is the same as averaging the
     # mask with its mirror image, which lets the cheaper real transform do.
     mirrored = mask.flip(0, 1).roll((1, 1), (0, 1))
-    gain = (mask[:, :half].to(matrix.dtype) + mirrored[:, :half].to(matrix.dtype)) / 2
+    gain = (mask[:, :half].to(matrix.dtype) + mirrored[:, :half].to(matrix.dtype)).to(matrix.device) / 2
     filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(matrix).mul_(gain), s=(height, width))
     return filtered

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -90,13 +91,19 @@ def find_cut(flat: Tensor, density: float) -> Cut:
 def cut_to(flat: Tensor, kept: int) -> Cut:
     """Find the `kept` entries, at least 1, of largest magnitude of [n] entries."""
     count = flat.numel()
-    sizes = flat.abs().numpy()
-    # A partial sort: six times faster than sorting the 8 M entries of a matrix.
-    sizes.partition(count - kept)
-    threshold = float(sizes[count - kept])
-    # Nothing above the threshold stands before it, so those equal to it that are kept stand behind.
-    equal = int((sizes[count - kept :] == threshold).sum())
-    if equal == int((sizes == threshold).sum()):
+    sizes = flat.abs()
+    threshold = _from_the_top(sizes, kept)
+    equal = kept - int((sizes > threshold).sum())
+    level = (sizes == threshold).nonzero().squeeze(1)
+    if equal == len(level):
         return Cut(threshold, count)
-    level = (flat.abs() == threshold).nonzero().squeeze(1)
     return Cut(threshold, int(level[equal - 1]) + 1)
+
+
+def _from_the_top(sizes: Tensor, place: int) -> float:
+    """The number at a place of the descending order of [n] numbers, from 1."""
+    at = len(sizes) - place
+    if sizes.device.type != "cpu":
+        return float(sizes.kthvalue(at + 1).values)
+    # A partial sort: six times faster than sorting the 8 M entries of a matrix.
+    return float(np.partition(sizes.numpy(), at)[at])

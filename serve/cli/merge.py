@@ -27,6 +27,10 @@ def command(
         bool,
         option("--ray", help="Process tensors and experts as Ray tasks, on RAY_ADDRESS or this machine (extra ray)."),
     ] = False,
+    device: Annotated[
+        str,
+        option("--device", help="Where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N."),
+    ] = "auto",
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Merge the fine-tunes of a recipe into a bundle: backbone, experts and router."""
@@ -37,7 +41,7 @@ def command(
     signal.signal(signal.SIGTERM, _stop)
     try:
         report = merge_recipe(
-            recipe, out, overwrite=overwrite, progress=progress, workers=workers, resume=resume, ray=ray
+            recipe, out, overwrite=overwrite, progress=progress, workers=workers, resume=resume, ray=ray, device=device
         )
     except CheckError as error:
         for finding in error.findings:

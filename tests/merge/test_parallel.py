@@ -10,7 +10,7 @@ from merge.parallel import fitting, in_order
 def test_threads_fit_into_half_of_the_free_memory(
     monkeypatch: pytest.MonkeyPatch, free: int, each: int, threads: int
 ) -> None:
-    monkeypatch.setattr(parallel, "available_host_bytes", lambda: free)
+    monkeypatch.setattr(parallel, "available_bytes", lambda _device: free)
     assert fitting(8, each) == threads
 
 

@@ -27,15 +27,17 @@ def quantise_for_output(weight: Tensor, moments: Tensor, scheme: Scheme) -> Quan
     group = scheme.group or columns
     left = weight.to(torch.float32, copy=True)
     damping = DAMPING * max(float(moments.diagonal().mean()), 1e-30)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments + damping * torch.eye(columns)))
+    inverse = torch.cholesky_inverse(
+        torch.linalg.cholesky(moments + damping * torch.eye(columns, device=moments.device))
+    )
     upper = torch.linalg.cholesky(inverse, upper=True)
-    value = torch.empty(rows, columns, dtype=torch.int8)
-    scale = torch.empty(rows, scheme.scales(columns), dtype=torch.bfloat16)
+    value = torch.empty(rows, columns, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(rows, scheme.scales(columns), dtype=torch.bfloat16, device=weight.device)
     for number, start in enumerate(range(0, columns, group)):
         stop = min(start + group, columns)
         found = scaled(F.pad(left[:, start:stop], (0, group - (stop - start))), scheme)
         wide = found.to(torch.float32)
-        errors = torch.empty(rows, stop - start)
+        errors = torch.empty(rows, stop - start, device=weight.device)
         for column in range(start, stop):
             integers = (left[:, column] / wide).round_().clamp_(scheme.lowest, scheme.highest)
             error = (left[:, column] - integers * wide) / upper[column, column]

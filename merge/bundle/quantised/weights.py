@@ -38,6 +38,10 @@ class QuantisedWeight:
         """N and K."""
         return self.value.shape[0], self.value.shape[1]
 
+    def cpu(self) -> "QuantisedWeight":
+        """The same weight in the processor's memory."""
+        return QuantisedWeight(self.value.cpu(), self.scale.cpu(), self.scheme)
+
     def dequantised(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight, [N, K]: products in float32, rounded once to `dtype`."""
         wide, group = self.value.to(torch.float32), self.scheme.group
@@ -118,8 +122,8 @@ def _least_error(v: Tensor, scheme: Scheme, scales: Iterator[Tensor]) -> tuple[T
     """Integers [..., group] int8 and scales [...] bfloat16 of groups v [..., group] float32."""
     tiny = torch.finfo(torch.bfloat16).tiny
     best = torch.zeros_like(v, dtype=torch.int8)
-    chosen = torch.full((*v.shape[:-1], 1), tiny, dtype=torch.bfloat16)
-    least = torch.full(chosen.shape, torch.inf)
+    chosen = v.new_full((*v.shape[:-1], 1), tiny, dtype=torch.bfloat16)
+    least = v.new_full(chosen.shape, torch.inf)
     for candidate in scales:
         scale = candidate.clamp_min(tiny)
         wide = scale.to(torch.float32)

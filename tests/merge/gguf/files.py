@@ -10,7 +10,9 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, dequantize,
 from transformers import PreTrainedModel
 
 F32 = GGMLQuantizationType.F32
-PERMUTED = ("llama", "granite")
+PERMUTED = ("llama", "granite", "smollm3")
+ADDED = {"gemma": 1.0}
+"""What is added to the weights of norms."""
 
 
 def write_gguf(
@@ -47,7 +49,7 @@ def write_gguf(
     )
     for name, parameter in model.named_parameters():
         stem, _, suffix = name.rpartition(".")
-        weight = parameter.detach().float()
+        weight = parameter.detach().float() + (ADDED.get(architecture, 0.0) if parameter.ndim == 1 else 0.0)
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(stem.split(".")[-1])
         if heads and architecture in PERMUTED:
             weight = weight.view(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)

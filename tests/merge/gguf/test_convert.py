@@ -43,9 +43,10 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 
 def model(kind: str, tied: bool = False, **more: object) -> PreTrainedModel:
-    own = {**MULTIPLIERS, "logits_scaling": 2.0} if kind == "granite" else {}
+    own: dict[str, float] = {**MULTIPLIERS, "logits_scaling": 2.0} if kind == "granite" else {}
+    own |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} if kind == "smollm3" else {}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **SIZES, **own, tie_word_embeddings=tied, **more)
+    config = AutoConfig.for_model(kind, **{**SIZES, **own, "tie_word_embeddings": tied, **more})
     made: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in made.parameters():
@@ -65,13 +66,28 @@ def converted(path: Path) -> PreTrainedModel:
     return found.eval()
 
 
-@pytest.mark.parametrize("kind", ["llama", "granite", "qwen2", "qwen3", "olmo2"])
+@pytest.mark.parametrize("kind", ["llama", "granite", "qwen2", "qwen3", "olmo2", "smollm3"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_logits_are_the_models(tmp_path: Path, kind: str, tied: bool) -> None:
     made = model(kind, tied)
     found = converted(write_gguf(tmp_path / "tiny.gguf", made, more=OWN.get(kind)))
     torch.testing.assert_close(logits(found), logits(made), rtol=0, atol=1e-5)
     assert found.config.tie_word_embeddings == tied
+
+
+def test_layers_without_rotation_and_norms_beside_1_are_the_models(tmp_path: Path) -> None:
+    deep = model("smollm3", num_hidden_layers=5)
+    assert deep.config.no_rope_layers == [1, 1, 1, 0, 1]
+    found = converted(write_gguf(tmp_path / "smollm3.gguf", deep))
+    assert found.config.no_rope_layers == deep.config.no_rope_layers
+    torch.testing.assert_close(logits(found), logits(deep), rtol=0, atol=1e-5)
+    gemma = model("gemma", tied=True)
+    found = converted(write_gguf(tmp_path / "gemma.gguf", gemma, more={"gemma.attention.key_length": 16}))
+    torch.testing.assert_close(logits(found), logits(gemma), rtol=0, atol=1e-5)
+    norms = {name: weight for name, weight in gemma.named_parameters() if weight.ndim == 1}
+    for name, weight in found.named_parameters():
+        if name in norms:
+            torch.testing.assert_close(weight, norms[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0, GGMLQuantizationType.F16])

@@ -38,7 +38,7 @@ def test_a_merge_says_what_it_wrote(calls: list[tuple], capsys: pytest.CaptureFi
         (
             Path("recipe.yml"),
             Path("out"),
-            {"overwrite": True, "progress": False, "workers": None, "resume": True, "ray": False},
+            {"overwrite": True, "progress": False, "workers": None, "resume": True, "ray": False, "device": "auto"},
         )
     ]
     assert capsys.readouterr().out.splitlines() == [
@@ -57,6 +57,6 @@ def test_json_is_the_only_thing_on_stdout(calls: list[tuple], capsys: pytest.Cap
         (
             Path("recipe.yml"),
             Path("out"),
-            {"overwrite": False, "progress": True, "workers": None, "resume": False, "ray": False},
+            {"overwrite": False, "progress": True, "workers": None, "resume": False, "ray": False, "device": "auto"},
         )
     ]

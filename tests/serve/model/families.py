@@ -28,6 +28,10 @@ GRANITE4 = {
 }
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "mistral, window": ("mistral", {"sliding_window": 7}),
+    "qwen2, windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": True}),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 2}),
     "smollm3, windows": (
         "smollm3",
