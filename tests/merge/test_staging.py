@@ -182,7 +182,7 @@ def test_a_rounded_backbone_is_taken_over_with_the_merge_that_it_was_rounded_fro
     capsys.readouterr()
     merge_recipe(rounded, tmp_path / "out", resume=True)
     assert cut == ["two"]
-    assert ("backbone: taken over" in capsys.readouterr().err) != damaged
+    assert ("backbone: reused" in capsys.readouterr().err) != damaged
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not (tmp_path / "out" / FLOATS).exists()
 
