@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     yield  # pytest sorts by parametrised fixtures, and xdist reads the marks
     if hasattr(config, "workerinput"):
+        if items and config.getoption("loadgroup", False) and "@" not in items[0].nodeid:
+            pytest.exit("pytest-xdist forms no groups with this pytest: install what pyproject.toml names", 4)
         sizes = Counter(map(_group, items))
         first = {group: place for place, group in enumerate(("ray", *LONG))}
         items.sort(key=lambda item: (first.get(_group(item), len(first)), -sizes[_group(item)]))

@@ -85,7 +85,7 @@ def test_a_new_expert_leaves_the_others_untouched() -> None:
     for task in PHRASINGS:
         chances = three.probabilities(HELD_OUT[task].format("garden"))
         assert three.names[int(chances.argmax())] == task
-    with pytest.raises(ValueError, match="knows 'sort' already"):
+    with pytest.raises(ValueError, match="already has a head for 'sort'"):
         add_expert(two, "sort", ["x"], [])
     with pytest.raises(ValueError, match="no prompts"):
         add_expert(two, "new", [], [])
