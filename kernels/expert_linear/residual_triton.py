@@ -26,7 +26,8 @@ MOST_BYTES = 12 * 2**20
 """Up to here programs shrink by themselves: the directions that read x once, the columns of x that one program sums,
 programs, and the bytes of A that they read together, nearly all of them from the second-level cache.
 
-Beyond, `benchmarks.gpu.roofline` expects a launch of its own to take less time. Nothing of this is measured.
+Above these limits a separate `shrink_kernel` launch is faster, according to `benchmarks.gpu.roofline`. No value is
+measured.
 """
 
 

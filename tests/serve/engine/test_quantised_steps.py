@@ -1,9 +1,7 @@
 """Captured steps over a backbone in 8 and 4 bits, as a GPU computes them."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,26 +14,11 @@ from serve.model import Decoder, KvCache, ResidualBanks, load_model
 from tests.kernels.expert_linear.test_packed_weight import packed
 from tests.kernels.experts import random_rows
 from tests.serve.conftest import random_model
+from tests.serve.engine.conftest import META
 from tests.serve.engine.replays import without_compiled_kernels
-from tests.serve.engine.test_static_step import BLOCK, META, DeviceAlone, _chunk, _everything
+from tests.serve.engine.test_static_step import BLOCK, DeviceAlone, _chunk, _everything
 
 pytest.importorskip("triton")
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """The kernels' launches on tensors without values."""
-    found: Counter[str] = Counter()
-
-    def launch(kernel: Any, grid: tuple[int, ...], *operands: Any, **_: Any) -> None:
-        assert all(operand.device == META for operand in operands if isinstance(operand, Tensor))
-        assert all(grid)
-        found[kernel.__name__] += 1
-
-    monkeypatch.setattr(on_gpu, "launch", launch)
-    monkeypatch.setattr(on_gpu, "runs_triton", lambda x: x.device == META)
-    with without_compiled_kernels():
-        yield found
 
 
 def step_of(decoder: Decoder, bucket: Bucket, logits: Tensor) -> StaticStep:

@@ -2,7 +2,7 @@
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,10 @@ from serve.experts.slots import Lease, Slot
 from serve.model import Decoder, KvCache, ResidualBanks, ResidualShape, load_model, read_config
 from tests.kernels.experts import random_rows
 from tests.serve.conftest import greedy, random_low_rank, random_model
+from tests.serve.engine.conftest import META
 from tests.serve.engine.replays import without_compiled_kernels
 
 pytest.importorskip("triton")
-
-META = torch.device("meta")
-"""Stands for the GPU: a device that is not the CPU, whose values cannot be read."""
 
 BLOCK = 4
 MODELS: dict[str, dict[str, Any]] = {
@@ -101,22 +99,6 @@ def test_the_trap_lets_by_what_stays_on_the_device() -> None:
     with DeviceAlone() as mode:
         torch.where(x > 0, x * 2, 0)[torch.arange(2, device=META)] += x.view(1, 2)[0]
     assert mode.operations > 5
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """The kernels' launches, which take the GPU's way up to the launch itself."""
-    found: Counter[str] = Counter()
-
-    def launch(kernel: Any, grid: tuple[int, ...], *operands: Any, **_: Any) -> None:
-        assert all(operand.device == META for operand in operands if isinstance(operand, Tensor))
-        assert all(grid)
-        found[kernel.__name__] += 1
-
-    monkeypatch.setattr(on_gpu, "launch", launch)
-    monkeypatch.setattr(on_gpu, "runs_triton", lambda x: x.device == META)
-    with without_compiled_kernels():
-        yield found
 
 
 @pytest.mark.parametrize("bucket", [Bucket(1, 16, 0), Bucket(4, 16, 1), Bucket(32, 64, 0), Bucket(64, 32, 4)])
