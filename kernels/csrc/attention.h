@@ -1,13 +1,14 @@
 // Attention of the query heads that share a key head, for one token. Included inside the namespace of isa.cpp.
 //
-// The keys of a context are cut into parts of kPart. A part's scores are computed with keys in the lanes, the sum over
-// its values with dimensions in the lanes; everything in fp32. Nothing depends on other tokens or sequences.
+// The keys of a context are divided into parts of kPart keys. The scores of a part are computed with keys in the lanes,
+// and the weighted sum of its values with dimensions in the lanes, both in fp32. The result does not depend on other
+// tokens or sequences.
 
-// How products of queries and keys are made: a key's row is read as words of 32 bits, turned so that a vector holds
-// one word of kLanes keys, and multiplied by that word of the query.
+// The products of queries and keys: the rows of kLanes keys are read as 32-bit words and transposed, so that a vector
+// holds the same word of each key. Each vector is multiplied by that word of the query.
 template <class X> struct Scores;
 template <> struct Scores<float> {
-  static constexpr int kElements = 1;  // a word's
+  static constexpr int kElements = 1;  // elements of a word
   using Packed = float;
   static void pack(const float* query, int64_t dim, Packed* to) {
     for (int64_t i = 0; i < dim; i++) to[i] = query[i];
@@ -45,16 +46,17 @@ int64_t words_of(const AttentionArguments& task) {
 int64_t up_to_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 int64_t shared_heads(const AttentionArguments& task) { return task.heads / task.kv_heads; }
 
-// What `attend` needs besides its state: scores, turned words of keys, packed queries and places of the part's keys.
+// The scratch space of `attend`: scores, transposed words of keys, packed queries, and the places of the part's keys.
 int64_t attention_scratch(const AttentionArguments& task) {
   int64_t words = up_to_lanes(words_of(task));
   return shared_heads(task) * (kPart + 2 * words) + words * kLanes + 2 * kPart;
 }
 
-// A state: the weighted sum of values of each head (rounded up to lanes), then their highest scores and sums of weights.
+// The size of a state: for each head the weighted sum of values (padded to kLanes), then for each head its highest
+// score, then for each head the sum of its weights.
 int64_t state_floats(const AttentionArguments& task) { return shared_heads(task) * (up_to_lanes(task.dim) + 2); }
 
-// Words [word, word + kLanes) of kLanes keys, turned.
+// Words [word, word + kLanes) of kLanes keys, transposed.
 template <class X>
 OVERTONE_INLINE void turned_words(const X* keys, const int64_t* place, int64_t count, int64_t word, int64_t dim,
                                   Word* to) {
@@ -88,7 +90,7 @@ OVERTONE_INLINE void score_tile(const Word* turned, const typename Scores<X>::Pa
   for (int h = 0; h < kHeads; h++) store(scores + h * kPart, acc[h] * scale);
 }
 
-// acc[h] += weights[h][key] * values[key], over `count` keys and kVectors vectors of dimensions.
+// sums[h] = the sum of weights[h][key] * values[key] over `count` keys, for kVectors vectors of dimensions.
 template <class X, int kHeads, int kVectors>
 OVERTONE_INLINE void weigh(const X* values, const int64_t* place, int64_t count, int64_t dims, const float* weights,
                            float* sums, int64_t stride) {
@@ -117,7 +119,7 @@ template <int kValue> struct Number {
   static constexpr int value = kValue;
 };
 
-// Call `function` with heads in numbers that fit registers: (number, first head).
+// Call function(number, first head) for groups of heads that fit into the registers.
 template <int kMost, class Function> OVERTONE_INLINE void in_tiles(int64_t first, int64_t heads, Function function) {
   for (; heads - first >= kMost; first += kMost) function(Number<kMost>{}, first);
   if constexpr (kMost > 1)
@@ -125,7 +127,7 @@ template <int kMost, class Function> OVERTONE_INLINE void in_tiles(int64_t first
 }
 
 constexpr int kValueVectors = 4;
-constexpr int kValueHeads = kLanes == 16 ? 7 : 2;  // with four vectors each what 32 (or 16) registers hold
+constexpr int kValueHeads = kLanes == 16 ? 7 : 2;  // heads with four vectors each that fit into 32 (or 16) registers
 
 template <class X>
 void attend_as(const AttentionArguments& task, const QueryRow& row, int64_t kv_head, int64_t first, int64_t last,

@@ -1,4 +1,4 @@
-// Attention on a team of threads: how rows, heads and parts of contexts are shared.
+// Attention on a team of threads: how rows, heads and parts of contexts are divided among the threads.
 #pragma once
 #include <vector>
 
@@ -8,7 +8,7 @@
 
 namespace overtone {
 
-// One step's attention, laid out once for all layers that see the same keys.
+// The attention of one step. The division is computed once for all layers that see the same keys.
 class AttentionWork {
  public:
   AttentionWork(const Kernels& kernels, const AttentionArguments& task)
@@ -16,14 +16,14 @@ class AttentionWork {
     own_ = rounded(kernels.attention_scratch(task) * int64_t(sizeof(float)));
     state_ = rounded(kernels.state_floats(task) * int64_t(sizeof(float)));
     if (items_ >= 8 * threads_) return;
-    // Too few to be shared evenly.
+    // There are too few items for equal shares: divide them into parts.
     for (int64_t item = 0; item < items_; item++)
       for_parts(task.rows[item / task.kv_heads],
                 [&](int64_t first, int64_t last) { parts_.push_back({item, first, last}); });
     if (count() == items_) parts_.clear();
   }
 
-  // Whether every block that the rows read is in the cache.
+  // Returns whether every block that the rows read is in the cache.
   static bool inside(const AttentionArguments& task) {
     for (int64_t r = 0; r < task.row_count; r++) {
       const QueryRow& row = task.rows[r];
@@ -38,8 +38,8 @@ class AttentionWork {
 
   void place(char* memory) { memory_ = memory; }
 
-  // The states of a row's parts are joined in their order, on one thread or on several, so the result is the same to
-  // the last bit. Each thread returns when it finds nothing left to take.
+  // The states of a row's parts are always joined in their order. So the result is the same to the last bit for any
+  // number of threads. A thread returns when no items are left.
   void run(const AttentionArguments& task, Team& team) const {
     char* mine = memory_ + team.thread * (own_ + 2 * state_);
     float* space = reinterpret_cast<float*>(mine);
@@ -62,7 +62,7 @@ class AttentionWork {
     int64_t item, first, last;
   };
 
-  // The parts of one row's context, cut at the same places whatever else is computed.
+  // Call `function` for each part of a row's context. The boundaries do not depend on what else is computed.
   template <class Function> static void for_parts(const QueryRow& row, Function function) {
     for (int64_t first = row.first; first < row.last;) {
       int64_t last = (first / kPart + 1) * kPart;

@@ -1,4 +1,4 @@
-// What Python asks of the library when it loads it: its build, its instruction sets, and the sizes of structs.
+// The functions that Python calls when it loads the library: its build, its instruction sets, and the sizes of structs.
 #include "kernels.h"
 
 namespace overtone {
@@ -46,7 +46,7 @@ const Kernels* kernels_of(int64_t isa) {
 
 OVERTONE_EXPORT int overtone_supports(int isa) { return overtone::kernels_of(isa) != nullptr; }
 
-// The digest of the sources and flags that this library was built from, as build.py computes it.
+// The digest of the sources and flags of this build, computed by build.py.
 OVERTONE_EXPORT const char* overtone_build() { return OVERTONE_BUILD; }
 
 OVERTONE_STRUCT(Bank)

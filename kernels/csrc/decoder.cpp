@@ -1,5 +1,6 @@
-// All layers of a decoder for one step's tokens, in one parallel region: the same kernels as the single operations, in
-// the same order and with the same roundings, with barriers where those would end a region.
+// All layers of a decoder for the tokens of one step, in one parallel region. It uses the kernels of the single
+// operations, in the same order and with the same roundings, and a barrier instead of the end of each operation's
+// region.
 #include <vector>
 
 #include "attention_work.h"
@@ -22,7 +23,7 @@ class Step {
     }
   }
 
-  // Whether all that the step reads and writes by number is in the cache.
+  // Returns whether all places and blocks of the step are in the cache.
   bool inside() const {
     bool found = overtone::inside(task_.places, task_.tokens, task_.blocks * task_.block_size);
     for (int64_t v = 0; v < task_.views; v++)
@@ -30,7 +31,7 @@ class Step {
     return found;
   }
 
-  // Give each buffer its part of the memory; without memory only count the bytes.
+  // Assign each buffer its part of the memory. Returns the number of bytes. With null it only counts them.
   int64_t place(char* memory) {
     int64_t used = 0, element = task_.type == kFloat32 ? 4 : 2, heads = task_.heads * task_.dim;
     auto take = [&](int64_t bytes) {
@@ -90,7 +91,7 @@ class Step {
     if (!direct) add(layer.down_norm, team);
   }
 
-  // What goes into a linear layer: the residual stream, normed where there is a norm.
+  // The input of a linear layer: the residual stream, normalised if the layer has a norm.
   const void* norm(const NormWeights& weights, Team& team) const {
     if (!weights.weight) return task_.x;
     NormArguments norm = norm_of(weights, 1, task_.hidden, task_.x, task_.hidden, normed_);
@@ -99,10 +100,10 @@ class Step {
     return normed_;
   }
 
-  // Whether a product goes to the residual stream as it is.
+  // Whether a product is added to the residual stream without a norm or a scale.
   bool adds_directly(const NormWeights& after) const { return !after.weight && task_.residual_scale == 1; }
 
-  // What came out of a linear layer to the residual stream, normed where there is a norm.
+  // Add the output of a linear layer to the residual stream, normalised if the layer has a norm after it.
   void add(const NormWeights& after, Team& team) const {
     NormArguments norm = norm_of(after, 1, task_.hidden, projected_, task_.hidden, normed_);
     const char* from = after.weight ? normed_ : projected_;
@@ -114,7 +115,7 @@ class Step {
     team.wait();
   }
 
-  // Norms of heads, rotation, and the way into the cache, for tokens [first, last).
+  // For tokens [first, last): norms of heads, rotation, and writing keys and values into the cache.
   void rotate(const Layer& layer, int64_t first, int64_t last) const {
     int64_t element = task_.type == kFloat32 ? 4 : 2, stride = qkv_rows(), dim = task_.dim;
     RotaryArguments rotary{};
@@ -204,8 +205,8 @@ class Step {
 
 using namespace overtone;
 
-// x goes through all layers; the step's keys and values are written to the caches. Returns 0, 1 where memory ran out, or
-// 2 where a place or a block is not in the cache; then nothing was written.
+// Computes all layers on x and writes the step's keys and values to the caches. Returns 0, 1 if memory cannot be
+// allocated, or 2 if a place or a block is not in the cache. In the last two cases nothing is written.
 OVERTONE_FUNCTION(decoder, DecoderArguments, task) {
   static thread_local Scratch scratch;
   Step step(*task);

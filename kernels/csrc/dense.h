@@ -1,9 +1,9 @@
 // The dense product of a block of rows. Included inside the namespace of isa.cpp.
 //
-// Every (row, token) has one vector of partial sums and adds the columns to it in the same order whatever the tile,
-// so a token's result does not depend, to the last bit, on how many tokens share the call.
+// Every (row, token) has one vector of partial sums. The columns are added to it in the same order in every tile size.
+// So a token's result is the same to the last bit for any number of tokens in the call.
 
-// One step of columns: `Weight` is how weights are stored, `Packed` how x is.
+// One step of columns: `Weight` is the type of stored weights, `Packed` the type of packed x.
 struct Float32Step {
   using Weight = float;
   using Packed = float;
@@ -27,8 +27,8 @@ struct Bfloat16Step {
   }
 };
 #else
-// Without bf16 products a vector of pairs is split into its even and odd columns by a shift and a mask; x is packed
-// in fp32 with the even columns of each step before the odd ones.
+// Without bf16 instructions, a shift and a mask split a vector of pairs into its even and odd columns. x is packed in
+// fp32, with the even columns of each step before the odd ones.
 struct Bfloat16Step {
   using Weight = uint16_t;
   using Packed = float;
@@ -48,19 +48,20 @@ struct Bfloat16Step {
 };
 #endif
 
-// Where a tile's sums are between two chunks of columns, and where its results go after the last.
+// The memory of a tile's sums between two chunks of columns, and the memory of its results after the last chunk.
 struct Place {
   Float* sums;  // [tokens][kRowBlock]
   float* out;   // [tokens][kRowBlock]
   bool first, last;
 };
 
-// Whether a tile's sums nearly fill the lanes of their results. Then they are summed up where they are, in registers,
-// and that hides behind the next tile's products; all at the end of a block it took a third of eight tokens' time.
+// Whether a tile's sums nearly fill the lanes of their results. Then their lanes are summed in registers at the end of
+// the tile, which overlaps with the next tile's products. Summing them at the end of a block took a third of the time
+// of eight tokens.
 constexpr bool sums_up(int64_t rows, int64_t tokens) { return 4 * rows * tokens >= 3 * kLanes; }
 constexpr int64_t rows_at_once(int64_t tokens) { return tokens <= 4 ? 4 : 2; }
 
-// Add `steps` steps of columns to the sums of kRows rows and kTokens tokens, fetching `ahead` as it goes.
+// Add `steps` steps of columns to the sums of kRows rows and kTokens tokens, and prefetch the memory at `ahead`.
 template <class Step, int kRows, int kTokens, bool kFetch>
 static void tile(Place place, const typename Step::Weight* w, int64_t w_stride, const typename Step::Packed* x,
                  int64_t x_stride, int64_t steps, const char* ahead) {
@@ -126,10 +127,10 @@ static void tile_of(int64_t tokens, Arguments... arguments) {
   }
 }
 
-constexpr int64_t kChunkBytes = 16384;  // of x: half of the smallest first-level cache about
+constexpr int64_t kChunkBytes = 16384;  // of x: about half of the smallest L1 cache
 
-// The order in which a thread reads weights: blocks of rows, in each the chunks of columns, in each chunk the rows.
-// A chunk keeps the x of a tile of tokens in the first-level cache while all rows of the block go over it.
+// The order in which a thread reads weights: for each block of rows, for each chunk of columns, for each row. The chunk
+// of x of a tile of tokens stays in the L1 cache for all rows of the block.
 template <class Step> struct Walk {
   const typename Step::Weight* weight;
   int64_t stride, chunk, columns, last_row;
@@ -146,8 +147,9 @@ template <class Step> struct Walk {
 
   bool whole_rows() const { return chunk == columns; }
 
-  // What to fetch from memory meanwhile: the next block, from its beginning to its end whatever the order in this one,
-  // since memory is read fastest in the order of its addresses. `r` rows of `width` columns from `column` on are done.
+  // The address to prefetch. The next block is prefetched in the order of its addresses, because that is the fastest
+  // order for memory, and not in the order in which it will be read. `r` rows of the chunk [column, column + width) are
+  // done.
   const char* ahead(int64_t row, int64_t r, int64_t column, int64_t width) const {
     if (row + 2 * kRowBlock > last_row) return (const char*)(weight + (row + r) * stride + column);
     int64_t done = column * kRowBlock + r * width;
@@ -155,7 +157,7 @@ template <class Step> struct Walk {
   }
 };
 
-// out[t * kRowBlock + r] = weight[row + r] @ x[t] + bias[row + r], for `count` rows from `row` on.
+// out[t * kRowBlock + r] = weight[row + r] @ x[t] + bias[row + r], for `count` rows starting at `row`.
 template <class Step>
 static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, int64_t count, Float* sums,
                         float* out) {
@@ -164,7 +166,7 @@ static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, i
   const Packed* x = (const Packed*)task.packed;
   int64_t stride = task.packed_stride;
   int64_t whole = task.columns / Step::kColumns * Step::kColumns, tail = task.columns - whole;
-  // Whole rows one after another are what the hardware's own prefetching follows best.
+  // The hardware prefetcher follows whole rows, read one after another, best.
   bool single = walk.whole_rows() && task.tokens == 1;
   bool sums_up_tiles = !tail && count == kRowBlock;
   for (int64_t column = 0; column < whole; column += walk.chunk) {
@@ -213,7 +215,7 @@ static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, i
       store(out + t * kRowBlock + r, load<Float>(out + t * kRowBlock + r) + load<Float>(bias + r));
 }
 
-// Copy rows [first, last) of x into the packed form, zeros after the last column.
+// Copy rows [first, last) of x into the packed form, with zeros after the last column.
 template <class Step> static void pack(const Task& task, int64_t first, int64_t last) {
   using Weight = typename Step::Weight;
   using Packed = typename Step::Packed;

@@ -1,10 +1,10 @@
-// The C interface of what is computed token by token. Every function returns 0, or 2 for a bad place.
+// The C interface of the element-wise operations. Every function returns 0, or 2 if a place is not in the cache.
 #include "kernels.h"
 
 namespace overtone {
 namespace {
 
-constexpr int64_t kElementsAThread = 32768;  // fewer are not worth waking another thread for
+constexpr int64_t kElementsAThread = 32768;  // the fewest elements for which another thread is used
 
 template <class Arguments>
 void share(const Arguments& task, int64_t items, int64_t item_elements,
@@ -27,7 +27,7 @@ bool inside(const int64_t* places, int64_t count, int64_t cache_rows) {
 
 using namespace overtone;
 
-// y = x / sqrt(mean(x^2) + eps) * (weight + shifts of the token's experts), over the last dimension.
+// out = x / sqrt(mean(x^2) + eps) * (weight + shifts of the token's experts), over the last dimension.
 OVERTONE_FUNCTION(norm, NormArguments, task) {
   share(*task, task->tokens, task->heads * task->size, kernels_of(task->isa)->norm);
   return 0;
@@ -45,7 +45,7 @@ OVERTONE_FUNCTION(gated, GatedArguments, task) {
   return 0;
 }
 
-// Rotate queries to `out` and keys into their places of the cache, and copy the values there.
+// Rotate queries into `out` and keys into their places in the cache, and copy the values into the cache.
 OVERTONE_FUNCTION(rotary, RotaryArguments, task) {
   if (!inside(task->places, task->tokens, task->cache_rows)) return 2;
   share(*task, task->tokens, (task->heads + 2 * task->kv_heads) * task->dim, kernels_of(task->isa)->rotary);

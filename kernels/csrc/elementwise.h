@@ -1,6 +1,6 @@
-// What is computed token by token between the linear layers. Included inside the namespace of isa.cpp.
+// The element-wise operations between the linear layers. Included inside the namespace of isa.cpp.
 
-// The sum of gates[j] * delta[slots[j]] over a token's experts, from an element on.
+// The sum of gates[j] * delta[slots[j]] over a token's experts, for kLanes elements starting at `i`.
 OVERTONE_INLINE Float shift_of(const Batch& batch, const float* delta, int64_t token, int64_t size, int64_t i) {
   Float shift = {};
   for (int32_t j = 0; j < batch.width; j++) {
@@ -45,7 +45,7 @@ template <class X> void bias_as(const BiasArguments& task, int64_t first, int64_
   }
 }
 
-// SiLU x / (1 + e^-x), or GELU by its tanh approximation, x (1 + tanh u) / 2 = x / (1 + e^-2u).
+// SiLU, x / (1 + e^-x), or the tanh approximation of GELU, x (1 + tanh u) / 2 = x / (1 + e^-2u).
 OVERTONE_INLINE Float activated(int64_t activation, Float x) {
   Float exponent = activation == kSilu ? x : x * (1.5957691216f + 0.0713548163f * x * x);
   return x / (1.0f + exp_lanes(-exponent));
@@ -65,7 +65,8 @@ template <class X> void gated_as(const GatedArguments& task, int64_t first, int6
   }
 }
 
-// y = x * cos + swap(x) * sin of the first `rotated` of `dim` elements, `swap` exchanging their halves; y = x of others.
+// y = x * cos + swap(x) * sin for the first `rotated` of `dim` elements, where `swap` exchanges their halves. The other
+// elements are copied.
 template <class X>
 void rotate_head(const X* x, const X* cos, const X* sin, int64_t rotated, int64_t dim, X* y) {
   int64_t half = rotated / 2;
@@ -94,7 +95,7 @@ template <class X> void rotary_as(const RotaryArguments& task, int64_t first, in
   }
 }
 
-// x += y * scale, each step rounded.
+// x += y * scale. The product and the sum are each rounded to the type of x.
 template <class X> void add_as(const AddArguments& task, int64_t first, int64_t last) {
   for (int64_t t = first; t < last; t++) {
     X* x = (X*)task.x + t * task.size;

@@ -4,7 +4,7 @@
 
 using namespace overtone;
 
-// y = product + residuals, or y += residuals where `add_to_y`. Returns 0, or 1 where memory ran out.
+// y = product + residuals, or y += residuals if `add_to_y` is set. Returns 0, or 1 if memory cannot be allocated.
 OVERTONE_FUNCTION(expert_linear, LinearArguments, layer) {
   static thread_local Scratch scratch;
   LinearWork work(*kernels_of(layer->isa), layer->batch, layer->type, layer->threads);

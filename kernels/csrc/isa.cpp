@@ -1,6 +1,6 @@
-// The kernels for one instruction set: compiled once for each, with its flags and OVERTONE_ISA as the name. Nothing
-// from the standard library's templates may come in here: the linker would share one copy of them between objects
-// compiled for different processors.
+// The kernels of one instruction set. This file is compiled once for each, with the set's flags and its name as
+// OVERTONE_ISA. It must not include templates of the standard library: the linker would share one copy of them between
+// objects that are compiled for different processors.
 #include "kernels.h"
 
 #if defined(__AVX2__)

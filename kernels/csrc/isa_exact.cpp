@@ -1,5 +1,5 @@
-// Kernels whose every rounding is what plain torch gives: like isa.cpp compiled once for each instruction set, and with
-// -ffp-contract=off, which keeps products and sums from being joined into one rounding.
+// Kernels in which every operation is rounded as in plain torch. Like isa.cpp, this file is compiled once for each
+// instruction set, but with -ffp-contract=off, so that products and sums are not fused into one rounding.
 #include "kernels.h"
 
 #if defined(__AVX2__)

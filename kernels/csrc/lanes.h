@@ -1,5 +1,5 @@
-// Vectors of this instruction set and the few operations the kernels need. Included inside the namespace of isa.cpp.
-// Written with the compiler's vector extensions; intrinsics only where those have no word for an instruction.
+// Vectors of this instruction set, and the operations that the kernels need. Included inside the namespace of isa.cpp.
+// It uses the compiler's vector extensions, and intrinsics only for instructions that the extensions cannot express.
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
@@ -33,7 +33,7 @@ template <class V> OVERTONE_INLINE V load(const void* from) {
 }
 template <class V> OVERTONE_INLINE void store(void* to, V v) { __builtin_memcpy(to, &v, sizeof(V)); }
 
-// bf16 bits as fp32 lanes. GCC makes 16 lanes of two halves unless told the instruction.
+// bf16 bits as fp32 lanes. Without the intrinsic GCC computes 16 lanes in two halves.
 template <int kWidth>
 OVERTONE_INLINE typename Vectors<kWidth>::Float widen_lanes(typename Vectors<kWidth>::Half v) {
 #if defined(__AVX512F__)
@@ -68,7 +68,7 @@ template <class V, int... kLane> OVERTONE_INLINE auto join(V low, V high, Sequen
   return __builtin_shufflevector(low, high, kLane...);
 }
 
-// The lower (or upper) halves of all segments of kSegment lanes, those of `a` before those of `b`.
+// The lower (or upper) halves of all segments of kSegment lanes, first those of `a`, then those of `b`.
 template <int kSegment, bool kUpper, int... kLane>
 OVERTONE_INLINE Float halves(Float a, Float b, Sequence<kLane...>) {
   constexpr int kHalf = kSegment / 2;
@@ -78,7 +78,8 @@ template <int kSegment> OVERTONE_INLINE Float fold(Float a, Float b) {
   return halves<kSegment, false>(a, b, Count<kLanes>{}) + halves<kSegment, true>(a, b, Count<kLanes>{});
 }
 
-// Lane i of the result is the sum of the lanes of v[i], for kLanes vectors: folds of pairs, then pairs of those, ...
+// Lane i of the result is the sum of the lanes of v[i], for kLanes vectors. Pairs of vectors are folded, then pairs of
+// the results, and so on.
 template <int kSize = kLanes> OVERTONE_INLINE Float sums_of(const Float* v) {
   if constexpr (kSize == 1)
     return v[0];
@@ -86,7 +87,7 @@ template <int kSize = kLanes> OVERTONE_INLINE Float sums_of(const Float* v) {
     return fold<2 * kLanes / kSize>(sums_of<kSize / 2>(v), sums_of<kSize / 2>(v + kSize / 2));
 }
 
-// The same rounding as `narrow`, of all lanes.
+// Rounds all lanes as `narrow` does.
 OVERTONE_INLINE Half narrow_lanes(Float v) {
   Word word = (Word)v;
   Word made = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
@@ -98,7 +99,8 @@ OVERTONE_INLINE Half narrow_lanes(Float v) {
 #endif
 }
 
-// Lanes of an array of bf16 or fp32 that has `count` more elements, zeros after the last; and back.
+// Loads kLanes elements from an array of bf16 or fp32 of which `count` elements are left, with zeros after the last
+// one. `store_part` is the inverse.
 template <class X> OVERTONE_INLINE Float load_part(const X* from, int64_t count) {
   if (count >= kLanes) return widen_lanes<kLanes>(from);
   X part[kLanes] = {};
@@ -115,11 +117,12 @@ OVERTONE_INLINE void store_part(uint16_t* to, Float v, int64_t count) {
   for (int64_t i = 0; i < count; i++) to[i] = half[i];
 }
 
-// v rounded to the type of an array, as fp32.
+// v rounded to the element type of the pointer, as fp32.
 OVERTONE_INLINE Float round_as(const float*, Float v) { return v; }
 OVERTONE_INLINE Float round_as(const uint16_t*, Float v) { return widen_lanes<kLanes>(narrow_lanes(v)); }
 
-// e^x to 2 units in the last place: 2^n times a polynomial in what is left, |f| <= ln(2) / 2. Clamped to normal numbers.
+// e^x to 2 units in the last place: 2^n times a polynomial in the remainder f, |f| <= ln(2) / 2. x is clamped so that
+// the result is a normal number.
 OVERTONE_INLINE Float exp_lanes(Float x) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   x = x < -87.0f ? Float{} - 87.0f : x;
@@ -143,7 +146,8 @@ OVERTONE_INLINE float sum_lanes(Float v) {
   return sum;
 }
 
-// The lanes whose number has (or lacks) the bit kBit: of `a` where it is 0, of `b` where it is 1.
+// One step of the transposition in `turn`: `kUpper` selects the lanes with bit kBit set, or those without it. Result
+// lanes without the bit come from `a`, those with it from `b`.
 template <int kBit, bool kUpper, int... kLane> OVERTONE_INLINE Word mixed(Word a, Word b, Sequence<kLane...>) {
   if constexpr (kUpper)
     return __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane : kLane + kBit)...);
@@ -151,7 +155,7 @@ template <int kBit, bool kUpper, int... kLane> OVERTONE_INLINE Word mixed(Word a
     return __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane - kBit : kLane)...);
 }
 
-// In each kWidth lanes, lane i of vector j becomes lane j of vector i; of kWidth vectors.
+// Transposes kWidth vectors: in each group of kWidth lanes, lane i of vector j becomes lane j of vector i.
 template <int kWidth, int kBit = kWidth / 2> OVERTONE_INLINE void turn(Word* v) {
 #pragma GCC unroll 16
   for (int i = 0; i < kWidth; i++) {

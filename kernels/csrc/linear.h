@@ -1,9 +1,10 @@
-// The linear layer: dense products and residuals of a thread's blocks of rows. Included inside the namespace of isa.cpp.
+// The linear layer: dense products and residuals of a thread's blocks of rows. Included inside isa.cpp's namespace.
 
-// Blocks whose dense products are computed before their residuals are added: each change between the two starts the
-// hardware's prefetching anew, which is all that one token's product waits for. Several tokens' are bound by arithmetic
-// and find more in the cache with fewer blocks; of many tokens each change also brings other columns into the cache. The
-// factors of eight experts are eight streams, which memory gives faster in long pieces.
+// The number of blocks whose dense products are computed before their residuals are added. Each change between the two
+// restarts the hardware prefetcher. A single token's product is bound by memory, so it uses the longest span. The
+// products of several tokens are bound by arithmetic, and with fewer blocks more of their data is in the cache. With
+// many tokens a change also replaces the columns in the cache. The factors of eight experts are eight streams, which
+// are read faster in long pieces.
 constexpr int kSpan = 4;
 constexpr int kLongSpan = 256;
 constexpr int kWideSpan = 64;
@@ -41,8 +42,8 @@ template <class X> void store_rows(const float* from, int64_t count, X* to) {
   for (int64_t r = 0; r < count; r += kLanes) store_part(to + r, load<Float>(from + r), count - r);
 }
 
-// `count` rows of a token on their way to y. What follows the product is rounded after each step, as separate
-// operations would round it.
+// Write `count` rows of a token to y. Each operation after the product is rounded, as separate operations would round
+// it.
 template <class X> void finish_rows(const Task& task, int64_t token, int64_t row, const float* from, int64_t count) {
   X* to = (X*)task.y + token * task.rows + row;
   for (int64_t r = 0; r < count; r += kLanes) {
@@ -58,7 +59,7 @@ int64_t rows_in(const Task& task, int64_t block) {
   return left < kRowBlock ? left : kRowBlock;
 }
 
-// work(Value{}) with the type of a bank's values.
+// Calls work(Value{}) with the type of a bank's values.
 template <class Work> void with_values(int64_t value_type, Work work) {
   switch (value_type) {
     case kBfloat16: return work(uint16_t{});
@@ -82,8 +83,8 @@ inline void add_low_rank(const Task& task, int64_t first, int64_t last, float* o
   });
 }
 
-// Blocks [first, last): products, residuals, then the rounding to y. While residuals are added the memory already
-// fetches the weights of the next blocks, a cache line for each 16 entries.
+// Blocks [first, last): products, residuals, then the rounding to y. While residuals are added, the weights of the next
+// blocks are prefetched, one cache line for each 16 entries.
 template <class X, class Step, class Value>
 void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
   Walk<Step> walk(task, last);
@@ -118,7 +119,8 @@ void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
   }
 }
 
-// A block of y of the tokens in `count` places of the batch from `first` on, one after another; and back.
+// Load a block of y for tokens [first, first + count) of the batch, one token after another. `store_block` is the
+// inverse.
 template <class X> void load_block(const Task& task, int32_t first, int32_t count, int64_t block, float* out) {
   int64_t rows = rows_in(task, block);
   for (int32_t t = 0; t < count; t++, out += kRowBlock) {
@@ -132,7 +134,8 @@ template <class X> void store_block(const Task& task, int32_t first, int32_t cou
     store_rows(out, rows_in(task, block), (X*)task.y + task.batch->token[first + t] * task.rows + block * kRowBlock);
 }
 
-// The same blocks where y holds the product already: a piece goes over all of them while its columns are in the cache.
+// Add the residuals to a y that already holds the product. Each piece computes all blocks while its columns are in the
+// cache.
 template <class X, class Value> void run_residuals(const Task& task, int64_t first, int64_t last) {
   Residual<X, Value> residual{task, *task.bank, *task.batch, true, 0};
   for (int32_t p = 0; p < task.pieces; p++) {

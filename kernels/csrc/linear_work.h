@@ -1,4 +1,4 @@
-// A linear layer on a team of threads: what they need besides its arguments, and the order in which they work.
+// A linear layer on a team of threads: their memory, and the order of their work.
 #pragma once
 #include <vector>
 
@@ -8,7 +8,7 @@
 
 namespace overtone {
 
-// Memory for linear layers of the same tokens, laid out once for all of them.
+// Memory for several linear layers of the same tokens, allocated once for all of them.
 class LinearWork {
  public:
   LinearWork(const Kernels& kernels, const Batch* batch, int64_t type, int64_t threads)
@@ -28,7 +28,7 @@ class LinearWork {
     }
   }
 
-  // Make room for this layer, too.
+  // Reserve enough memory for this layer, too.
   void fit(const LinearArguments& layer) {
     Task task = task_of(layer);
     if (!layer.add_to_y) grow(packed_bytes_, kernels_.packed_bytes(&task));
@@ -54,8 +54,8 @@ class LinearWork {
     }
   }
 
-  // y = product + residuals, or y += residuals where `add_to_y`; each thread returns when its share is done. The threads'
-  // shares of u are exchanged while they compute their first products: that takes no barrier.
+  // y = product + residuals, or y += residuals if `add_to_y` is set. Each thread returns when its share is done. The
+  // threads' shares of u are exchanged while they compute their first products, without a barrier.
   void run(const LinearArguments& layer, Team& team, const float* shift = nullptr, bool onto_y = false) const {
     Task task = task_of(layer);
     task.shift = shift;
@@ -81,7 +81,8 @@ class LinearWork {
   }
 
  private:
-  // Tokens of one expert that are worth laying side by side: with eight it saves a tenth of the time, with four nothing.
+  // The fewest tokens of one expert that are transposed. It saves a tenth of the time with eight tokens, nothing with
+  // four.
   static constexpr int32_t kFewest = 6;
 
   static int32_t lanes_for(int32_t tokens, int32_t widest) {
@@ -115,7 +116,8 @@ class LinearWork {
     return task;
   }
 
-  // Of all of a batch's groups: experts may have no low-rank residual of this layer.
+  // The number of directions of all groups of a batch. It may be 0: an expert may have no low-rank residual of this
+  // layer.
   static int64_t directions(const LowRank& bank, const Batch& batch) {
     int64_t sum = 0;
     for (int32_t group = 0; group < batch.groups; group++)

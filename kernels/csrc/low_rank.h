@@ -1,10 +1,10 @@
 // The experts' low-rank residuals, y += gate * B (scale * A x). Included inside the namespace of isa.cpp.
 //
-// Every sum is made in one order whatever the tile: that of A x adds vectors of columns and then folds their lanes, that
-// of B u adds one direction after another with rows in the lanes. So a token has the same bits alone and in company.
+// Every sum has the same order in every tile size: A x adds vectors of columns and then folds their lanes, and B u adds
+// one direction after another with rows in the lanes. So a token has the same bits alone and in a batch.
 
-// u of kRows directions for kTokens tokens: the rows of A are read once for all of them, and as many rows at `ahead` are
-// fetched meanwhile.
+// Compute u of kRows directions for kTokens tokens. The rows of A are read once for all tokens, and the same number of
+// rows at `ahead` is prefetched.
 template <class X, class Value, int kRows, int kTokens>
 static void shrink_tile(const Value* a, const Value* ahead, const X* const* x, int64_t columns, const float* scale,
                         float* u, int64_t u_stride) {
@@ -37,8 +37,8 @@ static void shrink_tile(const Value* a, const Value* ahead, const X* const* x, i
     for (int r = 0; r < kRows; r++) u[t * u_stride + r] = sums[t * kRows + r] * scale[r];
 }
 
-// Where the sums of a tile go: the 16 of the t-th token in the tile's first block are `out + place[t] * kRowBlock`, those
-// of the next block `stride` further. Only the rows [first, last) of a block change.
+// The memory of a tile's sums. The 16 sums of the t-th token in the tile's first block are at `out + place[t] *
+// kRowBlock`, and those of each next block are `stride` further. Only rows [first, last) of a block are changed.
 struct Sums {
   float* out;
   int64_t stride;
@@ -46,7 +46,7 @@ struct Sums {
   int64_t first, last;
 };
 
-// Sums of kTokens tokens in kBlocks blocks, plus gate * B u.
+// Add gate * B u to the sums of kTokens tokens in kBlocks blocks.
 template <class Value, int kTokens, int kBlocks>
 static void expand_tile(const Value* b, int64_t rank, const float* u, int64_t u_stride, const float* gate, Sums sums) {
   constexpr int kVectors = kRowBlock / kLanes;
@@ -86,7 +86,7 @@ static void expand_tile_of(int32_t tokens, Arguments... arguments) {
 
 template <class Value> struct LowRankResidual {
   static constexpr int kTile = kLanes / 2;  // tokens whose sums of a block are in registers at once
-  static constexpr int64_t kAtOnce = 4;     // blocks of a single token, and rows of A, that are
+  static constexpr int64_t kAtOnce = 4;     // blocks of a single token, and rows of A, in registers at once
   const Task& task;
   const LowRank& bank = *task.low_rank;
   const Batch& batch = *task.batch;
@@ -102,7 +102,7 @@ template <class Value> struct LowRankResidual {
     return (const Value*)bank.a + (batch.slot[share.run->group] * bank.directions + share.first) * task.columns;
   }
 
-  // u of a thread's share of all directions of all runs.
+  // Compute a thread's share of u. All directions of all runs are divided among the threads.
   template <class X> void shrink(int thread, int threads) const {
     int64_t all = 0;
     for (int32_t i = 0; i < task.runs; i++)
@@ -141,7 +141,7 @@ template <class Value> struct LowRankResidual {
     }
   }
 
-  // The blocks of [first, last) that have rows of a segment, and where B of the first of them is.
+  // The blocks in [first, last) that have rows of a segment, and the address of B of the first of them.
   struct Blocks {
     int64_t first, last;
     const Value* b;
@@ -153,7 +153,7 @@ template <class Value> struct LowRankResidual {
     return {from, last < end ? last : end, b + (from - begin) * rank * kRowBlock};
   }
 
-  // Fetch what all runs read of B for one block.
+  // Prefetch all of B that the runs read for one block.
   void fetch(int64_t block) const {
     for (int32_t i = 0; i < task.runs; i++) fetch_run(task.run[i], block, block + 1);
   }
@@ -167,8 +167,7 @@ template <class Value> struct LowRankResidual {
     }
   }
 
-  // Add the residuals of a run's tokens in blocks [first, last) to `out`, where the first block's sums of the t-th token
-  // are at `place[t]` and those of the next block `stride` further.
+  // Add the residuals of a run's tokens in blocks [first, last) to `out`. `Sums` describes `out`, `stride` and `place`.
   void add(const Run& run, int64_t first, int64_t last, float* out, int64_t stride, const int32_t* place) const {
     for (int64_t s = 0; s < bank.segments; s++) {
       const Segment& segment = bank.segment[s];

@@ -1,5 +1,5 @@
-// Single numbers of the two types of layers. Included inside a namespace of each file that needs it, so that every
-// instruction set has copies of its own.
+// Conversions between bf16 and fp32. Included inside a namespace of each file that needs it, so that every instruction
+// set has its own copies.
 
 #define OVERTONE_INLINE inline __attribute__((always_inline))
 
@@ -11,7 +11,7 @@ OVERTONE_INLINE float widen(uint16_t bits) {
 }
 OVERTONE_INLINE float widen(float value) { return value; }
 
-// Round to nearest even, as torch does; a NaN stays one.
+// Round to nearest even, as torch does. A NaN stays a NaN.
 OVERTONE_INLINE uint16_t narrow(float value) {
   uint32_t word;
   __builtin_memcpy(&word, &value, 4);

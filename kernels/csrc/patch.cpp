@@ -1,4 +1,4 @@
-// Patching: a residual's entries added to a weight in place, and taken out again. The same code for every processor.
+// Patching: add a residual's entries to a weight in place, and restore the weight. The same code for every processor.
 #include <omp.h>
 
 #include "kernels.h"
@@ -8,7 +8,7 @@ namespace {
 
 #include "numbers.h"
 
-// How many entries of a row are not padding, or -1 where one is outside the weight or they do not ascend.
+// The number of entries of a row that are not padding, or -1 if one is outside the weight or the columns do not ascend.
 template <class Index, class Value> int64_t count_row(const Index* index, const Value* value, const PatchArguments& task) {
   int64_t count = 0, before = -1;
   for (int64_t j = 0; j < task.entries; j++) {
@@ -28,7 +28,7 @@ void patch_row(const PatchArguments& task, int64_t row) {
   const Value* value = (const Value*)task.value + row * task.entries;
   Weight* weight = (Weight*)task.weight;
   int64_t at = task.starts[row];
-  // The next row's places, each a cache line of its own, come from memory meanwhile.
+  // Prefetch the places of the next row, each of which is in another cache line.
   if (row + 1 < task.rows)
     for (int64_t j = 0; j < task.entries; j++) __builtin_prefetch(weight + (row + 1) * task.columns + index[task.entries + j], 1);
   for (int64_t j = 0; j < task.entries; j++) {
@@ -90,7 +90,7 @@ template <class Weight, class Position> void unpatch_as(const UnpatchArguments& 
 
 using namespace overtone;
 
-// Returns 0, or 3 where a row's entries do not ascend or are outside the weight; then nothing was changed.
+// Returns 0, or 3 if the columns of a row do not ascend or are outside the weight. In that case nothing is changed.
 OVERTONE_FUNCTION(patch, PatchArguments, task) {
   return task->type == kFloat32 ? patch_as<float>(*task) : patch_as<uint16_t>(*task);
 }

@@ -1,4 +1,4 @@
-// Weights of few bits multiplied out.
+// The C interface of dequantising weights.
 #include "kernels.h"
 
 using namespace overtone;

@@ -1,12 +1,13 @@
 // Products with weights of 8 or 4 bits. Included inside the namespace of isa.cpp.
 //
-// x is rounded to integers of 16 bits with one scale a token, a power of two, and multiplied by the integers of the
-// weights exactly: sums of integers have no order, so a token's result is the same in any company, on any number of
-// threads and, for 8 bits, on every processor. Numbers of bf16 within 2^7 of the largest are kept exactly.
+// x is rounded to 16-bit integers with one scale for each token, a power of two. Products of the integers of x and of
+// the weights are exact, and sums of integers do not depend on their order. So a token's result is the same in any
+// batch, on any number of threads and, for 8 bits, on every processor. bf16 numbers within 2^7 of the largest are not
+// rounded.
 //
-// Weights lie in blocks of 16 rows with four neighbouring columns side by side, as unsigned integers: what is added to
-// them to make them so is taken back by the sum of x. `vpdpbusd` multiplies unsigned bytes by signed ones, so with it x
-// is split into upper and lower bytes, both signed.
+// Weights are stored in blocks of 16 rows, with four neighbouring columns side by side, as unsigned integers. The
+// offset that makes them unsigned is subtracted again as offset * sum(x). `vpdpbusd` multiplies unsigned bytes by
+// signed bytes, so x is split into upper and lower bytes, both signed.
 
 using Int = int32_t __attribute__((vector_size(kLanes * 4)));
 using Words16 = int16_t __attribute__((vector_size(kLanes * 4)));
@@ -19,13 +20,13 @@ constexpr bool kBytesOfX = false;
 #endif
 
 constexpr int64_t kGroup = 32;              // columns of 4-bit weights that share a scale; rows are padded to it
-constexpr int64_t kHeader = 32;             // of packed x, in 16 bits: its scale, and the sum of its integers
+constexpr int64_t kHeader = 32;             // of packed x, in units of 16 bits: the scale, and the sum of the integers
 constexpr int64_t kQuads = 4 * kRowBlock;   // bytes of four columns of a block
 constexpr int64_t kNibbles = kGroup * kRowBlock / 2;
-constexpr int64_t kGroupBytes = kNibbles + kRowBlock * 2;  // with the 16 scales
+constexpr int64_t kGroupBytes = kNibbles + kRowBlock * 2;  // including the 16 scales
 constexpr int kQuantisedVectors = kRowBlock / kLanes;
 
-// A block's sums of one token.
+// The sums of one token for a block of rows.
 struct RowSums {
   Int v[kQuantisedVectors];
 };
@@ -34,8 +35,8 @@ OVERTONE_INLINE Float to_float(Int v) { return __builtin_convertvector(v, Float)
 
 inline int64_t padded_columns(int64_t columns) { return (columns + kGroup - 1) / kGroup * kGroup; }
 
-// A token's x as integers: its scale, their sum, the integers (16 bits each, or all upper bytes and then all lower
-// ones), and the sums of the groups.
+// A token's x as integers: the scale, the sum of the integers, the integers (16 bits each, or all upper bytes and then
+// all lower bytes), and the sum of each group.
 struct PackedToken {
   const int16_t* at;
   int64_t padded;
@@ -59,8 +60,8 @@ inline int64_t quantised_stride(int64_t columns) {
   return (kHeader + padded + 2 * (padded / kGroup) + 31) / 32 * 32;
 }
 
-// The smallest power of two with which no number leaves 16 bits (32639, so that the lower byte can be signed) and the sum
-// of all stays below 2^24, so that the sum of products with 8 bits fits into 32. NaN where x is not finite.
+// The smallest power of two with which no integer exceeds 32639 (16 bits with a signed lower byte) and the sum of
+// absolute values is below 2^24 (so that the sum of products with 8 bits fits into 32 bits). NaN if x is not finite.
 template <class X> float scale_of_token(const X* from, int64_t columns) {
   Float largest = {}, sums = {};
   for (int64_t k = 0; k < columns; k += kLanes) {
@@ -72,13 +73,13 @@ template <class X> float scale_of_token(const X* from, int64_t columns) {
   float most = 0.0f;
   for (int i = 0; i < kLanes; i++) most = largest[i] > most ? largest[i] : most;
   float by_largest = most * (1.0f / 32638.0f);
-  // Rounding adds half a unit to each of the columns at most; sums in fp32 are off by less than a thousandth.
+  // Rounding adds at most half a unit for each column. The error of the sum in fp32 is less than a thousandth.
   float by_sum = sum_lanes(sums) * 1.001f / (16777215.0f - 0.5f * float(columns));
   float least = by_largest > by_sum ? by_largest : by_sum;
   uint32_t bits;
   __builtin_memcpy(&bits, &least, 4);
   bits = (bits + 0x007fffffu) & 0x7f800000u;
-  if (bits < 0x01000000u) bits = 0x01000000u;  // 2^-125: its inverse is a normal number, too
+  if (bits < 0x01000000u) bits = 0x01000000u;  // 2^-125, whose inverse is a normal number
   if (bits >= 0x7f000000u || least != least) bits = 0x7fc00000u;
   float scale;
   __builtin_memcpy(&scale, &bits, 4);
@@ -124,13 +125,13 @@ template <class X> void quantise_tokens(const Task& task, int64_t first, int64_t
                    (int16_t*)task.packed + t * task.packed_stride);
 }
 
-// Bytes of a block of rows.
+// The bytes of a block of rows.
 inline int64_t block_bytes(const Quantised& weight, int64_t columns) {
   int64_t padded = padded_columns(columns);
   return weight.bits == 8 ? padded * kRowBlock : padded / kGroup * kGroupBytes;
 }
 
-constexpr int64_t kAhead = 4096;  // bytes of weights that are fetched before they are used
+constexpr int64_t kAhead = 4096;  // distance of prefetching, in bytes of weights
 
 #if defined(__AVX512VNNI__)
 OVERTONE_INLINE __m512i four_columns(const int8_t* x) {
@@ -139,25 +140,25 @@ OVERTONE_INLINE __m512i four_columns(const int8_t* x) {
   return _mm512_set1_epi32(quad);
 }
 
-// Sums of unsigned bytes times x: of the upper bytes of x and of the lower ones.
+// Sums of products of unsigned bytes and the upper bytes of x, and of unsigned bytes and the lower bytes of x.
 struct ByteSums {
   __m512i upper, lower;
   OVERTONE_INLINE void add(__m512i w, const PackedToken& x, int64_t k) {
     upper = _mm512_dpbusd_epi32(upper, w, four_columns(x.upper() + k));
     lower = _mm512_dpbusd_epi32(lower, w, four_columns(x.lower() + k));
   }
-  // Of the numbers from which `offset` times the sum of x is taken.
+  // The sums minus `offset_sum`, which is the offset of the weights times the sum of x.
   OVERTONE_INLINE RowSums less(int32_t offset_sum) const {
     return {{(Int)(((Word)upper << 8) + (Word)lower - uint32_t(offset_sum))}};
   }
 };
 
 template <int kTokens> OVERTONE_INLINE void bytes_sums(const int8_t* w, const PackedToken* x, RowSums* sums) {
-  constexpr int kSplit = kTokens == 1 ? 2 : 1;  // few tokens have several sums each, since one waits for the one before
+  constexpr int kSplit = kTokens == 1 ? 2 : 1;  // a single token has two sums: an addition waits for the one before
   ByteSums acc[kTokens][kSplit] = {};
   for (int64_t k = 0; k < x[0].padded; k += 8, w += 2 * kQuads) {
-    // The hardware's own prefetching follows one stream better when nothing else asks for lines: a single token took
-    // 2.3 times as long with these. Eight took 0.6 times as long.
+    // Not for a single token: the hardware prefetcher follows one stream better alone, and with these instructions it
+    // took 2.3 times as long. Eight tokens took 0.6 times as long.
     if constexpr (kTokens > 1) {
       __builtin_prefetch(w + kAhead, 0, 2);
       __builtin_prefetch(w + kAhead + kLine, 0, 2);
@@ -198,7 +199,7 @@ OVERTONE_INLINE void group_sums(const int8_t* w, const PackedToken* x, int64_t k
   for (int t = 0; t < kTokens; t++) sums[t] = acc[t].less(8 * x[t].group_sum(k / kGroup));
 }
 #else
-// Without it: two products of 16 bits to a lane, so that a row has two lanes, whose sums are added at the end.
+// Without AVX512-VNNI: each lane adds two products of 16 bits, so a row has two lanes, whose sums are added at the end.
 constexpr int kParts = 2 * kQuantisedVectors;
 
 OVERTONE_INLINE Int add_products(Int sum, Words16 w, Words16 x) {
@@ -271,7 +272,7 @@ OVERTONE_INLINE void group_sums(const int8_t* w, const PackedToken* x, int64_t k
 }
 #endif
 
-// The 16 sums of kTokens tokens, after another: those of a row are one integer, scaled once.
+// The 16 results of kTokens tokens, one token after another. The sum of a row is one integer, which is scaled once.
 template <int kTokens>
 static void bytes_tile(const int8_t* w, const float* scale, const PackedToken* x, float* out) {
   RowSums sums[kTokens];
@@ -281,7 +282,7 @@ static void bytes_tile(const int8_t* w, const float* scale, const PackedToken* x
       store(out + t * kRowBlock + v * kLanes, to_float(sums[t].v[v]) * (load<Float>(scale + v * kLanes) * x[t].scale()));
 }
 
-// The same with 4 bits: the sum of a group is one integer, scaled and added in fp32.
+// The same with 4 bits. The sum of a group is one integer, which is scaled and added in fp32.
 template <int kTokens> static void nibbles_tile(const int8_t* w, const PackedToken* x, float* out) {
   Float all[kTokens][kQuantisedVectors] = {};
   for (int64_t k = 0; k < x[0].padded; k += kGroup, w += kGroupBytes) {
@@ -335,7 +336,7 @@ template <class X> void quantised_block(const Task& task, int64_t block, int64_t
       store(out + t * kRowBlock + r, load<Float>(out + t * kRowBlock + r) + load<Float>(bias + r));
 }
 
-// Columns [k, k + 4 * kLanes) of kLanes rows, the bytes of four columns of a row in a lane of each vector.
+// Load columns [k, k + 4 * kLanes) of kLanes rows. A lane of each vector has the bytes of four columns of a row.
 OVERTONE_INLINE void load_columns(const Quantised& weight, const int8_t* block, int64_t padded, int64_t k, int v,
                                   Word* columns) {
   for (int i = 0; i < kLanes; i++) columns[i] = Word{};
@@ -352,7 +353,7 @@ OVERTONE_INLINE void load_columns(const Quantised& weight, const int8_t* block, 
   }
 }
 
-// Blocks [first, last) of rows multiplied out.
+// Dequantise blocks [first, last) of rows.
 template <class X> void unpack_as(const UnpackArguments& task, int64_t first, int64_t last) {
   const Quantised& weight = *task.quantised;
   int64_t padded = padded_columns(task.columns), bytes = block_bytes(weight, task.columns);

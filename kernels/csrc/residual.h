@@ -1,10 +1,11 @@
 // The experts' residuals of a block of rows. Included inside the namespace of isa.cpp.
 //
-// A row's entries are added one after another in the order of the bank, with rows in the lanes (one token) or tokens
-// in the lanes (several that share the expert): the same sums in the same order, so the same bits either way.
+// A row's entries are added one after another in the order of the bank. The lanes hold rows (for one token) or tokens
+// (for several tokens that share the expert). The order of the sums is the same, so the bits are the same.
 
-// kWidth columns of x, loaded one by one: on Zen 4 that takes 0.24 ns a column, a gather instruction 0.36. They are
-// joined in registers: two stores read back by one load would wait for both to reach the cache.
+// kWidth columns of x, loaded one by one. On Zen 4 this takes 0.24 ns for each column, and a gather instruction takes
+// 0.36 ns. The columns are joined in registers, because a load that covers two recent stores waits until both are in
+// the cache.
 template <int kWidth>
 OVERTONE_INLINE typename Vectors<kWidth>::Half pick(const uint16_t* x, const uint16_t* i) {
   using Half = typename Vectors<kWidth>::Half;
@@ -24,8 +25,8 @@ OVERTONE_INLINE typename Vectors<kWidth>::Float pick(const float* x, const uint1
 }
 
 #if defined(__AVX512F__)
-// The same by a gather instruction, which takes less time on Intel's processors. Of bf16 the two numbers of a word are
-// read and one of them is kept, so that nothing behind x is read where it has an even number of columns.
+// The same with a gather instruction, which is faster on Intel processors. For bf16 it reads a word of two numbers and
+// keeps one of them. So it reads nothing after the end of x if the number of columns is even.
 OVERTONE_INLINE Float gather(const uint16_t* x, const uint16_t* i) {
   __m512i column = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)i));
   __m512i pair = _mm512_i32gather_epi32(_mm512_srli_epi32(column, 1), x, 4);
@@ -41,15 +42,15 @@ template <class X, class Value> struct Residual {
   const Task& task;
   const Bank& bank;
   const Batch& batch;
-  bool compact;   // `out` holds the piece's tokens only, one after another; otherwise all tokens of the task
-  int64_t step;   // bytes of weights to fetch with each 16 entries: a cache line, or 0 where none are needed
+  bool compact;   // `out` holds only the piece's tokens, one after another; otherwise all tokens of the task
+  int64_t step;   // bytes of weights to prefetch with each 16 entries: a cache line, or 0
 
-  // The 16 rows of a piece's t-th token.
+  // The address of the 16 sums of a piece's t-th token.
   float* rows_of(const Columns& piece, int t, float* out) const {
     return out + int64_t(compact ? t : batch.token[piece.first + t]) * kRowBlock;
   }
 
-  // Where the entries of one group's slot for one block begin.
+  // The offset of the entries of a piece's slot for one block.
   int64_t offset(const Columns& piece, int64_t block) const {
     return (batch.slot[piece.group] * bank.blocks + block) * bank.entries * kRowBlock;
   }
@@ -63,12 +64,12 @@ template <class X, class Value> struct Residual {
     __builtin_prefetch(weights, 0, 2);
   }
 
-  // Scales of the block whose entries are fetched meanwhile.
+  // Prefetch the scales of the block whose entries are being prefetched.
   void fetch_scale(const Columns& piece, int64_t block) const {
     if (bank.scale) __builtin_prefetch(scale(piece, block + kSpan), 0, 2);
   }
 
-  // `columns` gives the numbers of x in the columns of kLanes entries.
+  // `columns` returns the elements of x at the columns of kLanes entries.
   template <class Load>
   OVERTONE_INLINE void rows_in_lanes(const Columns& piece, int64_t block, float* out, const char* ahead,
                                      Load columns) const {
@@ -102,10 +103,10 @@ template <class X, class Value> struct Residual {
   }
 
 #if defined(__AVX512F__)
-  // Whether gather instructions are faster here, and read nothing behind x.
+  // Whether gather instructions are faster on this processor and read nothing after the end of x.
   static bool gathers(int64_t columns) { return columns % 2 == 0 && __builtin_cpu_is("intel"); }
 
-  // Tokens in half of the lanes: the sums of two rows, half a block apart, share a vector when they are turned.
+  // Tokens in half of the lanes. The sums of two rows, half a block apart, share a vector when they are transposed.
   void half_lanes(const Columns& piece, int64_t block, float* out, const char* ahead) const {
     constexpr int kWidth = kLanes / 2, kRows = kRowBlock / 2;
     static_assert(kRows == kWidth, "a row from each half of the block has a place in a vector");
@@ -141,8 +142,8 @@ template <class X, class Value> struct Residual {
   }
 #endif
 
-  // Tokens in all lanes of kHalves vectors: the sums of kRows rows stay in registers and are turned into rows of each
-  // token. `columns` gives the vectors of a column.
+  // Tokens in all lanes of kHalves vectors. The sums of kRows rows stay in registers and are then transposed into rows
+  // of each token. `columns` loads the vectors of a column.
   template <int kHalves, class Load>
   OVERTONE_INLINE void full_lanes(const Columns& piece, int64_t block, float* out, const char* ahead,
                                   Load columns) const {
@@ -204,7 +205,7 @@ template <class X, class Value> struct Residual {
   }
 };
 
-// Columns [first, last) of a piece's tokens, side by side; lanes without a token repeat the first.
+// Transpose columns [first, last) of a piece's tokens. Lanes without a token repeat the first token.
 template <class X, int kWidth>
 static void lay(const Task& task, const Columns& piece, int64_t first, int64_t last) {
   const X* rows[kWidth];
@@ -231,7 +232,7 @@ static void lay(const Task& task, const Columns& piece, int64_t first, int64_t l
 }
 
 #if defined(__AVX512F__)
-// The same for 32 tokens of bf16, in pairs.
+// The same for 32 tokens of bf16 in pairs.
 static void lay_pairs(const Task& task, const Columns& piece, int64_t first, int64_t last) {
   const uint16_t* rows[32];
   for (int t = 0; t < 32; t++) {

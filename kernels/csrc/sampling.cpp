@@ -11,7 +11,8 @@ namespace {
 
 using namespace overtone;
 
-// A token for each row. Returns 0, 1 where memory ran out, or 3 where a penalised token is outside the vocabulary.
+// Draws a token for each row. Returns 0, 1 if memory cannot be allocated, or 3 if a penalised token is outside the
+// vocabulary.
 OVERTONE_FUNCTION(sample, SamplingArguments, task) {
   auto* sample = kernels_of(task->isa)->sample;
   int64_t threads = task->rows < task->threads ? task->rows : task->threads;

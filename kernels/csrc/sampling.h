@@ -1,15 +1,15 @@
 // Drawing a token from a row of logits. Included inside the namespace of isa_exact.cpp.
 //
-// A token's weight is an integer: 2^30 times the exponential of its distance from the highest logit, over the
-// temperature. Sums of integers do not depend on their order, and the exponential is made of single roundings that
-// torch repeats (kernels/sampling/weights.py), so every path draws the same token from the same row.
+// A token's weight is an integer: 2^30 * exp((logit - highest logit) / temperature), rounded. Sums of integers do not
+// depend on their order, and the exponential consists of separately rounded operations that torch can repeat
+// (kernels/sampling/weights.py). So every path draws the same token from the same row.
 
 constexpr float kNone = -__builtin_inff();
 constexpr uint32_t kUnit = 1u << 30;  // the weight of the highest logit
-constexpr int kMassBits = 46;         // of a table's word: the mass below, how many tokens above
+constexpr int kMassBits = 46;         // lower bits of a table's word, for the mass; the number of tokens is above
 constexpr uint64_t kMassMask = (uint64_t(1) << kMassBits) - 1;
-constexpr int64_t kSparse = 512;      // a bin of fewer tokens than one in this many is looked for vector by vector
-constexpr int64_t kTableTokens = int64_t(1) << 18;  // in all tables at most: 2^15 weights of 2^30 make 2^45 in each
+constexpr int64_t kSparse = 512;      // a bin is sparse if it has fewer than one token in this many
+constexpr int64_t kTableTokens = int64_t(1) << 18;  // most in all tables: 2^15 weights of 2^30 are 2^45 in each
 
 typedef int32_t Signed __attribute__((vector_size(kLanes * 4)));
 typedef uint64_t Wide __attribute__((vector_size(kLanes * 4)));
@@ -17,7 +17,7 @@ typedef uint64_t Wide __attribute__((vector_size(kLanes * 4)));
 #if defined(__AVX512F__)
 constexpr Word kCounted = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-// Some lanes of a vector, to be written one after another; what is after the last one of them is of no use.
+// The selected lanes of a vector. `pack` writes them one after another. The memory after the last of them is undefined.
 struct Picked {
   __mmask16 mask;
   OVERTONE_INLINE explicit Picked(Word hit) : mask(_mm512_test_epi32_mask((__m512i)hit, (__m512i)hit)) {}
@@ -28,7 +28,7 @@ struct Picked {
 #elif defined(__AVX2__)
 constexpr Word kCounted = {0, 1, 2, 3, 4, 5, 6, 7};
 
-// Which lanes come first, for each set of lanes.
+// For each mask, the numbers of its lanes in ascending order.
 struct Orders {
   uint8_t lane[256][8] = {};
   constexpr Orders() {
@@ -66,10 +66,10 @@ struct Picked {
 
 struct Extremes {
   float lowest, highest;
-  bool broken;  // there is a NaN
+  bool broken;  // true if there is a NaN
 };
 
-// The row's logits in fp32, padded with -inf, and their extremes.
+// Convert the row's logits to fp32, padded with -inf, and return their extremes.
 template <class X> Extremes widen_row(const X* from, int64_t vocab, float* to) {
   Float low = Float{} - kNone, high = Float{} + kNone;
   Word odd = {};
@@ -98,8 +98,8 @@ template <class X> Extremes widen_row(const X* from, int64_t vocab, float* to) {
   return found;
 }
 
-// Penalties on the tokens seen, which are distinct; false where one is outside the vocabulary. In vectors, since signs
-// are not to be predicted.
+// Apply the penalties to the tokens in `seen`, which has no duplicates. Returns false if one is outside the vocabulary.
+// It is computed in vectors, because branches on the signs of logits are predicted badly.
 bool penalise(const SamplingRow& row, int64_t vocab, float* logits) {
   float repetition = float(row.repetition), once = float(row.presence), each = float(row.frequency);
   for (int64_t i = 0; i < row.seen_count; i++)
@@ -115,9 +115,9 @@ bool penalise(const SamplingRow& row, int64_t vocab, float* logits) {
   return true;
 }
 
-// The first highest logit, or the first NaN where there is one.
+// The token of the first highest logit, or of the first NaN if there is one.
 int64_t highest_of(const float* logits, int64_t vocab, const Extremes& extremes) {
-  for (int64_t i = 0; i < vocab; i += kLanes) {  // the padding ends a row that has neither
+  for (int64_t i = 0; i < vocab; i += kLanes) {  // the padding follows the last logit
     Float v = load<Float>(logits + i);
     Word hit = extremes.broken ? (Word)(v != v) : (Word)(v == extremes.highest);
     if (Picked(hit).none()) continue;
@@ -127,11 +127,11 @@ int64_t highest_of(const float* logits, int64_t vocab, const Extremes& extremes)
   return 0;
 }
 
-// round(2^30 * 2^((z - highest) * scale)): single roundings in fp32, none of them joined (-ffp-contract=off).
+// round(2^30 * 2^((z - highest) * scale)). Each operation is rounded to fp32, and none are fused (-ffp-contract=off).
 OVERTONE_INLINE Word weight_of(Float z, float highest, float scale) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   Float y = (z - highest) * scale;
-  y = y > -40.0f ? y : Float{} - 40.0f;  // a NaN, of -inf * 0, becomes -40, too
+  y = y > -40.0f ? y : Float{} - 40.0f;  // a NaN, the result of -inf * 0, also becomes -40
   Float shifted = y + kShift;
   Float f = y - (shifted - kShift);
   Float p = f * 0.001326472731307149f + 0.009671512991189957f;
@@ -151,8 +151,8 @@ OVERTONE_INLINE uint64_t added_up(Wide v) {
   return sum;
 }
 
-// Bins of a first search: by the bits of weights as floats, that is by powers of two and fractions of them. A weight of
-// 0 has bin 0 and nothing else has.
+// The bins of the first search: by the bits of weights as floats, that is by powers of two and fractions of them. Only
+// weights of 0 are in bin 0.
 struct Binning {
   int32_t base;
   int shift;
@@ -171,7 +171,7 @@ OVERTONE_INLINE int32_t float_bits(uint32_t w) {
 
 Binning binning_of(float lowest, float highest, float scale) {
   uint32_t least = weight_of(Float{} + lowest, highest, scale)[0];
-  // Where the polynomial of one power of two meets the next one, a lower logit can have a weight a few units higher.
+  // At the boundary between two powers of two, a lower logit can have a weight that is a few units higher.
   int32_t low = float_bits(least ? least : 1) - 16, high = float_bits(kUnit);
   Binning made = {0, 0};
   while (((high - low) >> made.shift) + 1 >= kBins) made.shift++;
@@ -179,11 +179,11 @@ Binning binning_of(float lowest, float highest, float scale) {
   return made;
 }
 
-// What a search has found: tokens of one weight, among which its place is.
+// The result of a search: the tokens of equal weight that contain the target.
 struct Ties {
-  uint64_t mass, count;  // of all tokens of larger weights
+  uint64_t mass, count;  // of all tokens with larger weights
   uint32_t weight;
-  int64_t tokens;        // in `memory.id`, ascending
+  int64_t tokens;        // number of them; their ids are in `memory.id`, ascending
 };
 
 class Draw {
@@ -226,7 +226,7 @@ class Draw {
     return place < mass ? place : mass - 1;
   }
 
-  // Without filters: candidates in order of token.
+  // Draw without filters: the candidates are in the order of their ids.
   int64_t in_order() {
     uint64_t total = 0;
     for (int64_t first = 0; first < size_; first += kSpan) {
@@ -245,7 +245,7 @@ class Draw {
     return token;
   }
 
-  // Weights, and their masses and numbers by bin; returns the mass of all.
+  // Compute the weights, and the mass and the number of tokens of each bin. Returns the mass of all tokens.
   uint64_t fill_bins() {
     binning_ = binning_of(extremes_.lowest, extremes_.highest, scale_);
     clear_bins();
@@ -284,7 +284,7 @@ class Draw {
       }
   }
 
-  // The bins of the whole row, which all searches begin with.
+  // Keep a copy of the bins of the whole row. Every search begins with them.
   void keep_bins() {
     for (int64_t i = 0; i < kBins; i++) {
       mass_[i] = memory_.mass[i];
@@ -292,8 +292,9 @@ class Draw {
     }
   }
 
-  // Where the tokens, in descending order of weight, ties in ascending order of token, reach a mass or a number: the
-  // first token with more than `target` up to and with it. There must be one.
+  // Find the first token at which the running sum of masses (or the running number of tokens) exceeds `target`. Tokens
+  // are in descending order of weight, and in ascending order of id within a weight. The sum of all must exceed
+  // `target`.
   template <bool kByCount> Ties search(uint64_t target) {
     Ties at = {0, 0, 0, 0};
     int64_t bin = descend<kByCount>(mass_, count_, target, at);
@@ -340,8 +341,8 @@ class Draw {
     return bin;
   }
 
-  // The tokens of one bin and their weights, in order. Where many vectors hold one, branches on whether a vector does are
-  // often predicted wrongly: then every vector is packed.
+  // Collect the tokens of one bin and their weights, in order of id. Vectors without such a
+  // token are skipped if the bin is sparse. Otherwise that branch is predicted badly, so every vector is packed.
   template <bool kDense> int64_t collect(uint32_t bin) {
     const Binning binning = binning_;
     const uint32_t* weight = memory_.weight;
@@ -359,7 +360,7 @@ class Draw {
     return found;
   }
 
-  // The mass of the tokens at least `share` as likely as the most likely one.
+  // The mass of the tokens that are at least `share` times as likely as the most likely token.
   uint64_t mass_from(double share) const {
     double wanted = share * double(kUnit);
     uint32_t floor = uint32_t(wanted);
@@ -379,7 +380,7 @@ class Draw {
   float scale_;
   Binning binning_ = {0, 0};
   uint64_t mass_[kBins], count_[kBins];
-  int64_t collected_ = -1, candidates_ = 0;  // the bin whose tokens are in `memory_.id`, and how many they are
+  int64_t collected_ = -1, candidates_ = 0;  // the bin whose tokens are in `memory_.id`, and their number
 };
 
 template <class X> int64_t sample_as(const SamplingRow& row, int64_t vocab, char* at) {

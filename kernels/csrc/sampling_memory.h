@@ -1,17 +1,17 @@
-// What drawing from one row keeps meanwhile. Included inside an anonymous namespace of each file that needs it.
+// The working memory of drawing from one row. Included inside an anonymous namespace of each file that needs it.
 
-constexpr int64_t kSpan = 512;      // tokens whose weights are made at once; rows are padded to a multiple
-constexpr int64_t kBins = 256;      // of weights of similar size
-constexpr int64_t kTables = 8;      // neighbouring tokens add to different ones: no sum waits for the one before
+constexpr int64_t kSpan = 512;      // tokens whose weights are computed at once; rows are padded to a multiple of it
+constexpr int64_t kBins = 256;      // bins of weights of similar size
+constexpr int64_t kTables = 8;      // neighbouring tokens use different tables: no addition waits for the one before
 constexpr int64_t kSpare = 16;      // elements that may be written after the last one
 
 struct SamplingMemory {
-  uint32_t* weight;   // [vocab], padded; the fp32 logits before that
-  uint64_t* sums;     // of each span's weights
+  uint32_t* weight;   // [vocab], padded; first holds the fp32 logits
+  uint64_t* sums;     // the sum of each span's weights
   uint64_t* tables;   // [kTables, kBins]
-  uint64_t* mass;     // [kBins] of all tables
+  uint64_t* mass;     // [kBins], the sums of all tables
   uint64_t* count;    // [kBins]
-  uint32_t* value;    // of the tokens that are left in a search
+  uint32_t* value;    // the weights of the tokens that are left in a search; `id` has their ids
   int32_t* id;
 
   static int64_t padded(int64_t vocab) { return (vocab + kSpan - 1) / kSpan * kSpan; }

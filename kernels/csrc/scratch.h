@@ -1,4 +1,4 @@
-// Memory that a calling thread keeps between calls, which are all of similar size.
+// Memory that a calling thread keeps between calls. All calls need about the same size.
 #pragma once
 #include <cstdlib>
 

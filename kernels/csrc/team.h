@@ -1,8 +1,8 @@
-// The threads of one parallel region, and how they share work and wait for each other.
+// The threads of one parallel region: how they divide work and wait for each other.
 //
-// A step has some three hundred phases with less than a microsecond of work in many of them, so a barrier must cost
-// less than that: it spins. Where there are more threads than processors it yields, since who is waited for may need
-// the processor of who waits.
+// A step has about three hundred phases, many of them with less than a microsecond of work. A barrier must cost less
+// than that, so it spins. After kSpins rounds it yields its processor: if there are more threads than processors, the
+// thread that it waits for may need it.
 #pragma once
 #include <omp.h>
 #include <sched.h>
@@ -13,7 +13,7 @@
 
 namespace overtone {
 
-// What the threads of a region share. Made by the calling thread before the region begins.
+// The state that the threads of a region share. The calling thread creates it before the region begins.
 struct Meeting {
   alignas(kLine) std::atomic<int> arrived{0};
   alignas(kLine) std::atomic<int> round{0};
@@ -27,7 +27,7 @@ class Team {
 
   explicit Team(Meeting& meeting) : meeting_(meeting) {}
 
-  // Go on when all threads are here; what each wrote before is then seen by all.
+  // A barrier: wait until all threads have arrived. Afterwards each thread sees what the others wrote before it.
   void wait() {
     int round = meeting_.round.load(std::memory_order_relaxed);
     if (meeting_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
@@ -39,24 +39,24 @@ class Team {
     spin_while([&] { return meeting_.round.load(std::memory_order_acquire) == round; });
   }
 
-  // Say that this thread's part of what all need later is done, without waiting for the others' parts.
+  // Announce that this thread has finished its share of something that all threads need later. Does not wait.
   void hand_over() {
     meeting_.handed.fetch_add(1, std::memory_order_release);
     handed_ += threads;
   }
 
-  // Go on when all threads have called `hand_over` as often as this one.
+  // Wait until all threads have called `hand_over` as often as this one.
   void wait_for_others() const {
     spin_while([&] { return meeting_.handed.load(std::memory_order_acquire) < handed_; });
   }
 
-  // run(first, last) with this thread's equal share of the items.
+  // Calls run(first, last) with this thread's equal share of the items.
   template <class Run> void share(int64_t items, Run run) const {
     int64_t first = items * thread / threads, last = items * (thread + 1) / threads;
     if (first < last) run(first, last);
   }
 
-  // run(item) for whichever items no other thread took. Once between two waits.
+  // Calls run(item) for each item that no other thread has taken. May be called once between two calls of `wait`.
   template <class Run> void deal(int64_t items, Run run) {
     for (int64_t item; (item = meeting_.dealt.fetch_add(1, std::memory_order_relaxed)) < items;) run(item);
   }
