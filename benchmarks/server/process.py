@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,11 @@ class ServerProcess:
 
 @contextmanager
 def server_process(
-    bundle: Path, options: Sequence[str], admin_key: str | None = None, patience: float = _START_SECONDS
+    bundle: Path,
+    options: Sequence[str],
+    admin_key: str | None = None,
+    patience: float = _START_SECONDS,
+    started: Callable[[int], None] = lambda _: None,
 ) -> Iterator[ServerProcess]:
     """Run `overtone serve` on 127.0.0.1 and a free port, and end it however the block ends.
 
@@ -85,6 +89,7 @@ def server_process(
         options: further ones.
         admin_key: the key that may load the bundle's experts; None: loading is off.
         patience: seconds in which it must become ready.
+        started: called with the number of the process before it is ready.
 
     Raises:
         RuntimeError: it did not become ready; the message has the end of its log.
@@ -100,6 +105,7 @@ def server_process(
         process = subprocess.Popen(command, stdout=log, stderr=log)
         server = ServerProcess(process, f"http://127.0.0.1:{port}")
         try:
+            started(process.pid)
             _wait(process, server.url, patience)
             server.ready_seconds = time.perf_counter() - start
             yield server

@@ -19,6 +19,7 @@ namespace {
 #include "attention.h"
 #include "elementwise.h"
 #include "linear.h"
+#include "rounding.h"
 
 }  // namespace
 
@@ -42,6 +43,7 @@ const Kernels OVERTONE_ISA = {
     .add = add,
     .sample = sampling::OVERTONE_ISA,
     .unpack = unpack,
+    .quantise = quantise,
 };
 
 }  // namespace overtone

@@ -303,6 +303,15 @@ struct UnpackArguments {
   void* out;  // [rows, columns]
 };
 
+struct QuantiseArguments {
+  int64_t isa, threads;
+  int64_t rows, size, candidates, lowest, highest;
+  const float* value;  // [rows, size]
+  const float* scale;  // [rows, candidates]
+  int8_t* integer;     // [rows, size]
+  int64_t* chosen;     // [rows]
+};
+
 // The kernels of one instruction set. The members are references: a table that lacks one of them does not compile.
 struct Kernels {
   // The linear layer. `packed_bytes` returns the bytes of packed x, or 0 if x needs no packing. `prepare` fills this
@@ -336,6 +345,9 @@ struct Kernels {
 
   // Dequantises blocks of rows [first, last) of a weight.
   void (&unpack)(const UnpackArguments&, int64_t first, int64_t last);
+
+  // Rounds rows [first, last) with the best of their candidates of a scale.
+  void (&quantise)(const QuantiseArguments&, int64_t first, int64_t last);
 };
 
 // Returns whether all places are rows of the cache.

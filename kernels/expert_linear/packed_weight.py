@@ -95,36 +95,42 @@ class PackedWeight:
         """The address of `view`."""
         return addressof(self.view)
 
-    def fill(self, value: Tensor, scale: Tensor) -> None:
-        """Set all rows.
+    def fill(self, value: Tensor, scale: Tensor, first: int = 0) -> None:
+        """Set some rows.
 
         Args:
-            value: `[N, K]` int8, within ±7 and -8 for 4 bits.
-            scale: `[N, 1]` for 8 bits, `[N, ceil(K / 32)]` for 4 bits, exact in bf16 then.
+            value: `[R, K]` int8, within ±7 and -8 for 4 bits.
+            scale: `[R, 1]` for 8 bits, `[R, ceil(K / 32)]` for 4 bits, exact in bf16 then.
+            first: number of the first row, a multiple of 16. R is one, too, unless the last row is among them.
 
         Raises:
             ValueError: shapes that do not fit; nothing was written then.
         """
         scales = 1 if self.bits == 8 else -(-self.in_features // GROUP)
-        if value.shape != self.shape or scale.shape != (self.out_features, scales):
+        count, end = len(value), first + len(value)
+        whole = first % ROW_BLOCK == 0 and (count % ROW_BLOCK == 0 or end == self.out_features)
+        fits = value.shape == (count, self.in_features) and scale.shape == (count, scales)
+        if not fits or not whole or end > self.out_features:
             raise ValueError(
-                f"a packed weight {list(self.shape)} in {self.bits} bits needs values of its shape and scales "
-                f"[{self.out_features}, {scales}], not {list(value.shape)} and {list(scale.shape)}"
+                f"rows {first} to {end} of a packed weight {list(self.shape)} in {self.bits} bits need values "
+                f"[{count}, {self.in_features}] and scales [{count}, {scales}] of whole blocks of {ROW_BLOCK} rows, "
+                f"not {list(value.shape)} and {list(scale.shape)}"
             )
-        rows, columns = -self.out_features % ROW_BLOCK, -self.in_features % GROUP
-        blocks = self.data.shape[0]
+        rows, columns = -count % ROW_BLOCK, -self.in_features % GROUP
+        blocks = -(-count // ROW_BLOCK)
         padded = F.pad(value, (0, columns, 0, rows))
         factors = F.pad(scale, (0, 0, 0, rows))
+        data = self.data[first // ROW_BLOCK :][:blocks]
         if self.scale is not None:
-            self.data.copy_((padded.view(torch.uint8) ^ 128).view(blocks, ROW_BLOCK, -1, 4).transpose(1, 2))
-            self.scale.copy_(factors.flatten())
+            data.copy_((padded.view(torch.uint8) ^ 128).view(blocks, ROW_BLOCK, -1, 4).transpose(1, 2))
+            self.scale[first : first + blocks * ROW_BLOCK].copy_(factors.flatten())
             return
         fours = (padded + 8).view(torch.uint8).view(blocks, ROW_BLOCK, -1, 2, 4).permute(3, 0, 2, 1, 4)
         both = fours[0] | fours[1] << 4
         size = ROW_BLOCK * GROUP // 2
-        self.data[:, :, :size] = both.reshape(blocks, -1, size)
+        data[:, :, :size] = both.reshape(blocks, -1, size)
         turned = factors.to(torch.bfloat16).view(blocks, ROW_BLOCK, -1).transpose(1, 2).contiguous()
-        self.data[:, :, size:] = turned.view(torch.uint8)
+        data[:, :, size:] = turned.view(torch.uint8)
 
     def rows(self, index: Tensor) -> Tensor:
         """Some rows multiplied out.

@@ -15,7 +15,7 @@ from merge.bundle.quantised.settings import (
     read_quantisation,
     write_quantisation,
 )
-from merge.bundle.quantised.weights import QuantisedWeight, quantise, recovered
+from merge.bundle.quantised.weights import QuantisedWeight, Rounds, least_error, quantise, recovered
 
 __all__ = [
     "INT4",
@@ -27,9 +27,11 @@ __all__ = [
     "SHAPE",
     "QuantisationError",
     "QuantisedWeight",
+    "Rounds",
     "Scheme",
     "has_rounded_embeddings",
     "is_embedding",
+    "least_error",
     "pack",
     "packed_tensors",
     "quantise",

@@ -1,6 +1,6 @@
 """Rounding a weight to few bits, and multiplying it out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,9 @@ PIECE = 1 << 20
 CLIPPED = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82, 0.78, 0.73, 0.68)
 """Candidates of a scale, as parts of the one that reaches the largest value: smaller ones clip it and round the others
 more finely. Fewer bits gain more by it."""
+
+TINY = torch.finfo(torch.bfloat16).tiny
+"""The smallest scale, that of a row of zeros."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class QuantisedWeight:
         """N and K."""
         return self.value.shape[0], self.value.shape[1]
 
+    def rows(self, rows: slice) -> "QuantisedWeight":
+        """Some rows of the weight."""
+        return QuantisedWeight(self.value[rows], self.scale[rows], self.scheme)
+
     def cpu(self) -> "QuantisedWeight":
         """The same weight in the processor's memory."""
         return QuantisedWeight(self.value.cpu(), self.scale.cpu(), self.scheme)
@@ -51,7 +58,11 @@ class QuantisedWeight:
         return wide.mul_(scale).to(dtype)
 
 
-def quantise(weight: Tensor, scheme: Scheme) -> QuantisedWeight:
+Rounds = Callable[[Tensor, Tensor, Scheme], tuple[Tensor, Tensor]]
+"""(v [..., K] float32, scales [..., C] bfloat16, scheme) to integers [..., K] int8 and the chosen scales [...]"""
+
+
+def quantise(weight: Tensor, scheme: Scheme, rounds: Rounds | None = None) -> QuantisedWeight:
     """Round a weight, with the scales of the least squared error among some candidates.
 
     Semantics: per row or group v, s = bfloat16(c · max|v| / (2^(bits-1) − 1)) with the c of `CLIPPED` that gives the
@@ -62,8 +73,9 @@ def quantise(weight: Tensor, scheme: Scheme) -> QuantisedWeight:
     Args:
         weight: [N, K] floating, finite.
         scheme: bits and group.
+        rounds: what computes as `least_error` does; None: that.
     """
-    return _rounded(weight, scheme, lambda v: _clipped(v, scheme))
+    return _rounded(weight, scheme, lambda v: _clipped(v, scheme), rounds)
 
 
 def scaled(groups: Tensor, scheme: Scheme) -> Tensor:
@@ -76,10 +88,10 @@ def scaled(groups: Tensor, scheme: Scheme) -> Tensor:
     Returns:
         [N] bfloat16.
     """
-    return _least_error(groups, scheme, _clipped(groups, scheme))[1]
+    return least_error(groups, _clipped(groups, scheme), scheme)[1]
 
 
-def recovered(weight: Tensor) -> QuantisedWeight:
+def recovered(weight: Tensor, rounds: Rounds | None = None) -> QuantisedWeight:
     """Find the integers and scales of a weight that had 8 bits, was multiplied out and was rounded to bfloat16.
 
     Semantics: per row v, the s among the neighbours in bfloat16 of max(v) / 127, −min(v) / 127 and −min(v) / 128 that
@@ -87,11 +99,14 @@ def recovered(weight: Tensor) -> QuantisedWeight:
 
     Args:
         weight: [N, K] floating, finite.
+        rounds: as for `quantise`.
     """
-    return _rounded(weight, INT8, _neighbours)
+    return _rounded(weight, INT8, _neighbours, rounds)
 
 
-def _rounded(weight: Tensor, scheme: Scheme, scales: Callable[[Tensor], Iterator[Tensor]]) -> QuantisedWeight:
+def _rounded(
+    weight: Tensor, scheme: Scheme, scales: Callable[[Tensor], Tensor], rounds: Rounds | None
+) -> QuantisedWeight:
     rows, columns = weight.shape
     group = scheme.group or columns
     value = torch.empty(rows, columns, dtype=torch.int8)
@@ -100,32 +115,44 @@ def _rounded(weight: Tensor, scheme: Scheme, scales: Callable[[Tensor], Iterator
     for first in range(0, rows, step):
         piece = weight[first : first + step].to(torch.float32)
         padded = F.pad(piece, (0, -columns % group)).view(len(piece), -1, group)
-        integers, factors = _least_error(padded, scheme, scales(padded))
+        integers, factors = (rounds or least_error)(padded, scales(padded), scheme)
         value[first : first + step] = integers.flatten(1)[:, :columns]
         scale[first : first + step] = factors
     return QuantisedWeight(value, scale, scheme)
 
 
-def _clipped(v: Tensor, scheme: Scheme) -> Iterator[Tensor]:
+def _clipped(v: Tensor, scheme: Scheme) -> Tensor:
     reach = v.abs().amax(-1, keepdim=True) / scheme.highest
-    yield from ((reach * part).to(torch.bfloat16) for part in CLIPPED)
+    return torch.cat([(reach * part).to(torch.bfloat16) for part in CLIPPED], -1).clamp_min(TINY)
 
 
-def _neighbours(v: Tensor) -> Iterator[Tensor]:
+def _neighbours(v: Tensor) -> Tensor:
     highest, lowest = v.amax(-1, keepdim=True), v.amin(-1, keepdim=True)
+    found = []
     for reach in (highest / INT8.highest, lowest / -INT8.highest, lowest / INT8.lowest):
         nearest = reach.clamp_min(0).to(torch.bfloat16)
-        yield from ((nearest.view(torch.int16) + step).clamp_min(0).view(torch.bfloat16) for step in (0, -1, 1))
+        found += [(nearest.view(torch.int16) + step).clamp_min(0).view(torch.bfloat16) for step in (0, -1, 1)]
+    return torch.cat(found, -1).clamp_min(TINY)
 
 
-def _least_error(v: Tensor, scheme: Scheme, scales: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Integers [..., group] int8 and scales [...] bfloat16 of groups v [..., group] float32."""
-    tiny = torch.finfo(torch.bfloat16).tiny
+def least_error(v: Tensor, scales: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """Round groups, each with the first of those of its scales that have the least squared error.
+
+    Semantics: q = round(v / s) within the scheme's range, with the s that gives the least Σ (v − s q)²
+
+    Args:
+        v: [..., K] float32.
+        scales: candidates, [..., C] bfloat16, positive.
+        scheme: the range.
+
+    Returns:
+        q [..., K] int8 and s [...] bfloat16.
+    """
     best = torch.zeros_like(v, dtype=torch.int8)
-    chosen = v.new_full((*v.shape[:-1], 1), tiny, dtype=torch.bfloat16)
+    chosen = v.new_full((*v.shape[:-1], 1), TINY, dtype=torch.bfloat16)
     least = v.new_full(chosen.shape, torch.inf)
-    for candidate in scales:
-        scale = candidate.clamp_min(tiny)
+    for candidate in range(scales.shape[-1]):
+        scale = scales[..., candidate : candidate + 1]
         wide = scale.to(torch.float32)
         integers = (v / wide).round_().clamp_(scheme.lowest, scheme.highest)
         error = torch.sub(v, integers * wide).square_().sum(-1, keepdim=True)

@@ -19,6 +19,7 @@ MODULES = (
         "kernels.attention.rotary",
     ),
     *("kernels.expert_linear.compiled", "kernels.expert_linear.packed_weight", "kernels.decoder.compiled"),
+    "kernels.rounding",
     "kernels.sampling.compiled",
 )
 FOUND = {

@@ -125,7 +125,16 @@ def test_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="8 or 4 bits, not 3"):
         PackedWeight.allocate(4, 4, 3)
     weight = PackedWeight.allocate(4, 40, 4)
-    with pytest.raises(ValueError, match=r"scales \[4, 2\], not \[4, 40\] and \[4, 1\]"):
-        weight.fill(torch.zeros(4, 40, dtype=torch.int8), torch.ones(4, 1))
+    value = torch.zeros(20, 40, dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"scales \[4, 2\] of whole blocks of 16 rows, not \[4, 40\] and \[4, 1\]"):
+        weight.fill(value[:4], torch.ones(4, 1))
+    two = PackedWeight.allocate(32, 40, 4)
+    for first, count in (
+        (0, 4),
+        (4, 16),
+        (16, 20),
+    ):  # a part of a block, one that begins within it, rows beyond the last
+        with pytest.raises(ValueError, match=f"rows {first} to {first + count} of a packed weight"):
+            two.fill(value[:count], torch.ones(count, 2), first)
     with pytest.raises(ValueError, match="do not fit"):
         expert_linear(torch.zeros(2, 39), weight)

@@ -84,6 +84,19 @@ def test_rounds_at_load_to_what_a_merge_would_store(directory: Path, storage: st
 
 
 @pytest.mark.parametrize("storage", ["int8", "int4"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_some_rows_at_a_time_and_without_kernels_it_rounds_the_same(
+    directory: Path, storage: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 16 rows at a time, so that the parts of q, k and v, and of gate and up, begin within a block.
+    monkeypatch.setattr("serve.model.quantised_weights.ELEMENTS", 1)
+    if not compiled:
+        monkeypatch.setattr("serve.model.quantised_weights.least_error", lambda *_: None)
+    decoder = load_model(directory, quantisation=storage)
+    check(decoder, compress(directory, storage))
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
 def test_serves_what_is_stored_quantised(directory: Path, storage: str) -> None:
     dense = compress(directory, storage)
     decoder = load_model(directory)
