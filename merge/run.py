@@ -304,7 +304,12 @@ def _cut_experts(
 ) -> list[ExpertReport]:
     floats = open_checkpoint(staging.path / FLOATS).on(backbone.device) if inputs.recipe.quantisation else None
     sources = Sources(
-        inputs.merged(), backbone, backbone_digest(backbone.path, staging.digests.of), inputs.experts, floats
+        inputs.merged(),
+        backbone,
+        backbone_digest(backbone.path, staging.digests.of),
+        inputs.experts,
+        floats,
+        tuple(inputs.fine_tunes.values()),
     )
     reports = [
         _restored(finished)

@@ -37,7 +37,7 @@ def task_vectors(
         list(fine_tunes),
         read or (lambda task: fine_tunes[task].tensor(name, dtype, rows=rows) - origin),
         add,
-        factors=lambda task: _factors(name, base, fine_tunes[task], dtype, rows or slice(None)),
+        factors=lambda task: lora_factors(name, base, fine_tunes[task], dtype, rows or slice(None)),
         stored=lambda task: _stored(name, fine_tunes[task], dtype),
         first_row=0 if rows is None else rows.start,
     )
@@ -52,8 +52,18 @@ def _sits_on(fine_tune: Checkpoint, base: Checkpoint) -> TypeGuard[AdaptedCheckp
     return isinstance(fine_tune, AdaptedCheckpoint) and fine_tune.model.path.resolve() == base.path.resolve()
 
 
-def _factors(name: str, base: Checkpoint, fine_tune: Checkpoint, dtype: torch.dtype, rows: slice) -> Factors | None:
-    """A task vector as a product, where the fine-tune is a LoRA that was trained on the base itself."""
+def lora_factors(
+    name: str, base: Checkpoint, fine_tune: Checkpoint, dtype: torch.dtype, rows: slice = slice(None)
+) -> Factors | None:
+    """A task vector as a product, where the fine-tune is a LoRA that was trained on the base itself; else None.
+
+    Args:
+        name: the tensor's.
+        base: θ₀.
+        fine_tune: θ_k.
+        dtype: of the factors.
+        rows: of the task vector.
+    """
     found = fine_tune.factors(name, dtype) if _sits_on(fine_tune, base) else None
     return None if found is None else Factors(found[0][rows], found[1])
 

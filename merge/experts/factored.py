@@ -29,8 +29,9 @@ from merge.experts.low_rank import MOST_RANK, Directions, direction_bytes, direc
 from merge.experts.magnitude import largest_entries
 from merge.experts.placed import Product, Values
 from merge.experts.sources import Sources
+from merge.experts.spanned import spanned_change
 from merge.experts.storage import as_stored
-from merge.methods.vectors import EMBEDDINGS, row_blocks
+from merge.methods.vectors import EMBEDDINGS, Factors, row_blocks
 from merge.parallel import fitting, in_order
 from merge.task_vectors import is_unchanged
 
@@ -88,7 +89,7 @@ def choose_parts(
         found = {}
         for name in gram.weights:
             blind = metric is None or sources.merged is None
-            change = own_factors(fine_tune, sources, name) if blind else None
+            change = _factors(fine_tune, sources, name) if blind else None
             dense = _decisive(fine_tune, sources, name, gram.power) if change is None else None
             curve = _entries(dense, gram.matrix, sources, room) if form == "auto" and dense is not None else None
             item = directions(change or _known(dense), most, metric)
@@ -127,6 +128,12 @@ def choose_parts(
         if pieces[name]
     }
     return Parts(values, _fitted(products, fine_tune, sources, powers))
+
+
+def _factors(fine_tune: Checkpoint, sources: Sources, name: str) -> Factors | None:
+    """The change of a weight as factors, where LoRAs make it one of low rank; entries are not weighed against it."""
+    own = own_factors(fine_tune, sources, name)
+    return spanned_change(fine_tune, sources, name) if own is None else own
 
 
 def _decisive(fine_tune: Checkpoint, sources: Sources, name: str, power: Tensor) -> Tensor:

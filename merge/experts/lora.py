@@ -11,6 +11,7 @@ from merge.experts.sources import Sources
 from merge.experts.storage import Storage
 from merge.lora import AdaptedCheckpoint
 from merge.methods.vectors import Factors, row_blocks
+from merge.task_vectors import lora_factors
 
 
 def why_no_lora(base: Checkpoint, fine_tune: Checkpoint) -> str | None:
@@ -52,13 +53,8 @@ def _equal(one: Checkpoint, other: Checkpoint, name: str) -> bool:
 
 def own_factors(fine_tune: Checkpoint, sources: Sources, name: str) -> Factors | None:
     """θ_k − θ_m of a 2-D weight as factors, float32: of a LoRA on the base, where the merge is the base there."""
-    if not isinstance(fine_tune, AdaptedCheckpoint):
-        return None
-    if fine_tune.model.path.resolve() != sources.base.path.resolve():
-        return None
-    found = fine_tune.factors(name, torch.float32)
-    merged = sources.merged or sources.backbone
-    return Factors(*found) if found is not None and keeps_base(merged, sources, name) else None
+    found = lora_factors(name, sources.base, fine_tune, torch.float32)
+    return found if found is not None and keeps_base(sources.merged or sources.backbone, sources, name) else None
 
 
 def lora_parts(fine_tune: Checkpoint, sources: Sources) -> dict[str, LowRankDelta] | None:

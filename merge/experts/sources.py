@@ -27,6 +27,7 @@ class Sources:
         backbone_digest: digest of its files.
         config: resolved.
         merged: θ_m before it was rounded to few bits; None: as it is stored.
+        fine_tunes: all that the backbone was merged of; empty: they are not known.
         kept: by backbone and name of the tensors that were compared, whether the backbone has the base's numbers.
     """
 
@@ -35,6 +36,7 @@ class Sources:
     backbone_digest: str
     config: ExpertConfig
     merged: Checkpoint | None = None
+    fine_tunes: Sequence[Checkpoint] = ()
     kept: dict[tuple[Path, str], bool] = field(default_factory=dict, compare=False, repr=False)
 
     def weights(self) -> list[str]:
