@@ -24,7 +24,7 @@ from merge.bundle.quantised import (
 from merge.bundle.quantised.packing import packed_columns
 from merge.checkpoint import SHARD_BYTES, Checkpoint, CheckpointWriter, TensorInfo, TensorSpec, copy_settings
 from merge.experts.calibration import continue_greedily, make_batches
-from merge.experts.grams import input_grams
+from merge.experts.fit import layer_moments
 from merge.experts.mapped import mapped
 from merge.experts.running import assign, build_model
 
@@ -124,9 +124,13 @@ def continued(
 def fitted_to_inputs(
     merged: Checkpoint, storage: str, sequences: Sequence[Sequence[int]]
 ) -> dict[str, QuantisedWeight]:
-    """Round the linear weights so that outputs change least, each by what it reads where those before are rounded.
+    """Round the linear weights one after the other, each so that its outputs stay those of the unrounded model.
 
-    Memory: the model in float32, a byte for each of its parameters, and what `input_grams` says.
+    Semantics: W' minimises Σ |W x − W' x'|² + ridge |W' − W|², with x what the layer reads in the unrounded model and
+    x' what it reads where the weights before it are rounded; W' is then rounded by `quantise_for_output`. So a weight
+    also makes up for the errors of those before it (asymmetric calibration, arXiv 2504.02692).
+
+    Memory: the model in float32, a byte for each of its parameters, and what `mapped` and `layer_moments` say.
 
     Args:
         merged: the backbone as it was merged, in float32.
@@ -136,15 +140,21 @@ def fitted_to_inputs(
     Raises:
         CheckpointError: it cannot be run.
     """
+    floats = build_model(merged.path, empty=True, device=merged.device)
     model = build_model(merged.path, device=merged.device)
     assign(model, merged)
     parameters = dict(model.named_parameters())
-    names = [name for name, info in merged.tensors.items() if _is_rounded(info) and not is_embedding(name)]
+    rounded = [name for name, info in merged.tensors.items() if _is_rounded(info)]
+    for name in filter(is_embedding, rounded):
+        parameters[name].copy_(quantise(parameters[name], INT8).dequantised())
+    names = [name for name in rounded if not is_embedding(name)]
+    batches = make_batches(sequences, [()] * len(sequences), BATCH, merged.device)
     found = {}
-    for gram in input_grams(model, make_batches(sequences, [()] * len(sequences), BATCH, merged.device), names):
-        for name in gram.weights:
-            found[name] = quantise_for_output(parameters[name], gram.matrix, SCHEMES[storage]).cpu()
-            parameters[name].copy_(found[name].dequantised())
+    with mapped(floats, merged):
+        for name, moments in layer_moments(floats, model, batches, names):
+            weight = quantise_for_output(moments.corrected(parameters[name]), moments.gram, SCHEMES[storage])
+            parameters[name].copy_(weight.dequantised())
+            found[name] = weight.cpu()
     return found
 
 

@@ -60,6 +60,16 @@ class Moments:
         """
         return (lacking @ self.gram).addmm_(tuned, self.drift)
 
+    def corrected(self, weight: Tensor) -> Tensor:
+        """The weight whose outputs over the student's inputs are nearest to those of W over the fine-tune's.
+
+        Semantics: W' = W + W D (H + ridge_of(H) I)⁻¹, which minimises Σ |W x − W' x'|² + ridge_of(H) |W' − W|²
+
+        Args:
+            weight: W, [N, K] float32.
+        """
+        return weight + self.metric.undone(self.metric.transposed_undone(weight @ self.drift))
+
 
 def layer_moments(
     fine_tune: PreTrainedModel,

@@ -6,8 +6,9 @@ from transformers import PreTrainedModel
 
 from merge.experts import fit
 from merge.experts.calibration import make_batches
-from merge.experts.fit import layer_moments
+from merge.experts.fit import Moments, layer_moments
 from merge.experts.inputs import layer_inputs, linear_weights
+from merge.experts.low_rank import ridge_of
 from merge.experts.running import assign
 from tests.merge.experts.conftest import World
 
@@ -37,6 +38,18 @@ def test_moments_are_of_both_models_inputs(
         ours, theirs = (item.tensor(name, torch.float32) for item in (world.fine_tunes["one"], world.backbone))
         wanted = x @ ours.T - given @ theirs.T
         torch.testing.assert_close(moments.target(ours, ours - theirs), wanted.T @ given, rtol=1e-3, atol=1e-3)
+
+
+def test_a_corrected_weight_gives_the_nearest_outputs_over_the_students_inputs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 7, generator=generator)
+    given = x + 0.3 * x.roll(1, 1) + 0.1 * torch.randn(50, 7, generator=generator)
+    weight = torch.randn(5, 7, generator=generator)
+    moments = Moments(given.T @ given, (x - given).T @ given)
+    # Least squares over the inputs, with a row for each input of what keeps W' near W.
+    ridge = ridge_of(moments.gram) ** 0.5 * torch.eye(7)
+    wanted = torch.linalg.lstsq(torch.cat([given, ridge]), torch.cat([x @ weight.T, ridge @ weight.T])).solution.T
+    torch.testing.assert_close(moments.corrected(weight), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_later_layers_see_what_was_put_into_earlier_ones(
