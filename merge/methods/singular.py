@@ -130,8 +130,16 @@ def rounding(base: Tensor, stored: torch.dtype) -> float:
     """
     if not base.numel():
         return 0.0
-    binade = torch.ldexp(torch.ones_like(base), torch.frexp(base).exponent - 1).masked_fill_(base == 0, 0.0)
-    return torch.finfo(stored).eps ** 2 * float(binade.square_().mean(dtype=torch.float64)) / 12
+    # The bits of the exponent alone are the power of two at or below a number; of 0 they are 0.
+    bits, exponent = (torch.int64, 0x7FF << 52) if base.dtype == torch.float64 else (torch.int32, 0xFF << 23)
+    binade = (base.contiguous().view(bits) & exponent).view(base.dtype)
+    return torch.finfo(stored).eps ** 2 * squares(binade) / base.numel() / 12
+
+
+def squares(tensor: Tensor) -> float:
+    """The sum of the squares of a tensor's entries: of each row in its dtype, of all rows in float64."""
+    rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
+    return float(torch.linalg.vector_norm(rows, dim=1).double().square().sum())
 
 
 def smallest(s: Tensor) -> Tensor:
