@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from merge.check import Finding, check_recipe
-from merge.checkpoint import INDEX, SINGLE
+from merge.checkpoint import INDEX, SINGLE, is_gguf
 from merge.experts.examples import CalibrationError, read_lines
 from merge.lora import is_adapter
 from merge.recipe import Recipe
@@ -30,7 +30,7 @@ class FineTune:
 
     Attributes:
         name: what the recipe calls it.
-        directory: as the user wrote it.
+        directory: as the user wrote it; a full checkpoint may also be a GGUF file.
         lora: a PEFT adapter on the base; otherwise a full checkpoint.
     """
 
@@ -63,8 +63,8 @@ def draft_recipe(base: Path, places: Sequence[str], prompts: Path | None = None)
     """Draft a recipe.
 
     Args:
-        base: the base's directory.
-        places: of the fine-tunes: a directory, `name=directory`, or a folder of such directories.
+        base: the base's directory or GGUF file.
+        places: of the fine-tunes: a directory or GGUF file, `name=` one, or a folder of them.
         prompts: a calibration file. It is used where it has enough prompts of each fine-tune and of nothing else.
 
     Raises:
@@ -73,7 +73,9 @@ def draft_recipe(base: Path, places: Sequence[str], prompts: Path | None = None)
     if is_adapter(base):
         raise DraftError(f"{base} is a LoRA adapter; name the model that it was trained on first")
     if not _is_model(base):
-        raise DraftError(f"{base} is not a model: it must be a directory with config.json and safetensors")
+        raise DraftError(
+            f"{base} is not a model: it must be a directory with config.json and safetensors, or a GGUF file"
+        )
     try:
         counts = None if prompts is None else Counter(task for _, task, _ in read_lines(prompts))
     except CalibrationError as error:
@@ -90,6 +92,8 @@ def draft_recipe(base: Path, places: Sequence[str], prompts: Path | None = None)
 
 
 def _is_model(directory: Path) -> bool:
+    if is_gguf(directory):
+        return directory.is_file()
     return (directory / "config.json").is_file() and any((directory / name).is_file() for name in (SINGLE, INDEX))
 
 
@@ -108,8 +112,8 @@ def _found(place: str) -> list[FineTune]:
     inside = [path for path in sorted(folder.iterdir()) if is_adapter(path) or _is_model(path)]
     if not inside:
         raise DraftError(
-            f"{folder} is neither a model (config.json and safetensors) nor a LoRA adapter (adapter_config.json), and "
-            "has no such directory in it"
+            f"{folder} is neither a model (config.json and safetensors, or a GGUF file) nor a LoRA adapter "
+            "(adapter_config.json), and has none in it"
         )
     return [FineTune(_usable(_own_name(path)), path, is_adapter(path)) for path in inside]
 
@@ -117,6 +121,8 @@ def _found(place: str) -> list[FineTune]:
 def _own_name(directory: Path) -> str:
     """The directory's name, or its parent's where that says more: of a Trainer's checkpoint, of the Hub's cache."""
     path = Path(os.path.normpath(directory.absolute()))
+    if is_gguf(path):
+        return path.stem
     if path.parent.name == "snapshots":  # models--ORGANISATION--NAME/snapshots/COMMIT
         return path.parent.parent.name.rpartition("--")[2]
     return path.parent.name if re.fullmatch(r"checkpoint-\d+|final|adapter", path.name) else path.name

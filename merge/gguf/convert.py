@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -15,9 +16,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from merge.checkpoint import CheckpointError, CheckpointWriter, TensorSpec
-from merge.gguf.families import config_of, family_of
+from merge.gguf.families import Family, Routed, config_of, family_of
 from merge.gguf.metadata import Metadata, read_metadata
-from merge.gguf.rope import FACTORS
 from merge.gguf.tokenizer import write_tokenizer
 
 HEADROOM = 64 << 20
@@ -83,22 +83,37 @@ def _check_room(folder: Path, metadata: Metadata) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where a tensor of the checkpoint comes from.
+
+    Attributes:
+        tensor: llama.cpp's name.
+        shape: of the checkpoint's tensor.
+        index: in a stack of matrices; None: it is the whole tensor.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    index: int | None = None
+
+
 def _write_weights(metadata: Metadata, target: Path) -> None:
-    model = _on_meta(target)
-    names = _names(metadata, model)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for name, source in names.items():
-        if metadata.shape(source) != shapes[name]:
+    model, family = _on_meta(target), family_of(metadata)
+    sources = _sources(metadata, model, family)
+    for name, source in sources.items():
+        found = metadata.shape(source.tensor)[0 if source.index is None else 1 :]
+        if found != source.shape:
             raise CheckpointError(
-                f"{metadata.file}: {source} is {list(metadata.shape(source))}; {list(shapes[name])} is expected"
+                f"{metadata.file}: {source.tensor} is {list(found)}; {list(source.shape)} is expected for {name}"
             )
     heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
-    family = family_of(metadata)
-    specs = [TensorSpec(name, metadata.dtype, shape) for name, shape in shapes.items()]
+    specs = [TensorSpec(name, metadata.dtype, source.shape) for name, source in sources.items()]
     with CheckpointWriter(target, specs, flush=False) as writer:
         for name in writer.order:
-            offset = family.norm_offset if len(shapes[name]) == 1 else 0.0
-            tensor = metadata.tensor(names[name], torch.float32 if offset else metadata.dtype)
+            source = sources[name]
+            offset = family.norm_offset if len(source.shape) == 1 else 0.0
+            tensor = metadata.tensor(source.tensor, torch.float32 if offset else metadata.dtype, source.index)
             count = heads.get(name.split(".")[-2])
             writer.write(name, unpermuted(tensor, count) if family.permuted and count else tensor - offset)
 
@@ -127,8 +142,8 @@ def _on_meta(directory: Path) -> PreTrainedModel:
         raise CheckpointError(f"{directory.name} describes no model that transformers can build: {line}") from error
 
 
-def _names(metadata: Metadata, model: PreTrainedModel) -> dict[str, str]:
-    """llama.cpp's name of each parameter.
+def _sources(metadata: Metadata, model: PreTrainedModel, family: Family) -> dict[str, _Source]:
+    """Where each tensor of the checkpoint comes from.
 
     Raises:
         CheckpointError: a parameter that the file lacks, or a tensor that no parameter is made from.
@@ -136,11 +151,14 @@ def _names(metadata: Metadata, model: PreTrainedModel) -> dict[str, str]:
     architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == metadata.architecture)
     known = get_tensor_name_map(architecture, model.config.num_hidden_layers)
     found = {}
-    for name, _ in model.named_parameters():
-        stem, _, suffix = name.rpartition(".")
-        found[name] = f"{known.get_name(stem)}.{suffix}"
-    lacking = sorted(set(found.values()) - set(metadata.tensors))
-    surplus = sorted(set(metadata.tensors) - set(found.values()) - {FACTORS})
+    for parameter, tensor in model.named_parameters():
+        for name, shape, index in _stored(parameter, tuple(tensor.shape), family.routed):
+            module = name if index is None else name.replace(f".experts.{index}.", ".experts.")
+            stem, _, suffix = module.rpartition(".")
+            found[name] = _Source(f"{known.get_name(stem)}.{suffix}", shape, index)
+    wanted = {source.tensor for source in found.values()}
+    lacking = sorted(wanted - set(metadata.tensors))
+    surplus = sorted(set(metadata.tensors) - wanted - set(family.tensors))
     if lacking or surplus:
         what = f"lacks {lacking[0]}" if lacking else f"holds {surplus[0]}"
         count = len(lacking) or len(surplus)
@@ -149,3 +167,25 @@ def _names(metadata: Metadata, model: PreTrainedModel) -> dict[str, str]:
             "checkpoint"
         )
     return found
+
+
+def _stored(
+    parameter: str, shape: tuple[int, ...], routed: Routed | None
+) -> Iterator[tuple[str, tuple[int, ...], int | None]]:
+    """Name, shape and number of the MLP of the checkpoint's tensors that are one parameter of a transformers model.
+
+    transformers stacks the matrices of a routed feed-forward, and gates with what they gate: [MLPs, 2 I, H].
+    """
+    layer, _, rest = parameter.partition(".mlp.")
+    if routed is None or rest not in {"experts.gate_up_proj", "experts.down_proj", "gate.weight"}:
+        yield parameter, shape, None
+        return
+    module = f"{layer}.{routed.module}"
+    if rest == "gate.weight":
+        yield f"{module}.gate.weight", shape, None
+        return
+    both = rest == "experts.gate_up_proj"
+    for number in range(shape[0]):
+        for matrix in (routed.gate, routed.up) if both else (routed.down,):
+            rows = shape[1] // 2 if both else shape[1]
+            yield f"{module}.experts.{number}.{matrix}.weight", (rows, shape[2]), number

@@ -1,12 +1,13 @@
 """From a GGUF file's metadata to a config.json: only architectures whose every key is understood."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from merge.checkpoint import CheckpointError
 from merge.gguf.metadata import Metadata
-from merge.gguf.rope import rope_parameters
+from merge.gguf.rope import FACTORS, rope_parameters
+from merge.gguf.special import LONG, SHORT, gemma2, gemma3, phi3
 
 COMMON = {
     "block_count": "num_hidden_layers",
@@ -36,6 +37,26 @@ UNDERSTOOD = (
 """Keys that are looked at otherwise, or change nothing."""
 
 
+def nothing(_metadata: Metadata, _config: Mapping[str, Any]) -> dict[str, Any]:
+    """No settings of its own."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a checkpoint calls the tensors of a routed feed-forward, of which a GGUF file stacks those of all MLPs.
+
+    Attributes:
+        module: the module in a layer.
+        gate, up, down: the matrices of one MLP.
+    """
+
+    module: str
+    gate: str
+    up: str
+    down: str
+
+
 @dataclass(frozen=True)
 class Family:
     """One of llama.cpp's architectures.
@@ -46,6 +67,11 @@ class Family:
         own: further keys, with Hugging Face's names.
         settings: further settings of config.json.
         norm_offset: what llama.cpp's converter adds to the weights of norms.
+        special: further settings, of the file and the config.json so far.
+        looked_at: keys that `special` reads.
+        tensors: those that are read for settings, and are no parameters.
+        partial: whether a part of each head may be rotated.
+        routed: the tensors of a routed feed-forward; None: there is none.
     """
 
     class_name: str
@@ -54,7 +80,15 @@ class Family:
     own: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     norm_offset: float = 0.0
+    special: Callable[[Metadata, Mapping[str, Any]], dict[str, Any]] = nothing
+    looked_at: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = (FACTORS,)
+    partial: bool = False
+    routed: Routed | None = None
 
+
+SOFT_CAPS = {key: key for key in ("attn_logit_softcapping", "final_logit_softcapping")}
+WINDOW = {"attention.sliding_window": "sliding_window"}
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", "llama", permuted=True),
@@ -80,8 +114,55 @@ FAMILIES = {
         settings={"no_rope_layer_interval": 4, "use_sliding_window": False},
     ),
     "gemma": Family("GemmaForCausalLM", "gemma", settings={"hidden_act": "gelu_pytorch_tanh"}, norm_offset=1.0),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        "gemma2",
+        own=SOFT_CAPS | WINDOW,
+        settings={"hidden_activation": "gelu_pytorch_tanh"},
+        norm_offset=1.0,
+        special=gemma2,
+    ),
+    "gemma3": Family(
+        "Gemma3ForCausalLM",
+        "gemma3_text",
+        own={"final_logit_softcapping": "final_logit_softcapping"} | WINDOW,
+        settings={"hidden_activation": "gelu_pytorch_tanh"},
+        norm_offset=1.0,
+        special=gemma3,
+        looked_at=("attention.sliding_window_pattern", "rope.freq_base_swa"),
+    ),
+    "phi3": Family(
+        "Phi3ForCausalLM",
+        "phi3",
+        special=phi3,
+        looked_at=("attention.sliding_window", "rope.scaling.attn_factor"),
+        tensors=(LONG, SHORT),
+        partial=True,
+    ),
+    # llama.cpp takes the weights of the chosen MLPs relative to their sum; a file does not say so.
+    "qwen3moe": Family(
+        "Qwen3MoeForCausalLM",
+        "qwen3_moe",
+        own={
+            "expert_count": "num_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_feed_forward_length": "moe_intermediate_size",
+        },
+        settings={"norm_topk_prob": True, "use_sliding_window": False},
+        routed=Routed("mlp", "gate_proj", "up_proj", "down_proj"),
+    ),
 }
 """By llama.cpp's name. Mistral and SmolLM2 models are converted as `llama`."""
+
+MIXTRAL = Family(
+    "MixtralForCausalLM",
+    "mixtral",
+    permuted=True,
+    own={"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
+    settings={"sliding_window": None},
+    routed=Routed("block_sparse_moe", "w1", "w3", "w2"),
+)
+"""What `llama` is where it has several MLPs in a layer."""
 
 
 def family_of(metadata: Metadata) -> Family:
@@ -96,7 +177,7 @@ def family_of(metadata: Metadata) -> Family:
             f"{metadata.file} has the architecture {metadata.architecture!r}; GGUF files of {', '.join(FAMILIES)} can "
             "be read: give the Hugging Face checkpoint"
         )
-    return found
+    return MIXTRAL if metadata.architecture == "llama" and metadata.own().get("expert_count") else found
 
 
 def config_of(metadata: Metadata) -> dict[str, Any]:
@@ -107,7 +188,7 @@ def config_of(metadata: Metadata) -> dict[str, Any]:
     """
     family, own = family_of(metadata), metadata.own()
     names = COMMON | dict(family.own)
-    unknown = sorted(set(own) - set(names) - set(UNDERSTOOD))
+    unknown = sorted(set(own) - set(names) - {*UNDERSTOOD, *family.looked_at})
     if unknown:
         raise CheckpointError(
             f"{metadata.file} has the settings {', '.join(unknown)}, which are not supported for GGUF files of "
@@ -118,7 +199,7 @@ def config_of(metadata: Metadata) -> dict[str, Any]:
     if missing or "token_embd.weight" not in metadata.tensors:
         lacking = [f"{metadata.architecture}.{key}" for key in missing] or ["token_embd.weight"]
         raise CheckpointError(f"{metadata.file} lacks {', '.join(lacking)}")
-    if own.get("expert_count"):
+    if own.get("expert_count") and family.routed is None:
         raise CheckpointError(f"{metadata.file} has routed experts, which are not supported for GGUF files")
     config: dict[str, Any] = {
         "architectures": [family.class_name],
@@ -132,10 +213,11 @@ def config_of(metadata: Metadata) -> dict[str, Any]:
     if not isinstance(heads, int) or not isinstance(config.setdefault("num_key_value_heads", heads), int):
         raise CheckpointError(f"{metadata.file} has other numbers of heads in other layers, which is not supported")
     width = config.setdefault("head_dim", config["hidden_size"] // heads)
-    for key in ("attention.value_length", "rope.dimension_count"):
+    for key in ("attention.value_length", *(() if family.partial else ("rope.dimension_count",))):
         if own.get(key, width) != width:
             raise CheckpointError(f"{metadata.file}: {key} is {own[key]}, but must be {width}, the size of a head")
     config |= rope_parameters(metadata, width)
+    config |= family.special(metadata, config)
     return config | _special_tokens(metadata)
 
 

@@ -48,22 +48,31 @@ class Metadata:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """What the weights are stored in after conversion: the type of the matrices, bfloat16 where it is quantised."""
-        types = {tensor.tensor_type for tensor in self.tensors.values() if len(tensor.shape) > 1}
-        return PLAIN.get(types.pop(), torch.bfloat16) if len(types) == 1 else torch.bfloat16
+        """What the weights are stored in after conversion: the type of most entries, bfloat16 where it is quantised."""
+        sizes: dict[GGMLQuantizationType, int] = {}
+        for tensor in self.tensors.values():
+            sizes[tensor.tensor_type] = sizes.get(tensor.tensor_type, 0) + int(tensor.n_elements)
+        return PLAIN.get(max(sizes, key=lambda kind: sizes[kind]), torch.bfloat16)
 
-    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+    def tensor(self, name: str, dtype: torch.dtype, index: int | None = None) -> Tensor:
         """A tensor multiplied out, some rows at a time.
+
+        Args:
+            name: llama.cpp's.
+            dtype: of the result.
+            index: of one matrix in a stack of them; None: all.
 
         Raises:
             CheckpointError: its type is not supported.
         """
         found = self.tensors[name]
-        shape = self.shape(name)
+        source, shape = found.data, self.shape(name)
+        if index is not None:
+            source, shape = source[index], shape[1:]
         whole = torch.empty(shape, dtype=dtype)
         try:
             for rows in row_blocks(shape):
-                data = found.data if rows is None else found.data[rows]
+                data = source if rows is None else source[rows]
                 part = torch.from_numpy(dequantize(data, found.tensor_type).copy())
                 whole[slice(None) if rows is None else rows] = part.to(dtype)
         except (NotImplementedError, ValueError) as error:

@@ -9,11 +9,13 @@ from serve.cli.options import option
 
 
 def command(
-    base: Annotated[Path, typer.Argument(help="The base: a Hugging Face directory.", show_default=False)],
+    base: Annotated[
+        Path, typer.Argument(help="The base: a Hugging Face directory or a GGUF file.", show_default=False)
+    ],
     fine_tunes: Annotated[
         list[str],
         typer.Argument(
-            help="Full checkpoints or PEFT LoRA directories, NAME=DIRECTORY, or a folder of such directories.",
+            help="Full checkpoints, GGUF files or PEFT LoRA directories, NAME=PATH, or a folder of them.",
             show_default=False,
         ),
     ],

@@ -126,7 +126,7 @@ def test_what_check_would_refuse_stands_in_the_draft(folder: Path, tmp_path: Pat
         ("base", ["absent"], "absent is not a directory"),
         ("base", ["x=absent"], "absent is neither a model nor a LoRA adapter"),
         ("base", ["loras/sql", "SQL=full"], "two fine-tunes are called 'sql': write NAME=DIRECTORY"),
-        ("base", ["empty"], "empty is neither a model .* and has no such directory in it"),
+        ("base", ["empty"], "empty is neither a model .* and has none in it"),
     ],
 )
 def test_what_is_no_model_is_one_line(

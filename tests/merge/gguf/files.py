@@ -1,17 +1,20 @@
 """Tiny models as GGUF files, written as llama.cpp's converter writes them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, dequantize, get_tensor_name_map, quantize
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 F32 = GGMLQuantizationType.F32
-PERMUTED = ("llama", "granite", "smollm3")
-ADDED = {"gemma": 1.0}
+ARCHITECTURES = {"gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
+"""llama.cpp's name of a `model_type`, where it is another."""
+
+PERMUTED = ("llama", "granite", "smollm3", "mixtral")
+ADDED = {"gemma": 1.0, "gemma2": 1.0, "gemma3_text": 1.0}
 """What is added to the weights of norms."""
 
 
@@ -25,7 +28,7 @@ def write_gguf(
 ) -> Path:
     """Write a model; the matrices have the type `kind`, further keys and tensors come as they are."""
     config = model.config
-    architecture = config.model_type
+    architecture = ARCHITECTURES.get(config.model_type, config.model_type)
     writer = GGUFWriter(path, architecture)
     keys = {
         "block_count": config.num_hidden_layers,
@@ -38,7 +41,8 @@ def write_gguf(
     for key, value in keys.items():
         writer.add_uint32(f"{architecture}.{key}", value)
     writer.add_float32(f"{architecture}.attention.layer_norm_rms_epsilon", config.rms_norm_eps)
-    writer.add_float32(f"{architecture}.rope.freq_base", config.rope_parameters["rope_theta"])
+    rope = config.rope_parameters
+    writer.add_float32(f"{architecture}.rope.freq_base", rope.get("full_attention", rope)["rope_theta"])
     for key, value in (more or {}).items():
         add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
         add(key, value)  # type: ignore[operator]
@@ -48,12 +52,10 @@ def write_gguf(
         next(key for key, name in MODEL_ARCH_NAMES.items() if name == architecture), config.num_hidden_layers
     )
     for name, parameter in model.named_parameters():
-        stem, _, suffix = name.rpartition(".")
-        weight = parameter.detach().float() + (ADDED.get(architecture, 0.0) if parameter.ndim == 1 else 0.0)
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(stem.split(".")[-1])
-        if heads and architecture in PERMUTED:
-            weight = weight.view(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
-        _add(writer, f"{names.get_name(stem)}.{suffix}", weight, kind if weight.ndim == 2 else F32)
+        for stem, suffix, weight in _split(name, parameter.detach().float()):
+            plain = weight.ndim == 1 or stem.endswith(".mlp.gate")
+            stored = _stored(stem.split(".")[-1], weight, config)
+            _add(writer, f"{names.get_name(stem)}.{suffix}", stored, F32 if plain else kind)
     for name, tensor in (tensors or {}).items():
         _add(writer, name, tensor, F32)
     writer.write_header_to_file()
@@ -63,12 +65,35 @@ def write_gguf(
     return path
 
 
+def _stored(module: str, weight: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:
+    """A weight as the converter stores it."""
+    if weight.ndim == 1:
+        return weight + ADDED.get(config.model_type, 0.0)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(module)
+    if heads and config.model_type in PERMUTED:
+        return weight.view(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+    return weight
+
+
+def _split(name: str, weight: torch.Tensor) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """A parameter's module, the last part of its name, and the weight; gates apart from what they gate."""
+    stem, _, suffix = name.rpartition(".")
+    if suffix == "gate_up_proj":
+        gate, up = weight.chunk(2, 1)
+        yield f"{stem}.gate_proj", "weight", gate
+        yield f"{stem}.up_proj", "weight", up
+    elif suffix == "down_proj":
+        yield name, "weight", weight
+    else:
+        yield stem, suffix, weight
+
+
 def rounded(model: PreTrainedModel, kind: GGMLQuantizationType) -> PreTrainedModel:
     """The model with its matrices as they are after a file of this type, in bfloat16."""
     with torch.no_grad():
         for parameter in model.parameters():
             weight = parameter.float()
-            if parameter.ndim == 2:
+            if parameter.ndim > 1:
                 weight = torch.from_numpy(dequantize(quantize(weight.numpy(), kind), kind))
             parameter.copy_(weight.to(torch.bfloat16))
     return model

@@ -165,7 +165,7 @@ def test_a_tokenizer_beside_the_file_goes_before_it(tmp_path: Path) -> None:
     [
         ({"split.count": 3}, {}, "is one of 3 parts: join them"),
         ({"llama.attention.sliding_window": 16}, {}, r"has the settings attention\.sliding_window"),
-        ({"llama.expert_count": 4}, {}, "has routed experts"),
+        ({"llama.expert_count": 4}, {}, r"lacks blk\.0\.ffn_down_exps\.weight"),
         ({"llama.rope.dimension_count": 8}, {}, r"rope\.dimension_count is 8, but must be 16"),
         ({"llama.rope.scaling.type": "longrope"}, {}, "has the rope scaling 'longrope'"),
         ({}, {"blk.0.attn_q.bias": torch.zeros(64)}, r"holds blk\.0\.attn_q\.bias"),

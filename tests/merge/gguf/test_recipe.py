@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from merge.check import check_recipe
 from merge.checkpoint import open_checkpoint
+from merge.draft import DraftError, draft_recipe
+from merge.recipe import load_recipe
 from merge.run import merge_recipe
 from serve.cli.server_options import server_settings
 from tests.merge.gguf.files import write_gguf
@@ -42,6 +44,23 @@ def test_a_recipe_of_gguf_files_gives_the_bundle_of_their_models(
     for name in plain.tensors:
         torch.testing.assert_close(found.tensor(name), plain.tensor(name), rtol=0, atol=1e-7)
     assert (tmp_path / "bundle" / "experts" / "tune.safetensors").is_file()
+
+
+def test_a_recipe_is_drafted_for_gguf_files(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERTONE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(files)
+    draft = draft_recipe(Path("base.gguf"), ["tune.gguf", "again=tune.gguf"])
+    assert draft.errors == 0, draft.findings
+    assert "{name: tune, model: tune.gguf}   # full fine-tune" in draft.text
+    (files / "drafted.yml").write_text(draft.text)
+    recipe = load_recipe(files / "drafted.yml")
+    assert [entry.name for entry in recipe.models] == ["tune", "again"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "tune.gguf").symlink_to(files / "tune.gguf")
+    in_folder = draft_recipe(files / "base.gguf", [str(tmp_path / "folder")])
+    assert "name: tune, model: " in in_folder.text
+    with pytest.raises(DraftError, match=r"absent\.gguf is not a model"):
+        draft_recipe(Path("absent.gguf"), ["tune.gguf"])
 
 
 def test_the_server_takes_a_gguf_file(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

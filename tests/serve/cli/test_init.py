@@ -29,6 +29,7 @@ def test_init_prints_a_recipe_that_check_accepts(tmp_path: Path, capsys: pytest.
 def test_a_base_that_is_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     code, out, err = run(capsys, "init", str(tmp_path / "gone"), str(tmp_path))
     assert (code, out) == (1, "")
-    assert (
-        err == f"error: {tmp_path / 'gone'} is not a model: it must be a directory with config.json and safetensors\n"
+    assert err == (
+        f"error: {tmp_path / 'gone'} is not a model: it must be a directory with config.json and safetensors, or a GGUF "
+        "file\n"
     )
