@@ -55,7 +55,7 @@ def norm_triton(
     shifts: tuple[Tensor, ExpertBatch] | None,
     offset: float,
 ) -> tuple[Tensor, Tensor]:
-    """`x + factor * made` and its norm; x itself where there is nothing to add.
+    """`x + factor * made` and its norm; x itself if there is nothing to add.
 
     Shapes and semantics are those of `added_rms_norm`. With `made`, x has two dimensions; without it may have three.
     """

@@ -92,7 +92,7 @@ def unpatch(weight: Tensor, made: Patch) -> None:
 
 
 def _patch_compiled(kernels: Library, weight: Tensor, index: Tensor, value: Tensor) -> Patch | None:
-    """None where entries of a row do not ascend or are outside the weight; then nothing was changed."""
+    """None if entries of a row do not ascend or are outside the weight; then nothing was changed."""
     index = (index if index.dtype in INDEX_DTYPES else index.to(torch.int64)).contiguous()
     value = (value if value.dtype in {torch.bfloat16, torch.float32} else value.to(torch.float32)).contiguous()
     rows, columns = weight.shape

@@ -29,7 +29,7 @@ def least_error(value: Tensor, scale: Tensor, lowest: int, highest: int) -> tupl
         highest: the largest, at most 127.
 
     Returns:
-        q `[R, K]` int8 and c `[R]` int64. None where the compiled kernels are not available, or the values are not in
+        q `[R, K]` int8 and c `[R]` int64. None if the compiled kernels are not available, or the values are not in
         the processor's memory.
     """
     kernels = library() if value.device.type == "cpu" else None

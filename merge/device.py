@@ -15,7 +15,7 @@ def find_device(name: str) -> torch.device:
     """The device that `--device` names.
 
     Args:
-        name: `auto` (the first GPU, or the processor where there is none), `cpu`, `cuda` or `cuda:N`.
+        name: `auto` (the first GPU, or the processor if there is none), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         DeviceError: another name, or a GPU that is not there.

@@ -65,7 +65,7 @@ def draft_recipe(base: Path, places: Sequence[str], prompts: Path | None = None)
     Args:
         base: the base's directory or GGUF file.
         places: of the fine-tunes: a directory or GGUF file, `name=` one, or a folder of them.
-        prompts: a calibration file. It is used where it has enough prompts of each fine-tune and of nothing else.
+        prompts: a calibration file. It is used if it has enough prompts of each fine-tune and of nothing else.
 
     Raises:
         DraftError: the base is not a full checkpoint, a place holds no fine-tune, or the file of prompts is malformed.
@@ -119,7 +119,7 @@ def _found(place: str) -> list[FineTune]:
 
 
 def _own_name(directory: Path) -> str:
-    """The directory's name, or its parent's where that says more: of a Trainer's checkpoint, of the Hub's cache."""
+    """The directory's name, or its parent's if that says more: of a Trainer's checkpoint, of the Hub's cache."""
     path = Path(os.path.normpath(directory.absolute()))
     if is_gguf(path):
         return path.stem

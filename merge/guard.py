@@ -31,7 +31,7 @@ class Abilities:
 
 
 def base_abilities(inputs: Inputs, shown: Progress) -> Abilities:
-    """Ask the base general questions, where that costs little and tells something.
+    """Ask the base general questions, if that costs little and tells something.
 
     They need not be asked where the backbone is the base. They are not where the model is large, is not one that
     transformers runs as a causal language model, or has no chat template or no knowledge.
@@ -76,7 +76,7 @@ def experts_elsewhere(
         shown: gets figures and warnings.
 
     Returns:
-        By name, without experts that are their fine-tune's whole LoRA; empty where the base has no general abilities
+        By name, without experts that are their fine-tune's whole LoRA; empty if the base has no general abilities
         that could be measured.
     """
     if abilities.missing or too_large(inputs.base):

@@ -24,7 +24,7 @@ class Progress:
         return self._enabled
 
     def say(self, text: str) -> None:
-        """Write a line (above the bar, where there is one)."""
+        """Write a line (above the bar, if there is one)."""
         if self._enabled:
             tqdm.write(text, file=sys.stderr)
 

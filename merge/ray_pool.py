@@ -17,7 +17,7 @@ class _Task(Future[_T]):
         self._end = cancel
 
     def cancel(self) -> bool:
-        """End the task; False where it is done already."""
+        """End the task; False if it is done already."""
         if self.done():
             return False
         self._end()

@@ -57,7 +57,7 @@ class MergeReport:
         router: whether there is one.
         notes: what the user should know.
         scale: the λ that `lambda: auto` chose; None: there was nothing to choose, or it could not be.
-        elsewhere: what each expert does to requests that are not its task's; empty where that was not measured.
+        elsewhere: what each expert does to requests that are not its task's; empty if that was not measured.
         stages: seconds of the stages, which follow one another.
     """
 

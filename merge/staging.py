@@ -111,7 +111,7 @@ class Staging(BundleWriter):
 
 
 def _journal(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The key and the parts that a staging directory's journal has; empty where there is none."""
+    """The key and the parts that a staging directory's journal has; empty if there is none."""
     try:
         journal = json.loads((folder / JOURNAL).read_bytes())
     except (OSError, ValueError):

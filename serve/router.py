@@ -63,7 +63,7 @@ class Router:
         return isinstance(self.model.featurizer, EncodedFeatures)
 
     def decide(self, prompt: str, top_k: int | None = None) -> Decision:
-        """Choose the most probable expert, or none where its probability is under the threshold.
+        """Choose the most probable expert, or none if its probability is under the threshold.
 
         Args:
             prompt: what is asked.
@@ -98,7 +98,7 @@ class Router:
         return Router(model, self.threshold, self.sessions)
 
     def without(self, name: str) -> "Router":
-        """This router without the head of an expert, where it has one."""
+        """This router without the head of an expert, if it has one."""
         kept = np.array([row for row, other in enumerate(self.names) if other != name], dtype=np.intp)
         if len(kept) == len(self.names):
             return self
@@ -108,7 +108,7 @@ class Router:
     def with_head_of(self, source: RouterModel, name: str) -> "Router":
         """This router with the head that another router has for an expert.
 
-        Where the other one compares prompts with other landmarks, they come with the head.
+        If the other one compares prompts with other landmarks, they come with the head.
 
         Semantics:  the head's logit z = (w · f + b - offset) / temperature stays what it was in `source`.
 

@@ -17,7 +17,7 @@ class Placer:
 
     * `random`: the less loaded of two drawn ones, whatever they hold.
     * `affinity`: an expert's home, the same one always.
-    * `replicated`: the less loaded of two that hold the expert; where it has a batch of requests, or none holds the
+    * `replicated`: the less loaded of two that hold the expert; if it has a batch of requests, or none holds the
       expert, the least loaded of all, which holds it from then on. What Ray Serve's multiplexing does.
     """
 

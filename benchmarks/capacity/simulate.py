@@ -52,7 +52,7 @@ def simulate(card: Card, scenario: Scenario) -> dict[str, Any]:
     """Run a scenario to the end of its arrivals. The first quarter fills slots and is left out of the latencies.
 
     Returns:
-        The scenario and what came of it; times in seconds, `null` where nothing was finished.
+        The scenario and what came of it; times in seconds, `null` if nothing was finished.
     """
     random = np.random.default_rng(scenario.seed)
     jobs = _jobs(scenario, random)

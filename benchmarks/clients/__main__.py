@@ -1,4 +1,4 @@
-"""`python -m benchmarks.clients`: exits with 1 where one of them finds a fault."""
+"""`python -m benchmarks.clients`: exits with 1 if one of them finds a fault."""
 
 import argparse
 import contextlib

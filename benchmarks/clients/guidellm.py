@@ -28,7 +28,7 @@ def run_guidellm(bundle: Path, options: list[str], requests: int, say: Callable[
 
     Returns:
         Route → its requests that were `successful`, `errored` and `incomplete`, beside the version in `guidellm`; or
-        `{"skipped": why}` where it cannot be installed.
+        `{"skipped": why}` if it cannot be installed.
 
     Raises:
         RuntimeError: it failed; the message ends with its last line.

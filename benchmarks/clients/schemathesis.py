@@ -30,7 +30,7 @@ def attack_document(bundle: Path, examples: int, seed: int, say: Callable[[str],
     """Serve a bundle and have schemathesis make up to `examples` requests for each operation and phase.
 
     Returns:
-        `{"schemathesis": version, "operations", "failures": [...]}`, or `{"skipped": why}` where it cannot be
+        `{"schemathesis": version, "operations", "failures": [...]}`, or `{"skipped": why}` if it cannot be
         installed.
     """
     try:

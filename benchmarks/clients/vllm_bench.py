@@ -30,7 +30,7 @@ def bench_serve(bundle: Path, requests: int, say: Callable[[str], None]) -> dict
     """Serve a bundle and have vLLM's client stream `requests` routed completions of random prompts.
 
     Returns:
-        What it measured, beside its version in `vllm`; or `{"skipped": why}` where it cannot be installed.
+        What it measured, beside its version in `vllm`; or `{"skipped": why}` if it cannot be installed.
 
     Raises:
         RuntimeError: it failed; the message ends with its last line.

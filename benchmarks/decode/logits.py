@@ -22,7 +22,7 @@ def logprob_errors(
     """Largest error of the likeliest tokens' log-probabilities, one prompt for each adapter, all in one batch.
 
     Returns:
-        `overtone` and `peft`, both in bfloat16, against PEFT in float32; None where PEFT is not installed.
+        `overtone` and `peft`, both in bfloat16, against PEFT in float32; None if PEFT is not installed.
     """
     if importlib.util.find_spec("peft") is None:
         say("log-probabilities are not compared: peft is not installed in this environment")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.event_loop`: exits with 1 where a request held up a stream for longer than the limit."""
+"""`python -m benchmarks.event_loop`: exits with 1 if a request held up a stream for longer than the limit."""
 
 import dataclasses
 import sys

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fuzz`: exits with 1 where a request was answered as it must not be, or something was held."""
+"""`python -m benchmarks.fuzz`: exits with 1 if a request was answered as it must not be, or something was held."""
 
 import asyncio
 import sys

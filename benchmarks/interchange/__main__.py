@@ -11,7 +11,7 @@ from benchmarks.peers import VLLM, PeerError, prepare
 
 
 def main() -> int:
-    """The command line: 0 where all tokens are equal and the export lost nothing, else 1."""
+    """The command line: 0 if all tokens are equal and the export lost nothing, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.interchange",
         description="Greedy tokens in float32 of low-rank experts, by Overtone and, exported as LoRAs, by stock vLLM.",

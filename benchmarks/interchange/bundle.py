@@ -44,7 +44,7 @@ def write_bundle(path: Path) -> Bundle:
 
 
 def export_adapters(bundle: Bundle, folder: Path) -> dict[str, float]:
-    """Write each expert as a PEFT directory below `folder`: the relative error of each, 0 where it is exact."""
+    """Write each expert as a PEFT directory below `folder`: the relative error of each, 0 if it is exact."""
     return {name: export_adapter(bundle, name, folder / name, RANK).error for name in bundle.expert_names}
 
 

@@ -1,7 +1,7 @@
 """One merge of a recipe in this process: `python -m benchmarks.merge.whole RECIPE OUT WORKERS`.
 
 Prints {"seconds", "peak_rss_mb", "start_rss_mb", "stages"}. The memory is anonymous and shared memory, of this process
-and of those that it starts: without pages of files, which the kernel takes back where it needs them.
+and of those that it starts: without pages of files, which the kernel takes back if it needs them.
 """
 
 import json

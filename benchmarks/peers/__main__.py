@@ -115,7 +115,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _figures(summaries: list[Summary]) -> dict[str, Any]:
-    """Medians over the rounds, with the rounds' extremes of the time per token; NaN where nothing was answered."""
+    """Medians over the rounds, with the rounds' extremes of the time per token; NaN if nothing was answered."""
     ttft = [s.ttft_ms.p50 for s in summaries if s.ttft_ms is not None]
     tpot = [s.tpot_ms.p50 for s in summaries if s.tpot_ms is not None]
     errors = sorted({error for summary in summaries for error in summary.errors})

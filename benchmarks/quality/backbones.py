@@ -42,7 +42,7 @@ class Backbones:
         return {name: moved.get(name, tensor).to(torch.bfloat16).float() for name, tensor in self.base.items()}
 
     def _direction(self, row: Row) -> Mapping[str, Tensor]:
-        """Merged − θ₀ with λ = 1, where it is not zero; made once and kept on disk."""
+        """Merged − θ₀ with λ = 1, if it is not zero; made once and kept on disk."""
         if row.method is None:
             return {}
         if self._kept is None or self._kept[0] != row.name:

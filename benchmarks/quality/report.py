@@ -22,7 +22,7 @@ class Spread:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
     def percent(self, seeds: int) -> str:
-        """As text, in per cent, with the spread where there are several seeds."""
+        """As text, in per cent, with the spread if there are several seeds."""
         return f"{100 * self.mean:.1f}" + (f" ± {100 * self.spread:.1f}" if seeds > 1 else "")
 
 
@@ -44,7 +44,7 @@ def entry(
         cells: one a seed.
         individual: the fine-tunes' cells of the same seeds.
         sizes: bytes of a backbone, and of its matrices that experts have entries of.
-        routing: the router's choices of the same seeds, where there are any.
+        routing: the router's choices of the same seeds, if there are any.
         alone: the backbone's own cells of the same seeds, where `routing` is given.
         chosen: the hyper-parameters.
     """

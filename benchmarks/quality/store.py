@@ -29,7 +29,7 @@ class Store:
         return Store(self.root, lambda: False)
 
     def folder(self, *parts: str) -> Path:
-        """A directory of the store, made where it is not there."""
+        """A directory of the store, made if it is not there."""
         path = self.root.joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -44,7 +44,7 @@ class Store:
             raise OutOfTimeError
 
     def result(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """The stored result of a key; computed and stored first where there is none.
+        """The stored result of a key; computed and stored first if there is none.
 
         Args:
             key: everything the result depends on, as JSON.

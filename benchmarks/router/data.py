@@ -38,7 +38,7 @@ class Dataset:
         name: as in the report.
         train: prompts by expert.
         test: prompts with the expert that they belong to.
-        foreign: prompts that belong to no expert; empty where the data has none.
+        foreign: prompts that belong to no expert; empty if the data has none.
         chats: messages of the user one after the other, each with its expert.
     """
 

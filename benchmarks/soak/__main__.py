@@ -1,4 +1,4 @@
-"""`python -m benchmarks.soak`: exits with 1 where the server failed, leaked or lost something."""
+"""`python -m benchmarks.soak`: exits with 1 if the server failed, leaked or lost something."""
 
 import sys
 

@@ -98,7 +98,7 @@ def slope_mb_per_minute(samples: Sequence[tuple[float, float]]) -> float:
         samples: (seconds, bytes), in order.
 
     Returns:
-        10⁶ bytes a minute; 0 where there are fewer than three samples.
+        10⁶ bytes a minute; 0 if there are fewer than three samples.
     """
     later = samples[int(len(samples) * _WARM_UP) :]
     if len(later) < 3:

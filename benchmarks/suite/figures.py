@@ -35,7 +35,7 @@ class Change:
 
     @property
     def relative(self) -> float:
-        """Change over `before`; 0 where both are 0."""
+        """Change over `before`; 0 if both are 0."""
         if self.before == 0:
             return 0.0 if self.after == 0 else float("inf")
         return self.after / self.before - 1

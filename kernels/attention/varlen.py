@@ -71,7 +71,7 @@ def _window(batch: AttentionBatch) -> tuple[int, int]:
     """Keys to the left and to the right of a query's own that it sees, -1 for all.
 
     A single query is the last token of its sequence and sees all keys to its left. It is not called causal then, for
-    FlashAttention puts the query heads that share a key head side by side only where nothing is masked.
+    FlashAttention puts the query heads that share a key head side by side only if nothing is masked.
     """
     if batch.window is not None:
         return batch.window - 1, 0

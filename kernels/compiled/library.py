@@ -164,7 +164,7 @@ def load(path: Path) -> ctypes.CDLL:
 
 @cache
 def library() -> Library | None:
-    """The kernels, built and loaded at the first call; None where `OVERTONE_COMPILED=0` or they cannot be built.
+    """The kernels, built and loaded at the first call; None if `OVERTONE_COMPILED=0` or they cannot be built.
 
     `OVERTONE_ISA` forces one of `ISAS`; otherwise the best that the processor has is used.
 
@@ -190,7 +190,7 @@ def library() -> Library | None:
 
 
 def elementwise(*tensors: torch.Tensor) -> Library | None:
-    """The kernels where they can compute on these tensors: all bf16 or all fp32, on the CPU."""
+    """The kernels if they can compute on these tensors: all bf16 or all fp32, on the CPU."""
     dtype = tensors[0].dtype
     if dtype not in FLOATS or any(tensor.dtype != dtype or tensor.device.type != "cpu" for tensor in tensors):
         return None

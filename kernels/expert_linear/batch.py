@@ -46,7 +46,7 @@ class ExpertBatch:
         group_token: `[P]` int32, positions in the batch, ascending inside a group; what follows the last group's is
             ignored.
         group_gate: `[P]` fp32.
-        highest_slot: the largest slot used, -1 where no token has an expert.
+        highest_slot: the largest slot used, -1 if no token has an expert.
         uniform: the slot that every token carries alone and with gate 1, or None; then its residual may be patched
             into the weights instead.
         given_tiles: the plan as a GPU's kernels read it, or None on a CPU, where `tiles` makes it when it is asked for.
@@ -74,7 +74,7 @@ class ExpertBatch:
 
     @cached_property
     def groups(self) -> tuple[ExpertGroup, ...]:
-        """The tokens that share an expert; empty where no token has one."""
+        """The tokens that share an expert; empty if no token has one."""
         starts = self.group_start.tolist()
         sizes = [end - start for start, end in pairwise(starts)]
         tokens = torch.split(self.group_token[: starts[-1]].long(), sizes)

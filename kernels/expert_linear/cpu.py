@@ -1,4 +1,4 @@
-"""`expert_linear` with torch alone, for where nothing is compiled."""
+"""`expert_linear` with torch alone. It is used if the compiled kernels are not available."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def expert_linear(
     `E = S + B diag(scale) A`, slot -1 adding nothing; accumulated in fp32, deterministic, and independent of the other
     tokens in what the experts add.
 
-    Without banks, without a batch, or where no token of the batch has an expert, this is the plain product and no
+    Without banks, without a batch, or if no token of the batch has an expert, this is the plain product and no
     expert work is done. On a GPU a layer with banks is one product in every step, onto the bias or onto what the
     experts add.
 

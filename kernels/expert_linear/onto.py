@@ -15,7 +15,7 @@ class Onto:
 
     Attributes:
         y: `[T, N]` contiguous, written by the last launch.
-        sums: `[T, N]` fp32, written by the others; y itself where there is one launch.
+        sums: `[T, N]` fp32, written by the others; y itself if there is one launch.
         bias: `[N]` or None, added by the last launch.
         first: nothing was written to `sums` before.
         last: this launch writes y.

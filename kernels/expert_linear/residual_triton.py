@@ -32,7 +32,7 @@ measured.
 
 
 def rows_each(sparse: bool, shrinks: bool) -> int:
-    """Rows of a program: those of `sparse_kernel`, whose lanes hold one each, where there are entries."""
+    """Rows of a program: those of `sparse_kernel`, whose lanes hold one each, if there are entries."""
     return SPARSE.rows if sparse else SHRINKING_ROWS if shrinks else ROWS
 
 
@@ -113,10 +113,10 @@ def launch_residual(
 
     Args:
         x: `[T, K]`, of unit stride along K.
-        onto: what is written. Its sums are not y where there is a bank.
+        onto: what is written. Its sums are not y if there is a bank.
         bank: the layer's sparse residuals S, or None.
         low_rank: its low-rank residuals.
-        u: of `shrink_low_rank`; None where `shrinks_by_itself` says so, and `A x` is computed here.
+        u: of `shrink_low_rank`; None if `shrinks_by_itself` says so, and `A x` is computed here.
         tiles: those of the T tokens.
         column: which column.
     """

@@ -83,7 +83,7 @@ def draw(logits: Tensor, rows: Sequence[SamplingRow], waits: bool = True) -> Ten
     Args:
         logits: [R, vocab] float32, after penalties.
         rows: one a row, each with a temperature above 0.
-        waits: whether the host may wait for the device, to look at more candidates where that is needed.
+        waits: whether the host may wait for the device, to look at more candidates if that is needed.
 
     Returns:
         Tokens [R] int64.
@@ -169,7 +169,7 @@ def _draw_filtered(
     mass = (values * kept).sum(dim=-1)
     tokens = ids.gather(1, _invert(cumulated, mass, uniform)[:, None]).squeeze(1)
     if width < vocab:
-        # Where the least likely candidate is still kept, tokens that were not looked at may have to be, too.
+        # If the least likely candidate is still kept, tokens that were not looked at may have to be, too.
         more = kept[:, -1] & ~by_top_k
         if not waits:
             return torch.where(more, UNDECIDED, tokens)

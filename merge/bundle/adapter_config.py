@@ -47,7 +47,7 @@ class AdapterConfig:
         fan_in_fan_out: weights are stored transposed.
         bias: which biases the adapter replaces: "none", "all" or "lora_only".
         modules_to_save: modules that the adapter replaces as a whole.
-        base: name or path of the model that the adapter was trained on; "" where that is not known.
+        base: name or path of the model that the adapter was trained on; "" if that is not known.
     """
 
     r: int

@@ -8,10 +8,10 @@ from merge.bundle.errors import BundleError
 
 
 def end_tokens(directory: Path) -> tuple[int, ...]:
-    """The ids that generation_config.json names or, where it names none, config.json.
+    """The ids that generation_config.json names or, if it names none, config.json.
 
     Returns:
-        The ids in the file's order; empty where neither file names any.
+        The ids in the file's order; empty if neither file names any.
 
     Raises:
         BundleError: a file is not a JSON object, or `eos_token_id` is not a token id below `vocab_size` or a list of

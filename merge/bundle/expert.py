@@ -44,7 +44,7 @@ class Expert:
     Attributes:
         name: the task's name, which is how requests ask for it.
         backbone_digest: digest of the backbone's weights that the residuals were cut against.
-        density: requested fraction of kept entries in the sparse parts, 0 to 1; 0 where there is none.
+        density: requested fraction of kept entries in the sparse parts, 0 to 1; 0 if there is none.
         sparse: sparse part of a 2-D weight's residual, by the weight's Hugging Face name.
         dense: [n] float32 delta of each 1-D parameter, by its Hugging Face name.
         metadata: free text that travels along (how the expert was cut).

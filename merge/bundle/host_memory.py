@@ -26,7 +26,7 @@ def _available(meminfo: Path) -> int:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    # Where the system does not say what is available, half of the installed memory is a safe guess.
+    # If the system does not say what is available, half of the installed memory is a safe guess.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 

@@ -26,7 +26,7 @@ class DirectoryLock:
 
         Args:
             directory: it must exist.
-            wait: wait for another holder; otherwise None is returned where there is one.
+            wait: wait for another holder; otherwise None is returned if there is one.
         """
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -59,7 +59,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process holds a directory's lock. False where the directory is gone."""
+    """Whether a process holds a directory's lock. False if the directory is gone."""
     try:
         lock = DirectoryLock.acquire(directory, wait=False)
     except FileNotFoundError:

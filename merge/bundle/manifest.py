@@ -35,7 +35,7 @@ class ExpertCard(_Frozen):
         nnz: of `entries`, those that are not zero.
         entries: numbers that it stores: values of all sparse rows, padding included, of both factors of every low-rank
             part, and of the deltas of 1-D parameters.
-        density: requested fraction of kept entries in the sparse parts; 0 where there is none.
+        density: requested fraction of kept entries in the sparse parts; 0 if there is none.
     """
 
     name: str

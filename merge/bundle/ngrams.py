@@ -24,7 +24,7 @@ class Featurizer:
 
     The text is lower-cased, runs of white space become one space, digits become "0" (a year is a year), and one
     space is put at either end so that n-grams see word boundaries. Each n-gram falls into one of 2^bits buckets and
-    counts 1 + log(occurrences); n-grams of each kind have length 1 together, divided by √2 where there are two kinds.
+    counts 1 + log(occurrences); n-grams of each kind have length 1 together, divided by √2 if there are two kinds.
     Words are runs of ASCII letters, digits, "_" and bytes above 127. Of a text longer than `window` bytes, the first
     and last halves of the window are read.
 

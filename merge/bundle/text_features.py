@@ -4,7 +4,7 @@ Semantics:  f = [ngrams(text), k]                c = (encoder(text) - centre), e
             k_j = exp(-width |c - l_j|²)     for the landmarks l_j
 
 The landmarks are vectors of training prompts. A head that is linear in k can hold several groups of prompts that lie
-apart, as the intents of one domain do, and its score falls where no prompt was: this is Nyström's approximation of a
+apart, as the intents of one domain do, and its score falls if no prompt was: this is Nyström's approximation of a
 kernel machine (Williams and Seeger 2000). `centre` is the encoder's mean over everyday prompts, the same for every
 router with this encoder, so that heads that were trained apart can be put into one router together with the landmarks
 that they look at.
@@ -42,7 +42,7 @@ class TextFeatures(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class EncodedFeatures:
-    """Features of an encoder, and n-grams before them where there are any.
+    """Features of an encoder, and n-grams before them if there are any.
 
     Attributes:
         ngrams: None: the encoder alone.

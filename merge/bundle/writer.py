@@ -178,7 +178,7 @@ class BundleWriter:
                 ) from error
             if self._overwrite and self._out.exists():
                 self._out.rename(previous)
-            self.path.rename(self._out)  # over an empty directory, where there is one
+            self.path.rename(self._out)  # over an empty directory, if there is one
             self._finished = True
             fsync_path(self._out.parent)
         shutil.rmtree(previous, ignore_errors=True)

@@ -34,7 +34,7 @@ BACKWARD = 3
 """A step of distillation, in forward passes of its batch."""
 
 DENSE_RANK = 200
-"""Directions that are computed of each weight, about, where it is not known as factors."""
+"""Directions that are computed of each weight, about, if it is not known as factors."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _cropped(inputs: Inputs, name: str, origin: torch.Tensor) -> TaskVectors:
 
 
 def _expert_seconds(inputs: Inputs) -> float:
-    """Of all experts: decompositions, and runs of the models where there are prompts."""
+    """Of all experts: decompositions, and runs of the models if there are prompts."""
     product = _product_seconds()
     total = 0.0
     for task, item in inputs.fine_tunes.items():

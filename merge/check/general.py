@@ -65,7 +65,7 @@ class GeneralAbility:
         perplexity_ratio: perplexity on plain text, over the base's.
         questions: how many were asked.
         known: how many of them the base answers rightly.
-        example: a question with the base's right reply and the model's wrong one, where there is one.
+        example: a question with the base's right reply and the model's wrong one, if there is one.
     """
 
     divergence: float

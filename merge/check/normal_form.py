@@ -18,7 +18,7 @@ YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 def normal_forms(*configs: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Bring config.json files into a form in which equal meanings are equal values.
 
-    Where the class of one of them is unknown, or does not accept it, none of them is read by its class: defaults would
+    If the class of one of them is unknown, or does not accept it, none of them is read by its class: defaults would
     otherwise be present on one side only.
 
     Returns:

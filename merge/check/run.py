@@ -30,7 +30,7 @@ class CheckReport:
     Attributes:
         recipe: the file.
         findings: errors first.
-        lineages: of each fine-tune; empty where the weights were not read, or could not be.
+        lineages: of each fine-tune; empty if the weights were not read, or could not be.
         cost: of the merge; None if there are errors, or the check is quick.
     """
 
@@ -123,7 +123,7 @@ def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None,
 
 
 def _runnable(inputs: Inputs) -> list[Finding]:
-    """Where the merge runs the models on prompts, can they be run?"""
+    """If the merge runs the models on prompts, can they be run?"""
     if not inputs.experts.needs_prompts and inputs.recipe.frank_wolfe() is None:
         return []
     try:

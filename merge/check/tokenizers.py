@@ -63,7 +63,7 @@ def _tokenizer(path: Path) -> dict[str, Any] | None:
 
 
 def _vocabulary(path: Path, tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Token → id. Where a file gives an added token another id than the library does, the file's counts."""
+    """Token → id. If a file gives an added token another id than the library does, the file's counts."""
     found = read_tokenizer(path).get_vocab(with_added_tokens=True)
     config = path / "tokenizer_config.json"
     decoder = read_json(config).get("added_tokens_decoder") if config.is_file() else None

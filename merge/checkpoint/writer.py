@@ -37,7 +37,7 @@ class TensorSpec:
 
 
 class CheckpointWriter:
-    """Context manager that writes safetensors shards and, where there are several, their index.
+    """Context manager that writes safetensors shards and, if there are several, their index.
 
     Tensors must come in the order of `order`. One tensor is held at a time. Shards get their names when all of them are
     complete and flushed; leaving the block by an exception removes what was written.

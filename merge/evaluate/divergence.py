@@ -59,7 +59,7 @@ def take_reference(
     replies: Sequence[Sequence[int]],
     done: Callable[[], None],
 ) -> Reference:
-    """Run the reference along its replies, whose last ones are cut where they need more than `MOST_BYTES`.
+    """Run the reference along its replies, whose last ones are cut if they need more than `MOST_BYTES`.
 
     Args:
         model: the reference.

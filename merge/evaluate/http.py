@@ -21,7 +21,7 @@ class ServerRefusedError(ValueError):
     """The server cannot be reached, or refused a request. The message is one line.
 
     Attributes:
-        status: of the reply; 0 where there was none.
+        status: of the reply; 0 if there was none.
     """
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -147,7 +147,7 @@ def _reply(found: Mapping[str, Any], text: str) -> Reply:
 
 
 def _reason(body: bytes) -> str:
-    """The message of OpenAI's error document; empty where the body is something else."""
+    """The message of OpenAI's error document; empty if the body is something else."""
     try:
         document = json.loads(body)
         return " ".join(str(document["error"]["message"]).split())

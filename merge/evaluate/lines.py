@@ -24,7 +24,7 @@ class Line:
     Attributes:
         task: the expert that it belongs to; None: none, so that the backbone should answer.
         example: the prompt.
-        answer: the right reply, or what the metric takes for one; empty where the line belongs to no expert.
+        answer: the right reply, or what the metric takes for one; empty if the line belongs to no expert.
         metric: a key of `METRICS`.
     """
 

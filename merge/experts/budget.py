@@ -29,7 +29,7 @@ class Curve:
 def shared(curves: Mapping[str, Curve], budget: int) -> dict[str, int]:
     """Share a budget: pieces are bought by gain per byte, in all weights at once, until the budget is spent.
 
-    Where the next piece does not fit any more, smaller ones of other weights may still.
+    If the next piece does not fit any more, smaller ones of other weights may still.
 
     Args:
         curves: by weight.
@@ -66,7 +66,7 @@ def spent(curves: Mapping[str, Curve], pieces: Mapping[str, int]) -> int:
 
 
 def price(curves: Mapping[str, Curve], pieces: Mapping[str, int]) -> float:
-    """What a byte is worth at the margin: the least gain per byte that was bought; 0 where everything was."""
+    """What a byte is worth at the margin: the least gain per byte that was bought; 0 if everything was."""
     bought = [float(curve.gain[pieces[name] - 1]) / curve.cost for name, curve in curves.items() if pieces[name]]
     everything = all(pieces[name] == len(curve.gain) for name, curve in curves.items())
     return 0.0 if everything or not bought else min(bought)

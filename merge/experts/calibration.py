@@ -1,6 +1,6 @@
 """Calibration sequences: prompts of a task, each continued by the fine-tune itself, in padded batches.
 
-The fine-tune's own greedy continuation is used even where reference answers exist: it needs no labels, it carries the
+The fine-tune's own greedy continuation is used even if reference answers exist: it needs no labels, it carries the
 separators and end tokens that the fine-tune has learned, and it is what backbone + expert shall reproduce.
 """
 

@@ -22,7 +22,7 @@ USUAL_DENSITY = 0.02
 """Of `form: sparse`, where a recipe says neither a density nor a budget."""
 
 USUAL_STEPS = 60
-"""Of distillation of sparse experts, where there are prompts."""
+"""Of distillation of sparse experts, if there are prompts."""
 
 USUAL_FACTOR_STEPS = 30
 """The same of the other forms, whose parts are fitted to the prompts before."""
@@ -58,7 +58,7 @@ class CalibrationConfig(BaseModel):
         file: JSON lines, each {"task": ..., "prompt": ...} or {"task": ..., "messages": [...]}.
         per_task: prompts of each task that the experts are cut with (the first ones; the router sees all).
         answer_tokens: most tokens of the greedy continuation that a fine-tune adds to each prompt.
-        chat_template: `auto`: prompts are put through the fine-tune's chat template, or the base's where it has none,
+        chat_template: `auto`: prompts are put through the fine-tune's chat template, or the base's if it has none,
             as the server does with chat requests; `none`: they are taken as they stand, as in completion requests.
     """
 
@@ -146,7 +146,7 @@ class ExpertConfig(BaseModel):
 
     @property
     def shape(self) -> Form:
-        """The form, also where the recipe leaves it to be inferred."""
+        """The form, also if the recipe leaves it to be inferred."""
         if self.form is not None:
             return self.form
         given = self.budget is None and any(getattr(self, key) is not None for key in SPARSE_KEYS)

@@ -132,7 +132,7 @@ def distill(
 
     Args:
         model: holds the backbone's weights; they are the same afterwards.
-        values: by parameter name; `value` is updated, rounded to what is stored where there is an index.
+        values: by parameter name; `value` is updated, rounded to what is stored if there is an index.
         batches: the task's prompts with the fine-tune's continuations.
         teacher: the fine-tune's `targets` on the same batches.
         settings: steps and so on.

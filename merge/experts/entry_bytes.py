@@ -11,7 +11,7 @@ def entry_bytes(density: float, storage: Storage) -> float:
     """Bytes of an entry, with its column.
 
     Semantics: bf16: 4. int8: 2 (1 + f), f the fillers of distances over 255 between columns at random places,
-    f = q / (1 − q) with q = (1 − density)²⁵⁵; 3 where that is less, as the writer has it
+    f = q / (1 − q) with q = (1 − density)²⁵⁵; 3 if that is less, as the writer has it
 
     Args:
         density: entries as a fraction of the weight's.

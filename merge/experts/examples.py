@@ -73,7 +73,7 @@ def texts(examples: Collection[Example]) -> list[str]:
 def read_lines(file: Path) -> Iterator[tuple[str, str, Example]]:
     """Read a JSON-lines file of {"task", "prompt"} or {"task", "messages"} objects, with or without an "answer".
 
-    Other keys are ignored. Where the messages end with the assistant's, that one is the answer and what comes before it
+    Other keys are ignored. If the messages end with the assistant's, that one is the answer and what comes before it
     the prompt. With both keys, as some chat data sets have them, the messages are taken.
 
     Yields:

@@ -38,7 +38,7 @@ class _Lesson:
     """What the fine-tune says to the task's prompts, and how far the backbone alone is from it.
 
     Attributes:
-        batches, teacher: all of them; no teacher where nothing is distilled or chosen by divergence.
+        batches, teacher: all of them; no teacher if nothing is distilled or chosen by divergence.
         scored, expected: those that the divergence is measured on.
         before: the backbone's divergence.
         empty: prompts to which the fine-tune replied with an end token alone.
@@ -120,7 +120,7 @@ def _sparse(
 def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources, prompted: bool = False) -> Cut | None:
     """An expert that is its fine-tune's LoRA with all its directions; prompts could add nothing to it.
 
-    `form: lora` keeps the factors as they are. `auto` does so where that fits into the budget, else it rounds them to
+    `form: lora` keeps the factors as they are. `auto` does so if that fits into the budget, else it rounds them to
     the storage of experts where that fits. Over a backbone of 4 bits prompts do add something: distillation lets the
     LoRA's directions repair what rounding did to the task.
 
@@ -247,7 +247,7 @@ def _repairs(sources: Sources) -> bool:
 
 
 def _own_directions(fine_tune: Checkpoint, sources: Sources, room: int) -> Parts | None:
-    """The LoRA's directions, as they are; None where the fine-tune has none that fit."""
+    """The LoRA's directions, as they are; None if the fine-tune has none that fit."""
     lora = lora_parts(fine_tune, sources)
     whole = None if lora is None else whole_directions(lora, sources.config.storage, room)
     return None if whole is None else Parts({}, {name: Product(best.b, best.a) for name, best in whole.items()})
@@ -258,7 +258,7 @@ FACTOR_RATE = 3e-4
 
 
 def _room(sources: Sources, dense: Mapping[str, Values]) -> int:
-    """Bytes of the budget that the 2-D weights may take; 0 where the configuration has none."""
+    """Bytes of the budget that the 2-D weights may take; 0 if the configuration has none."""
     return 0 if sources.config.budget is None else sources.room(sum(item.value.nbytes for item in dense.values()))
 
 

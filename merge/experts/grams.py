@@ -24,7 +24,7 @@ class Gram:
 
     Attributes:
         weights: names of the weights of those layers.
-        matrix: C, [K, K] float32; empty where it is not known.
+        matrix: C, [K, K] float32; empty if it is not known.
     """
 
     weights: Group

@@ -75,7 +75,7 @@ class ExpertReport:
         name: its task.
         nnz: entries that are not zero, dense deltas included.
         bytes: of its tensors.
-        density: stored entries as a fraction of the weights that have a sparse part; 0 where none has.
+        density: stored entries as a fraction of the weights that have a sparse part; 0 if none has.
         share: its bytes as a fraction of the backbone's.
         divergence: mean KL to the fine-tune on the calibration prompts, in nats a token: (backbone alone, with expert).
         factor: μ; None for values that are not `rescaled`.

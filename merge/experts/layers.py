@@ -122,6 +122,6 @@ class LayerRun:
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers that the model runs one after the other; none where it does not name them as decoders do."""
+    """The layers that the model runs one after the other; none if it does not name them as decoders do."""
     layers = getattr(model.base_model, "layers", None)
     return list(layers) if isinstance(layers, nn.ModuleList) else []

@@ -79,7 +79,7 @@ class Directions:
         b: [N, R] float32.
         a: [R, K] float32.
         gain: [R] float64 on the processor, descending: the squared error that each direction removes, in the metric
-            where there is one.
+            if there is one.
     """
 
     b: Tensor

@@ -156,7 +156,7 @@ class Hooked:
     """A product added to what the layers of one parameter compute, as the server does it: the parameter stays.
 
     So the product's factors get gradients, and the parameter needs none. A layer that is neither linear nor an
-    embedding has the product added to its parameter, where it does not learn.
+    embedding has the product added to its parameter, if it does not learn.
     """
 
     def __init__(self, model: PreTrainedModel, parameter: nn.Parameter, product: Product) -> None:

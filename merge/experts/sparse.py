@@ -27,7 +27,7 @@ def task_magnitudes(sources: Sources, fine_tune: Checkpoint) -> Magnitudes:
 
 
 def expert_factors(sources: Sources, fine_tunes: Mapping[str, Checkpoint]) -> dict[str, float]:
-    """μ of each task, where it is a number or a closed form.
+    """μ of each task, if it is a number or a closed form.
 
     Returns:
         By name; empty for a configuration without `rescaled` values, or with `calibrated` ones.
@@ -49,7 +49,7 @@ def nearest_factor(sources: Sources, fine_tune: Checkpoint) -> float:
     """The μ with which backbone + expert comes nearest to the fine-tune: never farther from it than the backbone is.
 
     Semantics: argmin_μ ‖θ_k − θ_m − μ S(τ)‖² = ⟨θ_k − θ_m, S(τ)⟩ / ‖S(τ)‖², S what keeps the selected entries, over all
-    weights. It is 1 where the kept entries replace the backbone's, or are selected from θ_k − θ_m itself.
+    weights. It is 1 if the kept entries replace the backbone's, or are selected from θ_k − θ_m itself.
     """
     if sources.config.selection == "residual" or sources.config.overlap == "replace":
         return 1.0

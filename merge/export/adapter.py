@@ -66,7 +66,7 @@ def export_adapter(bundle: Bundle, task: str, out: Path, rank: int | None = None
         bundle: the bundle.
         task: the expert's name.
         out: a directory that does not exist or is empty.
-        rank: R of every weight; None: the largest of the expert's own, where no linear layer has a sparse part.
+        rank: R of every weight; None: the largest of the expert's own, if no linear layer has a sparse part.
         norms: store changed norms whole in modules_to_save, which PEFT loads; vLLM refuses such adapters.
 
     Raises:

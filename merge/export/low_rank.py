@@ -42,7 +42,7 @@ def low_rank(residual: Tensor, rank: int) -> Factors:
 
     Args:
         residual: E, [N, K] float32.
-        rank: R; where it is more than min(N, K) the rest of A and B is 0.
+        rank: R; if it is more than min(N, K) the rest of A and B is 0.
     """
     kept = min(rank, *residual.shape)
     if min(residual.shape) <= EXACT:

@@ -61,7 +61,7 @@ def merge_frank_wolfe(
     gradient on the simplex (`soft`, see `fit_coefficients`). With `granularity: layer` every tensor has its own s_t and
     its own coefficients: block-coordinate Frank-Wolfe.
 
-    A tensor whose gradient is zero does not move, and the search ends where nothing descends. The released code's
+    A tensor whose gradient is zero does not move, and the search ends if nothing descends. The released code's
     branch that sets a tensor to zeros where its best cosine is not negative is left out: that sign says how the
     gradient lies to the weights, nothing about the fine-tune, and zeros are not a vertex.
 

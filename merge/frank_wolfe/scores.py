@@ -50,7 +50,7 @@ def score_vertices(
     """Stream the vertices past a gradient.
 
     Semantics: inner[v, p] = ⟨g_p, v_p − θ_p⟩; ranking is `inner`, or with `cosine` ⟨g_p, v_p⟩ / (‖g_p‖ ‖v_p‖), taken as
-    0 where a norm is 0; both are summed over the tensors p of a group, in float64.
+    0 if a norm is 0; both are summed over the tensors p of a group, in float64.
 
     Args:
         vertices: read one tensor at a time.

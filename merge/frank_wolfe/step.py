@@ -28,7 +28,7 @@ def line_search(loss: Callable[[float], float], start: float, slope: float) -> f
         slope: ⟨∇l(θ), d⟩.
 
     Returns:
-        The γ tried whose loss was lowest; 0 where none was lower than the start's, or the slope does not descend.
+        The γ tried whose loss was lowest; 0 if none was lower than the start's, or the slope does not descend.
     """
     best, lowest = 0.0, start
     step = 1.0

@@ -162,7 +162,7 @@ MIXTRAL = Family(
     settings={"sliding_window": None},
     routed=Routed("block_sparse_moe", "w1", "w3", "w2"),
 )
-"""What `llama` is where it has several MLPs in a layer."""
+"""What `llama` is if it has several MLPs in a layer."""
 
 
 def family_of(metadata: Metadata) -> Family:

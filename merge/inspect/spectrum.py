@@ -17,7 +17,7 @@ class Curve:
 
     Attributes:
         label: of what.
-        power: mean power of a coefficient in each bin, 1 where the energy is spread evenly; None for an empty bin.
+        power: mean power of a coefficient in each bin, 1 if the energy is spread evenly; None for an empty bin.
     """
 
     label: str

@@ -91,7 +91,7 @@ class Inspection:
         parameters: by layer.
         similarity: cosines of what the experts add to 2-D weights.
         overlap: share of sparse entries that two experts have in common.
-        chance_overlap: what it would be if places were drawn at random; 0 where no expert has a sparse part.
+        chance_overlap: what it would be if places were drawn at random; 0 if no expert has a sparse part.
     """
 
     name: str

@@ -56,7 +56,7 @@ class AdaptedCheckpoint(Checkpoint):
         """What the adapter adds to a 2-D tensor of the model, as a product.
 
         Returns:
-            [N, R] and [R, K] whose product it is, with R = 0 where the adapter leaves the tensor alone. None if the
+            [N, R] and [R, K] whose product it is, with R = 0 if the adapter leaves the tensor alone. None if the
             change is not such a product: DoRA, a tensor that the adapter replaces, or one that is not 2-D.
         """
         shape = self.tensors[name].shape
@@ -79,7 +79,7 @@ class AdaptedCheckpoint(Checkpoint):
 
         Returns:
             left [N, R], right [R, K] and s, where s · left @ right is added. None if the change is not such a
-            product (as for `factors`), or where there is no change.
+            product (as for `factors`), or if there is no change.
         """
         change = self.adapter.changes.get(name)
         if len(self.tensors[name].shape) != 2 or change is None or change.magnitude is not None:

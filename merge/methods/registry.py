@@ -20,7 +20,7 @@ SCALE = "lambda_"
 """λ, what a method multiplies the merged task vectors by: θ₀ + λ τ, whatever τ is."""
 
 AUTO = "auto"
-"""Its default in a recipe: it is chosen for the model, or where it cannot be, is the method's usual one."""
+"""Its default in a recipe: it is chosen for the model, or if it cannot be, is the method's usual one."""
 
 
 def _number_or_auto(value: object) -> object:
@@ -68,7 +68,7 @@ class Method:
         function: (name, base, vectors, **parameters) to merged tensor.
         parameters: schema of a recipe's `parameters`.
         task_parameters: schema of one model's `parameters`.
-        usual_scale: λ where nothing says how large it should be, for the parameters of `parameters`; None: the method
+        usual_scale: λ if nothing says how large it should be, for the parameters of `parameters`; None: the method
             has no λ.
         by_rows: whether the merged rows of a tensor depend on the same rows of the models alone, by the tensor's name
             and the parameters of `parameters`.

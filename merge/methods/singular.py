@@ -30,7 +30,7 @@ class Singular:
     vh: Tensor
 
     def leading(self, rank: int) -> "Singular":
-        """The `rank` largest singular values (all of them, where there are fewer) with their vectors."""
+        """The `rank` largest singular values (all of them, if there are fewer) with their vectors."""
         return Singular(self.u[:, :rank], self.s[:rank], self.vh[:rank])
 
 

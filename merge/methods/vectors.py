@@ -30,7 +30,7 @@ BLOCK = 1 << 17
 """Elements of a piece: half a MB in float32."""
 
 ROWS = 1 << 22
-"""Elements of the rows of a tensor that are in memory at a time, where it need not be there as a whole: 17 MB in
+"""Elements of the rows of a tensor that are in memory at a time, if it need not be there as a whole: 17 MB in
 float32. The C library maps larger blocks afresh each time, and half of the time then went into clearing their pages."""
 
 
@@ -40,7 +40,7 @@ class Factors:
 
     Attributes:
         left: [N, R].
-        right: [R, K]. R is 0 where the LoRA leaves the tensor alone.
+        right: [R, K]. R is 0 if the LoRA leaves the tensor alone.
     """
 
     left: Tensor

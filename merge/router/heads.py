@@ -5,7 +5,7 @@ Semantics:  weight, bias = argmin Σ_n max(0, 1 - y_n (weight · d f_n + bias))�
 
 Features that count words are scaled by inverse document frequency while a head is fitted, and the scale is folded into
 its weight: a head needs nothing but itself and the features, and can be added to other heads. Heads are fitted one by
-one by scikit-learn's LinearSVC (liblinear, dual coordinate descent on sparse rows). Where there are many prompts, a
+one by scikit-learn's LinearSVC (liblinear, dual coordinate descent on sparse rows). If there are many prompts, a
 head sees the others' prompts nearest to its own and a sample of the rest: on CLINC150's 150 intents with 100 prompts
 each, 2,000 of them took a third of the time that all 15,000 took, at the same accuracy (0.923).
 """

@@ -82,7 +82,7 @@ def context_of(scope: Mapping[str, Any]) -> RequestContext:
 
 
 class ContextMiddleware:
-    """Gives each request a context, times and logs it, and answers 500 where nothing else answered.
+    """Gives each request a context, times and logs it, and answers 500 if nothing else answered.
 
     Args:
         app: what answers.

@@ -116,7 +116,7 @@ def _with_adapters(catalogue: Catalogue, engine: EngineClient, modules: Sequence
 
 
 async def warm_up(runtime: Runtime) -> None:
-    """Generate with the backbone alone, and with an expert where there is one. The engine must be running.
+    """Generate with the backbone alone, and with an expert if there is one. The engine must be running.
 
     An expert that fails is only logged: the others, and the backbone, can be served.
 

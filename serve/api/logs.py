@@ -26,7 +26,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the record's own `fields` where it has some."""
+    """One JSON object a line: time, level, logger, message, and the record's own `fields` if it has some."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""

@@ -51,7 +51,7 @@ def run(settings: ServerSettings, on_ready: Callable[[str], None] | None = None,
 
     The port is taken first, and probes are answered while the model loads. The first signal drains: nothing more is
     admitted (503), and what runs gets `settings.shutdown_timeout` seconds before it is aborted. A second signal aborts
-    at once. Where a step hangs even then, the process is ended by `os._exit`.
+    at once. If a step hangs even then, the process is ended by `os._exit`.
 
     Args:
         settings: the settings.

@@ -9,7 +9,7 @@ from serve.bench.workload import Arrivals, WorkloadError
 
 
 def arrivals_of(rates: Sequence[float], users: Sequence[int], constant: bool) -> list[Arrivals]:
-    """Arrivals to compare: by rates or by users; one user where neither is given.
+    """Arrivals to compare: by rates or by users; one user if neither is given.
 
     Raises:
         WorkloadError: both are given, or one is not positive.

@@ -36,7 +36,7 @@ BENCHMARKS: Mapping[str, Callable[..., Any]] = {"latency": bench.command}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one command and exit: 0, 1 where it failed, 2 where the command line is wrong.
+    """Run one command and exit: 0, 1 if it failed, 2 if the command line is wrong.
 
     An error that the user can fix is one line on stderr. Any other error is a bug of this program and has a
     traceback.

@@ -57,7 +57,7 @@ def command(
 
 
 def _check(demo: "Demo", prompts: int, as_json: bool) -> int:
-    """Measure; 1 where the routed model does not reach the demo's goal."""
+    """Measure; 1 if the routed model does not reach the demo's goal."""
     from merge.evaluate import as_text
     from serve.demo.check import check
 

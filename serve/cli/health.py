@@ -61,7 +61,7 @@ def command(
 
 
 def _any_certificate(certfile: Path | None, keyfile: Path | None, password: str | None) -> ssl.SSLContext:
-    """Trust any server, and show it a certificate where there is one that can be read."""
+    """Trust any server, and show it a certificate if there is one that can be read."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -33,7 +33,7 @@ def byte_size(text: str | int) -> int:
 PREFIX = "OVERTONE_"
 
 NOT_OPTIONS = ("OVERTONE_CACHE_DIR", "OVERTONE_COMPILED", "OVERTONE_ISA")
-"""Variables that are read where no command line is: by the kernels' build and by the demo's bundle."""
+"""Variables that are read if no command line is: by the kernels' build and by the demo's bundle."""
 
 _TESTS = "OVERTONE_TEST_"
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")

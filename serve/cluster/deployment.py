@@ -12,7 +12,7 @@ class Deployment(BaseModel):
 
     Attributes:
         settings: of each server; host, port and TLS are the Ray cluster's, and are ignored here.
-        replicas: engines, the fewest where there may be more.
+        replicas: engines, the fewest if there may be more.
         max_replicas: engines under load; None: always `replicas`.
         target_requests: requests at an engine, running and waiting, above which there are to be more engines and below
             which fewer; None: what fits into one batch.

@@ -47,7 +47,7 @@ class AlwaysAnswered:
 
     - A probe does not wait for an ingress: `/ready` is 503 and `/health` 200, as while one process loads.
     - A request whose ingress is lost before its reply began gets 503; a stream gets an error event and `[DONE]`.
-    - Where no application is deployed, the API's paths are not 404, but what they are while one process loads.
+    - If no application is deployed, the API's paths are not 404, but what they are while one process loads.
 
     Replies of an application are passed on unchanged.
     """

@@ -129,7 +129,7 @@ class EngineReplica:
             return error
 
     async def unload_expert(self, bundle: str, name: str) -> None:
-        """Forget an expert, where it is known here and the name means the same."""
+        """Forget an expert, if it is known here and the name means the same."""
         if bundle == self._bundle and self._engine.engine.experts.get(name) is not None:
             await self._engine.unload_expert(name)
 

@@ -24,7 +24,7 @@ class Demo:
         tried: (model, prompt) of the commands that are shown.
         prompts: unseen ones a task that they are measured on.
         goal: share of the fine-tunes' average that the routed model has to reach.
-        bundle: merges them where that was not done yet, and returns the bundle's directory.
+        bundle: merges them if that was not done yet, and returns the bundle's directory.
     """
 
     title: str

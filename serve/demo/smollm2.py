@@ -33,7 +33,7 @@ EXAMPLES = (
 
 
 def smollm2_bundle(cache: Path | None = None, progress: bool = True) -> Path:
-    """The bundle of the real zoo: what it is made of is fetched, and it is merged, where that was not done yet.
+    """The bundle of the real zoo: what it is made of is fetched, and it is merged, if that was not done yet.
 
     Args:
         cache: instead of the project's cache directory.

@@ -55,7 +55,7 @@ class CudaCapture:
             stream = self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
             pool = self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-            # Where the end of a capture fails, `torch.cuda.graph` does not go back to the stream before: this does.
+            # If the end of a capture fails, `torch.cuda.graph` does not go back to the stream before: this does.
             with torch.cuda.stream(before):
                 stream.wait_stream(before)
                 try:

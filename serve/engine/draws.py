@@ -23,9 +23,9 @@ class Draws:
     Attributes:
         rows: of each sequence its row, and the position that its token was drawn behind.
         tokens: [R] int64 on the device; `UNDECIDED` where the host has to draw.
-        logits: [R, vocab], kept where that may be; otherwise None.
+        logits: [R, vocab], kept if that may be; otherwise None.
         host: [R] int64 on the host, complete after `arrived`.
-        arrived: None where there is nothing to wait for.
+        arrived: None if there is nothing to wait for.
     """
 
     rows: Mapping[Sequence, tuple[int, int]]
@@ -87,7 +87,7 @@ class Draws:
 
 
 def followers(chunks: Rows[Chunk], scheduler: Scheduler, max_model_len: int) -> list[Chunk]:
-    """What the next step computes whatever this one draws; nothing where that is not known.
+    """What the next step computes whatever this one draws; nothing if that is not known.
 
     A sequence that its next token ends by its length is not among them. One that ends otherwise is computed for
     nothing. Blocks are reserved.
@@ -109,7 +109,7 @@ def followers(chunks: Rows[Chunk], scheduler: Scheduler, max_model_len: int) -> 
 
 
 def follow(runner: Runner, chunks: Rows[Chunk], drawn: Rows[Draws]) -> Draws | None:
-    """Launch the step of `followers`, and its draws; None where it has to wait for the host.
+    """Launch the step of `followers`, and its draws; None if it has to wait for the host.
 
     Args:
         runner: computes it.

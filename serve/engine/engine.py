@@ -184,7 +184,7 @@ class Engine:
     def _compute(self, chunks: list[Chunk]) -> tuple[dict[Sequence, TokenOutput], StepMode]:
         """Run the model; draw the next tokens and note the prompt's log-probabilities.
 
-        On a GPU the step after this one is launched before the host waits for these tokens, where it is known.
+        On a GPU the step after this one is launched before the host waits for these tokens, if it is known.
         """
         launched, self._launched = self._launched, None
         covered = [] if launched is None else [chunk for chunk in chunks if launched.covers(chunk)]

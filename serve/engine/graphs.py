@@ -148,7 +148,7 @@ class DecodeGraphs:
         return self._logits[: len(chunks)] if self._try(bucket, chunks) else None
 
     def follow(self, chunks: Rows[Chunk], drawn: Tensor) -> Tensor | None:
-        """Launch the step after one that is still being computed, where it is captured already.
+        """Launch the step after one that is still being computed, if it is captured already.
 
         Args:
             chunks: the tokens that it draws.
@@ -163,7 +163,7 @@ class DecodeGraphs:
         return self._logits[: len(chunks)] if self._try(bucket, chunks, drawn) else None
 
     def _try(self, bucket: Bucket, chunks: Rows[Chunk], drawn: Tensor | None = None) -> bool:
-        """Replay a step, captured first if it is not; where that fails nothing is captured any more."""
+        """Replay a step, captured first if it is not; if that fails nothing is captured any more."""
         try:
             with torch.inference_mode():
                 self._replay(bucket, chunks, drawn)

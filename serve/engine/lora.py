@@ -9,7 +9,7 @@ from serve.config.engine import MAX_LORA_RANK, EngineConfig
 from serve.engine.errors import EngineError
 
 DEFAULT_RANK = 16
-"""The largest rank where neither the settings nor an adapter at start ask for more, as in vLLM."""
+"""The largest rank if neither the settings nor an adapter at start ask for more, as in vLLM."""
 
 _LAYERS = "model.layers."
 
@@ -60,7 +60,7 @@ class LoraRoom:
             shapes: of the model's parameters, by their Hugging Face names.
 
         Returns:
-            `max_rank` for every 2-D weight of the layers and for those `outside`; nothing where no adapter is served.
+            `max_rank` for every 2-D weight of the layers and for those `outside`; nothing if no adapter is served.
         """
         if not self.max_rank:
             return {}

@@ -73,7 +73,7 @@ class Patching:
             self._patched = digest
 
     def _restore(self) -> None:
-        """Take out what is patched. Where that fails the step does, and the next one begins with it."""
+        """Take out what is patched. If that fails the step does, and the next one begins with it."""
         self._patched = _HALFWAY
         self._banks.unpatch()
         self._patched = None

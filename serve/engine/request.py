@@ -19,7 +19,7 @@ MAX_LOGPROBS = 20
 class SamplingParams:
     """How the next token is chosen. The order is: penalties and bias, bans, temperature, top-k, top-p, min-p, draw.
 
-    Where the bans (`allowed_token_ids`, `bad_words`, `min_tokens`, a request's token mask) leave no token at all, the
+    If the bans (`allowed_token_ids`, `bad_words`, `min_tokens`, a request's token mask) leave no token at all, the
     end tokens are what is left.
 
     Attributes:
@@ -158,7 +158,7 @@ class Output:
 
     Attributes:
         request_id: the request.
-        tokens: generated in this step; none where the request ended without one.
+        tokens: generated in this step; none if the request ended without one.
         finish_reason: None before its end; "stop" (an end token, the last of the output), "length", "abort", "error".
         error: one line, where the reason is "error".
         cached_tokens: prompt tokens whose keys and values came from the prefix cache.

@@ -82,7 +82,7 @@ class Runner:
             drawn: [chunks] int64 on the device, these tokens. Below 0: none that anything may come of.
 
         Returns:
-            Logits [chunks, vocab], which the next step may overwrite; None where the step has to wait.
+            Logits [chunks, vocab], which the next step may overwrite; None if the step has to wait.
         """
         return None if self._graphs is None else self._graphs.follow(chunks, drawn)
 

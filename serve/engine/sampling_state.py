@@ -19,7 +19,7 @@ class SamplingState:
         params: the request's rules.
         prompt: the prompt's tokens.
         seed: of the request's own random numbers.
-        mask: the request's own, None where anything may be drawn.
+        mask: the request's own, None if anything may be drawn.
         output: the tokens generated so far.
     """
 

@@ -127,7 +127,7 @@ class Scheduler:
         return budget
 
     def _make_room(self, sequence: Sequence, plan: Plan) -> bool:
-        """Blocks for all of a sequence's tokens; the last in order lose theirs where there are too few."""
+        """Blocks for all of a sequence's tokens; the last in order lose theirs if there are too few."""
         while (missing := self._blocks_of(len(sequence.tokens)) - len(sequence.blocks)) > self._pool.free:
             victim = self.running[-1]
             self._preempt(victim)

@@ -87,7 +87,7 @@ class SlotTable:
         """Pin a slot for each version, all of them or none.
 
         Returns:
-            The lease, the slots that now await loading, and the versions that had to go; None where too few slots can
+            The lease, the slots that now await loading, and the versions that had to go; None if too few slots can
             be had.
         """
         wanted = {version.digest for version in versions}

@@ -275,7 +275,7 @@ class ExpertStore:
             raise ExpertLoadError(f"expert {name!r} cannot be served: {error}", name, _reason(error)) from error
 
     def _keep(self, version: ExpertVersion, packed: PackedExpert, seconds: float) -> None:
-        """Put what took `seconds` to read into the host tier, where it fits and some name still stands for it."""
+        """Put what took `seconds` to read into the host tier, if it fits and some name still stands for it."""
         nbytes = packed.nbytes
         with self._lock:
             if not self._is_known(version):

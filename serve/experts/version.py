@@ -59,7 +59,7 @@ class ExpertVersion:
 
     Attributes:
         name: how requests ask for it.
-        path: its file, or its directory where it is a LoRA adapter.
+        path: its file, or its directory if it is a LoRA adapter.
         digest: SHA-256 of the file, or over both files of an adapter: the identity of its content.
         generation: counts registrations in this process, so that a caller can say which one it means.
         settings: what its requests follow in place of the backbone's; none while its file has not been read.

@@ -40,7 +40,7 @@ class Metrics:
         self._stats = stats
 
     async def scrape(self, accept: str = "", phase: str = "ready") -> tuple[bytes, str]:
-        """What a scrape is answered: `render`, where there is one process to ask."""
+        """What a scrape is answered: `render`, if there is one process to ask."""
         return self.render(accept, phase)
 
     def render(self, accept: str = "", phase: str = "ready") -> tuple[bytes, str]:

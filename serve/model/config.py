@@ -71,7 +71,7 @@ class LayerConfig:
         softcap: bound of the scaled products (Gemma 2); None: they have none.
         activation: of the MLP's gate.
         residual_scale: of what the attention and the MLP add to the residual stream (Granite).
-        routed: the feed-forward where it is routed (Mixtral); None: one gated MLP.
+        routed: the feed-forward if it is routed (Mixtral); None: one gated MLP.
         names: of the layer's tensors, and with them which norms it has.
     """
 

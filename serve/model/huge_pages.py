@@ -1,7 +1,7 @@
 """Memory for weights that a step can read fast.
 
 A step reads every weight once. In pages of 4 KiB that is a page-table walk for each, and the processor's own
-prefetching stops at every page's end. Most systems give huge pages only to memory that asks for them, and only where it
+prefetching stops at every page's end. Most systems give huge pages only to memory that asks for them, and only if it
 spans whole ones: most layers' weights do not, so all of them get their memory together.
 """
 

@@ -35,7 +35,7 @@ class DecoderLayer:
         rotation: how it turns positions into angles.
         window: how many of the most recent positions the attention sees; None: all.
         gate_up, down: the MLP; a layer whose feed-forward is routed has none.
-        routed: the feed-forward where it is routed, or None.
+        routed: the feed-forward if it is routed, or None.
     """
 
     gate_up: Linear

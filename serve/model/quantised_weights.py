@@ -105,7 +105,7 @@ class QuantisedReader:
 
         Args:
             decoder: whose weights have memory but no values; those that are packed get other memory.
-            packs: hold weights in few bits where they can be; otherwise they are multiplied out.
+            packs: hold weights in few bits if they can be; otherwise they are multiplied out.
 
         Raises:
             ModelError: a tensor that is damaged, or of another shape (named).
@@ -215,7 +215,7 @@ def _within(
 
 
 def _rounds(v: Tensor, scales: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    """`merge.bundle.quantised.least_error`, by the compiled kernel where there is one."""
+    """`merge.bundle.quantised.least_error`, by the compiled kernel if there is one."""
     flat, candidates = v.reshape(-1, v.shape[-1]), scales.reshape(-1, scales.shape[-1])
     found = least_error(flat, candidates.to(torch.float32), scheme.lowest, scheme.highest)
     if found is None:

@@ -16,7 +16,7 @@ class Tracing(Protocol):
     """Makes spans."""
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """An application that opens a span around each request of the API, below its caller's where it names one."""
+        """An application that opens a span around each request of the API, below its caller's if it names one."""
 
     def route(self, decide: Callable[[], Decision]) -> Decision:
         """Let the router decide, in a span."""
@@ -106,7 +106,7 @@ _PROTOCOL = "http/protobuf"
 
 
 def tracing_from_environment() -> Tracing:
-    """Traces to `OTEL_EXPORTER_OTLP_ENDPOINT`, or none where it is unset or `OTEL_SDK_DISABLED` is true.
+    """Traces to `OTEL_EXPORTER_OTLP_ENDPOINT`, or none if it is unset or `OTEL_SDK_DISABLED` is true.
 
     Everything else (service name, headers, sampling, batching) is read from its own variable by OpenTelemetry's SDK.
 

@@ -32,7 +32,7 @@ KNOTS = Row("KnOTS-TIES", "knots", {}, (0.5, 1.0, 1.5), spatial=True)
 
 
 def _known(name: str, called: str | None = None) -> Row:
-    """A row of the other domains, under another name where one is given."""
+    """A row of the other domains, under another name if one is given."""
     row = next(row for row in ROWS if row.name == name)
     return row if called is None else replace(row, name=called)
 

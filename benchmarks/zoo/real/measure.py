@@ -67,7 +67,7 @@ def marks(loaded: Loaded, task: RealTask, examples: Sequence[Example]) -> list[f
 
 
 def accuracy(loaded: Loaded, task: RealTask, examples: Sequence[Example]) -> float:
-    """The mean of the task's metric over greedy replies: the share of right ones where it knows right and wrong alone.
+    """The mean of the task's metric over greedy replies: the share of right ones if it knows right and wrong alone.
 
     Raises:
         ValueError: `examples` is empty.

@@ -62,7 +62,7 @@ def fine_tune(
     out: Path,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """Fine-tune the base for one task and store the result, or do nothing where it is stored already.
+    """Fine-tune the base for one task and store the result, or do nothing if it is stored already.
 
     A LoRA covers all linear layers of the decoder. A full fine-tune trains everything but the embeddings, which are the
     output head too. The loss is on the answers alone, in the model's chat template. A state beside `out` is

@@ -27,7 +27,7 @@ def read_quantisation(config: Mapping[str, Any]) -> frozenset[Scheme]:
         config: config.json.
 
     Returns:
-        The schemes of its `config_groups`; none where the checkpoint is not quantised.
+        The schemes of its `config_groups`; none if the checkpoint is not quantised.
 
     Raises:
         QuantisationError: another format (GPTQ, AWQ, bitsandbytes, FP8, ...), quantised activations, zero points.

@@ -56,7 +56,7 @@ class ExpertAdmin:
         """Load an expert, or replace one.
 
         Raises:
-            ApiError: 400 or 403 where it cannot be loaded, 409 where the generation is another; nothing changed.
+            ApiError: 400 or 403 if it cannot be loaded, 409 if the generation is another; nothing changed.
         """
         path = path_within("path", body.path, self._settings.expert_dirs)
         if path.is_dir() and path.suffix != EXPERT_SUFFIX:
@@ -130,7 +130,7 @@ class ExpertAdmin:
         """Forget an expert; what was admitted with it finishes.
 
         Raises:
-            ApiError: 404, or 409 where the generation is another; nothing changed.
+            ApiError: 404, or 409 if the generation is another; nothing changed.
         """
         version = await self._unload(body.name, body.expected_generation)
         return {"object": "expert.unloaded", "id": body.name, "generation": version.generation, "unloaded": True}
@@ -183,7 +183,7 @@ class ExpertAdmin:
             raise invalid(field, f"{field}: {error}") from error
 
     def _settle(self, info: ExpertInfo, router: Router | None) -> dict[str, Any]:
-        """Let requests see a loaded expert, also where the server began to drain while it was loaded."""
+        """Let requests see a loaded expert, also if the server began to drain while it was loaded."""
         runtime, version = self._service.runtime, info.version
         assert runtime is not None
         catalogue, root = runtime.catalogue, str(version.path)

@@ -45,7 +45,7 @@ def still_within(path: Path, directories: Sequence[Path]) -> Path:
     """The real path of a file that was loaded from one of the directories; other paths, a bundle's own, are unchanged.
 
     Raises:
-        ApiError: 400 where the file was replaced by a link that leads elsewhere.
+        ApiError: 400 if the file was replaced by a link that leads elsewhere.
     """
     try:
         roots = [directory.resolve(strict=True) for directory in directories]

@@ -157,7 +157,7 @@ class Catalogue:
         """What a request asks for, by default from the served model; None leaves it to the router.
 
         Raises:
-            ApiError: 404 for a name that does not exist, 400 where `model` and `experts` disagree
+            ApiError: 404 for a name that does not exist, 400 if `model` and `experts` disagree
                 or there is no router.
         """
         if model is None:

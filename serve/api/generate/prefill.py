@@ -111,7 +111,7 @@ class PromptWork:
         """Await work of `count` requests to the engine.
 
         Raises:
-            ApiError: 429 where the API key has too many; 504 where time is over; what the work raises.
+            ApiError: 429 if the API key has too many; 504 if time is over; what the work raises.
             ClientGone: the client left.
         """
         most, seconds = self._settings.max_choices_per_key, self._settings.request_timeout

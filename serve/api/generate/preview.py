@@ -17,7 +17,7 @@ from serve.config import ApiSettings
 from serve.decision import Decision
 
 _MOST_TOKENS = 65_536
-"""Longer texts are counted, and longer lists read, only where the context is longer, too."""
+"""Longer texts are counted, and longer lists read, only if the context is longer, too."""
 
 
 def router(service: Service, settings: ApiSettings, bodies: BodyParser) -> APIRouter:

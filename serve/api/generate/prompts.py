@@ -83,7 +83,7 @@ def completion_prompts(runtime: Runtime, body: CompletionRequest) -> Iterator[Pr
     """The prompts of a completion, tokenised one after the other.
 
     Raises:
-        ApiError: 400 where a prompt is longer than the context.
+        ApiError: 400 if a prompt is longer than the context.
     """
     special = body.add_special_tokens is not False
     for prompt in body.prompt:

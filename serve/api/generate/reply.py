@@ -110,7 +110,7 @@ class EventStream(Response):
         documents: what to send.
         reply: whose they are.
         ping_seconds: between comments while nothing comes; 0 for none.
-        close: called at the end, also where `documents` was never begun.
+        close: called at the end, also if `documents` was never begun.
     """
 
     media_type = "text/event-stream"

@@ -72,13 +72,13 @@ class Runtime:
     rules: ReplyRules = field(default_factory=ReplyRules)
 
     def replies(self, target: Target) -> ReplySettings:
-        """What requests of a target follow: the backbone's settings, and an expert's own where it has them."""
+        """What requests of a target follow: the backbone's settings, and an expert's own if it has them."""
         usual = ReplySettings(self.chat_template, self.dialect, self.defaults)
         own = self.catalogue.settings(target)
         return self.rules.applied(usual, own) if own else usual
 
     def foreseen(self, forced: Target | None, turns: Sequence[str]) -> ReplySettings:
-        """What a chat would follow. The router is asked only where its choice makes a difference, and not counted.
+        """What a chat would follow. The router is asked only if its choice makes a difference, and not counted.
 
         Args:
             forced: what the request names; None: the router chooses.
@@ -180,7 +180,7 @@ class Service:
         """Ask the router for several prompts at once, and count its answers.
 
         Raises:
-            ApiError: 400 where the bundle has no router.
+            ApiError: 400 if the bundle has no router.
         """
         router = _router(runtime)
         began = time.perf_counter()

@@ -78,7 +78,7 @@ class SamplingDefaults:
 
     @classmethod
     def from_directory(cls, directory: Path) -> "SamplingDefaults":
-        """Those of a model directory; none where it has no such file.
+        """Those of a model directory; none if it has no such file.
 
         Raises:
             ValueError: the file is not JSON, or a value is out of the API's range.

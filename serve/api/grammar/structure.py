@@ -128,7 +128,7 @@ class Structures:
         self._tokenizers: dict[tuple[int, ...], LLTokenizer] = {}
 
     async def compiled(self, field: str, kind: str, value: Any, ends: tuple[int, ...] | None = None) -> GrammarMask:
-        """`mask`, off the event loop. Where the caller is cancelled before its turn comes, nothing is compiled."""
+        """`mask`, off the event loop. If the caller is cancelled before its turn comes, nothing is compiled."""
         return await asyncio.get_running_loop().run_in_executor(self._compilers, self.mask, field, kind, value, ends)
 
     def mask(self, field: str, kind: str, value: Any, ends: tuple[int, ...] | None = None) -> GrammarMask:
@@ -141,7 +141,7 @@ class Structures:
             ends: tokens that end the text; None: the model's own.
 
         Raises:
-            ApiError: 400 where the extra is not installed, or the structure cannot be compiled or satisfied.
+            ApiError: 400 if the extra is not installed, or the structure cannot be compiled or satisfied.
         """
         if not INSTALLED:
             raise invalid(

@@ -103,7 +103,7 @@ def calls_grammar(parser: str, tools: Sequence[Tool], special: Mapping[str, int]
 
 
 def _as_asked(tool: Tool) -> Tool:
-    """The tool, without a schema where nothing asks to keep to it."""
+    """The tool, without a schema if nothing asks to keep to it."""
     if tool.function.strict:
         return tool
     return tool.model_copy(update={"function": tool.function.model_copy(update={"parameters": None})})

@@ -54,7 +54,7 @@ class TextCodec:
         Args:
             text: what to tokenise.
             special: whether to add the special tokens that the model's tokenizer puts around a text.
-            most: tokens, None for any number; a text of more may still be tokenised where it is short.
+            most: tokens, None for any number; a text of more may still be tokenised if it is short.
 
         Raises:
             TextTooLong: the text has more than `most` tokens.
@@ -178,7 +178,7 @@ class Detokenizer:
     Args:
         codec: the tokenizer.
         context: the tokens before. Some decoders drop the blank of a text's first word, and only the context says that
-            this is not the first word; where it ends inside a character, that character comes with its last token.
+            this is not the first word; if it ends inside a character, that character comes with its last token.
         special: whether special tokens are written out.
     """
 

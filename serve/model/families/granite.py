@@ -1,4 +1,4 @@
-"""Granite 3, and 4 where it is dense: multipliers of embedding, attention, residual stream and logits.
+"""Granite 3, and 4 if it is dense: multipliers of embedding, attention, residual stream and logits.
 
 Granite 4 calls its one gated MLP the shared one, has its gate and up in one tensor, and may not look at positions.
 """

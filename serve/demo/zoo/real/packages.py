@@ -58,7 +58,7 @@ def run(command: Sequence[str], failure: str, environment: Mapping[str, str] | N
         command,
         env=None if environment is None else dict(environment),
         stdin=subprocess.DEVNULL,
-        # pip draws its bar on stdout, where that is a terminal.
+        # pip draws its bar on stdout, if that is a terminal.
         stdout=sys.stderr if sys.stderr.isatty() else subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -212,7 +212,7 @@ def prompt_lines(
 
     Args:
         split: whose contents.
-        per_task: how many prompts a task, or all where it has fewer.
+        per_task: how many prompts a task, or all if it has fewer.
         seed: the same arguments give the same lines.
         phrasings: which wordings.
         tasks: whose.
