@@ -5,6 +5,6 @@
 `tokenizer` the tokenizer.
 """
 
-from merge.gguf.convert import as_directory
+from merge.gguf.convert import as_directory, convert
 
-__all__ = ["as_directory"]
+__all__ = ["as_directory", "convert"]

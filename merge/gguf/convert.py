@@ -46,23 +46,37 @@ def as_directory(file: Path, say: Callable[[str], None] = lambda _: None) -> Pat
     target = folder / file.stem
     if (target / "config.json").is_file():
         return target
-    metadata = read_metadata(file)
-    config = config_of(metadata) | {"torch_dtype": str(metadata.dtype).removeprefix("torch.")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_room(folder, metadata)
-        say(f"{file}: converting to {target}")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / file.stem
             made.mkdir()
-            (made / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-            _write_weights(metadata, made)
-            write_tokenizer(metadata, made)
+            say(f"{file}: converting to {target}")
+            convert(file, made)
             if not target.exists():
                 made.rename(target)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from error
     return target
+
+
+def convert(file: Path, directory: Path) -> None:
+    """Write a GGUF file's model as a Hugging Face directory.
+
+    Args:
+        file: the file.
+        directory: an existing, empty directory.
+
+    Raises:
+        CheckpointError: as for `as_directory`, or the disk has too little room.
+        OSError: the directory cannot be written.
+    """
+    metadata = read_metadata(file)
+    config = config_of(metadata) | {"torch_dtype": str(metadata.dtype).removeprefix("torch.")}
+    _check_room(directory, metadata)
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_weights(metadata, directory)
+    write_tokenizer(metadata, directory)
 
 
 def cache_dir() -> Path:

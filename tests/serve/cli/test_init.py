@@ -30,6 +30,6 @@ def test_a_base_that_is_missing_is_one_line(tmp_path: Path, capsys: pytest.Captu
     code, out, err = run(capsys, "init", str(tmp_path / "gone"), str(tmp_path))
     assert (code, out) == (1, "")
     assert err == (
-        f"error: {tmp_path / 'gone'} is not a model: it must be a directory with config.json and safetensors, or a GGUF "
-        "file\n"
+        f"error: {tmp_path / 'gone'} is not a model: it must be a directory with config.json and safetensors, or a "
+        "GGUF file\n"
     )

