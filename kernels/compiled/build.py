@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,8 +46,8 @@ def build() -> Path:
     """The shared library, compiled unless the cache has it.
 
     The cache is `$OVERTONE_CACHE_DIR`, else `$XDG_CACHE_HOME/overtone`, else `~/.cache/overtone`. The name in it
-    depends on the sources, the flags and the compiler's version. It is written under another name and moved there, so
-    processes that build at the same time do not disturb each other.
+    depends on the sources, the flags and the compiler's version. Of several processes that need it at the same time one
+    compiles it, and the others wait for that one.
 
     Raises:
         BuildError: a compiler is missing or failed, or the cache cannot be written.
@@ -58,9 +61,12 @@ def build() -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-            made = _compile(compiler, Path(folder), key)
-            made.replace(target)
+        with _alone(target.parent):
+            if target.exists():
+                return target
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+                made = _compile(compiler, Path(folder), key)
+                made.replace(target)
     except OSError as error:
         raise BuildError(f"the kernels' cache {target.parent} cannot be written: {error}") from error
     return target
@@ -73,6 +79,18 @@ def cache_dir() -> Path:
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "overtone"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block. On a file system without locks they may be in it together."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _key(compiler: str) -> str:

@@ -1,6 +1,7 @@
 import ctypes
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def test_a_build_is_kept_and_nothing_else_is_left(compiler: Path, tmp_path: Path
     assert list((tmp_path / "cache").iterdir()) == [made]
     compiler.write_text('#!/bin/sh\nif [ "$1" = --version ]; then echo stand-in $VERSION; exit 0; fi\nexit 1\n')
     assert build() == made
+
+
+def test_several_that_need_it_at_the_same_time_compile_it_once(compiler: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    linking = f'case "$*" in *-shared*) sleep 0.2; echo >> {runs};; esac'
+    compiler.write_text(COMPILER.replace("while", f"{linking}\nwhile", 1))
+    with ThreadPoolExecutor(3) as pool:
+        made = {pool.submit(build) for _ in range(3)}
+    assert len({future.result() for future in made}) == 1
+    assert runs.read_text() == "\n"
 
 
 def test_another_compiler_version_is_another_build(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
