@@ -36,7 +36,7 @@ demo: $(STAMP)  ## Merge eight fine-tunes of a chat model and serve them, routed
 	$(BIN)/overtone demo
 
 test: lint  ## Lint, then run the tests, a process for each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder --durations 10
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder --durations 10
 
 lint: $(DEV_STAMP)  ## ruff and mypy, strict
 	$(BIN)/ruff check .

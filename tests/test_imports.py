@@ -1,6 +1,8 @@
 """Imports run one way, as docs/architecture.md says."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -191,3 +193,17 @@ def test_the_packages_of_the_api_form_layers():
 )
 def test_an_upward_import_within_the_api_is_found(path: str, source: str, count: int):
     assert len(api_upward(Path(path), source)) == count
+
+
+def test_a_server_imports_no_package_of_an_extra_that_it_does_not_use(monkeypatch: pytest.MonkeyPatch):
+    """Not Ray, which `overtone deploy` needs, and not OpenTelemetry unless traces are exported."""
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    program = (
+        "import sys, serve.cli.app, serve.cli.serve, serve.cli.deploy, serve.api.server, serve.api.loading, merge.run\n"
+        "from serve.tracing import tracing_from_environment\n"
+        "tracing_from_environment()\n"
+        "extras = ('ray', 'serve.cluster', 'opentelemetry')\n"
+        "print([name for name in sys.modules if name.startswith(extras)])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"

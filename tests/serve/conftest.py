@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,9 +210,20 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> "TinyBundle":
 
 
 @pytest.fixture(scope="session")
-def deployment(speaker: "TinyBundle") -> Iterator[Any]:
-    """`overtone deploy` of the speaking bundle on two replicas; a `Deployed`, for all tests that ask for one."""
+def _fakes() -> Iterator[ExitStack]:
+    """Holds the cluster of `fake_replicas`, which also ends when `deployment` begins."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def deployment(speaker: "TinyBundle", _fakes: ExitStack) -> Iterator[Any]:
+    """`overtone deploy` of the speaking bundle on two replicas; a `Deployed`, for all tests that ask for one.
+
+    tests/conftest.py puts them after all tests with `fake_replicas`. An idle cluster takes a sixth of a processor.
+    """
     pytest.importorskip("ray", reason="needs the extra ray")
+    _fakes.close()
     from tests.serve.cluster.deployed import deployed
     from tests.serve.tracing.collector import collecting
 
@@ -227,13 +239,12 @@ def deployment(speaker: "TinyBundle") -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def fake_replicas() -> Iterator[tuple[Any, str]]:
+def fake_replicas(_fakes: ExitStack) -> tuple[Any, str]:
     """The API's fake engine in two replicas: a `RemoteEngine`, and their URL."""
     pytest.importorskip("ray.serve", reason="needs the extra ray")  # whose own import warns
     from tests.serve.cluster.fakes import serving
 
-    with serving() as pair:
-        yield pair
+    return _fakes.enter_context(serving())
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,33 @@ ONE_PROCESS = {
 }
 """Tests that two replicas cannot pass, and why."""
 
+REFUSALS = {
+    "test_a_field_of_openais_is_honoured_or_refused_by_name",
+    "test_an_unknown_field_is_refused_with_what_was_meant",
+    "test_null_means_not_set",
+    "test_the_param_is_a_path_of_the_body",
+    "test_values_that_ask_for_nothing_are_honoured_by_doing_nothing",
+    "test_what_a_client_wrote_does_not_fill_the_answer",
+    "test_what_is_not_implemented_is_refused_by_name",
+    "test_what_is_wrong_is_said_in_the_words_of_json",
+    "test_wrong_types_and_ranges_name_the_field",
+}
+"""Tests of single fields that are decided before a request leaves the API's process: they run without replicas only.
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+Replicas have the same API in the same process. That refusals pass Ray Serve's proxy is tested by test_errors.py, and
+that fields reach an engine in another process by the other tests of schemas/test_fields.py."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    decided, others = list[pytest.Item](), list[pytest.Item]()
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if parameters.get("server") == REPLICAS and (reason := ONE_PROCESS.get(item.originalname)):
+        replicated = parameters.get("server") == REPLICAS
+        if replicated and (reason := ONE_PROCESS.get(item.originalname)):
             item.add_marker(pytest.mark.skip(reason=reason))
+        (decided if replicated and item.originalname in REFUSALS else others).append(item)
+    items[:] = others
+    config.hook.pytest_deselected(items=decided)
 
 
 @pytest.fixture(scope="session", params=["one process", REPLICAS])
