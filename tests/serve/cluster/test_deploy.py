@@ -201,7 +201,7 @@ def test_a_new_bundle_takes_over_without_an_error(deployment: Deployed, tmp_path
     update = [*COMMAND, str(other), "--address", deployment.address, "--kv-cache-bytes", "16MiB"]
     update += ["--cpus-per-replica", "0.5"]
     with load(url, clients=3) as outcomes:
-        ended = subprocess.run(update, capture_output=True, text=True, env=ENVIRONMENT, timeout=150, check=False)
+        ended = subprocess.run(update, capture_output=True, text=True, env=ENVIRONMENT, timeout=280, check=False)
     assert ended.returncode == 0, ended.stderr
     assert set(outcomes) == {"whole"}
     assert not before & engines(url)
