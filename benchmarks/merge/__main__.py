@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from benchmarks.merge.child import FRANK_WOLFE
 from benchmarks.merge.compare import SAME, compare
 from benchmarks.merge.launch import merge_once, merge_recipe_once
-from benchmarks.merge.pool import FULL, QUICK, Size, model_name, write_pool
+from benchmarks.merge.pool import FULL, QUICK, Size, model_name, write_loras, write_pool
 from benchmarks.merge.served import measure_served
 from benchmarks.merge.shape import SHAPES, TASKS, estimates, parameter_shapes, write_recipe
 from merge.checkpoint import open_checkpoint
@@ -36,7 +35,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     parser.add_argument("--quick", action="store_true", help="models of 5 M parameters and pools of 2, 4 and 8")
     parser.add_argument("--methods", nargs="+", choices=EVERY, help=f"default: all but {', '.join(SLOW)}")
-    parser.add_argument("--mergekit", action="store_true", help="compare with mergekit on 8 models instead")
+    parser.add_argument("--mergekit", action="store_true", help="compare with mergekit instead")
+    parser.add_argument("--models", type=int, default=8, help="models of --mergekit (default 8)")
+    parser.add_argument("--loras", action="store_true", help="compare on LoRAs, which mergekit merges first")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of --mergekit (default 3)")
     parser.add_argument("--dir", type=Path, help="make the models there, or take those that are, and leave them")
     parser.add_argument("--shape", choices=sorted(SHAPES), help="merge four LoRAs of a random model of this shape")
@@ -62,7 +63,7 @@ def main() -> None:
             elif arguments.shape is not None:
                 result = _shaped(folder, arguments)
             elif arguments.mergekit:
-                result = _against_mergekit(folder, size, arguments.rounds, arguments.methods or SAME)
+                result = _against_mergekit(folder, size, arguments)
             else:
                 methods = arguments.methods or [name for name in EVERY if name not in SLOW]
                 result = _methods(folder, size, (2, 4, 8) if arguments.quick else POOLS, methods)
@@ -126,10 +127,14 @@ def _methods(scratch: Path, size: Size, pools: tuple[int, ...], methods: list[st
     }
 
 
-def _against_mergekit(scratch: Path, size: Size, rounds: int, methods: Collection[str]) -> dict[str, Any]:
-    count = 8
-    _pool(scratch, size, count)
-    compared = compare(scratch, count, rounds, methods, _say)
+def _against_mergekit(scratch: Path, size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
+    count, methods = arguments.models, arguments.methods or SAME
+    _pool(scratch, size, 0 if arguments.loras else count)
+    if arguments.loras:
+        write_loras(scratch, count)
+        compared = compare(scratch, count, arguments.rounds, methods, _say, loras=True)
+        return {"parameters": size.parameters, "mergekit": compared}
+    compared = compare(scratch, count, arguments.rounds, methods, _say)
     cached = _page_cache_seconds(scratch, count)
     speed = _disk_read_gbps([scratch / model_name(i) / "model.safetensors" for i in range(count)])
     read = 4 * size.parameters * (count + 1) / 1e9
@@ -199,14 +204,16 @@ def _table(result: dict[str, Any]) -> str:
         lines.append(f"disk: {result['disk_read_gbps']:.2f} GB/s")
     for method, row in result.get("mergekit", {}).get("methods", {}).items():
         programs = ", ".join(
-            f"{name} {row[name]['seconds']:.1f} s ({row[name]['process_seconds']:.1f} s in all) "
-            f"{row[name]['peak_rss_mb']:.0f} MB"
+            f"{name} {row[name]['seconds']:.1f} s ({row[name]['processor_seconds']:.1f} s of processors, "
+            f"{row[name]['process_seconds']:.1f} s in all) {row[name]['peak_rss_mb']:.0f} MB"
             for name in ("overtone", "mergekit")
         )
-        lines.append(
-            f"{method:17}{programs}; {row['speedup']:.1f} times; largest difference {row['max_abs_difference']:.1e}, "
-            f"{row['entries_over_tolerance']} of {row['entries']} entries over {row['tolerance']:.0e}"
-        )
+        lines.append(f"{method:17}{programs}; {row['speedup']:.1f} times")
+        if "entries" in row:
+            lines[-1] += (
+                f"; largest difference {row['max_abs_difference']:.1e}, {row['entries_over_tolerance']} of "
+                f"{row['entries']} entries over {row['tolerance']:.0e}"
+            )
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
-"""One merge in this process: `python -m benchmarks.merge.child FOLDER METHOD COUNT OUT DTYPE PARAMETERS`.
+"""One merge in this process: `python -m benchmarks.merge.child FOLDER METHOD COUNT OUT DTYPE PARAMETERS [loras]`.
 
-Prints {"seconds", "peak_rss_mb", "start_rss_mb"}: seconds without imports, the most memory, and the memory before the
-merge began.
+Prints {"seconds", "processor_seconds", "peak_rss_mb", "start_rss_mb"}: seconds without imports, the most memory, and
+the memory before the merge began.
 """
 
 import json
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from benchmarks.merge.memory import resident_mb
-from benchmarks.merge.pool import model_name
+from benchmarks.merge.pool import lora_name, model_name
 from merge.backbone import write_backbone
-from merge.checkpoint import open_checkpoint
+from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts.calibration import make_batches
 from merge.experts.running import assign, build_model
 from merge.frank_wolfe import FrankWolfeConfig, LanguageModelLoss, merge_frank_wolfe
+from merge.lora import open_adapter
 from merge.methods import BoundMethod, find_method
 
 FRANK_WOLFE = ("frank_wolfe_hard", "frank_wolfe_soft")
@@ -27,13 +28,23 @@ SEQUENCES, LENGTH = 8, 32
 
 
 def run(
-    folder: Path, method: str, count: int, out: Path, dtype: torch.dtype, parameters: dict[str, Any]
+    folder: Path,
+    method: str,
+    count: int,
+    out: Path,
+    dtype: torch.dtype,
+    parameters: dict[str, Any],
+    loras: bool = False,
 ) -> dict[str, float]:
-    """Merge the first `count` models of a pool into `out`, an empty directory."""
+    """Merge the first `count` models, or LoRAs, of a pool into `out`, an empty directory."""
     start_rss = resident_mb("VmRSS")
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     base = open_checkpoint(folder / "base")
-    fine_tunes = {model_name(i): open_checkpoint(folder / model_name(i)) for i in range(count)}
+    fine_tunes: dict[str, Checkpoint] = (
+        {lora_name(i): open_adapter(folder / lora_name(i), base) for i in range(count)}
+        if loras
+        else {model_name(i): open_checkpoint(folder / model_name(i)) for i in range(count)}
+    )
     merge: BoundMethod
     if method in FRANK_WOLFE:
         model = build_model(base.path)
@@ -48,6 +59,7 @@ def run(
     write_backbone(out, base, fine_tunes, merge, out_dtype=dtype)
     return {
         "seconds": time.perf_counter() - start,
+        "processor_seconds": time.process_time() - spent,
         "peak_rss_mb": resident_mb("VmHWM"),
         "start_rss_mb": start_rss,
     }
@@ -73,5 +85,6 @@ if __name__ == "__main__":
         Path(arguments[3]),
         getattr(torch, arguments[4]),
         json.loads(arguments[5]),
+        arguments[6:] == ["loras"],
     )
     print(json.dumps(result))

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from benchmarks.merge.launch import merge_once
-from benchmarks.merge.pool import model_name
+from benchmarks.merge.pool import lora_name, model_name
 from merge.checkpoint import Checkpoint, open_checkpoint
 
 MERGEKIT = "mergekit==0.1.5"
@@ -25,8 +25,12 @@ TORCH = "torch==2.13.0"
 SAME: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"weight": 0.3},
     "ties": {"weight": 1.0, "density": 0.2, "normalize": True},
+    "dare_ties": {"weight": 1.0, "density": 0.5, "normalize": True},
 }
 """Methods that both have, with parameters that mean the same."""
+
+RANDOM = frozenset({"dare_ties"})
+"""Methods that draw numbers: the results of two programs are not compared."""
 
 TOLERANCE = 1e-6
 
@@ -61,39 +65,53 @@ def prepare(say: Callable[[str], None]) -> Path:
 
 
 def compare(
-    folder: Path, count: int, rounds: int, methods: Collection[str], say: Callable[[str], None]
+    folder: Path,
+    count: int,
+    rounds: int,
+    methods: Collection[str],
+    say: Callable[[str], None],
+    loras: bool = False,
 ) -> dict[str, Any]:
     """Merge one pool by both programs, in turns, with float32 arithmetic and output.
 
     Before each merge the models are read once, so that both find them in the page cache as far as it holds them.
 
+    Args:
+        folder: of the pool.
+        count: models, or LoRAs.
+        rounds: merges by each program.
+        methods: of `SAME`.
+        say: gets a line after each merge.
+        loras: merge the pool's LoRAs in place of its full fine-tunes.
+
     Returns:
-        For each method and program the median seconds of the merge alone and of the whole process, and the most
-        memory in MB; and how far the results are apart: `max_abs_difference`, and over how many entries it exceeds
-        `TOLERANCE`.
+        For each method and program the median seconds of the merge alone, of the processors for it, and of the whole
+        process, and the most memory in MB; and of methods that draw nothing how far the results are apart:
+        `max_abs_difference`, and over how many entries it exceeds `TOLERANCE`.
     """
     python = prepare(say)
     results = {}
     for method, parameters in SAME.items():
         if method in methods:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                results[method] = _compared(Path(scratch), python, folder, method, count, parameters, rounds, say)
-    return {"version": MERGEKIT, "models": count, "rounds": rounds, "methods": results}
+                paths = Path(scratch)
+                results[method] = _compared(paths, python, folder, method, count, parameters, rounds, say, loras)
+    return {"version": MERGEKIT, "models": count, "loras": loras, "rounds": rounds, "methods": results}
 
 
 def _compared(
     scratch: Path, python: Path, folder: Path, method: str, count: int, parameters: dict[str, Any], rounds: int,
-    say: Callable[[str], None],
+    say: Callable[[str], None], loras: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    recipe = _recipe(scratch, folder, method, count, parameters)
+    recipe = _recipe(scratch, folder, method, count, parameters, loras)
     ours, theirs = scratch / "ours", scratch / "mergekit"
     merges = {
-        "overtone": lambda: merge_once(folder, method, count, ours, "float32", parameters),
+        "overtone": lambda: merge_once(folder, method, count, ours, "float32", parameters, loras),
         "mergekit": lambda: _mergekit(python, recipe, theirs),
     }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in merges}
     for number in range(rounds):
-        for directory in (ours, theirs):
+        for directory in (ours, theirs, scratch / f"{theirs.name}-loras"):
             shutil.rmtree(directory, ignore_errors=True)
         ours.mkdir()
         for name, merge in merges.items():
@@ -103,12 +121,13 @@ def _compared(
     medians = {
         name: {
             field: statistics.median(run[field] for run in found)
-            for field in ("seconds", "process_seconds", "peak_rss_mb")
+            for field in ("seconds", "processor_seconds", "process_seconds", "peak_rss_mb")
         }
         for name, found in runs.items()
     }
     speedup = medians["mergekit"]["seconds"] / medians["overtone"]["seconds"]
-    return {**medians, "speedup": speedup, **difference(open_checkpoint(ours), open_checkpoint(theirs))}
+    apart = {} if method in RANDOM else difference(open_checkpoint(ours), open_checkpoint(theirs))
+    return {**medians, "speedup": speedup, **apart}
 
 
 def _timed(folder: Path, merge: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -136,13 +155,18 @@ def difference(ours: Checkpoint, theirs: Checkpoint) -> dict[str, Any]:
     return {"max_abs_difference": largest, "entries_over_tolerance": over, "entries": entries, "tolerance": TOLERANCE}
 
 
-def _recipe(scratch: Path, folder: Path, method: str, count: int, parameters: dict[str, Any]) -> Path:
+def _recipe(
+    scratch: Path, folder: Path, method: str, count: int, parameters: dict[str, Any], loras: bool = False
+) -> Path:
+    names = [
+        f"{folder / 'base'}+{folder / lora_name(i)}" if loras else str(folder / model_name(i)) for i in range(count)
+    ]
     own = {key: value for key, value in parameters.items() if key in {"weight", "density"}}
     common = {key: value for key, value in parameters.items() if key not in own}
     document = {
         "merge_method": method,
         "base_model": str(folder / "base"),
-        "models": [{"model": str(folder / model_name(i)), "parameters": own} for i in range(count)],
+        "models": [{"model": name, "parameters": own} for name in names],
         "parameters": {"normalize": False, "lambda": 1.0, **common},
         "dtype": "float32",
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def merge_once(
-    folder: Path, method: str, count: int, out: Path, dtype: str, parameters: dict[str, Any]
+    folder: Path, method: str, count: int, out: Path, dtype: str, parameters: dict[str, Any], loras: bool = False
 ) -> dict[str, float]:
     """Run `benchmarks.merge.child`.
 
@@ -16,7 +16,8 @@ def merge_once(
         RuntimeError: it failed; the message ends with its last line.
     """
     command: list[str | Path] = [sys.executable, "-m", "benchmarks.merge.child", folder, method, str(count), out, dtype]
-    done = subprocess.run([*command, json.dumps(parameters)], capture_output=True, text=True, check=False)
+    command += [json.dumps(parameters), *(["loras"] if loras else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(f"{method} of {count} models failed: {lines[-1]}")

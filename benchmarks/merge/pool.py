@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.merge.shape import write_lora
 from merge.checkpoint import CheckpointWriter, TensorSpec
 
 
@@ -70,9 +71,21 @@ def write_pool(folder: Path, size: Size, count: int, dtype: torch.dtype) -> None
             (path / file.name).hardlink_to(file)
 
 
+def write_loras(folder: Path, count: int) -> None:
+    """Write LoRAs of a pool's base, unless they are there."""
+    config = json.loads((folder / "base" / "config.json").read_bytes())
+    for number in range(count):
+        write_lora(folder / lora_name(number), config, number)
+
+
 def model_name(number: int) -> str:
-    """The folder of one fine-tune."""
+    """The folder of one full fine-tune."""
     return f"model-{number:02}"
+
+
+def lora_name(number: int) -> str:
+    """The folder of one LoRA."""
+    return f"lora-{number:02}"
 
 
 def _write_model(path: Path, size: Size, number: int, dtype: torch.dtype) -> None:

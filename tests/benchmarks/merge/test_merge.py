@@ -10,10 +10,11 @@ from benchmarks.merge import __main__ as command
 from benchmarks.merge import compare
 from benchmarks.merge.child import run
 from benchmarks.merge.memory import resident_mb
-from benchmarks.merge.pool import DISTINCT, FULL, Size, model_name, write_pool
+from benchmarks.merge.pool import DISTINCT, FULL, Size, lora_name, model_name, write_loras, write_pool
 from benchmarks.merge.shape import SHAPES, TASKS, estimates, parameter_shapes, write_recipe
 from benchmarks.merge.whole import run as run_whole
 from merge.checkpoint import open_checkpoint
+from merge.lora import open_adapter
 
 TINY = Size(64, 96, 2, 80)
 
@@ -106,7 +107,7 @@ def test_the_comparison_takes_medians_of_both(pool: Path, monkeypatch: pytest.Mo
         out.mkdir(exist_ok=True)
         for file in (pool / model_name(0)).iterdir():
             (out / file.name).write_bytes(file.read_bytes())
-        return {"seconds": next(seconds), "peak_rss_mb": 5.0}
+        return {"seconds": next(seconds), "processor_seconds": 1.0, "peak_rss_mb": 5.0}
 
     monkeypatch.setattr(compare, "merge_once", lambda _folder, _method, _count, out, *_: merged(out))
     monkeypatch.setattr(compare, "_mergekit", lambda _python, _recipe, out: merged(out))
@@ -124,6 +125,22 @@ def test_the_recipe_that_mergekit_gets(pool: Path, tmp_path: Path) -> None:
     assert document["parameters"] == {"normalize": True, "lambda": 1.0}
     assert [model["parameters"] for model in document["models"]] == [{"weight": 1.0, "density": 0.2}] * 2
     assert document["dtype"] == "float32"
+    loras = yaml.safe_load(compare._recipe(tmp_path, pool, "ties", 2, compare.SAME["ties"], loras=True).read_text())
+    assert loras["models"][1]["model"] == f"{pool / 'base'}+{pool / lora_name(1)}"
+
+
+def test_loras_of_a_pool_are_merged(pool: Path, tmp_path: Path) -> None:
+    write_loras(pool, 2)
+    out = tmp_path / "out"
+    out.mkdir()
+    result = run(pool, "task_arithmetic", 2, out, torch.float32, {"weight": 0.3}, loras=True)
+    assert result["processor_seconds"] > 0
+    base, merged, name = open_checkpoint(pool / "base"), open_checkpoint(out), "model.layers.1.mlp.up_proj.weight"
+    want = base.tensor(name, torch.float32)
+    for number in range(2):
+        tuned = open_adapter(pool / lora_name(number), base).tensor(name, torch.float32)
+        want = want + 0.3 * (tuned - base.tensor(name, torch.float32))
+    torch.testing.assert_close(merged.tensor(name), want, rtol=0, atol=1e-5)
 
 
 SMALL = {**SHAPES["llama-3.1-8b"], "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1} | {
