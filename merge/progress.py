@@ -48,7 +48,7 @@ class Progress:
             disable=not self._enabled or not _terminal(),
         )
         if bar.disable:
-            self.say(f"{name}: {total} to do")
+            self.say(f"{name}: 0 of {total}")
 
         def advance() -> None:
             nonlocal done, told

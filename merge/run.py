@@ -196,7 +196,7 @@ def _merge_backbone(
         method = _searched(inputs, merged, frank_wolfe, shown)
     else:
         method = recipe.method() if scale is None else recipe.method(scale.multiple)
-    stage = f"backbone by {recipe.merge_method} of {counted(len(inputs.fine_tunes), 'model')}"
+    stage = f"merging the tensors of {counted(len(inputs.fine_tunes), 'model')} (method {recipe.merge_method})"
     directory = staging.path / "backbone"
     rounds = recipe.quantisation is not None
     floats = staging.path / FLOATS

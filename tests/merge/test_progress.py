@@ -10,7 +10,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
         shown.say("one is done")
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    assert lines[:2] == ["experts: 3 to do", "one is done"]
+    assert lines[:2] == ["experts: 0 of 3", "one is done"]
     assert lines[2].startswith("experts: done in ")
     assert not out
 
@@ -22,7 +22,7 @@ def test_long_stages_say_how_far_they_are(capsys: pytest.CaptureFixture[str], mo
         for _ in range(4):
             advance()
     assert capsys.readouterr().err.splitlines() == [
-        "expert sql: 4 to do",
+        "expert sql: 0 of 4",
         "expert sql: 2 of 4, about 40 s left",
         "expert sql: done in 80.0 s",
     ]
@@ -35,7 +35,7 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: py
         advance()
     err = capsys.readouterr().err
     assert "\r" in err
-    assert "to do" not in err
+    assert "0 of 2\n" not in err
 
 
 def test_silence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_with_prompts_the_scale_that_replies_most_like_the_fine_tunes(
     assert len(losses) == len(MULTIPLES)
     assert found.scale == found.curve[losses.index(min(losses))].scale
     told = capsys.readouterr().err
-    assert "lambda: trying scales: 7 to do" in told
+    assert "lambda: trying scales: 0 of 7" in told
     assert f"{found.curve[0]}\n" in told
 
 
