@@ -26,7 +26,7 @@ def command(
         Path | None,
         option(
             "--data",
-            help="JSON lines with task (an expert's name, or null for none), prompt or messages, answer and, where it "
+            help="JSON lines with task (an expert's name, or null for none), prompt or messages, answer and, if it "
             "is not exact, metric. Without it a demo's bundle is measured on the demo's prompts.",
             show_default=False,
         ),

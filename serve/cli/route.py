@@ -31,7 +31,11 @@ def command(
         ),
     ] = None,
     router_threshold: Annotated[
-        float | None, option("--router-threshold", help="Confidence below which the backbone answers alone.")
+        float | None,
+        option(
+            "--router-threshold",
+            help="Confidence below which the backbone answers alone; the router's own if not given.",
+        ),
     ] = None,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:

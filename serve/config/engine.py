@@ -17,25 +17,23 @@ MAX_LORA_RANK = 256
 class EngineConfig:
     """What the engine may use. The help of each option describes its field."""
 
-    dtype: str = setting("auto", "auto, float32, bfloat16 or float16.")
-    """"auto": as the checkpoint is stored."""
+    dtype: str = setting("auto", "Precision: auto (as in the checkpoint), float32, bfloat16 or float16.")
     quantization: str | None = setting(
         None,
         "int8 or int4: round the weights of an unquantised model to 8 or 4 bits at load. "
         "Embeddings and the head get 8 bits.",
         words=QUANTIZATIONS,
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N.")
-    """"auto": a GPU if there is one."""
-    max_model_len: int | None = setting(None, "Longest sequence in tokens.", least=1)
-    """Prompt and generated tokens together. None: what the model was made for."""
+    device: str = setting("auto", "Where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N.")
+    max_model_len: int | None = setting(
+        None, "Longest sequence in tokens, prompt and reply together; the model's limit if not given.", least=1
+    )
     max_num_seqs: int = setting(64, "Sequences in one batch.", least=1)
     max_num_batched_tokens: int = setting(2048, "Tokens in one step.", least=1)
     """Longer prompts are computed in chunks."""
     max_num_queued_reqs: int = setting(1024, "Requests that may wait.", least=0)
     """Beyond the `max_num_seqs` that run."""
-    max_num_queued_tokens: int | None = setting(None, "Prompt tokens that may wait.")
-    """None: no limit."""
+    max_num_queued_tokens: int | None = setting(None, "Prompt tokens that may wait; no limit if not given.")
     block_size: int = 16
     """Tokens in one KV block; on a GPU rounded up to the multiple of 256 that its attention needs."""
     kv_cache_bytes: int | None = setting(
@@ -73,7 +71,7 @@ class EngineConfig:
     """None: as much as all of them take, up to that share of what is free once everything else is in place."""
     patching: PatchingMode = setting(
         "off",
-        "auto: add an expert that is requested alone to the weights once that saves time; off.",
+        "auto: add an expert that is requested alone to the weights as soon as that saves time. off: never.",
         words=get_args(PatchingMode),
     )
     """The times are measured at start. A patched expert adds no cost while it stays, but rounding differs in the last

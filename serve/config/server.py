@@ -38,7 +38,7 @@ class ApiSettings:
         (), "Directory that experts may be loaded from; repeatable.", "--expert-dir", repeatable=True
     )
     allowed_origins: tuple[str, ...] = setting(
-        (), "Web origin whose pages may call the API; repeatable.", repeatable=True
+        (), "Web origin whose pages may call the API, for example https://example.org; repeatable.", repeatable=True
     )
     """None: CORS is off."""
     body_timeout: float = setting(60.0, "Seconds in which a request's body must arrive.", seconds=True)
@@ -176,7 +176,9 @@ class ServerSettings:
     served_model_names: tuple[str, ...] = setting(
         (), "Name of the routed model instead of the bundle's; repeatable.", "--served-model-name", repeatable=True
     )
-    router_threshold: float | None = setting(None, "Confidence below which the backbone answers alone.")
+    router_threshold: float | None = setting(
+        None, "Confidence below which the backbone answers alone; the router's own if not given."
+    )
     """None: the trained one."""
     session_routing: bool = setting(
         True,
