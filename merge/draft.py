@@ -197,8 +197,11 @@ def _text(
     kinds = [
         counted(number, noun) for number, noun in ((loras, "LoRA"), (len(found) - loras, "full fine-tune")) if number
     ]
+    named = [base, *(one.directory for one in found), *filter(None, [usable])]
+    relative = any(not path.is_absolute() for path in named)
+    place = f" Paths are relative to this file: save it in {Path.cwd()}." if relative else ""
     lines = [
-        f"# {' and '.join(kinds)} of {base}, drafted by `overtone init`. Paths are relative to this file.",
+        f"# {' and '.join(kinds)} of {base}, drafted by `overtone init`.{place}",
         "# Next: overtone check RECIPE, overtone merge RECIPE BUNDLE, overtone serve BUNDLE.",
     ]
     lines += [f"# MISSING {line}" for line in missing]

@@ -45,6 +45,7 @@ def test_loras_and_full_fine_tunes_are_told_apart(folder: Path, monkeypatch: pyt
     monkeypatch.chdir(folder)
     draft = draft_recipe(Path("base"), ["full", "trained/checkpoint-500", "loras"])
     assert draft.text.startswith("# 3 LoRAs and 1 full fine-tune of base, ")
+    assert f"Paths are relative to this file: save it in {Path.cwd()}.\n" in draft.text
     assert "{name: full, model: full}   # full fine-tune" in draft.text
     assert "{name: trained, model: trained/checkpoint-500}   # LoRA" in draft.text
     recipe = load_recipe(checked(draft.text, folder))
@@ -83,6 +84,10 @@ def test_prompts_that_do_not_fit_are_named_and_left_out(folder: Path):
         f"a fine-tune called poetry: {file} has 2 prompts of it; remove them, or name its fine-tune poetry=DIRECTORY",
     )
     assert load_recipe(checked(draft.text, folder)).calibration is None
+
+
+def test_a_recipe_of_absolute_paths_may_be_saved_anywhere(folder: Path):
+    assert "relative" not in draft_recipe(folder / "base", [str(folder / "full")]).text
 
 
 def test_names_can_be_given(folder: Path):
