@@ -83,7 +83,7 @@ def own_settings(backbone: Path, *directories: Path) -> GenerationSettings:
     """What a fine-tune says otherwise than its backbone.
 
     The tokens that end its replies are those that its generation_config.json or config.json names, and the one that
-    its tokenizer ends texts with if that is another than the backbone's, as vLLM has it. A file that is not there
+    its tokenizer ends texts with, if that is another than the backbone's, as vLLM has it. A file that is not there
     says nothing.
 
     Args:

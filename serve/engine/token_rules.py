@@ -116,7 +116,7 @@ def _spread(tokens: Tensor, values: Tensor, others: float) -> Tensor:
 
 
 def _sum(addends: Sequence[Tensor], closed: bool) -> Tensor | None:
-    """Addends of different lengths added up; `closed`: the last one ends if no further token may be drawn."""
+    """Addends of different lengths added up; `closed`: the last one ends where no further token may be drawn."""
     if not addends:
         return None
     length = len(addends[-1]) if closed else max(map(len, addends))
