@@ -1,7 +1,8 @@
 """One merge of a recipe in this process: `python -m benchmarks.merge.whole RECIPE OUT WORKERS`.
 
-Prints {"seconds", "peak_rss_mb", "start_rss_mb", "stages"}. The memory is anonymous and shared memory, of this process
-and of those that it starts: without pages of files, which the kernel takes back if it needs them.
+Prints {"seconds", "processor_seconds", "peak_rss_mb", "start_rss_mb", "stages"}. The memory is anonymous and shared
+memory, of this process and of those that it starts: without pages of files, which the kernel takes back if it needs
+them. The processor seconds are those of this process alone: with one worker all of them.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from merge.run import merge_recipe
 
-EVERY = 0.02
+EVERY = 0.05
 """Seconds between two looks at the memory."""
 
 
@@ -31,6 +32,7 @@ class Memory:
         """
         self._process, self._every = process, every
         self.samples: list[tuple[float, float]] = []
+        self.spent: list[tuple[float, float]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -44,9 +46,15 @@ class Memory:
         """The most between two times of `time.perf_counter`, in MB (10⁶ bytes)."""
         return max((size for at, size in self.samples if begin <= at <= stop), default=0.0)
 
+    def processor(self, begin: float, stop: float) -> float:
+        """Processor seconds of this process between two times of `time.perf_counter`."""
+        inside = [spent for at, spent in self.spent if begin <= at <= stop]
+        return inside[-1] - inside[0] if inside else 0.0
+
     def _sample(self) -> None:
         while not self._ended.wait(self._every):
             self.samples.append((time.perf_counter(), anonymous_mb(self._process)))
+            self.spent.append((time.perf_counter(), time.process_time()))
 
 
 def anonymous_mb(process: int | None = None) -> float:
@@ -72,7 +80,7 @@ def anonymous_mb(process: int | None = None) -> float:
 
 def run(recipe: Path, out: Path, workers: int | None) -> dict[str, object]:
     """Merge a recipe and measure."""
-    start_rss = anonymous_mb()
+    start_rss, spent = anonymous_mb(), time.process_time()
     memory, start = Memory(), time.perf_counter()
     try:
         report = merge_recipe(recipe, out, progress=True, workers=workers)
@@ -80,10 +88,15 @@ def run(recipe: Path, out: Path, workers: int | None) -> dict[str, object]:
         memory.end()
     stages, begin = {}, start
     for name, seconds in report.stages.items():
-        stages[name] = {"seconds": seconds, "peak_rss_mb": memory.peak(begin, begin + seconds)}
+        stages[name] = {
+            "seconds": seconds,
+            "processor_seconds": memory.processor(begin, begin + seconds),
+            "peak_rss_mb": memory.peak(begin, begin + seconds),
+        }
         begin += seconds
     return {
         "seconds": report.seconds,
+        "processor_seconds": time.process_time() - spent,
         "peak_rss_mb": memory.peak(start, start + report.seconds),
         "start_rss_mb": start_rss,
         "stages": stages,

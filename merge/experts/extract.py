@@ -17,7 +17,7 @@ from merge.experts.distill import Settings, Target, distill, distillation_bytes,
 from merge.experts.factored import Parts, choose_parts
 from merge.experts.grams import Gram, input_grams
 from merge.experts.layers import decoder_layers
-from merge.experts.lora import lora_parts, rounded_parts, whole_directions, why_no_lora
+from merge.experts.lora import keeps_base, lora_parts, rounded_parts, whole_directions, why_no_lora
 from merge.experts.mapped import mapped
 from merge.experts.packing import packed_batches
 from merge.experts.placed import Product, Values
@@ -25,6 +25,8 @@ from merge.experts.refit import as_read, refit
 from merge.experts.running import assign
 from merge.experts.sources import Calibration, Cut, Sources
 from merge.experts.storage import to_sparse
+from merge.methods.vectors import row_blocks
+from merge.task_vectors import is_unchanged
 
 BATCH = 8
 """Sequences of a calibration batch, and so of a distillation step; 16 took half as long again and gained nothing."""
@@ -229,13 +231,25 @@ def _chosen(
 ) -> Parts:
     """Parts that are chosen, and fitted to what layers read where the configuration asks for it."""
     activation = sources.config.selection == "activation"
-    changed = [key for key in sources.weights() if activation and bool(sources.lacking(fine_tune, key).any())]
+    changed = [key for key in sources.weights() if activation and _differs(fine_tune, sources, key)]
 
     def grams() -> Iterable[Gram]:
         return input_grams(calibration.fine_tune, batches, changed, calibration.folder) if changed else ()
 
     parts = choose_parts(fine_tune, sources, room, grams, advance)
     return refit(calibration, batches, fine_tune, sources, parts, dense) if activation else parts
+
+
+def _differs(fine_tune: Checkpoint, sources: Sources, name: str) -> bool:
+    """Whether the stored backbone lacks anything of a weight; of most weights that do the first rows say it."""
+    if is_unchanged(name, sources.base, fine_tune):
+        return not keeps_base(sources.backbone, sources, name)
+    return any(
+        not torch.equal(
+            fine_tune.tensor(name, torch.float32, rows=rows), sources.backbone.tensor(name, torch.float32, rows=rows)
+        )
+        for rows in row_blocks(sources.base.tensors[name].shape)
+    )
 
 
 def _repairs(sources: Sources) -> bool:

@@ -11,6 +11,7 @@ from merge.backbone import write_backbone
 from merge.bundle import backbone_digest
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.experts import ExpertConfig, Sources, cut_expert
+from merge.experts.extract import _differs
 from merge.experts.factored import choose_parts
 from merge.experts.grams import Gram
 from merge.experts.spanned import spanned_change
@@ -117,3 +118,16 @@ def test_other_backbones_and_fine_tunes_are_decomposed_whole(
     assert spanned_change(full, given, name) is None, "the backbone is in the space, but the fine-tune is not"
     wide = lora(world, tmp_path / "wide", 7, rank=16)
     assert spanned_change(tune, replace(given, fine_tunes=(*given.fine_tunes, wide)), name) is None
+
+
+def test_weights_that_differ_are_found(world: World, loras: dict[str, Checkpoint], tmp_path: Path) -> None:
+    given = merged(world, tmp_path / "merged", "task_arithmetic", loras)
+    alike = replace(given, backbone=world.base)
+    other = "model.layers.0.mlp.down_proj.weight"
+    for tune, sources, expected in (
+        (loras["lora0"], alike, set(WEIGHTS)),
+        (loras["lora0"], given, set(WEIGHTS)),
+        (world.fine_tunes["one"], alike, set(given.weights())),
+    ):
+        assert {name for name in given.weights() if _differs(tune, sources, name)} == expected
+    assert _differs(loras["lora0"], replace(given, backbone=world.backbone), other), "the backbone has another"
