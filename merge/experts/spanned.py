@@ -25,8 +25,8 @@ ARITHMETIC = 1e-5
 def spanned_change(fine_tune: Checkpoint, sources: Sources, name: str) -> Factors | None:
     """θ_k − θ_m of a 2-D weight without the rounding of the stored backbone, as factors.
 
-    Semantics: Q (Qᵀ (θ₀ − θ_m) + Qᵀ B_k A_k), Q an orthonormal basis of the B_i of all fine-tunes θ₀ + B_i A_i, where
-    ‖(I − Q Qᵀ) (θ₀ − θ_m)‖² is no more than the rounding of the backbone explains
+    Semantics: Q (Qᵀ (θ₀ − θ_m) + Qᵀ B_k A_k), Q an orthonormal basis of the B_i of all fine-tunes θ₀ + B_i A_i.
+    ‖(I − Q Qᵀ) (θ₀ − θ_m)‖² must not exceed the rounding error of the stored backbone.
 
     The best r directions of it leave at most that much more of ‖θ_k − θ_m‖² than those of θ_k − θ_m.
 

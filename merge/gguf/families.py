@@ -38,7 +38,7 @@ UNDERSTOOD = (
 
 
 def nothing(_metadata: Metadata, _config: Mapping[str, Any]) -> dict[str, Any]:
-    """No settings of its own."""
+    """Return no settings: the family has none of its own."""
     return {}
 
 
@@ -69,7 +69,7 @@ class Family:
         norm_offset: what llama.cpp's converter adds to the weights of norms.
         special: further settings, of the file and the config.json so far.
         looked_at: keys that `special` reads.
-        tensors: those that are read for settings, and are no parameters.
+        tensors: names of tensors that hold settings instead of parameters.
         partial: whether a part of each head may be rotated.
         routed: the tensors of a routed feed-forward; None: there is none.
     """

@@ -78,8 +78,8 @@ class AdaptedCheckpoint(Checkpoint):
             dtype: of the factors; None: the file's.
 
         Returns:
-            left [N, R], right [R, K] and s, where s · left @ right is added. None if the change is not such a
-            product (as for `factors`), or if there is no change.
+            left [N, R], right [R, K] and s, where s · left @ right is added. None if the adapter does not
+            change the tensor, or if the change is not such a product (see `factors`).
         """
         change = self.adapter.changes.get(name)
         if len(self.tensors[name].shape) != 2 or change is None or change.magnitude is not None:
