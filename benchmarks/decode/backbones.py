@@ -1,7 +1,7 @@
 """Steps over a backbone of 8 or 4 bits beside the same backbone in bfloat16, and beside llama.cpp's formats."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.decode import peers
 from benchmarks.decode.cases import Case
 from benchmarks.decode.model import Kind, Shape, write_loras, write_model
 from benchmarks.decode.ours import running
-from benchmarks.decode.timing import Run
+from benchmarks.decode.runs import Runs
 from kernels.compiled import ISAS, library
 from merge.bundle.quantised import SCHEMES
 
@@ -54,6 +54,8 @@ def measure_backbones(
         say: receives lines about the progress.
         kind: of the bundle's experts, sparse or low-rank.
 
+    A peer that fails is left out: the report has its error under `left_out`.
+
     Raises:
         ValueError: another storage, or LoRA adapters as experts.
     """
@@ -68,13 +70,14 @@ def measure_backbones(
         write_loras(loras, bundle, [], 16)
     length = max(case.prompt for case in (*CASES, PREFILL)) + STEPS + 1
     with ExitStack() as stack:
-        runs: dict[str, Run] = {}
+        runs = Runs(say)
         held: dict[str, int] = {}
         for name, quantization in ((PLAIN, None), (storage, storage)):
             ours = stack.enter_context(running(bundle, shape.vocabulary, length, quantization=quantization))
-            runs[name], held[name] = ours.run, ours.weight_bytes
+            runs.add({name: ours.run})
+            held[name] = ours.weight_bytes
         others = peers.running(list(names), bundle.backbone_dir, loras, shape.vocabulary, length, say)
-        runs |= stack.enter_context(others)
+        runs.join(stack.enter_context(others))
         steps, prompts = _rounds(runs, rounds, say)
     own = (PLAIN, storage)
     kernels = library()
@@ -97,26 +100,27 @@ def measure_backbones(
                 case: {"ms": _median(found), "over_ours": _ratio(found, steps[storage][case])}
                 for case, found in steps[name].items()
             }
-            for name in runs
+            for name in runs.names
             if name not in own
         },
-        "prefill_tokens_per_s": {name: round(statistics.median(found)) for name, found in prompts.items()},
+        **runs.report(),
+        "prefill_tokens_per_s": {name: round(statistics.median(prompts[name])) for name in runs.names},
     }
 
 
-def _rounds(runs: Mapping[str, Run], rounds: int, say: Callable[[str], None]) -> tuple[Figures, dict[str, list[float]]]:
-    steps: Figures = {name: {} for name in runs}
-    prompts: dict[str, list[float]] = {name: [] for name in runs}
+def _rounds(runs: Runs, rounds: int, say: Callable[[str], None]) -> tuple[Figures, dict[str, list[float]]]:
+    steps: Figures = {name: {} for name in runs.names}
+    prompts: dict[str, list[float]] = {name: [] for name in runs.names}
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
-        order = list(runs) if number % 2 else list(reversed(list(runs)))
         for case in CASES:
-            for name in order:
-                if peers.takes(name, case):
-                    steps[name].setdefault(case.name, []).append(runs[name](case, STEPS + 1).step_ms)
-        for name in order:
-            tokens = PREFILL.prompt * len(PREFILL.experts)
-            prompts[name].append(1e3 * tokens / runs[name](PREFILL, 1).first_ms)
+            for name in runs.names if number % 2 else reversed(runs.names):
+                if peers.takes(name, case) and (timing := runs.run(name, case, STEPS + 1)):
+                    steps[name].setdefault(case.name, []).append(timing.step_ms)
+        for name in runs.names if number % 2 else reversed(runs.names):
+            if timing := runs.run(name, PREFILL, 1):
+                tokens = PREFILL.prompt * len(PREFILL.experts)
+                prompts[name].append(1e3 * tokens / timing.first_ms)
     return steps, prompts
 
 

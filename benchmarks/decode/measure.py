@@ -14,7 +14,8 @@ from benchmarks.decode.logits import logprob_errors
 from benchmarks.decode.model import Kind, Shape, write_loras, write_model
 from benchmarks.decode.ours import running
 from benchmarks.decode.patching import patching
-from benchmarks.decode.timing import Run, Timing
+from benchmarks.decode.runs import Runs
+from benchmarks.decode.timing import Timing
 from kernels.compiled import ISAS, library
 from merge.experts.storage import Storage
 from serve.model import Decoder, load_model
@@ -22,6 +23,7 @@ from serve.model import Decoder, load_model
 STEPS = 32
 TURNS = 12
 FLOOR = "floor"
+OWN = "overtone"
 EXPERTS = 8
 DENSITY = 0.01
 RANK = 16
@@ -72,7 +74,10 @@ def measure(
         peers.running(names, bundle.backbone_dir, loras, shape.vocabulary, length, say) as others,
     ):
         decoder = load_model(bundle.backbone_dir)
-        rows = _Rows({"overtone": ours.run, **others}, _reader(decoder))
+        runs = Runs(say)
+        runs.add({OWN: ours.run})
+        runs.join(others)
+        rows = _Rows(runs, _reader(decoder))
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             rows.measure(number, cases, prefill)
@@ -116,12 +121,12 @@ def _adapters(folder: Path) -> dict[str, Path]:
 class _Rows:
     """Figures of all rounds."""
 
-    def __init__(self, runs: dict[str, Run], read: Callable[[], float]) -> None:
+    def __init__(self, runs: Runs, read: Callable[[], float]) -> None:
         self._runs, self._read = runs, read
         self._floors: list[float] = []
         self._turns: dict[str, list[float]] = {}
-        self._timings: dict[str, dict[str, list[Timing]]] = {name: {} for name in runs}
-        self._prefill: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
+        self._timings: dict[str, dict[str, list[Timing]]] = {name: {} for name in runs.names}
+        self._prefill: dict[str, dict[str, list[float]]] = {name: {} for name in runs.names}
 
     def measure(self, number: int, cases: list[Case], prefill: list[Case]) -> None:
         """One round: every case on the engine and on every peer that can run it.
@@ -130,12 +135,14 @@ class _Rows:
         """
         for case in cases:
             self._floors.append(self._read())
-            for name, run in self._able(number, case):
-                self._timings[name].setdefault(case.name, []).append(run(case, STEPS + 1))
+            for name in self._able(number, case):
+                if timing := self._runs.run(name, case, STEPS + 1):
+                    self._timings[name].setdefault(case.name, []).append(timing)
         for case in prefill:
             tokens = case.prompt * len(case.experts)
-            for name, run in self._able(number, case):
-                self._prefill[name].setdefault(case.name, []).append(1e3 * tokens / run(case, 1).first_ms)
+            for name in self._able(number, case):
+                if timing := self._runs.run(name, case, 1):
+                    self._prefill[name].setdefault(case.name, []).append(1e3 * tokens / timing.first_ms)
 
     def alternate(self, cases: list[Case]) -> None:
         """Reading the weights and the engine's cases, one after the other and again: what ratios are taken from.
@@ -146,17 +153,17 @@ class _Rows:
         for number in range(TURNS):
             self._turns.setdefault(FLOOR, []).append(self._read())
             for case in cases if number % 2 else reversed(cases):
-                step = self._runs["overtone"](case, STEPS + 1).step_ms
-                self._turns.setdefault(case.name, []).append(step)
+                if timing := self._runs.run(OWN, case, STEPS + 1):
+                    self._turns.setdefault(case.name, []).append(timing.step_ms)
 
-    def _able(self, number: int, case: Case) -> list[tuple[str, Run]]:
-        able = [(name, run) for name, run in self._runs.items() if peers.takes(name, case)]
+    def _able(self, number: int, case: Case) -> list[str]:
+        able = [name for name in self._runs.names if peers.takes(name, case)]
         first = number % len(able)
         return able[first:] + able[:first]
 
     def report(self) -> dict[str, Any]:
         """Steps after short prompts, time to the first token, and prefill."""
-        first = statistics.median(t.first_ms for t in self._timings["overtone"]["backbone/1"])
+        first = statistics.median(t.first_ms for t in self._timings[OWN]["backbone/1"])
         return {
             "floor_ms": _round(statistics.median(self._floors)),
             "backbone_ms": {n: self._step(f"backbone/{n}") for n in ("1", "8")},
@@ -167,8 +174,8 @@ class _Rows:
             "turns_ms": {name: _round(statistics.median(found)) for name, found in self._turns.items()},
             "ttft_ms": _round(first),
             "prefill_tokens_per_s": {
-                name: {case: round(statistics.median(found)) for case, found in cases.items()}
-                for name, cases in self._prefill.items()
+                name: {case: round(statistics.median(found)) for case, found in self._prefill[name].items()}
+                for name in self._runs.names
             },
             **self._against_peers(),
             "steps_ms": self._steps(),
@@ -196,26 +203,30 @@ class _Rows:
 
     def _against_peers(self) -> dict[str, Any]:
         """Each peer's step by the engine's of the same round, the median of all rounds."""
-        own = self._timings["overtone"]
+        own = self._timings[OWN]
         ratios = {
             peer: {
                 case: round(statistics.median(a.step_ms / b.step_ms for a, b in zip(found, own[case], strict=True)), 2)
                 for case, found in cases.items()
             }
-            for peer, cases in self._timings.items()
-            if peer != "overtone"
+            for peer, cases in self._measured()
+            if peer != OWN
         }
-        return {"peer_ratio": ratios} if ratios else {}
+        return ({"peer_ratio": ratios} if ratios else {}) | self._runs.report()
+
+    def _measured(self) -> list[tuple[str, dict[str, list[Timing]]]]:
+        """Timings of all that have run to the end."""
+        return [(name, self._timings[name]) for name in self._runs.names]
 
     def _steps(self) -> dict[str, dict[str, dict[str, float]]]:
         """Median times of a step: median over the rounds, and the rounds' extremes."""
         return {
             name: {case: _spread([timing.step_ms for timing in timings]) for case, timings in cases.items()}
-            for name, cases in self._timings.items()
+            for name, cases in self._measured()
         }
 
     def _step(self, case: str) -> float:
-        return _round(statistics.median(t.step_ms for t in self._timings["overtone"][case]))
+        return _round(statistics.median(t.step_ms for t in self._timings[OWN][case]))
 
     def _ratio(self, case: str, to: str) -> float:
         """Median of the ratios of neighbouring turns."""

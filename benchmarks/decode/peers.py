@@ -11,8 +11,9 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.decode.cases import Case
+from benchmarks.decode.runs import Runs
 from benchmarks.decode.timing import Run, Timing
-from benchmarks.peers import LLAMA, OPENVINO, PEFT, VLLM, PeerError, Worker, prepare
+from benchmarks.peers import LLAMA, OPENVINO, PEFT, VLLM, Environment, PeerError, Worker, prepare
 
 NAMES = ("vllm", "vllm-lora", "peft", "openvino", "llama.cpp")
 QUANTISED = ("llama.cpp-Q8_0", "llama.cpp-Q4_0", "llama.cpp-Q4_K_M", "openvino-int8", "openvino-int4")
@@ -34,44 +35,51 @@ VLLM_SETTINGS = {
 @contextmanager
 def running(
     names: list[str], model: Path, loras: Path, vocabulary: int, length: int, say: Callable[[str], None]
-) -> Iterator[dict[str, Run]]:
+) -> Iterator[Runs]:
     """Start peers; vLLM with LoRAs enabled is a separate peer, since it is slower on the backbone, too.
 
+    A peer that cannot be installed or started is left out.
+
     Raises:
-        PeerError: a peer is unknown, or cannot be installed or started.
+        PeerError: a peer is unknown.
     """
     unknown = sorted(set(names) - {*NAMES, *COMPILED, *QUANTISED})
     if unknown:
         raise PeerError(f"no peer {unknown[0]!r}; there are: {', '.join((*NAMES, *COMPILED, *QUANTISED))}")
     with ExitStack() as stack:
-        found: dict[str, Run] = {}
+        runs = Runs(say)
 
-        def start(name: str, script: str, python: Path, *arguments: str, **environment: str) -> None:
-            say(f"starting {name}")
-            worker = stack.enter_context(Worker(name, [python, FOLDER / script, *arguments], environment))
-            found[name] = _runner(name, worker, vocabulary)
+        def start(name: str, script: str, of: Environment, *arguments: str, **environment: str) -> None:
+            try:
+                python = prepare(of, say)
+                say(f"starting {name}")
+                worker = stack.enter_context(Worker(name, [python, FOLDER / script, *arguments], environment))
+            except PeerError as error:
+                runs.leave_out(name, error)
+            else:
+                runs.add({name: _runner(name, worker, vocabulary)})
 
         for name in ("vllm", "vllm-lora", *COMPILED):
             if name in names:
                 mode = "compiled" if name in COMPILED else "eager"
                 folder = () if name in WITHOUT_ADAPTERS else (str(loras),)
                 arguments = (str(model), str(length), mode, "bfloat16", *folder)
-                start(name, "vllm_worker.py", prepare(VLLM, say), *arguments, **VLLM_SETTINGS)
+                start(name, "vllm_worker.py", VLLM, *arguments, **VLLM_SETTINGS)
         if "peft" in names:
-            start("peft", "peft_worker.py", prepare(PEFT, say), str(model), str(loras))
+            start("peft", "peft_worker.py", PEFT, str(model), str(loras))
         if "openvino" in names:
-            start("openvino", "openvino_worker.py", prepare(OPENVINO, say), str(model))
+            start("openvino", "openvino_worker.py", OPENVINO, str(model))
         if "llama.cpp" in names:
-            start("llama.cpp", "llama_worker.py", prepare(LLAMA, say), str(model), str(length))
+            start("llama.cpp", "llama_worker.py", LLAMA, str(model), str(length))
         for name in QUANTISED:
             if name not in names:
                 continue
             peer, _, storage = name.partition("-")
             if peer == "openvino":
-                start(name, "openvino_worker.py", prepare(OPENVINO, say), str(model), storage)
+                start(name, "openvino_worker.py", OPENVINO, str(model), storage)
             else:
-                start(name, "llama_worker.py", prepare(LLAMA, say), str(model), str(length), storage)
-        yield found
+                start(name, "llama_worker.py", LLAMA, str(model), str(length), storage)
+        yield runs
 
 
 def with_quantised(names: Sequence[str]) -> list[str]:
@@ -93,7 +101,7 @@ def _runner(name: str, worker: Worker, vocabulary: int) -> Run:
         prompts = case.prompts(vocabulary, next(seeds))
         arrivals = worker.ask({"prompts": prompts, "adapters": case.experts, "tokens": tokens})["arrivals"]
         if (counts := [len(times) for times in arrivals]) != [tokens] * len(prompts):
-            raise PeerError(f"{name} gave {counts} tokens, where {len(prompts)} requests asked for {tokens} each")
+            raise PeerError(f"{name} gave {counts} tokens, but {len(prompts)} requests asked for {tokens} each")
         return Timing(arrivals)
 
     return run

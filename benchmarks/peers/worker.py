@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ class Worker(FrozenProcess):
         """
         assert self._process.stdin is not None
         with self.awake():
-            self._process.stdin.write(json.dumps(question) + "\n")
-            self._process.stdin.flush()
+            with suppress(BrokenPipeError):  # it has ended, which reading its answer reports
+                self._process.stdin.write(json.dumps(question) + "\n")
+                self._process.stdin.flush()
             return self._read()
 
     def _wait(self) -> None:

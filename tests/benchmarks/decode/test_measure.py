@@ -2,7 +2,9 @@ import pytest
 
 from benchmarks.decode.cases import Case
 from benchmarks.decode.measure import _Rows, measure
+from benchmarks.decode.runs import Runs
 from benchmarks.decode.timing import Timing
+from benchmarks.peers import PeerError
 from tests.benchmarks.decode.test_model import TINY
 
 
@@ -57,6 +59,27 @@ def test_peers_are_told_by_steps_of_the_same_round():
     runs = {
         name: lambda *_, step=step: Timing([[0.0, step, 2 * step]]) for name, step in (("overtone", 1), ("vllm", 5))
     }
-    rows = _Rows(runs, lambda: 1.0)
+    rows = _Rows(of(runs), lambda: 1.0)
     rows.measure(0, [Case("backbone/1", (None,), 4)], [])
     assert rows.context_report()["peer_ratio"] == {"vllm": {"backbone/1": 5.0}}
+
+
+def test_a_peer_that_fails_is_left_out_with_its_error():
+    def fail(case, tokens):
+        if case.prompt == 8:
+            raise PeerError("openvino ended with status -4")
+        return Timing([[0.0, 1.0, 2.0]])
+
+    rows = _Rows(of({"overtone": lambda *_: Timing([[0.0, 1.0, 2.0]]), "openvino": fail}), lambda: 1.0)
+    for prompt in (4, 8, 4):
+        rows.measure(0, [Case("backbone/1", (None,), prompt)], [])
+    report = rows.context_report()
+    assert report["left_out"] == {"openvino": "openvino ended with status -4"}
+    assert set(report["steps_ms"]) == {"overtone"}
+    assert "peer_ratio" not in report
+
+
+def of(runs):
+    all_of_them = Runs(lambda _: None)
+    all_of_them.add(runs)
+    return all_of_them

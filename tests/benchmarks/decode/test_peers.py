@@ -53,21 +53,32 @@ def llama(monkeypatch, tmp_path):
 
 def test_a_peer_that_ends_a_request_early_is_an_error(llama):
     early = WORKER.replace("range(count)", "range(count - 1)")
-    with (
-        llama(early) as found,
-        pytest.raises(PeerError, match=r"llama.cpp gave \[2, 2\] tokens, where 2 requests asked for 3 each"),
-    ):
-        found["llama.cpp"](Case("b", (None, None), 4), 3)
+    with llama(early) as found:
+        assert found.run("llama.cpp", Case("b", (None, None), 4), 3) is None
+    assert found.left_out == {"llama.cpp": "llama.cpp gave [2, 2] tokens, but 2 requests asked for 3 each"}
 
 
 def test_a_peer_is_asked_other_prompts_each_time_and_tells_when_tokens_came(llama):
     case, said = Case("b", (None, None), 4), list[str]()
     with llama(WORKER, said) as found:
-        one, other = (found["llama.cpp"](case, 3) for _ in range(2))
+        one, other = (found.run("llama.cpp", case, 3) for _ in range(2))
     assert said == ["starting llama.cpp"]
     assert [len(times) for times in one.arrivals] == [3, 3]
     assert one.arrivals[0][0] == 1.0 + sum(case.prompts(1000, 0)[0])
     assert other.arrivals[1][2] == 3.0 + sum(case.prompts(1000, 1)[1])
+
+
+def test_a_peer_that_cannot_be_started_or_ends_is_left_out(llama):
+    said = list[str]()
+    with llama("raise SystemExit('no such instruction')", said) as found:
+        assert found.names == []
+    assert found.report() == {"left_out": {"llama.cpp": "llama.cpp ended with status 1: no such instruction"}}
+    assert said[-1] == "llama.cpp is left out: llama.cpp ended with status 1: no such instruction"
+    case = Case("b", (None,), 4)
+    with llama(WORKER.replace("asked = ", "import os; os.kill(os.getpid(), 4); asked = ")) as found:
+        assert found.run("llama.cpp", case, 3) is None
+        assert found.names == []
+    assert found.left_out["llama.cpp"].startswith("llama.cpp ended with status -4")
 
 
 def test_peers_with_formats_of_few_bits_run_them_beside_their_own():
@@ -90,5 +101,5 @@ for line in sys.stdin:
     (tmp_path / "llama_worker.py").write_text(told.replace("PREFIX", "'Q8_'"))
     names = ["openvino-int8", "openvino-int4", "llama.cpp-Q8_0"]
     with peers.running(names, tmp_path, tmp_path, 1000, 10, lambda _: None) as found:
-        arrivals = {name: found[name](Case("b", (None,), 4), 1).arrivals for name in names}
+        arrivals = {name: found.run(name, Case("b", (None,), 4), 1).arrivals for name in names}
     assert arrivals == {"openvino-int8": [[8.0]], "openvino-int4": [[4.0]], "llama.cpp-Q8_0": [[0.0]]}
