@@ -96,10 +96,10 @@ def write_quantised(
     path.write_text(json.dumps(write_quantisation(config, storage), indent=2) + "\n")
 
 
-def continued(
+def greedy_replies(
     base: Checkpoint, fine_tune: Checkpoint, prompts: Sequence[Sequence[int]], limit: int, ends: Collection[int]
 ) -> list[list[int]]:
-    """A task's prompts, each followed by its fine-tune's greedy reply: what the layers read when the task is answered.
+    """A fine-tune's greedy reply to each prompt: with the prompts, what the layers read when the task is answered.
 
     Weights of 4 bits that are fitted to prompts alone are wrong where replies are generated. With the replies the
     divergence of the real zoo's LoRA for SQL from itself over the unrounded base fell from 0.137 to 0.043 nats a token.
@@ -116,8 +116,7 @@ def continued(
     """
     model = build_model(base.path, empty=True, device=fine_tune.device)
     with mapped(model, fine_tune):
-        replies = continue_greedily(model, prompts, limit, ends)
-    return [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+        return continue_greedily(model, prompts, limit, ends)
 
 
 @torch.no_grad()

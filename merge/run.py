@@ -34,13 +34,16 @@ from merge.frank_wolfe import FrankWolfeConfig, Step, language_model_loss, merge
 from merge.guard import Abilities, base_abilities, elsewhere_notes, experts_elsewhere, general_notes
 from merge.methods import BoundMethod
 from merge.progress import Progress
-from merge.quantised_backbone import continued, fitted_to_inputs, write_quantised
+from merge.quantised_backbone import fitted_to_inputs, greedy_replies, write_quantised
 from merge.ray_pool import RayPool
 from merge.router import read_foreign, train_router
 from merge.scale import ScaleChoice, ScalePoint, choose_scale
 from merge.stages import Stages
 from merge.staging import FLOATS, Staging
 from merge.wording import counted
+
+Replies = Mapping[str, Sequence[Sequence[int]]]
+"""By task: token ids of the fine-tune's reply to each of its calibration prompts; empty: not computed."""
 
 LIBRARIES = ("overtone", "torch", "scikit-learn", "transformers", "safetensors", "tokenizers")
 
@@ -125,12 +128,12 @@ def merge_recipe(
     ):
         with stages.measured("backbone"):
             abilities = base_abilities(inputs, shown)
-            scale = _merge_backbone(inputs, abilities, staging, shown, workers, pool)
+            scale, replies = _merge_backbone(inputs, abilities, staging, shown, workers, pool)
             backbone = open_checkpoint(staging.path / "backbone").on(place)
             general = [*_scale_notes(inputs, abilities, scale), *general_notes(abilities.reference, backbone, shown)]
             abilities = abilities.shortened()
         with stages.measured("experts"):
-            experts = _cut_experts(inputs, backbone, staging, shown, workers, pool)
+            experts = _cut_experts(inputs, backbone, replies, staging, shown, workers, pool)
             elsewhere = experts_elsewhere(inputs, abilities, backbone, staging.path / "experts", shown)
         with stages.measured("router"):
             _train_router(inputs, staging, shown)
@@ -180,12 +183,13 @@ def _merge_backbone(
     shown: Progress,
     workers: int | None,
     pool: RayPool | None,
-) -> ScaleChoice | None:
+) -> tuple[ScaleChoice | None, Replies]:
+    """Merge and store the backbone; with λ's choice come the replies that it was fitted to, which experts need too."""
     recipe = inputs.recipe
     finished = staging.finished("backbone")
     if finished is not None:
         shown.say("backbone: reused from the interrupted merge")
-        return _restored_scale(finished["scale"])
+        return _restored_scale(finished["scale"]), finished["replies"]
     merged = inputs.merged()
     frank_wolfe = recipe.frank_wolfe()
     scale = None
@@ -200,6 +204,7 @@ def _merge_backbone(
     directory = staging.path / "backbone"
     rounds = recipe.quantisation is not None
     floats = staging.path / FLOATS
+    replies: Replies = {}
     if rounds:
         floats.mkdir()
     with shown.stage(stage, len(inputs.base.tensors) + len(inputs.base.buffers)) as advance:
@@ -221,33 +226,43 @@ def _merge_backbone(
             shown.say(f"backbone: rounding to {recipe.quantisation}")
             dtype = recipe.stored_dtype or _usual_dtype(inputs.base)
             stored = open_checkpoint(floats).on(inputs.base.device)
-            _round_backbone(inputs, stored, directory, recipe.quantisation, dtype)
-    data = {"scale": None if scale is None else asdict(scale)}
+            replies = _round_backbone(inputs, stored, directory, recipe.quantisation, dtype)
+    data = {"scale": None if scale is None else asdict(scale), "replies": replies}
     files = [file for folder in (directory, floats) for file in folder.rglob("*") if file.is_file()]
     staging.record("backbone", files, data)
-    return scale
+    return scale, replies
 
 
-def _round_backbone(inputs: Inputs, floats: Checkpoint, directory: Path, storage: str, dtype: torch.dtype) -> None:
-    """Round the merge; to 4 bits by what its layers read on plain text and on the tasks' prompts with their replies."""
+def _round_backbone(inputs: Inputs, floats: Checkpoint, directory: Path, storage: str, dtype: torch.dtype) -> Replies:
+    """Round the merge; to 4 bits by what its layers read on plain text and on the tasks' prompts with their replies.
+
+    Returns:
+        The replies.
+    """
     fitted = None
-    read = _answered_prompts(inputs) if storage == "int4" and not too_large(inputs.base) else []
-    if read:
-        fitted = fitted_to_inputs(floats, storage, [*plain_text(inputs.base), *read])
+    replies: Replies = {}
+    if storage == "int4" and inputs.recipe.calibration is not None and not too_large(inputs.base):
+        prompts, _ = inputs.calibration_tokens()
+        replies = _replies(inputs, prompts, inputs.recipe.calibration.answer_tokens)
+        read = [
+            [*prompt, *reply]
+            for task, answered in replies.items()
+            for prompt, reply in zip(prompts[task], answered, strict=True)
+        ]
+        if read:
+            fitted = fitted_to_inputs(floats, storage, [*plain_text(inputs.base), *read])
     write_quantised(directory, floats, storage, dtype, inputs.recipe.out_shard_size, fitted)
+    return replies
 
 
-def _answered_prompts(inputs: Inputs) -> list[list[int]]:
-    """The calibration prompts of all tasks, each with its fine-tune's reply; none without a calibration."""
-    calibration = inputs.recipe.calibration
-    if calibration is None:
-        return []
+def _replies(inputs: Inputs, prompts: Mapping[str, list[list[int]]], limit: int) -> dict[str, list[list[int]]]:
+    """Each fine-tune's replies to its task's calibration prompts."""
     usual = end_tokens(build_model(inputs.base.path, empty=True), load_tokenizer(inputs.base.path))
-    found = []
-    for task, prompts in inputs.calibration_tokens()[0].items():
+    found = {}
+    for task, asked in prompts.items():
         own = inputs.own_settings[task].end_tokens
         ends = usual if own is None else frozenset(own)
-        found += continued(inputs.base, inputs.fine_tunes[task], prompts, calibration.answer_tokens, ends)
+        found[task] = greedy_replies(inputs.base, inputs.fine_tunes[task], asked, limit, ends)
     return found
 
 
@@ -297,6 +312,7 @@ def _searched(inputs: Inputs, merged: Checkpoint, config: FrankWolfeConfig, show
 def _cut_experts(
     inputs: Inputs,
     backbone: Checkpoint,
+    replies: Replies,
     staging: Staging,
     shown: Progress,
     workers: int | None,
@@ -320,7 +336,7 @@ def _cut_experts(
         shown.say(f"expert {report.name}: reused from the interrupted merge")
     wanted = {name: item for name, item in inputs.fine_tunes.items() if name not in {item.name for item in reports}}
     factors = expert_factors(sources, inputs.fine_tunes) if wanted else {}
-    prompts = _prompts(inputs) if wanted else {}
+    prompts = _prompts(inputs, replies) if wanted else {}
     directory = staging.path / "experts"
     jobs = [
         Job(
@@ -354,12 +370,15 @@ def _restored(data: Mapping[str, Any]) -> ExpertReport:
     return ExpertReport(**{**data, **tuples})
 
 
-def _prompts(inputs: Inputs) -> dict[str, Prompts]:
+def _prompts(inputs: Inputs, replies: Replies) -> dict[str, Prompts]:
     settings = inputs.recipe.calibration
     if settings is None or not inputs.experts.needs_prompts:
         return {}
     tokens, _ = inputs.calibration_tokens()
-    return {name: Prompts(tuple(map(tuple, items)), settings.answer_tokens) for name, items in tokens.items()}
+    return {
+        name: Prompts(tuple(map(tuple, items)), settings.answer_tokens, replies.get(name))
+        for name, items in tokens.items()
+    }
 
 
 def _summary(report: ExpertReport) -> str:

@@ -296,7 +296,9 @@ def _lesson(
 ) -> _Lesson:
     tuned, student = calibration.fine_tune, calibration.student
     models.enter_context(mapped(tuned, fine_tune))
-    replies = continue_greedily(tuned, calibration.prompts, calibration.answer_tokens, calibration.ends)
+    replies = calibration.replies
+    if replies is None:
+        replies = continue_greedily(tuned, calibration.prompts, calibration.answer_tokens, calibration.ends)
     batches = Watched(packed_batches(tuned, calibration.prompts, replies, BATCH), advance)
     every = 1 if sources.config.form == "sparse" else ceil(len(batches) / SCORED)
     scored = Watched(batches[::every], advance)

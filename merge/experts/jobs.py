@@ -36,10 +36,12 @@ class Prompts:
     Attributes:
         tokens: token ids of each.
         answer_tokens: most tokens of the fine-tune's continuation.
+        replies: the fine-tune's continuation of each, if a backbone of 4 bits was fitted to it; None: not known.
     """
 
     tokens: tuple[tuple[int, ...], ...]
     answer_tokens: int
+    replies: Sequence[Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,10 @@ def run_job(job: Job) -> ExpertReport:
         own = job.settings.end_tokens
         ends = end_tokens(student, load_tokenizer(job.sources.base.path)) if own is None else frozenset(own)
         folder = job.target.parent  # in the bundle's directory, which has room for much
-        calibration = Calibration(fine_tune, student, job.prompts.tokens, ends, job.prompts.answer_tokens, folder)
+        asked = job.prompts
+        calibration = Calibration(
+            fine_tune, student, asked.tokens, ends, asked.answer_tokens, folder, replies=asked.replies
+        )
     steps = steps_of(job.sources, len(job.prompts.tokens) if job.prompts else 0)
     # The worker processes' bars stand beneath the one of all experts.
     row = 1 + next(iter(multiprocessing.current_process()._identity[-1:]), 0)

@@ -101,6 +101,7 @@ class Calibration:
         ends: token ids that end a reply.
         answer_tokens: most tokens of a reply.
         folder: for what calibration does not keep in memory; None: the system's folder for temporary files.
+        replies: the fine-tune's greedy continuation of each prompt, if it is known; None: it is computed.
     """
 
     fine_tune: PreTrainedModel
@@ -109,6 +110,7 @@ class Calibration:
     ends: frozenset[int]
     answer_tokens: int
     folder: Path | None = None
+    replies: Sequence[Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,6 @@ def fine_tunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("benchmarks.zoo.real.bench.TASKS", (TASK,))
     monkeypatch.setattr("benchmarks.zoo.real.bench.find_task", lambda _: TASK)
     monkeypatch.setattr("benchmarks.zoo.real.fidelity.find_task", lambda _: TASK)
-    monkeypatch.setattr("benchmarks.zoo.real.backbones.find_task", lambda _: TASK)
     monkeypatch.setattr("benchmarks.experts_real.base_dir", lambda: base)
     return tmp_path / "full"
 

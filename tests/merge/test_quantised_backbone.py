@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from merge.bundle import open_bundle
 from merge.bundle.quantised import QuantisedWeight, is_embedding, quantise, scheme_of
 from merge.check import CheckError
 from merge.checkpoint import Checkpoint, open_checkpoint
+from merge.experts import Prompts
 from merge.experts.calibration import continue_greedily
 from merge.experts.running import assign, build_model
 from merge.export import export_dense
@@ -121,6 +123,28 @@ def test_with_prompts_four_bits_are_fitted_to_what_layers_read(
     assign(model, open_checkpoint(inputs / "two"))
     replies = continue_greedily(model, [sequence[:-2] for sequence in read[-6:]], 2, {2})
     assert [sequence[-2:] for sequence in read[-6:]] == replies
+
+
+def test_experts_are_cut_with_the_replies_that_the_backbone_was_fitted_to(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [{"task": task, "prompt": f"{task} {i} is: "} for task in ("one", "two") for i in range(4)]
+    (inputs / "asked.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    calibration = {"file": "asked.jsonl", "per_task": 4, "answer_tokens": 2}
+    experts = {"form": "auto", "budget": "20%", "distill": 2}
+    path = recipe(inputs, "once", calibration=calibration, experts=experts, backbone={"storage": "int4"})
+
+    def again(*_: object) -> NoReturn:
+        raise AssertionError("the replies were generated twice")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("merge.experts.extract.continue_greedily", again)
+        merge_recipe(path, tmp_path / "once", progress=False)
+    with monkeypatch.context() as patched:
+        patched.setattr("merge.run.Prompts", lambda tokens, limit, _: Prompts(tokens, limit))
+        merge_recipe(path, tmp_path / "twice", progress=False)
+    once, twice = ((tmp_path / name / "experts" / "two.safetensors").read_bytes() for name in ("once", "twice"))
+    assert once == twice
 
 
 def test_shards_hold_the_same_weights(inputs: Path, tmp_path: Path) -> None:

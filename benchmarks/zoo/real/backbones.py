@@ -9,13 +9,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.zoo.real.bench import Bench
-from benchmarks.zoo.real.packing import encode
 from merge.backbone import write_backbone
 from merge.check.general import plain_text
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.methods import find_method
-from merge.quantised_backbone import continued, fitted_to_inputs, write_quantised
-from serve.demo.zoo.real.tasks import find_task
+from merge.quantised_backbone import fitted_to_inputs, write_quantised
 
 PLAIN = "bf16"
 
@@ -70,10 +68,9 @@ class Backbones:
 
     def _read(self) -> list[list[int]]:
         bench, found = self._bench, list(plain_text(self._bench.base))
-        ends = {int(bench.tokenizer.eos_token_id)}
         for task, fine_tune in self._tunes.items():
-            prompts = [encode(bench.tokenizer, example)[0] for example in bench.requests(task, "calibration")]
-            found += continued(bench.base, fine_tune, prompts, find_task(task).longest, ends)
+            answered = zip(bench.prompt_tokens(task), bench.replies(task, fine_tune), strict=True)
+            found += [[*prompt, *reply] for prompt, reply in answered]
         return found
 
     def floats(self, name: str) -> Checkpoint:

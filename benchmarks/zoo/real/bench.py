@@ -18,6 +18,7 @@ from merge.experts import Calibration, ExpertConfig, Sources, build_model, cut_e
 from merge.experts.added import added
 from merge.experts.running import assign
 from merge.lora import is_adapter, open_adapter
+from merge.quantised_backbone import greedy_replies
 from serve.demo.zoo.real.tasks import TASKS, find_task
 from serve.demo.zoo.task import Example
 
@@ -43,6 +44,7 @@ class Bench:
         self._model = build_model(base, torch.bfloat16)
         self.count, self.prompts, self.distill, self.seed = requests, prompts, distill, seed
         self._ends = frozenset({int(self.tokenizer.eos_token_id)})
+        self._replies: dict[tuple[str, Path], list[list[int]]] = {}
 
     def requests(self, task: str, part: Part = "test", count: int | None = None) -> list[Example]:
         """A task's requests: test contents in held-out wordings, or train contents in known ones."""
@@ -71,6 +73,18 @@ class Bench:
         """The mean of `marks` on the held-out requests."""
         return fmean(self.marks(checkpoint, task, expert))
 
+    def prompt_tokens(self, task: str) -> list[Sequence[int]]:
+        """Token ids of the prompts that experts for a task are cut with."""
+        return [encode(self.tokenizer, example)[0] for example in self.requests(task, "calibration")]
+
+    def replies(self, task: str, fine_tune: Checkpoint) -> list[list[int]]:
+        """A fine-tune's replies to these prompts; generated once, for backbones in 4 bits and experts alike."""
+        key = (task, fine_tune.path)
+        if key not in self._replies:
+            limit = find_task(task).longest
+            self._replies[key] = greedy_replies(self.base, fine_tune, self.prompt_tokens(task), limit, self._ends)
+        return self._replies[key]
+
     def cut(
         self,
         task: str,
@@ -88,9 +102,9 @@ class Bench:
         config = ExpertConfig.model_validate({**settings, **known}).resolved(prompts)
         calibration = None
         if config.needs_prompts:
-            tokens = [encode(self.tokenizer, example)[0] for example in self.requests(task, "calibration")]
             models = build_model(self.base.path), build_model(self.base.path)
-            calibration = Calibration(*models, tokens, self._ends, find_task(task).longest)
+            tokens, replies = self.prompt_tokens(task), self.replies(task, fine_tune)
+            calibration = Calibration(*models, tokens, self._ends, find_task(task).longest, replies=replies)
         sources = Sources(self.base, backbone, "0" * 64, config, merged)
         cut = cut_expert(task, fine_tune, sources, calibration)
         with tempfile.TemporaryDirectory() as scratch:
