@@ -19,6 +19,7 @@ from merge.lora import AdaptedCheckpoint
 from merge.methods import TaskVectors
 from merge.methods.vectors import Factors, is_excluded
 from merge.task_vectors import is_unchanged
+from merge.wording import size
 
 CROP = 512
 """Rows and columns of a matrix that the method is timed on."""
@@ -55,8 +56,8 @@ class Cost:
         """The figures in a line."""
         stages = ", ".join(f"{name} {_duration(found)}" for name, found in self.seconds.items())
         return (
-            f"about {_duration(sum(self.seconds.values()))} ({stages}), {self.memory_bytes / 1e9:.1f} GB of memory, "
-            f"{self.disk_bytes / 1e9:.1f} GB on disk"
+            f"about {_duration(sum(self.seconds.values()))} ({stages}), {size(self.memory_bytes)} of memory, "
+            f"{size(self.disk_bytes)} on disk"
         )
 
 

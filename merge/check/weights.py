@@ -49,6 +49,11 @@ class Lineage:
     nearest: str | None
     nearest_cosine: float | None
 
+    def summary(self) -> str:
+        """The distances in a line."""
+        nearest = f"; most similar to {self.nearest} (cosine {self.nearest_cosine:.3f})" if self.nearest else ""
+        return f"differs from the base by {self.relative_norm:.2%} of the base's norm{nearest}"
+
 
 @dataclass
 class _Sums:
@@ -79,7 +84,7 @@ def check_weights(
 
 
 def sample_weights(inputs: Inputs) -> list[Finding]:
-    """Estimate from some matrices what `check_weights` tells from all, for a merge that is about to read them anyway.
+    """Estimate from some matrices what `check_weights` computes from all, for a merge, which reads all of them later.
 
     What no expert will hold is read in full; of the other matrices some are drawn. All findings are warnings.
     """
@@ -176,8 +181,8 @@ def _left_out(inputs: Inputs, lost: Mapping[str, float], note: str) -> list[Find
         for finding in warnings(
             f"models.{task}",
             [
-                f"{share:.0%} of what it changed (of ‖τ‖²) is in {names}, which experts leave out: only the backbone "
-                f"holds a part of it; `exclude: []` in the experts block gives it to the expert{note}"
+                f"{share:.0%} of its change (of ‖τ‖²) is in {names}, which its expert does not include; "
+                f"`exclude: []` in the block `experts` includes it{note}"
             ],
         )
     ]

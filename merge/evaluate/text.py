@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from merge.evaluate.result import COLUMNS, Evaluation, TaskResult
-from merge.wording import counted
+from merge.wording import aligned, counted
 
 HEADS = {"fine_tune": "fine-tune", "base": "base", "backbone": "backbone", "expert": "expert", "routed": "routed"}
 
@@ -19,7 +19,7 @@ def as_text(found: Evaluation) -> str:
     last = ["average", "", "", *(_number(found.average[column]) for column in columns)]
     last += [_number(found.router_accuracy)] if found.routes is not None else []
     rows.append([*last, *([""] * (len(head) - len(last)))])
-    lines = [*_aligned([head, *rows]), ""]
+    lines = [*aligned([head, *rows], left=(0, 2)), ""]
     if (share := found.share("routed")) is not None:
         lines.append(f"routed: {share:.1%} of the fine-tunes' average")
     if compared:
@@ -65,16 +65,3 @@ def _routes(found: Evaluation) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows with names on the left and numbers on the right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if place in (0, 2) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -1,6 +1,7 @@
 """Running a checkpoint: one decoder in memory, whose weights are exchanged from task to task."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -22,8 +23,9 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         CheckpointError: there is none that can be read.
     """
     try:
+        # A longer text is no error here, but transformers would warn of it: the context limits prompts elsewhere.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
+            directory, local_files_only=True, trust_remote_code=False, model_max_length=sys.maxsize
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{directory} has no tokenizer that can be read: {first_line(error)}") from error
@@ -91,7 +93,7 @@ def assign(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
 
 
 def products(model: PreTrainedModel) -> AbstractContextManager[object]:
-    """The precision that calibration runs a model in: bfloat16 products where they are faster, else float32 ones.
+    """The precision that calibration runs a model in: bfloat16 products if they are faster, else float32 ones.
 
     The residual stream, norms and all sums over tokens stay in float32.
     """
@@ -112,7 +114,7 @@ def faster_rounded(model: PreTrainedModel, device: torch.device | None = None) -
 
     Args:
         model: the decoder.
-        device: where it will compute; None: where its weights are.
+        device: the device that will compute; None: that of its weights.
     """
     on_gpu = (device or device_of(model)).type == "cuda"
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else fast_bfloat16()

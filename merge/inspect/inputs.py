@@ -98,7 +98,7 @@ def _prompts(bundle: Bundle, recipe: Recipe, missing: list[str]) -> Mapping[str,
 
 
 def _calibration_file(bundle: Bundle, recipe: Recipe, file: Path) -> Path:
-    """Where the prompts were: a path in the bundle's recipe is relative to where the recipe once lay."""
+    """The path of the prompts: a path in the bundle's recipe is relative to the original place of the recipe."""
     inputs = bundle.manifest.inputs
     listed = inputs.get(CALIBRATION)
     if isinstance(listed, dict) and isinstance(listed.get("path"), str):

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from merge.inspect.layers import said
+from merge.inspect.origin import form_in_words, origin
 from merge.inspect.pictures import Pictures
 from merge.inspect.similarity import PairTable
 from merge.inspect.summary import Inspection, ParameterSummary
 from merge.report import bar_chart, cell_table, figure, line_chart, page, text_table, tile
 from merge.router.quality import CurvePoint
+from merge.wording import size
 
 
 def html_page(found: Inspection, pictures: Pictures) -> str:
@@ -32,7 +34,7 @@ def _tiles(found: Inspection, pictures: Pictures) -> Iterable[str]:
     total = sum(item.bytes for item in found.experts)
     count = max(1, len(found.experts))
     yield tile(f"{found.backbone['parameters']:,}", "parameters of the backbone")
-    yield tile(_bytes(found.backbone["bytes"]), "bytes of the backbone")
+    yield tile(size(found.backbone["bytes"]), "bytes of the backbone")
     yield tile(str(len(found.experts)), "expert" if len(found.experts) == 1 else "experts")
     if any(item.density for item in found.experts):
         yield tile(f"{sum(item.density for item in found.experts) / count:.2%}", "of a weight's entries in an expert")
@@ -47,19 +49,23 @@ def _tiles(found: Inspection, pictures: Pictures) -> Iterable[str]:
 
 
 def _experts(found: Inspection) -> str:
-    heads = ("expert", "form", "values", "entries", "not zero", "density", "rank", "bytes", "of the backbone", "cut")
-    numeric = frozenset({"entries", "not zero", "density", "bytes", "of the backbone"})
+    heads = (
+        "expert", "form", "values in", "numbers", "not zero", "density", "rank", "bytes", "of the backbone",
+        "how it was made",
+    )  # fmt: skip
+    numeric = frozenset({"numbers", "not zero", "density", "bytes", "of the backbone"})
     rows = [
         (
-            item.name, item.form, item.storage, f"{item.entries:,}", f"{item.nnz:,}", f"{item.density:.2%}",
-            said(item.ranks), f"{item.bytes:,}", f"{item.share:.2%}",
-            ", ".join(f"{key} {value}" for key, value in item.cut.items()),
+            item.name, form_in_words(item.form), item.storage, f"{item.entries:,}", f"{item.nnz:,}",
+            f"{item.density:.2%}" if item.density else "-", said(item.ranks), f"{item.bytes:,}", f"{item.share:.2%}",
+            origin(item.cut),
         )
         for item in found.experts
     ]  # fmt: skip
     return figure(
         "Experts",
-        "What each expert stores; entries include the deltas of norms and biases.",
+        "Numbers are values of sparse entries and of low-rank factors, with the deltas of norms and biases. Density is "
+        "the share of a weight's entries that its sparse part has. The last columns compare with the backbone's bytes.",
         text_table(heads, rows, numeric),
         True,
     )
@@ -96,7 +102,7 @@ def _similarities(found: Inspection, pictures: Pictures) -> Iterable[str]:
         )
         yield figure("Overlap of the experts", note, _shares(found.overlap, found.chance_overlap))
     if pictures.task_similarity is not None:
-        note = "Cosine of what the experts add to the backbone: small, and cut against the backbone, not the base."
+        note = "Cosine of what the experts add to the backbone: the fine-tunes' differences from it, not from the base."
         yield figure("Similarity of the experts' residuals", note, _cosines(found.similarity))
 
 
@@ -163,7 +169,7 @@ def _sizes(found: Inspection) -> str:
     for items in groups.values():
         entries, elements = (sum(n) for n in zip(*((i.density * i.elements, i.elements) for i in items), strict=True))
         sizes.append(sum(item.bytes for item in items))
-        texts.append(f"{_bytes(sizes[-1])}, {entries / elements:.2%}")
+        texts.append(f"{size(sizes[-1])}, {entries / elements:.2%}")
     chart = bar_chart(list(groups), sizes, texts, "bytes by layer")
     note = "Bytes of an expert in each layer, mean over the experts, and its density there (norms are stored whole)."
     return figure("Bytes and density by layer", note, chart)
@@ -186,14 +192,6 @@ def _off_diagonal(table: PairTable) -> list[list[float | None]]:
 
 def _libraries(found: Inspection) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(found.versions.items()))
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
 
 
 def _ordinal(count: int) -> str:

@@ -30,7 +30,7 @@ class Pictures:
     """The measurements behind the report's pictures.
 
     Attributes:
-        spectra: of the task vectors, or of the experts where the fine-tunes are gone.
+        spectra: of the task vectors, or of the experts if the fine-tunes are gone.
         task_similarity: cosines of the task vectors; None if they are gone.
         confusion: of the router; None without prompts.
         remarks: what could not be measured and why.

@@ -11,8 +11,9 @@ from merge.bundle import Bundle, Expert, ExpertLayout, read_layout
 from merge.checkpoint import Checkpoint, open_checkpoint
 from merge.export.dense import check_fits
 from merge.inspect.layers import layer_and_kind, rank_lines, said
+from merge.inspect.origin import form_in_words, origin
 from merge.inspect.similarity import PairTable, compare_experts, dense_residual
-from merge.wording import counted
+from merge.wording import aligned, counted
 
 _DTYPES = {torch.int8: "int8", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -25,15 +26,15 @@ class ExpertSummary:
         name: its task.
         form: of its 2-D residuals: sparse, low_rank, or both (of one weight, or of different ones); none without any.
         storage: of its values and factors: a dtype, or mixed.
-        entries: stored, padding and dense deltas included.
-        nnz: those that are not zero.
-        bytes: of its tensors.
-        low_rank_bytes: of those, the bytes of its low-rank parts.
+        entries: stored numbers, padding and dense deltas included.
+        nnz: stored numbers that are not zero.
+        bytes: size of its tensors.
+        low_rank_bytes: size of its low-rank parts.
         share: its bytes over the backbone's.
-        density: entries of its sparse parts over the elements of those weights.
+        density: entries of its sparse parts over the elements of those weights; 0 without a sparse part.
         ranks: the least and the largest rank of its low-rank parts; None if it has none.
         rank_of: the rank of each weight with a low-rank part.
-        cut: how it was cut, in the file's own words.
+        cut: how it was made, the metadata of its file; `origin` says it in words.
     """
 
     name: str
@@ -82,9 +83,9 @@ class Inspection:
     Attributes:
         name: the bundle's.
         path: its directory.
-        backbone: digest, bytes and parameters of the backbone.
+        backbone: digest, storage (the dtype of most bytes, or the bits of the linear layers), bytes and parameters.
         router: whether it has a router.
-        created: when it was merged (or copied, where the manifest does not say).
+        created: time of the merge; of an older bundle, the time of its bundle.json.
         versions: of the libraries that merged it.
         notes: the merger's.
         experts: by name.
@@ -112,20 +113,15 @@ class Inspection:
         return asdict(self)
 
     def as_text(self) -> str:
-        """The table for people."""
-        backbone, width = self.backbone, max([len("expert"), *(len(item.name) for item in self.experts)])
+        """The table for people. Columns that no expert has a value in are left out."""
+        backbone = self.backbone
         lines = [
-            f"{self.name}: backbone of {backbone['parameters']:,} parameters, {backbone['bytes']:,} bytes, digest "
-            f"{backbone['digest'][:12]}; {counted(len(self.experts), 'expert')}, {'a' if self.router else 'no'} router",
+            f"{self.name}: {counted(len(self.experts), 'expert')}, {'with' if self.router else 'without'} a router",
+            f"backbone: {backbone['parameters']:,} parameters, weights in {backbone['storage']}, "
+            f"{backbone['bytes']:,} bytes, digest {backbone['digest'][:12]}",
             "",
-            f"{'expert':<{width}}  form      values    entries  density     rank      bytes  of backbone  cut by",
+            *_table(self.experts),
         ]
-        for item in self.experts:
-            cut = ", ".join(value if not value.isdigit() else f"{key} {value}" for key, value in item.cut.items())
-            lines.append(
-                f"{item.name:<{width}}  {item.form:<8}  {item.storage:<6}  {item.entries:9,}  {item.density:7.2%}  "
-                f"{said(item.ranks):>7}  {item.bytes:9,}  {item.share:11.2%}  {cut}"
-            )
         ranks = rank_lines({item.name: item.rank_of for item in self.experts})
         if ranks:
             lines += ["", *ranks]
@@ -158,6 +154,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         path=str(bundle.path),
         backbone={
             "digest": manifest.backbone_digest,
+            "storage": _storage(backbone),
             "bytes": manifest.backbone_bytes,
             "parameters": sum(_elements(backbone, name) for name in backbone.tensors),
         },
@@ -194,6 +191,38 @@ def _expert(expert: Expert, layout: ExpertLayout, size: int, backbone: Checkpoin
         rank_of=rank_of,
         cut=dict(expert.metadata),
     )
+
+
+def _storage(backbone: Checkpoint) -> str:
+    if backbone.quantised:
+        bits = {scheme.bits for weight in backbone.quantised.values() for scheme in weight.schemes}
+        return " and ".join(f"int{count}" for count in sorted(bits))
+    sizes: dict[torch.dtype, int] = {}
+    for info in backbone.tensors.values():
+        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+    most = max(sizes, key=lambda dtype: sizes[dtype])
+    return _DTYPES.get(most, str(most).removeprefix("torch."))
+
+
+def _table(experts: Sequence[ExpertSummary]) -> Sequence[str]:
+    sparse = any(item.density for item in experts)
+    low_rank = any(item.ranks is not None for item in experts)
+    rows = [
+        (
+            item.name,
+            form_in_words(item.form),
+            item.storage,
+            *((f"{item.density:.2%}" if item.density else "-",) if sparse else ()),
+            *((said(item.ranks),) if low_rank else ()),
+            f"{item.bytes:,}",
+            f"{item.share:.2%}",
+            origin(item.cut),
+        )
+        for item in experts
+    ]
+    measures = (*("density",) * sparse, *("rank",) * low_rank, "bytes", "of backbone")
+    heads = ("expert", "form", "values in", *measures, "how it was made")
+    return aligned([heads, *rows], left=(0, 1, 2, len(heads) - 1))
 
 
 def _parameters(
@@ -243,17 +272,18 @@ def _elements(backbone: Checkpoint, name: str) -> int:
 
 def _extremes(inspection: Inspection) -> Sequence[str]:
     lines = []
-    tables = [("cosine of residuals", inspection.similarity)]
+    tables = [("similarity of the experts (cosine)", inspection.similarity)]
     if inspection.chance_overlap:
-        tables.append(("shared entries", inspection.overlap))
+        tables.append(("sparse entries in common", inspection.overlap))
     for title, table in tables:
         pairs = [
-            (table.values[i][j], table.names[i], table.names[j]) for i in range(len(table.names)) for j in range(i)
+            (table.values[i][j], table.names[j], table.names[i]) for i in range(len(table.names)) for j in range(i)
         ]
-        high, low = max(pairs), min(pairs)
-        lines.append(
-            f"{title}: {high[0]:.3f} at most ({high[1]}, {high[2]}), {low[0]:.3f} at least ({low[1]}, {low[2]})"
-        )
+        (most, *high), (least, *low) = max(pairs), min(pairs)
+        if len(pairs) == 1:
+            lines.append(f"{title}: {most:.3f} ({', '.join(high)})")
+        else:
+            lines.append(f"{title}: highest {most:.3f} ({', '.join(high)}), lowest {least:.3f} ({', '.join(low)})")
     if inspection.chance_overlap:
-        lines[-1] += f"; {inspection.chance_overlap:.3f} by chance"
+        lines[-1] += f"; {inspection.chance_overlap:.3f} is expected by chance"
     return lines

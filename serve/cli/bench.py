@@ -35,8 +35,11 @@ def command(
         str, option("--output-length", help="Tokens to generate: 32, or a range as in 16-64.")
     ] = "32",
     vocabulary: Annotated[
-        int, option("--vocabulary", help="Synthetic prompts have token ids below this number.", min=1)
-    ] = 250,
+        int,
+        option(
+            "--vocabulary", help="Synthetic prompts have token ids below this number; it must fit the model.", min=1
+        ),
+    ] = 100,
     prompts: Annotated[
         Path | None, option("--prompts", help="JSON lines with a field prompt, instead of synthetic prompts.")
     ] = None,
@@ -61,7 +64,7 @@ def command(
     plot: Annotated[Path | None, option("--plot", help="Write a PNG of the sweep.")] = None,
     as_json: Annotated[bool, option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure an OpenAI-compatible server under load for many experts."""
+    """Measure an OpenAI-compatible server under load for many experts. Exits with 1 if no request is answered."""
     from serve.bench.command import arrivals_of, counts_of, read_prompts, table  # --help should not wait for it
     from serve.bench.summary import Slo
     from serve.bench.sweep import over_arrivals, over_experts, tax
@@ -98,6 +101,9 @@ def command(
         else:
             plot_rates(runs, plot)
     typer.echo(json.dumps(report) if as_json else table(report))
+    if all(run.summary.failed == run.summary.requests for run in runs):
+        _say("error: no request was answered")
+        raise typer.Exit(1)
 
 
 def _say(text: str) -> None:

@@ -40,8 +40,7 @@ def command(
         for finding in report.findings:
             typer.echo(str(finding))
         for name, lineage in report.lineages.items():
-            nearest = f", nearest to {lineage.nearest} ({lineage.nearest_cosine:.3f})" if lineage.nearest else ""
-            typer.echo(f"models.{name}: {lineage.relative_norm:.4f} of the base's norm away from it{nearest}")
+            typer.echo(f"models.{name}: {lineage.summary()}")
         if report.cost is not None:
             typer.echo(f"merging takes {report.cost.summary()}")
         typer.echo(f"{recipe}: {counted(report.errors, 'error')}, {counted(warned, 'warning')}")

@@ -43,5 +43,6 @@ def test_the_check_tells_it(models: Path) -> None:
 def test_a_cost_in_a_line() -> None:
     cost = Cost({"inputs": 20.4, "backbone": 600.0, "experts": 10_800.0, "bundle": 5.0}, 6 * 10**9, 17 * 10**9)
     assert cost.summary() == (
-        "about 3.2 h (inputs 20 s, backbone 10 min, experts 3.0 h, bundle 5 s), 6.0 GB of memory, 17.0 GB on disk"
+        "about 3.2 h (inputs 20 s, backbone 10 min, experts 3.0 h, bundle 5 s), 6 GB of memory, 17 GB on disk"
     )
+    assert Cost({"bundle": 0.0}, 9 * 10**8, 2_701_344).summary().endswith("900 MB of memory, 2.7 MB on disk")

@@ -124,8 +124,8 @@ def test_what_an_expert_leaves_out_is_told_with_its_share(models: Path) -> None:
     assert warnings(models) == [], "experts of a budget hold embeddings and head as well"
     write_recipe(models, experts={"density": 0.1})
     (warned,) = warnings(models)
-    assert warned.startswith(f"models.one: {lost / (kept + lost):.0%} of what it changed")
-    assert "lm_head.weight, model.embed_tokens.weight, which experts leave out" in warned
+    assert warned.startswith(f"models.one: {lost / (kept + lost):.0%} of its change (of ‖τ‖²) is in ")
+    assert "lm_head.weight, model.embed_tokens.weight, which its expert does not include; `exclude: []`" in warned
     _, told_by_merge = checked_inputs(models / "recipe.yml", models / "out")
     assert [str(finding) for finding in told_by_merge] == [f"warning: {warned}"], "so few matrices are all read"
     write_recipe(models, experts={"density": 0.1, "exclude": []})

@@ -1,3 +1,7 @@
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -146,6 +150,15 @@ def test_directories_that_cannot_be_run_are_named(tmp_path_factory: pytest.TempP
     with pytest.raises(CheckpointError, match="has no tokenizer"):
         load_tokenizer(empty)
     assert end_tokens(build_model(world.base.path), load_tokenizer(world.base.path)) == {2}
+
+
+def test_a_text_beyond_the_tokenizers_limit_is_no_warning(world: World, tmp_path: Path) -> None:
+    """transformers would say that a long text leads to indexing errors, in the middle of a merge."""
+    copy = tmp_path / "base"
+    shutil.copytree(world.base.path, copy)
+    settings = copy / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 8}))
+    assert load_tokenizer(copy).model_max_length > 10**6
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ WORDINGS = {
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A merged bundle whose inputs are where they were; the second expert has 8-bit values like the first."""
+    """A merged bundle whose inputs are still at their paths; the second expert has 8-bit values like the first."""
     root: Path = tmp_path_factory.mktemp("inspected")
     base = save_tiny(root / "base")
     for seed, name in enumerate(WORDINGS):

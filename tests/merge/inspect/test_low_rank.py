@@ -9,6 +9,7 @@ import torch
 from merge.bundle import Expert, LowRankDelta, SparseDelta, open_bundle
 from merge.inspect import html_page, inspect_bundle, take_pictures
 from merge.inspect.layers import layer_and_kind, rank_lines, ranks_by_layer
+from merge.inspect.origin import form_in_words
 from merge.inspect.similarity import compare_experts, dense_residual
 from merge.progress import Progress
 from merge.run import merge_recipe
@@ -61,7 +62,10 @@ def test_ranks_are_told(tmp_path: Path) -> None:
         assert item.storage == "int8"
         assert item.density == 0
     assert found.similarity.values[0][1] < 0, "what two models are apart from their mean points both ways"
-    assert "rank" in found.as_text()
+    text = found.as_text()
+    assert "rank" in text
+    assert "fitted to the weights, budget 10 %" in text
+    assert "density" not in text, "no expert has a sparse part"
     assert sum(item.bytes for item in found.parameters) == pytest.approx(found.experts[0].bytes, rel=0.3)
 
 
@@ -92,7 +96,7 @@ def test_the_form_of_an_expert(
     assert (item.form, item.ranks, dict(item.rank_of)) == (form, ranks, low_rank)
     assert item.low_rank_bytes == sum(rank * (2 * sum(shapes[name]) + 4) for name, rank in low_rank.items())
     assert {one.name: one.rank for one in found.parameters if one.rank is not None} == low_rank
-    assert form in found.as_text()
+    assert form_in_words(form) in found.as_text()
     assert json.loads(json.dumps(found.as_json()))["experts"][0]["rank_of"] == low_rank
     page = html_page(found, take_pictures(open_bundle(tmp_path / "bundle"), Progress(False)))
     assert ("Ranks" in page) == bool(low_rank)

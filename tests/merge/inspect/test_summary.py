@@ -51,9 +51,17 @@ def test_an_expert_that_does_not_fit_is_named(bundle: Bundle, tmp_path: Path) ->
 
 def test_the_text_names_every_expert_and_the_extremes(bundle: Bundle) -> None:
     text = inspect_bundle(bundle).as_text()
-    assert text.startswith("tiny: backbone of ")
-    for part in ("\none ", "\ntwo ", "int8", "cosine of residuals: ", "by chance", "a router"):
+    assert text.startswith("tiny: 2 experts, with a router\nbackbone: ")
+    for part in (
+        "\none ",
+        "\ntwo ",
+        "int8",
+        "similarity of the experts (cosine): ",
+        "expected by chance",
+        "weights in fp32",
+    ):
         assert part in text
+    assert "rank" not in text, "no expert has a low-rank part"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tokenizers import Tokenizer
 
 from serve.api.openapi import OPERATIONS
 from serve.api.schemas import ChatRequest, CompletionRequest
+from serve.demo.tiny import models_dir
 from tests.serve.api.fakes import FakeEngine
 
 PAGE = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
@@ -53,6 +55,13 @@ def test_every_code_of_an_error_is_named():
 def test_bodies_in_the_page_are_json():
     for body in re.findall(r"-d '(.+)'", PAGE):
         assert isinstance(json.loads(body), dict)
+
+
+def test_the_page_detokenizes_what_it_tokenizes():
+    """With the tiny demo, which the page says its commands work with."""
+    (tokens,) = (json.loads(body)["tokens"] for body in re.findall(r"/detokenize .*-d '(.+)'", PAGE))
+    assert Tokenizer.from_file(str(models_dir() / "base" / "tokenizer.json")).decode(tokens) == "hello"
+    assert '/tokenize -H \'content-type: application/json\' -d \'{"prompt": "hello"' in PAGE
 
 
 def test_every_command_that_sends_a_body_says_that_it_is_json():

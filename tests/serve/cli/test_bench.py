@@ -1,10 +1,14 @@
+import inspect
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serve.cli import main
+from serve.cli.bench import command
+from serve.demo.tiny import models_dir
 from tests.serve.api.fakes import FakeEngine, fake_service, live
 
 SHORT = ["--requests", "4", "--warm-up", "0", "--output-length", "3", "--prompt-length", "2-4"]
@@ -49,6 +53,22 @@ def test_prompts_of_a_file(url: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     file.write_text('{"prompt": "hello"}\n{"text": "you"}\n')
     assert bench(url, *SHORT, "--prompts", str(file)) == 1
     assert "line 2: not a JSON object with a field prompt" in capsys.readouterr().err
+
+
+def test_a_run_without_an_answer_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert bench(f"http://127.0.0.1:{port}", *SHORT, "--experts", "a,b", "--backbone", "base") == 1
+    out, err = capsys.readouterr()
+    assert "4 × ConnectError" in out
+    assert err.endswith("error: no request was answered\n")
+
+
+def test_synthetic_prompts_fit_the_smallest_models(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tiny demo's vocabulary has 100 tokens, and its server is what a first try measures."""
+    seen = inspect.signature(command).parameters["vocabulary"].default
+    tokenizer = json.loads((models_dir() / "base" / "tokenizer.json").read_text())
+    assert seen <= len(tokenizer["model"]["vocab"])
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ def run(*arguments: str) -> int:
 def test_a_table(tiny: TinyBundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(tiny.bundle.path)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tiny: backbone of ")
-    assert [line.split()[0] for line in lines[3:7]] == ["a", "b", "c", "d"]
+    assert lines[0].startswith("tiny: 4 experts, ")
+    assert [line.split()[0] for line in lines[4:8]] == ["a", "b", "c", "d"]
 
 
 def test_a_report_beside_json(tiny: TinyBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
