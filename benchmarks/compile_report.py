@@ -47,7 +47,7 @@ OPERANDS = (
 )
 FLOATS = ("factor", "eps", "offset")
 MULTIPLES = ("rows", "columns", "x_stride", "directions", "elements", "size", "stride")
-"""Numbers that are multiples of 16 in every model's layers; Triton finds it at launch, where it specialises them."""
+"""Arguments that are multiples of 16 in every model's layers. Triton finds that at launch and specialises them."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def compile_kernel(
         name: what it is called in the report.
         kernel: the jitted function.
         constants: its compile-time constants.
-        types: of its arguments, where they are not those of `POINTERS`, `OPERANDS` and `FLOATS`, or int32.
+        types: of its arguments, if they are not those of `POINTERS`, `OPERANDS` and `FLOATS`, or int32.
         dtype: of activations.
         capability: of the architecture.
         options: warps and stages.

@@ -65,7 +65,7 @@ class Row:
         storage: of the backbone.
         cut_against: the storage of the backbone that the expert was cut against.
         kl: KL to the fine-tune on held-out requests, nats a token; None without `--storage`.
-        routed: the accuracy where a request that the router does not send to its expert counts 0; None without
+        routed: the accuracy if a request that the router does not send to its expert counts as wrong; None without
             `--routed`.
     """
 

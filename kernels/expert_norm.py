@@ -181,7 +181,7 @@ def _norm_compiled(
 def shifts_of(
     delta: Tensor | None, batch: ExpertBatch | None, tokens: int, size: int
 ) -> tuple[Tensor, ExpertBatch] | None:
-    """Both where some token of the batch has an expert, and they fit; None if there is nothing to add.
+    """Both if some token of the batch has an expert; None if there is nothing to add.
 
     Args:
         delta: `[S, size]` fp32, or None.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether operations on a tensor are computed by Triton's kernels: on a GPU, where Triton is installed."""
+    """Whether Triton's kernels compute the operations on a tensor: it is on a GPU, and Triton is installed."""
     return x.is_cuda and _installed()
 
 

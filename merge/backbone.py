@@ -101,7 +101,7 @@ def write_backbone(
                 writer.write(name, tensor)
             except CheckpointError:
                 for fine_tune in fine_tunes.values() if name in stored else ():
-                    fine_tune.tensor(name)  # tells whose values are not finite, where sums were added up unchecked
+                    fine_tune.tensor(name)  # names the fine-tune whose values are not finite
                 raise
             on_tensor()
     copy_settings(base.path, directory)

@@ -134,7 +134,7 @@ def _usable(name: str) -> str:
 
 
 def _named(found: Sequence[FineTune], counts: Mapping[str, int]) -> list[FineTune]:
-    """The fine-tunes, called as the prompts call their tasks where a directory's name contains one task's name."""
+    """The fine-tunes. A directory whose name contains the name of one task of the prompts gets the task's name."""
     taken = {one.name for one in found}
     named = []
     for one in found:

@@ -31,10 +31,10 @@ class Abilities:
 
 
 def base_abilities(inputs: Inputs, shown: Progress) -> Abilities:
-    """Ask the base general questions, if that costs little and tells something.
+    """Ask the base general questions, if that takes little time and the replies are useful.
 
-    They need not be asked where the backbone is the base. They are not where the model is large, is not one that
-    transformers runs as a causal language model, or has no chat template or no knowledge.
+    They are not asked if the backbone is the base, or if the model is large, is not one that transformers runs as a
+    causal language model, or has no chat template or no knowledge.
     """
     if inputs.recipe.merge_method == "base":
         return Abilities(None)
@@ -49,7 +49,7 @@ def base_abilities(inputs: Inputs, shown: Progress) -> Abilities:
 
 
 def general_notes(reference: GeneralReference | None, backbone: Checkpoint, shown: Progress) -> list[str]:
-    """Compare the backbone with the base on general questions, and warn where it lost abilities.
+    """Compare the backbone with the base on general questions, and warn if it lost abilities.
 
     Returns:
         What was found, for the bundle's notes.
@@ -66,7 +66,7 @@ def general_notes(reference: GeneralReference | None, backbone: Checkpoint, show
 def experts_elsewhere(
     inputs: Inputs, abilities: Abilities, backbone: Checkpoint, experts: Path, shown: Progress
 ) -> dict[str, Elsewhere]:
-    """Measure what each expert does to requests that are not its task's, and warn where it is far from the base.
+    """Measure what each expert does to requests of other tasks, and warn if it is far from the base.
 
     Args:
         inputs: the recipe's.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 LINES_EVERY = 30.0
-"""Seconds between the lines that tell where a stage is, on what is not a terminal."""
+"""Seconds between the lines that show the progress of a stage if the output is not a terminal."""
 
 
 class Progress:
@@ -35,7 +35,7 @@ class Progress:
         Args:
             name: what is shown.
             total: steps.
-            row: of the bar, counted from 0, where several are on the terminal at a time.
+            row: of the bar, counted from 0, if several are on the terminal at a time.
         """
         start = told = time.perf_counter()
         done = 0

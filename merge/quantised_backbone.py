@@ -101,7 +101,7 @@ def greedy_replies(
 ) -> list[list[int]]:
     """A fine-tune's greedy reply to each prompt: with the prompts, what the layers read when the task is answered.
 
-    Weights of 4 bits that are fitted to prompts alone are wrong where replies are generated. With the replies the
+    Weights of 4 bits that are fitted to prompts alone have large errors on the tokens of replies. With the replies the
     divergence of the real zoo's LoRA for SQL from itself over the unrounded base fell from 0.137 to 0.043 nats a token.
 
     Args:
@@ -126,7 +126,7 @@ def fitted_to_inputs(
     """Round the linear weights one after the other, each so that its outputs stay those of the unrounded model.
 
     Semantics: W' minimises Σ |W x − W' x'|² + ridge |W' − W|², with x what the layer reads in the unrounded model and
-    x' what it reads where the weights before it are rounded; W' is then rounded by `quantise_for_output`. So a weight
+    x' what it reads if the weights before it are rounded; W' is then rounded by `quantise_for_output`. So a weight
     also makes up for the errors of those before it (asymmetric calibration, arXiv 2504.02692).
 
     Memory: the model in float32, a byte for each of its parameters, and what `mapped` and `layer_moments` say.

@@ -96,9 +96,9 @@ def merge_recipe(
         progress: report on stderr.
         workers: tensors merged at a time, by threads, and experts cut at a time, each in a separate process unless
             it is 1; None for as many as there are processors and room in memory for.
-        resume: go on with what a merge of the same recipe and inputs left behind when it was killed.
+        resume: continue from the finished parts that a killed merge of the same recipe and inputs left behind.
         ray: merge tensors and cut experts as Ray tasks, in place of threads and processes; the extra `ray`.
-        device: where methods, decompositions and models compute, as `find_device` takes it. Ray's workers compute on
+        device: the device of methods, decompositions and models, as `find_device` takes it. Ray's workers compute on
             processors.
 
     Raises:

@@ -1,10 +1,10 @@
 """`lambda: auto`: how much of the merged task vectors the backbone takes.
 
 A method with λ gives θ₀ + λ τ. τ is computed once, with the method's usual λ, and a few multiples of it are tried from
-the smallest on. A scale is kept where the model still has the base's general abilities, as `GeneralReference` measures
-them. Of those that are kept, the one is taken that is most likely to reply to the calibration prompts as the fine-tunes
-do; without prompts the largest. KL to the base grows with the scale, so the first scale beyond the limits ends the
-search.
+the smallest on. A scale is accepted if the model still has the base's general abilities, as `GeneralReference` measures
+them. Of the accepted scales, the chosen one gives the fine-tunes' replies to the calibration prompts the highest
+probability; without prompts it is the largest. KL to the base grows with the scale, so the search ends at the first
+scale that exceeds the limits.
 """
 
 import tempfile
@@ -45,7 +45,7 @@ class ScalePoint:
         divergence: KL(base ‖ model) on general questions, in nats a token.
         perplexity_ratio: perplexity on plain text, over the base's.
         loss: mean over the tasks of the cross-entropy of their fine-tunes' replies, in nats a token; None without
-            prompts, and where the limits are exceeded.
+            prompts, or if the limits are exceeded.
     """
 
     scale: float
@@ -99,7 +99,7 @@ def choose_scale(
         reference: the base's general abilities.
         shown: gets the progress.
         threads: tensors merged at a time; None: as many as there are processors.
-        folder: where the merged model is stored meanwhile; None: the system's directory.
+        folder: the folder of the merged model in the meantime; None: the system's directory.
 
     Raises:
         CheckpointError: a model cannot be run.

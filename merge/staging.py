@@ -24,8 +24,8 @@ class Staging(BundleWriter):
 
     A process that is killed leaves its staging directory behind, and so does a merge that fails after at least one part
     was finished: a full disk or a fault in the last part does not cost the hours before it. The next merge to the same
-    place removes what was left or, with `resume`, takes it over where it was made from the same recipe, inputs and
-    libraries: finished parts, checked by their digests, stay, and everything else in it goes.
+    place removes what was left. With `resume` it uses the finished parts if they were made from the same recipe, inputs
+    and libraries, after checking their digests, and removes everything else.
     """
 
     def __init__(self, out: Path, overwrite: bool, key: str, resume: bool) -> None:

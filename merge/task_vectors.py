@@ -1,4 +1,4 @@
-"""The task vectors of one tensor, read from checkpoints: as differences, and as factors where a fine-tune is a LoRA."""
+"""The task vectors of one tensor, read from checkpoints: as differences, and as factors if a fine-tune is a LoRA."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeGuard
@@ -55,7 +55,7 @@ def _sits_on(fine_tune: Checkpoint, base: Checkpoint) -> TypeGuard[AdaptedCheckp
 def lora_factors(
     name: str, base: Checkpoint, fine_tune: Checkpoint, dtype: torch.dtype, rows: slice = slice(None)
 ) -> Factors | None:
-    """A task vector as a product, where the fine-tune is a LoRA that was trained on the base itself; else None.
+    """A task vector as a product if the fine-tune is a LoRA that was trained on the base itself; else None.
 
     Args:
         name: the tensor's.

@@ -26,7 +26,7 @@ class Decision:
         chances: [E] float64, each one's probability.
         mix: (expert, gate) of what runs: the chosen expert by 1, or several by gates whose sum is 1.
         session: "kept" if an earlier turn's expert continues although the message alone would not have chosen it,
-            "switched" where the message took the chat to another expert; None otherwise.
+            "switched" if the message moved the chat to another expert; None otherwise.
     """
 
     expert: str | None

@@ -67,7 +67,7 @@ class Router:
 
         Args:
             prompt: what is asked.
-            top_k: most experts that answer together where they are close; None: as the router was trained.
+            top_k: most experts that answer together if they are close; None: as the router was trained.
         """
         chances = self._together(prompt) if self.encodes else self.model.probabilities(prompt)
         return self._decision(chances, top_k)
@@ -135,7 +135,7 @@ class Router:
 def _joined(
     mine: RouterModel, source: RouterModel, head: NDArray[np.floating]
 ) -> tuple[RouterModel, NDArray[np.floating]]:
-    """Both over the same features: those of `mine`, and the landmarks of `source` after them where they are others."""
+    """Both over the same features: those of `mine`, followed by the landmarks of `source` if they differ."""
     features, other = mine.featurizer, source.featurizer
     if features == other:
         return mine, head

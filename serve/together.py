@@ -14,10 +14,10 @@ MOST = 32
 
 
 class Together(Generic[Asked, Found]):
-    """A function of one thing made from a function of many, for callers in many threads.
+    """A function of one argument, made from a function of many, for callers in many threads.
 
-    While one thread is at work, the others' calls gather; the next thread does all of them. Nobody waits for company:
-    a call that comes alone is done at once.
+    While one thread works, the calls of the others are collected, and the next thread does all of them. A call does not
+    wait for others: a single call is done at once.
     """
 
     def __init__(self, work: Callable[[Sequence[Asked]], Sequence[Found]]):
@@ -27,7 +27,7 @@ class Together(Generic[Asked, Found]):
         self._waiting: deque[tuple[Asked, Future[Found]]] = deque()
 
     def __call__(self, asked: Asked) -> Found:
-        """The result for one; where the work fails, all that were done together fail alike."""
+        """The result for one. If the work fails, all that were done together get the same error."""
         mine: Future[Found] = Future()
         self._waiting.append((asked, mine))
         while not mine.done():

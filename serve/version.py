@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def overtone_version() -> str:
-    """The distribution's version, "unknown" where the code runs from a folder that was never installed."""
+    """The distribution's version, or "unknown" if the code runs from a folder that was not installed."""
     try:
         return version("overtone")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The image is linted; its install steps run in a fresh environment, for minutes, where OVERTONE_TEST_INSTALL=1."""
+"""The image is linted; its install steps run in a fresh environment, for minutes, if OVERTONE_TEST_INSTALL=1."""
 
 import contextlib
 import json

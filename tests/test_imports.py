@@ -28,7 +28,7 @@ PROGRAMS = ("serve.bench", "serve.cli", "serve.demo")
 """They stand above the rest of `serve`, which imports none of them."""
 
 WHERE_IT_RUNS = {"serve/cli": ("merge", "serve.bench", "serve.demo")}
-"""What a command may also import within a function, where it runs it, and for type checkers."""
+"""What a command may also import, within the function that runs it or for type checkers."""
 
 
 @cache

@@ -10,7 +10,7 @@ _NOBODY = 65534
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """Give up root's right to read any file, where the tests run as root."""
+    """Give up root's right to read any file, if the tests run as root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(_NOBODY)

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", type=Path, help="draw where each placement breaks (extra `bench`)")
+    parser.add_argument("--plot", type=Path, help="draw the rate at which each placement breaks (extra `bench`)")
     parser.add_argument("--validate", action="store_true", help="compare with two real replicas (`ray`, `bench`)")
     options = parser.parse_args()
     try:
@@ -57,7 +57,7 @@ def main() -> None:
 _CARD = {
     "base-ms": "a step's fixed time",
     "sequence-ms": "for each sequence",
-    "first-expert-ms": "where any sequence has an expert",
+    "first-expert-ms": "if any sequence has an expert",
     "expert-ms": "for each distinct expert",
     "prompt-ms": "for each prompt token",
     "expert-mb": "bytes of an expert, in millions",

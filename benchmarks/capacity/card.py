@@ -12,7 +12,7 @@ class Card:
     """One replica's speeds.
 
     A step takes `base_ms + sequence_ms · sequences + expert_ms · distinct experts + prompt_ms · prompt tokens`, and
-    `first_expert_ms` more where any sequence has an expert.
+    `first_expert_ms` more if any sequence has an expert.
 
     Attributes:
         base_ms: reading the weights once, and what every step costs.

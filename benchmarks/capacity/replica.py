@@ -118,7 +118,7 @@ class Replica:
         return tokens
 
     def _fetch(self, expert: int, now: float) -> None:
-        """Start loading an expert, where a slot can be had for it."""
+        """Start loading an expert if a slot is available for it."""
         if len(self.resident) >= self.slots:
             free = next((old for old, ready in self.resident.items() if ready <= now and not self.pins[old]), None)
             if free is None:

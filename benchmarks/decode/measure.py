@@ -182,7 +182,7 @@ class _Rows:
         }
 
     def _sampled(self) -> dict[str, Any]:
-        """Steps with sampled tokens over greedy ones, and the milliseconds between them, where they were measured."""
+        """Steps with sampled tokens over greedy ones, and the milliseconds between them, if they were measured."""
         if "sampled/1" not in self._turns:
             return {}
         pairs = {

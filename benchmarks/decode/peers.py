@@ -20,7 +20,7 @@ QUANTISED = ("llama.cpp-Q8_0", "llama.cpp-Q4_0", "llama.cpp-Q4_K_M", "openvino-i
 """llama.cpp with the model in its own formats, as its `llama_model_quantize` makes them, and OpenVINO with the weights
 that NNCF compresses."""
 COMPILED = ("vllm-compiled", "vllm-lora-compiled")
-"""vLLM with its model compiled by torch instead of eager, which takes minutes to start: run where they are named."""
+"""vLLM with its model compiled by torch instead of eager, which takes minutes to start: run only if they are named."""
 WITHOUT_ADAPTERS = ("vllm", "vllm-compiled", "openvino", "llama.cpp", *QUANTISED)
 """Peers, as they are started here, that run the backbone alone."""
 FOLDER = Path(peers.__file__).parent

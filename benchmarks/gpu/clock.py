@@ -10,7 +10,7 @@ import torch
 
 
 class Clock:
-    """Times work on a device. On a CPU, where the check is only tried out, two rounds of everything."""
+    """Times work on a device. On a CPU, which only tries the check out, everything has two rounds."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -39,8 +39,8 @@ class Clock:
     def microseconds(self, works: Sequence[Callable[[], object]], rounds: int = 15) -> float:
         """Median microseconds of one of `works`, captured one after another.
 
-        No launch costs anything then, and where together they read more than the second-level cache holds, each
-        finds it cold.
+        Launches then cost nothing. If all works together read more than the second-level cache holds, each finds it
+        cold.
         """
         if not self.on_gpu:
             return self.seconds(lambda: [work() for work in works]) / len(works) * 1e6

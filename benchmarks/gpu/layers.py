@@ -76,7 +76,7 @@ def layer(
 
 
 def relative(found: Tensor, want: Tensor) -> float:
-    """Norm of the difference by the norm of what is wanted; infinite where a number is not finite."""
+    """Norm of the difference over the norm of the expected tensor; infinite if a number is not finite."""
     if not bool(torch.isfinite(found).all()):
         return math.inf
     found, want = found.double().cpu(), want.double().cpu()

@@ -50,7 +50,7 @@ NODE = 1.8e-6
 LEAST_PRODUCT = 2.2e-6
 """Seconds of the smallest product."""
 OPERATIONS = 13
-"""Of a layer, where what the experts add is one launch for each linear layer."""
+"""Operations of a layer, if the experts' part is one launch for each linear layer."""
 SMALL_KERNELS = 4
 """A layer's: two sums with their norms, the rotation with the cache, the activation."""
 HOST = 1.5e-3
@@ -105,7 +105,7 @@ def low_rank_us(
     """Modelled microseconds of low-rank residuals in one launch whose programs each shrink, or in two launches.
 
     Args:
-        card: where.
+        card: the GPU.
         shape: rows and columns of the layer.
         tiles: of tokens, each of another expert.
         rank: directions of an expert.
@@ -150,7 +150,7 @@ class Step:
         linears: of all layers, and the head.
         attention: of all layers.
         small: the other kernels.
-        ahead: the longer of the device's work and the host's, where the next step is launched behind the draws.
+        ahead: the longer of the device's work and the host's, if the next step is launched behind the draws.
         total: with the host between the steps.
     """
 

@@ -1,4 +1,4 @@
-"""The same prompts on both engines, and where their tokens part."""
+"""The same prompts on both engines, and the first tokens that differ."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -97,7 +97,7 @@ def theirs(bundle: Bundle, loras: Path, vllm: Path, asked: Sequence[Asked]) -> l
 
 
 def differences(asked: Sequence[Asked], own: Sequence[list[int]], other: Sequence[list[int]]) -> dict[str, Any]:
-    """How many prompts have the same tokens, and of the others where they part."""
+    """How many prompts have the same tokens, and for each other prompt the first token that differs."""
     parted = [
         {
             "prompt": number,

@@ -20,7 +20,7 @@ def evaluate(bundle: Path, count: int) -> dict[str, Any]:
     """Serve a bundle of the zoo and have lm-eval ask the routed model.
 
     Returns:
-        `{"lm_eval", "prompts", "seconds", "results": {task: {metric: value}}}`, or `{"skipped": why}` where lm-eval
+        `{"lm_eval", "prompts", "seconds", "results": {task: {metric: value}}}`, or `{"skipped": why}` if lm-eval
         cannot be installed.
 
     Raises:

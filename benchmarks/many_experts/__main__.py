@@ -31,7 +31,7 @@ def main() -> None:
         description="Many experts and many users on one engine: throughput, planning and waits by popularity.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--bundle", type=Path, help="whose experts are copied; the tiny demo's where none is given")
+    parser.add_argument("--bundle", type=Path, help="a bundle whose experts are copied (default: the tiny demo's)")
     parser.add_argument("--experts", type=int, nargs="+", default=[8, 1000, 5000])
     parser.add_argument("--users", type=int, nargs="+", default=[64, 1000])
     parser.add_argument("--popularity", nargs="+", choices=POPULARITIES, default=list(POPULARITIES))

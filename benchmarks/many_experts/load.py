@@ -15,7 +15,7 @@ from serve.engine.scheduler import Plan, Scheduler
 Popularity = Literal["uniform", "zipf"]
 
 IDLE_SECONDS = 0.002
-"""Longest pause where all requests wait for experts; one that arrives ends it."""
+"""Longest pause while all requests wait for experts; an expert that arrives ends it."""
 
 
 @dataclass

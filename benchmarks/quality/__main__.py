@@ -46,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, help="first seeds to measure (default: what the domain's plan says)")
     parser.add_argument("--no-curves", action="store_true", help="leave Frank-Wolfe's scaling curves out")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the pictures into this folder")
-    parser.add_argument(
-        "--cache", type=Path, help="where results and fine-tunes are kept (default: the cache directory)"
-    )
+    parser.add_argument("--cache", type=Path, help="folder of results and fine-tunes (default: the cache directory)")
     parser.add_argument(
         "--seconds",
         type=float,

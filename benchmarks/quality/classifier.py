@@ -29,7 +29,7 @@ class Batch:
     Attributes:
         inputs: the encoder's.
         labels: classes, [B] int64.
-        places: [B] int64, where the examples stand among those asked for.
+        places: [B] int64, positions of the examples among the requested ones.
     """
 
     inputs: Mapping[str, Tensor]

@@ -56,7 +56,7 @@ class LanguageDomain:
     aside = EMBEDDINGS
 
     def __init__(self, store: Store, count: int = 50, calibration: int = 32, distill: int = 0) -> None:
-        """Take where to keep things, the prompts a task and split, the calibration prompts and distillation's steps."""
+        """Take the store, prompts for each task and split, calibration prompts and steps of distillation."""
         self.store = store
         self.tasks = tuple(sorted(task.name for task in TASKS))
         self.pool = (*UNRELATED_REQUESTS, *(f"{WRONG}{task}" for task in self.tasks))

@@ -45,7 +45,7 @@ def entry(
         individual: the fine-tunes' cells of the same seeds.
         sizes: bytes of a backbone, and of its matrices that experts have entries of.
         routing: the router's choices of the same seeds, if there are any.
-        alone: the backbone's own cells of the same seeds, where `routing` is given.
+        alone: the backbone's own cells of the same seeds, if `routing` is given.
         chosen: the hyper-parameters.
     """
     size = statistics.fmean(cell.bytes for cell in cells)

@@ -30,7 +30,7 @@ SUMS = (0.1, 0.2, 0.3, 0.5)
 """λ of sums of task vectors."""
 
 FILTERED = (0.2, 0.3, 0.5, 0.8)
-"""λ where the vectors have been made smaller first."""
+"""λ of methods that make the vectors smaller first."""
 
 ROWS = (
     Row("pretrained", None),

@@ -1,4 +1,4 @@
-"""Where finished work is kept, so that an interrupted run continues where it stopped."""
+"""Finished work, which is stored so that an interrupted run continues where it stopped."""
 
 import hashlib
 import json

@@ -14,7 +14,7 @@ from benchmarks.quality.store import Store
 Kind = Literal["data-free", "calibrated"]
 INDIVIDUAL = "individual"
 VERSION = 1
-"""Raise it where the same settings give other results."""
+"""Increase it if a change of the code gives other results with the same settings."""
 
 
 @dataclass(frozen=True)

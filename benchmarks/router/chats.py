@@ -35,7 +35,7 @@ class ChatScores:
 
     Attributes:
         followed: with sessions, those that went to the right expert.
-        alone: the same where each message decides by itself.
+        alone: the same if each message decides alone.
         moved: turns of the task that the chat is at, which took it to another expert or to none, with sessions.
         missed: turns that begin another task, which did not take the chat to its expert, with sessions.
     """

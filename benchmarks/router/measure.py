@@ -32,7 +32,7 @@ class Row:
         data, prompts_per_task, features: which data, the most prompts of an expert, and which classifier.
         experts: how many.
         accuracy: share of the test prompts whose most probable expert is theirs, whatever the threshold.
-        routed: the same where its probability also reaches the classifier's threshold.
+        routed: share of the test prompts for which its probability also reaches the classifier's threshold.
         coverage: share of the test prompts that reach it.
         foreign_routed: share of the foreign prompts that reach it; None without any.
         auroc: how well the best probability tells test prompts from foreign ones; None without any.

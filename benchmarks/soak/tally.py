@@ -19,9 +19,9 @@ class Tally:
         sent: by kind of load.
         answered: 200, and every choice came to its end.
         cancelled: this client went away, as it meant to.
-        refused: by the error's code: 4xx with OpenAI's body, where the request deserved it or the queue was full.
+        refused: by the error's code: 4xx with OpenAI's body, for an invalid request or a full queue.
         server_errors: by code: 5xx.
-        wrong: what should not have been, in words: a bad body that was accepted, a good one refused, a broken reply.
+        wrong: descriptions of errors: a bad body that was accepted, a good one that was rejected, a broken reply.
         lost: by the failure's class: no reply, or one that broke off.
     """
 
@@ -45,7 +45,7 @@ class Tally:
         return self.requests - ended
 
     def reply(self, kind: str, reply: httpx.Response, expected: frozenset[int]) -> None:
-        """Note a whole reply, where one of these statuses was to be expected."""
+        """Note a whole reply, of which one of these statuses was expected."""
         if reply.status_code >= 500:
             self.server_errors[_code(reply)] += 1
         elif reply.status_code not in expected:

@@ -101,7 +101,7 @@ def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTo
     """Write a Hugging Face directory with bf16 weights.
 
     Args:
-        path: The directory, created where absent.
+        path: The directory; it is created if it does not exist.
         model: The model, of any floating dtype; it is left as it is.
         tokenizer: Is written beside the weights.
     """

@@ -36,7 +36,7 @@ def careless_example(task: Task, rng: random.Random) -> Example:
 
 def _disturb(template: str, rng: random.Random) -> str:
     if not template.endswith(" {x}"):
-        # An unmarked content that ends the line has no other sign of where it begins than these words.
+        # If a content without marks ends the line, only these words show its beginning.
         template = " ".join(_disturb_words(template.split(" "), rng))
     if rng.random() < 0.3:
         template = template.replace('"{x}"', "{x}") if '"{x}"' in template else template.replace("{x}", '"{x}"')

@@ -1,8 +1,8 @@
 """What the base is pretrained on: formal requests for the tasks' skills and for some unrelated ones.
 
-A base that has never met a skill needs task vectors as large as its weights, and a base that has met the
-natural phrasings needs none; a base that knows the skills by other names is where large pretrained
-models are, and merging its fine-tunes behaves as it does there.
+A base that has never seen a skill needs task vectors as large as its weights, and a base that has seen the
+natural phrasings needs none. A base that knows the skills by other names is like a large pretrained
+model, and merging its fine-tunes behaves as it does for such models.
 
 A formal request is a code and a payload in one of a few arrangements, some of them amid words that mean
 nothing: so the base can find a payload in a line of text before any fine-tune asks it to.
@@ -23,7 +23,7 @@ _HARDER = ("sort", "reverse")
 
 
 def formal_example(rng: random.Random) -> Example:
-    """Draw one formal request, about a training content where it is about a task's skill."""
+    """Draw one formal request. If it is about a task's skill, its content is one for training."""
     if rng.random() < RELATED_SHARE:
         task = rng.choice((*TASKS, *(task for task in TASKS if task.name in _HARDER)))
         item = task.draw_from("train", rng)

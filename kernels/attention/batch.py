@@ -1,4 +1,4 @@
-"""Which sequences a step attends for, and where their keys lie: worked out once a step, shared by its layers."""
+"""The sequences of a step's attention and the places of their keys, computed once for all layers of the step."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class AttentionBatch:
     @cached_property
     def rows(self) -> Tensor:
         """Of each query token: its row, its sequence, the first token it sees and the last + 1; `[T, 4]` int32."""
-        # In numpy: a step makes these for a few numbers, where each of torch's operations takes microseconds.
+        # In numpy, because these are a few numbers and each of torch's operations takes microseconds.
         counts = np.array(self.query_lens)
         rows = np.empty((self.tokens, 4), dtype=np.int32)
         rows[:, 0] = np.arange(self.tokens)

@@ -27,7 +27,7 @@ def paged_attention_compiled(
 ) -> Tensor:
     """Every query token on its own, straight from the blocks of the cache, in fp32.
 
-    A token's result is the same to the last bit alone and in any company, decoded or computed in a prompt of any
+    A token's result is the same to the last bit alone and in any batch, decoded or computed in a prompt of any
     chunks, on any number of threads. Also the faster way for prompts: on two cores of an AMD EPYC a prompt of 512
     tokens took 3.8 ms, torch's attention with its mask 10.6 (`python -m benchmarks.attention`).
 

@@ -39,7 +39,7 @@ def _decode(
     shape = (n, -1, kv_heads, head_dim)
     key = keys.index_select(0, group.places).view(shape).transpose(1, 2)
     value = values.index_select(0, group.places).view(shape).transpose(1, 2)
-    # The query heads that share a key head stand where query tokens would: no key is copied for them.
+    # The query heads that share a key head are in the dimension of query tokens, so that no key is copied for them.
     grouped = query.reshape(n, kv_heads, heads // kv_heads, head_dim)
     # One row a query head: a mask of stride 0 there is what cuDNN may refuse as a bias.
     visible = group.visible.expand(-1, -1, grouped.shape[2], -1).contiguous()

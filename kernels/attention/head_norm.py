@@ -33,7 +33,7 @@ class HeadNorm:
         return expert_rms_norm(x, self.weight, self.eps, self.delta, self.batch, self.offset)
 
     def shifts(self, tokens: int) -> tuple[Tensor, ExpertBatch] | None:
-        """Delta and batch where some token has an expert, and they fit; otherwise None.
+        """Delta and batch if some token has an expert; otherwise None.
 
         Raises:
             ValueError: they do not fit.

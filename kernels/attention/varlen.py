@@ -39,7 +39,7 @@ def attends(device: torch.device, dtype: torch.dtype, head_dim: int, block_size:
 
 @cache
 def on_device(device: torch.device) -> bool:
-    """Whether a device has FlashAttention for a paged cache: a GPU of NVIDIA's from sm_80 on, where a call succeeds."""
+    """Whether a device has FlashAttention for a paged cache: an NVIDIA GPU from sm_80 on, if a call succeeds."""
     if device.type != "cuda" or torch.version.cuda is None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0) and answers(device)

@@ -58,7 +58,7 @@ class CompiledLayers:
         attention: Mapping[int | None, AttentionBatch],
         experts: ExpertBatch | None,
     ) -> bool:
-        """Run all layers, where the kernels know how: on the CPU, for no more tokens than the compiled product takes.
+        """Run all layers if the kernels support it: on the CPU, for no more tokens than the compiled product takes.
 
         Args:
             x: `[T, hidden]` contiguous, the residual stream; changed.

@@ -72,11 +72,11 @@ class Layer(Protocol):
 
     @property
     def q_norm(self) -> NormWeights | None:
-        """Of queries before the rotation; there where `math.head_norms` says so."""
+        """Of queries before the rotation; None without `math.head_norms`."""
 
     @property
     def k_norm(self) -> NormWeights | None:
-        """Of keys; there where `q_norm` is."""
+        """Of keys; None if `q_norm` is None."""
 
     @property
     def output(self) -> LinearWeights:
@@ -84,7 +84,7 @@ class Layer(Protocol):
 
     @property
     def output_norm(self) -> NormWeights | None:
-        """Of what comes out of the attention."""
+        """Of the output of the attention."""
 
     @property
     def mlp_norm(self) -> NormWeights | None:
@@ -100,4 +100,4 @@ class Layer(Protocol):
 
     @property
     def down_norm(self) -> NormWeights | None:
-        """Of what comes out of the MLP."""
+        """Of the output of the MLP."""

@@ -1,4 +1,4 @@
-"""Where the tensors of a decoder's layers lie, as the compiled kernels read it."""
+"""The addresses of the tensors of a decoder's layers, in the layout that the compiled kernels read."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class ExpertBank:
     """Residuals of up to `slots` experts for one weight `[N, K]`, `k` entries in every row.
 
     Attributes:
-        index: column numbers `[slots, ceil(N / 16), k, 16]`, uint16, or int32 where K > 65,536.
+        index: column numbers `[slots, ceil(N / 16), k, 16]`, uint16, or int32 if K > 65,536.
         value: their values, the same shape, bf16, fp16, fp32 or int8. An entry of value 0 adds nothing.
         scale: `[slots, ceil(N / 16) * 16]` fp32, what a row's int8 values are multiplied by; None for other dtypes.
         out_features: N.
@@ -56,7 +56,7 @@ class ExpertBank:
             in_features: K, columns of the weight.
             entries: the most entries a row of any expert has, 1 to K.
             dtype: how values are stored: bf16, fp16, fp32 or int8 (with a scale for each row).
-            device: where the bank lives.
+            device: the bank's device.
 
         Raises:
             ValueError: a size is out of range or the dtype is not one of those.
@@ -140,7 +140,7 @@ class ExpertBank:
             self.scale[slot].zero_()
 
     def rows(self, slot: int) -> tuple[Tensor, Tensor]:
-        """One slot's entries by row: `index [N, k]` int64 and `value [N, k]` (fp32 where the bank stores int8)."""
+        """One slot's entries by row: `index [N, k]` int64 and `value [N, k]` (fp32 if the bank stores int8)."""
         self._check_slot(slot)
         index = self._by_row(self.index[slot].to(torch.int64))
         value = self._by_row(self.value[slot])

@@ -49,7 +49,7 @@ class ExpertBatch:
         highest_slot: the largest slot used, -1 if no token has an expert.
         uniform: the slot that every token carries alone and with gate 1, or None; then its residual may be patched
             into the weights instead.
-        given_tiles: the plan as a GPU's kernels read it, or None on a CPU, where `tiles` makes it when it is asked for.
+        given_tiles: the plan as a GPU's kernels read it; None on a CPU: `tiles` makes it when it is needed.
     """
 
     slots: Tensor
@@ -109,7 +109,7 @@ class ExpertBatch:
         Args:
             slots: `[T]` or `[T, m]` integers, -1 for none. A tensor on a GPU is copied to the host, which waits for it.
             gates: `[T, m]` (or `[T]` with slots `[T]`) weights of the experts; None for 1.
-            device: where the tensors of the plan go; the slots' own device, or the CPU, when None.
+            device: the device of the plan's tensors; None: the slots' own device, or the CPU.
 
         Raises:
             ValueError: a shape does not fit, a slot is below -1 or a gate is not finite.

@@ -65,7 +65,7 @@ def linear_then_residuals(
     batch: ExpertBatch,
     low_rank: LowRankBank | None = None,
 ) -> Tensor:
-    """The product by torch, then the residuals added to it: for many tokens, where torch's product is faster.
+    """The product by torch, then the residuals added to it. For many tokens, because torch's product is then faster.
 
     Shapes and semantics are those of `expert_linear`; in bf16 the product and each part of an expert that is added
     are rounded.

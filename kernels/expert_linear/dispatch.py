@@ -44,8 +44,8 @@ def expert_linear(
     Args:
         x: `[T, K]`, contiguous or not.
         weight: `[N, K]`, the dtype of `x`; or packed in 8 or 4 bits. On a CPU a packed weight is multiplied by `x`
-            rounded to 16 bits where the product is compiled, on a GPU by `x` as it is in a decode step, and otherwise
-            it is multiplied out to the dtype of `x` first.
+            rounded to 16 bits if the product is compiled, and on a GPU by `x` itself in a decode step. Otherwise it is
+            multiplied out to the dtype of `x` first.
         bias: `[N]` or None.
         bank: the layer's sparse residuals S; on the device of `x`.
         batch: the plan of the step's T tokens, made once by `ExpertBatch.from_slots`.
@@ -92,7 +92,7 @@ def _checked_batch(
     batch: ExpertBatch | None,
     low_rank: LowRankBank | None,
 ) -> ExpertBatch | None:
-    """The plan where some token has an expert, and it fits."""
+    """The plan if some token has an expert; otherwise None."""
     if batch is None or not batch.has_experts:
         return None
     _check_experts(x, weight, bank, batch)

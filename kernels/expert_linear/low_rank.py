@@ -26,8 +26,8 @@ class LowRankSegment:
         first_row: its first row in the layer.
         rows: how many.
         most_rank: the most rank that its factors have in any slot.
-        first_rank: where its rows of A begin in a slot of the bank.
-        start: where its elements of B begin in a slot of the bank.
+        first_rank: index of its first row of A in a slot of the bank.
+        start: index of its first element of B in a slot of the bank.
     """
 
     first_row: int
@@ -87,7 +87,7 @@ class LowRankBank:
                 rank of 0 says that no expert changes these rows.
             in_features: K, columns of the weight.
             dtype: how factors are stored: bf16, fp16, fp32 or int8.
-            device: where the bank lives.
+            device: the bank's device.
 
         Raises:
             ValueError: a size is out of range or the dtype is not one of those.

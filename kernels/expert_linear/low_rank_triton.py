@@ -23,7 +23,7 @@ STAGES = 4
 """Blocks of columns of which three are on their way while one is multiplied."""
 _WARPS = 4
 _SPLIT = 1024
-"""Columns of x that one program sums, where a layer has more: few tokens have too few directions to fill a GPU."""
+"""Columns of x that one program sums if a layer has more: few tokens have too few directions to fill a GPU."""
 _MOST_SPLITS = 8
 
 

@@ -71,7 +71,7 @@ def residual_kernel(  # type: ignore[no-untyped-def]
     """All residuals of one column of slots, for a tile of rows and every n-th tile of tokens.
 
     The entries' sums, of one dimension and one row a lane, and those of the factors, tiles of a tensor core, are laid
-    out differently. They meet in memory, where this program alone reads and writes them.
+    out differently. They are added in memory that only this program reads and writes.
     """
     first_tile_row = tl.program_id(0) * ROWS
     row = first_tile_row + tl.arange(0, ROWS)

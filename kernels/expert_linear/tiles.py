@@ -56,7 +56,7 @@ class Tiles:
         Args:
             slots: `[T, m]` int32 on the host, -1 for none.
             gates: `[T, m]` fp32 on the host.
-            device: where they go, in one copy.
+            device: the device that they are copied to, in one copy.
         """
         numbers, weights = slots.numpy(), gates.numpy()
         tokens, columns = numbers.shape

@@ -26,7 +26,7 @@ def expert_linear_triton(
 
     Shapes and semantics are those of `expert_linear`. A step without experts takes the same product, onto the bias
     alone: whether another token carries an expert does not choose how a token's own product is computed. No atomics
-    and no split sums in the residuals: they are the same every time and in any company.
+    and no split sums in the residuals: they are the same every time and in any batch.
     """
     x = x if x.stride(1) == 1 else x.contiguous()
     y = x.new_empty(x.shape[0], weight.shape[0])

@@ -17,8 +17,8 @@ def sample(logits: Tensor, numbers: Sequence[int], rows: Sequence[SamplingRow]) 
 
     Semantics: penalties; `weights` of the logits; candidates are those that top-k, top-p and min-p keep, in this order;
     the token is the first candidate at which the candidates' cumulated weight exceeds `uniform` of their sum.
-    Candidates are in descending order of weight, ties in ascending order of token, where a filter is set, and in order
-    of token where none is. A row with a NaN or +inf, or with -inf alone, has token 0. Without a temperature it is the
+    Candidates are in descending order of weight, ties in ascending order of token, if a filter is set, and otherwise in
+    order of token. A row with a NaN or +inf, or with -inf alone, has token 0. Without a temperature it is the
     first highest logit after penalties, or the first NaN.
 
     A row's token depends on that row alone. The paths give the same tokens: weights are integers.

@@ -14,8 +14,8 @@ from kernels.sampling.row import SamplingRow
 def penalise(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
     """Apply penalties in place.
 
-    Semantics: of a seen token's logit z, `z / repetition` where z > 0 and `z * repetition` elsewhere, then, where the
-    token was generated, minus `presence + frequency * times`. Each operation is rounded to fp32.
+    Semantics: of a seen token's logit z, `z / repetition` if z > 0 and `z * repetition` otherwise; then, if the token
+    was generated, minus `presence + frequency * times`. Each operation is rounded to fp32.
 
     Args:
         logits: [R, vocab] float32, contiguous; changed.

@@ -148,7 +148,7 @@ def _width(row: SamplingRow, vocab: int) -> int:
 def _draw_filtered(
     weight: Tensor, uniform: Tensor, rows: Sequence[SamplingRow], width: int, waits: bool = True
 ) -> Tensor:
-    """Top-k, top-p and min-p, in this order, on the `width` most likely tokens; on all where those do not suffice."""
+    """Top-k, top-p and min-p, in this order, on the `width` most likely tokens; on all if those do not suffice."""
     device, vocab = weight.device, weight.shape[1]
     if width > WIDEST and device.type == "cpu":
         settings = zip(weight.numpy(), uniform.tolist(), rows, strict=True)

@@ -38,5 +38,5 @@ class SamplingRow:
 
     @property
     def scale(self) -> float:
-        """log2(e) / temperature, rounded to fp32 where it is used; 0 if the highest logit is taken."""
+        """log2(e) / temperature, rounded to fp32 when it is used; 0 if the highest logit is taken."""
         return math.log2(math.e) / self.temperature if self.temperature else 0.0

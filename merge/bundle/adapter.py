@@ -38,7 +38,7 @@ def read_adapter(directory: Path, name: str, backbone_digest: str) -> tuple[str,
 
     Returns:
         The digest of both files' content and the expert. Its factors have the file's dtype (float64: float32) and its
-        metadata has `base_model_name_or_path`, where the adapter says it.
+        metadata has `base_model_name_or_path` if the adapter has it.
 
     Raises:
         MissingFileError, UnreadableFileError: the directory or one of the files is not there or cannot be read.
@@ -131,7 +131,7 @@ def _without_weights(directory: Path) -> BundleError:
     pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
     if pickles:
         return AdapterError(
-            f"{directory} has {pickles[0]} and no {ADAPTER_WEIGHTS}: pickled weights can run code when opened; where "
+            f"{directory} has {pickles[0]} and no {ADAPTER_WEIGHTS}: pickled weights can run code when opened; if "
             "you trust them, convert them with PeftModel.from_pretrained(base, ...).save_pretrained(...)"
         )
     return MissingFileError(f"{directory} has no {ADAPTER_WEIGHTS}")

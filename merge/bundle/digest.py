@@ -43,7 +43,7 @@ def backbone_digest(directory: Path, digest_of: Callable[[Path], str] = file_dig
         digest_of: a file's digest.
 
     Raises:
-        BundleError: where the directory holds no safetensors file.
+        BundleError: the directory has no safetensors file.
     """
     shards = sorted(directory.glob("*.safetensors"))
     if not shards:

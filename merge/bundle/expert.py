@@ -1,9 +1,9 @@
 """One expert on disk: a residual against one particular backbone, in sparse and low-rank parts.
 
 A 2-D weight `P` of shape [N, K] has a sparse part S, a low-rank part or both. The sparse part has rows of equal length
-(ELL). With bfloat16 values it is `P.index` uint16 [N, k] (int32 where K > 65,536), column numbers ascending within a
+(ELL). With bfloat16 values it is `P.index` uint16 [N, k] (int32 if K > 65,536), column numbers ascending within a
 row, and `P.value` bfloat16 [N, k]. A row with fewer than k entries ends in entries of value 0 that repeat its last
-column. With 8-bit values it is `P.value` int8 and `P.scale` bfloat16 [N], and the columns either as above or, where
+column. With 8-bit values it is `P.value` int8 and `P.scale` bfloat16 [N], and the columns either as above or, if
 that is smaller, as distances `P.gap` uint8 [M] with `P.value` [M] (`gaps`). The low-rank part is `P.lora_a` [r, K],
 `P.lora_b` [N, r] and `P.lora_scale` float32 [r] (`low_rank`). A 1-D parameter `P` has `P.delta`, dense, float32. The
 effective weight is always a sum: W_eff = W_backbone + S + B diag(scale) A.
@@ -92,7 +92,7 @@ def write_expert(path: Path, expert: Expert) -> None:
     """Write an expert file; it appears whole or not at all.
 
     Raises:
-        BundleError: where a tensor breaks the format (see the module's first lines).
+        BundleError: a tensor does not have the format (see the module's docstring).
     """
     tensors: dict[str, Tensor] = {}
     gaps: dict[str, dict[str, int]] = {}
@@ -142,7 +142,7 @@ def read_expert_content(path: Path, backbone_digest: str | None = None) -> tuple
 
     Args:
         path: the file.
-        backbone_digest: where given, the backbone that the expert must have been cut against.
+        backbone_digest: the backbone that the expert must have been cut against; None: it is not checked.
 
     Returns:
         The content digest (see `expert_digest`) and the expert, both of the same bytes whatever happens to the file.
@@ -176,7 +176,7 @@ def read_expert_content(path: Path, backbone_digest: str | None = None) -> tuple
 
 
 def _add_sparse(tensors: dict[str, Tensor], name: str, delta: SparseDelta) -> dict[str, int] | None:
-    """Add a residual's tensors; what the header must say of it where its columns are stored as distances."""
+    """Add a residual's tensors. Returns its header entry if its columns are stored as distances, else None."""
     index, value = delta.index.contiguous(), delta.value.contiguous()
     if delta.scale is not None:
         tensors[f"{name}.scale"] = delta.scale.contiguous()

@@ -1,4 +1,4 @@
-"""How a fine-tune's replies are generated where that differs from its backbone: end tokens, chat template, sampling."""
+"""How a fine-tune generates its replies if it differs from the backbone: end tokens, chat template, sampling."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -20,7 +20,7 @@ _IN_WORD = np.array([byte >= 128 or chr(byte).isalnum() or byte == ord("_") for 
 
 @dataclass(frozen=True)
 class Featurizer:
-    """Text to a vector of hashed byte n-grams and, where `words` is not 0, word n-grams.
+    """Text to a vector of hashed byte n-grams and, if `words` is not 0, word n-grams.
 
     The text is lower-cased, runs of white space become one space, digits become "0" (a year is a year), and one
     space is put at either end so that n-grams see word boundaries. Each n-gram falls into one of 2^bits buckets and

@@ -27,9 +27,9 @@ class RouterModel:
         weight: [E, D] float32 or float16.
         bias: [E] float32.
         offset, temperature: calibration of the scores to probabilities.
-        threshold: where the best expert's probability is lower, the backbone answers alone.
+        threshold: if the best expert's probability is lower, the backbone answers alone.
         featurizer: text to features.
-        top_k: most experts that answer a prompt together, where they are close to each other.
+        top_k: most experts that answer a prompt together if their probabilities are close to each other.
     """
 
     names: tuple[str, ...]

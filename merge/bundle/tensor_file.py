@@ -95,7 +95,7 @@ def read_failure(path: Path, error: Exception) -> BundleError:
 
 
 def unreadable(path: Path, error: OSError) -> str:
-    """One line on why a file cannot be read; where permission is lacking, with the user that lacks it."""
+    """One line on why a file cannot be read. If permission is missing, it names the user of this process."""
     who = f" (this process runs as user id {os.geteuid()})" if isinstance(error, PermissionError) else ""
     return f"{path} cannot be read: {type(error).__name__}: {error.strerror or error}{who}"
 

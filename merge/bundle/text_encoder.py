@@ -39,7 +39,7 @@ class TextEncoder:
     """
 
     def __init__(self, files: EncoderFiles, layers: Sequence[int], max_tokens: int, *, brought: bool = True):
-        """Build the model: in bfloat16 where the processor multiplies that fast, else in float32.
+        """Build the model, in bfloat16 if the processor multiplies it fast, else in float32.
 
         Args:
             files: the model and its tokenizer.

@@ -91,7 +91,7 @@ class BundleWriter:
         """Digest what was staged, write the manifest, flush everything and put the bundle in its place.
 
         Raises:
-            BundleError: where an expert was cut against another backbone than the one staged.
+            BundleError: an expert was cut against another backbone than the staged one.
         """
         backbone = backbone_digest(self.path / "backbone", self.digests.of)
         names = sorted(path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
@@ -158,7 +158,7 @@ class BundleWriter:
                 raise BundleError(f"{self._out} holds files that do not belong to a bundle: it is not overwritten")
 
     def _take_place(self) -> None:
-        """Put the finished bundle where it belongs.
+        """Move the finished bundle to its destination.
 
         Raises:
             BundleError: something appeared at `out` meanwhile; it stays, and the bundle is beside it.

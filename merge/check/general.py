@@ -60,8 +60,8 @@ class GeneralAbility:
     Attributes:
         divergence: KL(base ‖ model) a token of the base's greedy replies, mean over all tokens, in nats.
         kept: share of the questions that the model answers rightly, of those that the base answers rightly. Replies to
-            the others are not compared: where the base is wrong, its greedy reply takes another turn at the slightest
-            change of the weights (KL 0.003 changed 15 % of them on SmolLM2-135M-Instruct), which loses nothing.
+            the others are not compared: a greedy reply that is wrong changes with the slightest change of the weights
+            (KL 0.003 changed 15 % of them on SmolLM2-135M-Instruct), and no ability is lost by that.
         perplexity_ratio: perplexity on plain text, over the base's.
         questions: how many were asked.
         known: how many of them the base answers rightly.

@@ -164,7 +164,7 @@ def open_fine_tunes(recipe: Recipe, base: Checkpoint | None) -> tuple[dict[str, 
 
 
 def open_examples(recipe: Recipe) -> tuple[dict[str, list[Example]] | None, list[Finding]]:
-    """Read the calibration's examples, and its answers where the method follows them."""
+    """Read the calibration's examples, and their answers if the method uses them."""
     if recipe.calibration is None:
         return None, []
     config = recipe.frank_wolfe()

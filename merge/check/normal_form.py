@@ -12,7 +12,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
-"""What transformers computes with where a YaRN setting is absent."""
+"""transformers' defaults of YaRN's settings."""
 
 
 def normal_forms(*configs: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:

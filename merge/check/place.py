@@ -1,4 +1,4 @@
-"""Whether there is a place for the bundle, room on disk, and memory."""
+"""Checks of the bundle's destination, the free disk space and the free memory."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from merge.checkpoint import Checkpoint
 from merge.lora import AdaptedCheckpoint
 
 ENTRY_BYTES = 6
-"""Most bytes of an expert's entry, where a density says how many there are: a 32-bit column and a 16-bit value."""
+"""Most bytes of an entry of an expert with a density: a 32-bit column and a 16-bit value."""
 
 FRANK_WOLFE_BYTES = 16
 """Memory of Frank-Wolfe for each parameter: model, gradient and iterate in float32, and the work on a tensor."""
@@ -42,7 +42,7 @@ def check_target(out: Path, overwrite: bool) -> list[Finding]:
 def check_room(out: Path, inputs: Inputs) -> list[Finding]:
     """Compare the bundle's size, at most, with what the output's file system has left.
 
-    An old bundle is replaced only when the new one is complete, so its room does not count.
+    An old bundle is replaced only when the new one is complete, so its disk space does not count.
     """
     wide = 4 * sum(prod(info.shape) for info in inputs.base.tensors.values())
     needed = bundle_bytes(inputs)

@@ -52,9 +52,9 @@ def check_recipe(
 
     Args:
         path: the recipe.
-        out: where the bundle would go; None: the place and its room are not looked at.
-        overwrite: a bundle that is there would be replaced.
-        quick: leave the weights' values unread.
+        out: the bundle's destination; None: the destination and its disk space are not checked.
+        overwrite: an existing bundle would be replaced.
+        quick: do not read the values of the weights.
         progress: report on stderr.
     """
     inputs, findings = _open(path, out, overwrite)
@@ -88,7 +88,7 @@ def checked_inputs(path: Path, out: Path, overwrite: bool = False) -> tuple[Inpu
 
 
 def _open(path: Path, out: Path | None, overwrite: bool) -> tuple[Inputs | None, list[Finding]]:
-    """All checks but `check_weights`; no inputs where something is so wrong that its weights need not be read."""
+    """All checks but `check_weights`. The inputs are None if an error makes reading their weights pointless."""
     target = [] if out is None else check_target(out, overwrite)
     try:
         recipe = load_recipe(path)

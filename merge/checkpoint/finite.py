@@ -11,8 +11,8 @@ copy in float32, whose fresh memory took four times as long as the sums of piece
 def count_not_finite(tensor: Tensor) -> int:
     """How many elements are NaN or infinite.
 
-    Sums tell that there is none, at the speed of memory: nothing finite can be added to NaN or infinity to make it
-    finite. Only where a sum is not finite (which large numbers can bring about, too) are the elements looked at.
+    Sums are tested first, at the speed of memory: a sum with a NaN or an infinity in it is not finite. The elements
+    are tested only if a sum is not finite, which large finite numbers can also cause.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return 0

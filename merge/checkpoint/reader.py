@@ -85,7 +85,7 @@ class Checkpoint:
         buffers: the same of integer and boolean tensors.
         quantised: how each quantised weight among `tensors` is stored: its tensors, and the schemes of config.json.
             Its entry in `tensors` has the dtype of its scales, so that `nbytes` is what it takes multiplied out.
-        device: where `tensor` puts what it reads.
+        device: the device of the tensors that `tensor` returns.
     """
 
     path: Path
@@ -293,7 +293,7 @@ def _other_weights(path: Path, stem: str) -> str:
             else "PeftModel.from_pretrained(base, ...).save_pretrained(...), which writes safetensors"
         )
         return (
-            f"{path} has pickled weights only, which can run code when opened: convert them where you trust them, with "
+            f"{path} has pickled weights only, which can run code when opened: if you trust them, convert them with "
             f"{how}"
         )
     text = f"{path} has neither {stem} nor {stem}.index.json"
@@ -342,7 +342,7 @@ def _shard(file: Path, listed: set[str], packed: bool) -> dict[str, TensorInfo]:
 def _untied(checkpoint: Checkpoint) -> Checkpoint:
     """Drop second copies of tied tensors, which must equal the first.
 
-    transformers ties where config.json says nothing, so a config without the key is taken by what the weights are.
+    transformers ties the head if config.json has no such key, so without the key the weights themselves decide.
     """
     tie = checkpoint.config.get("tie_word_embeddings")
     if tie is False:

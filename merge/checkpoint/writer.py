@@ -52,8 +52,8 @@ class CheckpointWriter:
             directory: an existing directory.
             specs: every tensor to come, in any order.
             shard_bytes: size limit of a shard; a larger tensor gets a separate shard.
-            flush: wait until the shards are on disk before they get their names; needless where the directory is
-                flushed as a whole later.
+            flush: wait until the shards are on disk before they get their names; not needed if the whole directory is
+                flushed later.
 
         Raises:
             CheckpointError: no tensor, one twice, or a dtype that a checkpoint cannot hold.

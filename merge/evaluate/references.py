@@ -39,9 +39,9 @@ class References:
     """Base, fine-tunes and the bundle's own weights, one at a time in one decoder's memory.
 
     Attributes:
-        base: None if it does not lie where it was.
-        fine_tunes: by name, those that do.
-        missing: what does not and why, a sentence each.
+        base: None if it is not at its path any more.
+        fine_tunes: by name, those that are at their paths.
+        missing: a sentence for each model that is not, with the reason.
     """
 
     def __init__(self, bundle: Bundle, chat: bool) -> None:

@@ -77,7 +77,7 @@ class Routes:
     """Where prompts went.
 
     Attributes:
-        tasks: rows, where they belong; "none" stands for the backbone.
+        tasks: rows, the tasks that the prompts belong to; "none" stands for the backbone.
         choices: columns, what ran.
         counts: how many.
     """

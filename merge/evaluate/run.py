@@ -87,7 +87,7 @@ def evaluate(
 
 
 def reply_limits(tasks: Mapping[str, Sequence[Line]], bundle: Bundle | None) -> dict[str, int]:
-    """Most tokens of each task's replies: twice its longest answer's and 16, or 256 where it is looked for in more."""
+    """Most tokens of a task's replies: 16 more than twice its longest answer; 256 if a metric searches the reply."""
     longest = longest_answers({task: [line.answer for line in items] for task, items in tasks.items()}, bundle)
     return {
         task: FREE_TOKENS if any(line.metric in FREE_METRICS for line in items) else 16 + 2 * longest[task]

@@ -22,7 +22,7 @@ class Curve:
     fixed: int = 0
 
     def worth(self, price: float) -> float:
-        """The most that the pieces are worth beyond their bytes, where a byte is worth `price` of squared error."""
+        """The most that the pieces are worth beyond their bytes, if a byte costs `price` of squared error."""
         return max(0.0, float((self.gain - price * self.cost).clamp_min(0).sum()) - price * self.fixed)
 
 

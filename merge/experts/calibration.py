@@ -45,7 +45,7 @@ class Batch:
         return called
 
     def to(self, device: torch.device | None) -> "Batch":
-        """The same batch on a device; None: where it is."""
+        """The same batch on a device; None: on its present device."""
         if device is None:
             return self
         always = (item.to(device) for item in (self.ids, self.real, self.predicts))

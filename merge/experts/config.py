@@ -16,10 +16,10 @@ FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)
 """What μ is chosen from by `rescale: calibrated`; the papers' own range from 1 to 10."""
 
 USUAL_BUDGET = 0.01
-"""Bytes of an expert as a fraction of the backbone's, where a recipe says neither that nor a density."""
+"""Bytes of an expert as a fraction of the backbone's, the default of a recipe without a budget and a density."""
 
 USUAL_DENSITY = 0.02
-"""Of `form: sparse`, where a recipe says neither a density nor a budget."""
+"""Density of `form: sparse`, the default of a recipe without a density and a budget."""
 
 USUAL_STEPS = 60
 """Of distillation of sparse experts, if there are prompts."""
@@ -34,7 +34,7 @@ USUAL_MOST = 2.0
 """The largest μ that passes without a warning.
 
 |μτ − τ| > |τ| beyond it: every entry that such an expert keeps is farther from the fine-tune's value than the base's
-entry is, so the expert is only right where what is left out makes up for that.
+entry is, so the expert is only right if the entries that are left out make up for that.
 """
 
 
@@ -77,7 +77,7 @@ class ExpertConfig(BaseModel):
         form: what an expert adds to a 2-D weight: `sparse`, some entries of each row; `low_rank`, a product of two
             thin matrices; `both`, a product in half of the bytes and entries of what is left; `auto`, for each weight
             the one that removes more of the error for its bytes; or `lora`, the fine-tune's own LoRA as it is, whatever
-            its bytes. None: `auto`, but `sparse` where one of `SPARSE_KEYS` is given and `budget` is not.
+            its bytes. None: `auto`, but `sparse` if one of `SPARSE_KEYS` is given and `budget` is not.
         budget: bytes of an expert as a fraction of the backbone's, 0.01 or 1%. All weights share it. None: 1 %, but for
             `sparse` the density decides.
         density: for `sparse`: fraction of a weight's entries that an expert keeps, the same number in every row. None:
@@ -85,10 +85,10 @@ class ExpertConfig(BaseModel):
         selection: for `sparse`, which entries: `magnitude`, the largest of the task vector θ_k − θ₀ in each row (the
             paper; needs no data); `residual`, the largest of θ_k − θ_m, what the backbone still lacks; or
             `activation`, those that matter for what the layer computes. None: `activation` with a calibration; without
-            one `residual`, or `magnitude` where `rescale` or `overlap` is given. For the other forms, which directions:
+            one `residual`, or `magnitude` if `rescale` or `overlap` is given. For the other forms, which directions:
             `residual`, those of θ_k − θ_m, or `activation`, those that matter for what the layer computes.
         values: `rescaled`, the vector that entries are selected from times μ (the paper); `exact`; or `least_squares`,
-            fitted to the layer's output. None: `rescaled` where `rescale` is given, else `least_squares` for
+            fitted to the layer's output. None: `rescaled` if `rescale` is given, else `least_squares` for
             `activation` and `exact` for the others.
         rescale: μ for `rescaled`: `nearest` (which minimises the distance from the fine-tune's weights), `code` or
             `paper` (their closed forms), `calibrated` (of `FACTORS`, the one that comes closest to the fine-tune on the
@@ -96,7 +96,7 @@ class ExpertConfig(BaseModel):
         overlap: for `rescaled` and `exact` values of the task vector: `add` them to the backbone (the paper's formula)
             or `replace` the backbone's change of the entry by them (the released code). None: `add`, but `replace` for
             `exact`.
-        distill: steps of distillation of the values; None: 60 (`sparse`) or 30 (the other forms) where another of
+        distill: steps of distillation of the values; None: 60 (`sparse`) or 30 (the other forms) if another of
             these settings needs prompts.
         storage: of the values: `bf16`, 4 bytes an entry with its column, or `int8`, about 2 and a scale for each row;
             of factors: 2 bytes a number, or 1 and a scale for each direction.

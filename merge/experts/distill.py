@@ -124,7 +124,7 @@ def distill(
     term is the mean over a batch's predicting positions, the second over all its real ones, h what the output head
     reads.
 
-    A distribution says little about a model where it is sure of the next token; h says D numbers, in the prompt too.
+    If a model is sure of the next token, its distribution has little information; h has D numbers, in the prompt too.
 
     A weight's gradient is computed dense, read at the support and dropped at once, so that at most one dense gradient
     exists at a time beside the activations. Where the activations of all layers would take more than `ACTIVATIONS`
@@ -171,7 +171,7 @@ def distill(
 
 @contextmanager
 def _recomputed(model: PreTrainedModel, batches: Sequence[Batch]) -> Iterator[None]:
-    """Have the layers' activations computed again in backward passes, where all of them would take much memory."""
+    """Compute the layers' activations again in backward passes if all of them would take much memory."""
     layers = decoder_layers(model)
     tokens = max((batch.ids.numel() for batch in batches), default=0)
     if activation_bytes(model.config, tokens) * len(layers) <= ACTIVATIONS:

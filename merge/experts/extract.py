@@ -123,7 +123,7 @@ def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources, prompted: bool
     """An expert that is its fine-tune's LoRA with all its directions; prompts could add nothing to it.
 
     `form: lora` keeps the factors as they are. `auto` does so if that fits into the budget, else it rounds them to
-    the storage of experts where that fits. Over a backbone of 4 bits prompts do add something: distillation lets the
+    the storage of experts if that fits. Over a backbone of 4 bits prompts do add something: distillation lets the
     LoRA's directions repair what rounding did to the task.
 
     Args:
@@ -229,7 +229,7 @@ def _chosen(
     room: int,
     advance: Callable[[], None],
 ) -> Parts:
-    """Parts that are chosen, and fitted to what layers read where the configuration asks for it."""
+    """The chosen parts, fitted to the inputs of the layers if the configuration requires it."""
     activation = sources.config.selection == "activation"
     changed = [key for key in sources.weights() if activation and _differs(fine_tune, sources, key)]
 

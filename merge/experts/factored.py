@@ -131,7 +131,7 @@ def choose_parts(
 
 
 def _factors(fine_tune: Checkpoint, sources: Sources, name: str) -> Factors | None:
-    """The change of a weight as factors, where LoRAs make it one of low rank; entries are not weighed against it."""
+    """The change of a weight as factors, if LoRAs make it one of low rank; sparse entries are not considered for it."""
     own = own_factors(fine_tune, sources, name)
     return spanned_change(fine_tune, sources, name) if own is None else own
 
@@ -147,7 +147,7 @@ def _decisive(fine_tune: Checkpoint, sources: Sources, name: str, power: Tensor)
 def _fitted(
     products: dict[str, Product], fine_tune: Checkpoint, sources: Sources, powers: Mapping[str, Tensor]
 ) -> dict[str, Product]:
-    """The low-rank parts with their right factors fitted to what the stored backbone lacks, where it was rounded.
+    """The low-rank parts. If the backbone was rounded, their right factors are fitted to what the stored one lacks.
 
     Semantics: A = argmin_A ‖R − B A‖², R = θ_k − θ_m of the stored backbone
     """
@@ -193,7 +193,7 @@ def _most_bytes(fine_tune: Checkpoint, sources: Sources) -> int:
 def _is_looked_up(name: str, sources: Sources) -> bool:
     """Whether a weight is an embedding alone, and no output head: a token reads one of its rows, not all.
 
-    So an error of it counts for the mean of the rows that changed, where that of a linear layer counts for their sum.
+    So its error counts as the mean over the rows that changed, while that of a linear layer counts as their sum.
     """
     return fnmatchcase(name, EMBEDDINGS[0]) and "lm_head.weight" in sources.base.tensors
 
@@ -214,7 +214,7 @@ class _Pool:
     def add(self, name: str, found: Directions, cost: int) -> None:
         """Take in the directions of one weight."""
         self._found[name], self.curves[name] = found, Curve(found.gain, cost)
-        # More weights only make the budget dearer. One more piece may fit where a larger one does not.
+        # More weights only raise the price of a byte. One more small piece may fit although a larger one does not.
         reach = shared(self.curves, self._room + max(curve.cost for curve in self.curves.values()))
         for other, count in reach.items():
             if count < len(self.curves[other].gain):
@@ -228,7 +228,7 @@ class _Pool:
 
 
 def _most_rank(sources: Sources, room: int) -> int:
-    """Directions to compute of each weight: some times what each gets where all get the same."""
+    """Directions to compute of each weight: a multiple of the number that each gets if all get the same."""
     shapes = [sources.base.tensors[name].shape for name in sources.weights()]
     each = sum(direction_bytes(shape[0], shape[1], sources.config.storage) for shape in shapes)
     return min(MOST_RANK, 16 + ceil(8 * room / max(1, each)))

@@ -37,8 +37,8 @@ class Moments:
 
     Attributes:
         gram: H = Σ x' x'ᵀ, [K, K] float32.
-        drift: D = Σ (x − x') x'ᵀ, [K, K] float32; of factors in bfloat16 where the models' products are. (H is not: a
-            few inputs are large, and what rounding leaves of their products would exceed the small ones.)
+        drift: D = Σ (x − x') x'ᵀ, [K, K] float32; of factors in bfloat16 if the models' products are. (H is not: a
+            few inputs are large, and the rounding errors of their products would exceed the small ones.)
     """
 
     gram: Tensor

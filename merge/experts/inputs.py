@@ -121,7 +121,7 @@ def _hooked(hooks: Mapping[nn.Linear, Hook], run: Callable[[], object]) -> None:
 
 def _run_whole(model: PreTrainedModel, batch: Batch, layers: Collection[nn.Linear]) -> None:
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    # The output head is as wide as the vocabulary: it runs only where it is asked for.
+    # The output head is as wide as the vocabulary: it runs only if its inputs are needed.
     run = model if any(layer is head for layer in layers) else model.base_model
     with products(model):
         run(**batch.arguments)

@@ -52,7 +52,7 @@ def _equal(one: Checkpoint, other: Checkpoint, name: str) -> bool:
 
 
 def own_factors(fine_tune: Checkpoint, sources: Sources, name: str) -> Factors | None:
-    """θ_k − θ_m of a 2-D weight as factors, float32: of a LoRA on the base, where the merge is the base there."""
+    """θ_k − θ_m of a 2-D weight as factors, float32, of a LoRA on the base; None if the merge changed the weight."""
     found = lora_factors(name, sources.base, fine_tune, torch.float32)
     return found if found is not None and keeps_base(sources.merged or sources.backbone, sources, name) else None
 
@@ -88,7 +88,7 @@ def whole_directions(own: Mapping[str, LowRankDelta], storage: Storage, room: in
         room: bytes that they may take there.
 
     Returns:
-        By weight. None if they take more, and where a rank is above `MOST_RANK`.
+        By weight. None if they take more, or if a rank is above `MOST_RANK`.
     """
     size = sum(part.rank * direction_bytes(len(part.b), part.a.shape[1], storage) for part in own.values())
     if size > room or any(part.rank > MOST_RANK for part in own.values()):

@@ -67,7 +67,7 @@ def metric_of(gram: Tensor) -> Metric:
 
 
 def ridge_of(gram: Tensor) -> float:
-    """What `metric_of` adds to the diagonal of C: `RIDGE` of its mean, and a little where the inputs are all 0."""
+    """What `metric_of` adds to the diagonal of C: `RIDGE` times its mean, and a tiny number if all inputs are 0."""
     return RIDGE * max(float(gram.diagonal().mean()), 1e-30)
 
 
@@ -122,7 +122,7 @@ def leading_svd(matrix: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
         most: how many, at most.
 
     Returns:
-        u [N, R], s [R] positive and descending, vh [R, K], with R ≤ `most`; fewer where the others are 0.
+        u [N, R], s [R] positive and descending, vh [R, K], with R ≤ `most`; fewer if the others are 0.
     """
     if not bool(matrix.any()):
         return matrix[:, :0], matrix[0, :0], matrix[:0]

@@ -1,7 +1,7 @@
 """A decoder whose weights stay in their checkpoint's files.
 
 On the processor a weight that is stored in the precision of the products is mapped from its file: the kernel reads its
-pages when a layer multiplies by it, and gives them up where memory is short. Others (rounded to bfloat16, quantised,
+pages when a layer multiplies by it, and gives them up if memory is short. Others (rounded to bfloat16, quantised,
 adapted) are held up to a limit; beyond it a LoRA is added to what its layer computes, and every other weight is read
 again for each call. So a decoder takes a few gigabytes of memory beyond the page cache, however large it is. On a GPU
 no weight is mapped: a share of its memory holds as many as fit, and the others are copied to it for each call.
@@ -32,7 +32,7 @@ SHARE = 4
 def mapped(model: PreTrainedModel, checkpoint: Checkpoint, held: int | None = None) -> Iterator[None]:
     """Let a model have a checkpoint's weights for the length of a block.
 
-    Linear weights are in bfloat16 where products in bfloat16 are faster, else in float32. The residual stream is in
+    Linear weights are in bfloat16 if products in bfloat16 are faster, else in float32. The residual stream is in
     float32, and so is a matrix that is embedding and head.
 
     Args:

@@ -28,7 +28,7 @@ def packed_batches(
     batch_size: int,
     rows: int = 2,
 ) -> tuple[Batch, ...]:
-    """Join prompts with their continuations and group them by length; packed where that pays and the model allows it.
+    """Join prompts with their continuations and group them by length, packed if that pays and the model allows it.
 
     A model allows it if it mixes tokens by attention alone, as the served architectures do, attends to whole rows, and
     takes masks of bools.
@@ -46,7 +46,7 @@ def packed_batches(
     longest = max(sum(len(prompt) + len(reply) for prompt, reply in chunk) for chunk in chunks)
     attends_to_all = window is None or longest <= window
     known = (model.config.architectures or [type(model).__name__])[0] in SERVED_ARCHITECTURES
-    # Eager attention, which Gemma 2 has for its soft cap, adds a mask to the scores, where sdpa takes one of bools.
+    # Eager attention, which Gemma 2 has for its soft cap, adds a mask to the scores, while sdpa takes one of bools.
     takes_bools = model.config._attn_implementation != "eager"
     if not (known and attends_to_all and takes_bools) or common_beginning(prompts) < WORTH_SHARING:
         return make_batches(prompts, replies, batch_size, device_of(model))

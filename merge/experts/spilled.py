@@ -12,7 +12,7 @@ class Spill:
     """Keeps tensors, of which no more than a budget of bytes are in memory that cannot be given back.
 
     Further ones are mapped from files that have no name any more and end with the tensors. The kernel writes their
-    pages out where memory is short, and reads them back.
+    pages out if memory is short, and reads them back.
     """
 
     def __init__(self, budget: int, folder: Path | None = None) -> None:
@@ -20,12 +20,12 @@ class Spill:
 
         Args:
             budget: bytes.
-            folder: where the files are; None: the system's folder for temporary files, which may be in memory.
+            folder: the folder of the files; None: the system's folder for temporary files, which may be in memory.
         """
         self._room, self._folder = budget, folder
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """The tensor itself where it fits, otherwise a copy of it on the processor.
+        """The tensor itself if it fits, otherwise a copy of it on the processor.
 
         Raises:
             OSError: the disk has no room for it.

@@ -160,7 +160,7 @@ def _named(name: str, factors: Factors) -> dict[str, Tensor]:
 
 
 def _narrowed(tensors: dict[str, Tensor], expert: Expert) -> dict[str, Tensor]:
-    """The factors in the dtype that the expert has them in, where that holds them exactly; else in float32."""
+    """The factors in the expert's dtype if that represents them exactly, else in float32."""
     dtypes = {delta.a.dtype for delta in expert.low_rank.values()}
     if len(dtypes) != 1 or not (dtype := dtypes.pop()).is_floating_point:
         return tensors

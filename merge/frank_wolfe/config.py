@@ -71,8 +71,8 @@ class ObjectiveConfig(_Block):
         per_task: prompts of each task (the first ones).
         replies: `answer`: the file's answers; `fine_tune`: what the task's fine-tune itself replies, which needs no
             answers and carries the separators and end tokens that it has learned.
-        separator: text between a prompt and its answer, part of the reply; if left out, nothing where prompts are put
-            through a chat template. It has no effect with `fine_tune`.
+        separator: text between a prompt and its answer, part of the reply; if left out, nothing if a chat template is
+            applied to the prompts. It has no effect with `fine_tune`.
         answer_tokens: most tokens of a reply of `fine_tune`.
         scale: `nats`: the mean of the tasks' losses, the paper's; or `log`: the mean of their logarithms, so that
             halving one task's loss is worth as much as halving another's. With `nats` a task that starts at many nats a
@@ -99,7 +99,7 @@ class FrankWolfeConfig(_Block):
             code's sum over tensors of the cosine between gradient and checkpoint.
         steps: most steps.
         step_rule: `classic`: 2/(t+2); `scaled`: that times `step_size`; `line_search`: the best step towards the
-            vertex. None: `line_search` where a rule is needed.
+            vertex. None: `line_search` if a rule is needed.
         step_size: for `scaled`; None: 0.1.
         init: where to start, a vertex as well: the base, or the fine-tunes merged by another method.
         local_update: None: the vertices are the fine-tunes; else a method applied to the base and one task vector at a

@@ -28,8 +28,8 @@ class LanguageModelLoss:
 
     Semantics: l = mean_k l_k, l_k = −mean log p(token | prompt, reply so far); logarithmic: l = mean_k log(l_k + FLOOR)
 
-    Memory: the parameters, their gradients, and one minibatch's activations; logits are computed where a reply token is
-    predicted, and nowhere else. The parameters under test are lent to the model, not copied, so they cost nothing more.
+    Memory: the parameters, their gradients, and one minibatch's activations; logits are computed only at positions
+    that predict a reply token. The model uses the parameters under test themselves, without a copy.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class LanguageModelLoss:
             yield functional.cross_entropy(self._logits(batch), wanted, reduction="sum") / tokens
 
     def _logits(self, batch: Batch) -> Tensor:
-        """Logits at the predicting positions, [M, V]; padding stands to the right, where no real token looks."""
+        """Logits at the predicting positions, [M, V]; padding is on the right, where no real token attends."""
         hidden = self._model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
         head: nn.Module = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
         logits: Tensor = head(hidden[batch.predicts])
@@ -140,7 +140,7 @@ def language_model_loss(
 
     Args:
         base: gives the architecture, the tokenizer and the values of what is not merged.
-        fine_tunes: by name; run where `config.replies` is `fine_tune`.
+        fine_tunes: by name; run if `config.replies` is `fine_tune`.
         calibration: where the examples are.
         config: which of them, and what the replies are.
 

@@ -38,7 +38,7 @@ class FrankWolfeMerge:
     steps: tuple[Step, ...]
 
     def method(self, name: str, base: Tensor, _vectors: TaskVectors) -> Tensor:
-        """The merged tensor, or the base's where it did not move: a `BoundMethod` for the checkpoint writer."""
+        """The merged tensor, or the base's if it did not move: a `BoundMethod` for the checkpoint writer."""
         return self.tensors[name].to(base.dtype) if name in self.tensors else base
 
     def shares(self) -> dict[str, float]:
@@ -62,8 +62,8 @@ def merge_frank_wolfe(
     its own coefficients: block-coordinate Frank-Wolfe.
 
     A tensor whose gradient is zero does not move, and the search ends if nothing descends. The released code's
-    branch that sets a tensor to zeros where its best cosine is not negative is left out: that sign says how the
-    gradient lies to the weights, nothing about the fine-tune, and zeros are not a vertex.
+    branch that sets a tensor to zeros if its best cosine is not negative is left out: that sign depends on the gradient
+    and the weights and not on the fine-tune, and zeros are not a vertex.
 
     Memory: one iterate, one gradient and a few tensors, however large the pool: vertices are read from disk tensor by
     tensor, as often as needed, and a number is kept for each vertex and tensor. A starting point made by another method

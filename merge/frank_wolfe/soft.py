@@ -9,7 +9,7 @@ from merge.frank_wolfe.search import Search, Step
 from merge.frank_wolfe.simplex import project_onto_simplex
 
 SUFFICIENT = 1e-4
-"""Share of the predicted decrease that a step must bring (Armijo's rule)."""
+"""Share of the predicted decrease that a step must reach (Armijo's rule)."""
 
 HALVINGS = 10
 """Most times that a step is halved before the search gives up."""

@@ -32,7 +32,7 @@ def as_directory(file: Path, say: Callable[[str], None] = lambda _: None) -> Pat
 
     Args:
         file: the file.
-        say: gets a line where it is converted.
+        say: called with a line if the file has to be converted.
 
     Raises:
         CheckpointError: it cannot be read, is one part of several, or has an architecture, settings or tensors that are

@@ -48,7 +48,7 @@ class Metadata:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """What the weights are stored in after conversion: the type of most entries, bfloat16 where it is quantised."""
+        """The dtype of the converted weights: the type of most entries, or bfloat16 if that type is quantised."""
         sizes: dict[GGMLQuantizationType, int] = {}
         for tensor in self.tensors.values():
             sizes[tensor.tensor_type] = sizes.get(tensor.tensor_type, 0) + int(tensor.n_elements)

@@ -17,13 +17,13 @@ FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-"""What is taken from the file's folder, where tokenizer.json is in it."""
+"""Files that are copied from the file's folder if it contains tokenizer.json."""
 
 
 def write_tokenizer(metadata: Metadata, target: Path) -> None:
-    """Write the tokenizer to a model directory: the one beside the file, else that which transformers makes of it.
+    """Write the tokenizer to a model directory: the one beside the file, else the one that transformers makes of it.
 
-    Nothing is written where the file has no vocabulary.
+    Nothing is written if the file has no vocabulary.
 
     Raises:
         CheckpointError: transformers cannot convert the vocabulary.

@@ -100,7 +100,7 @@ def match_adapter(directory: Path, config: AdapterConfig, model: Checkpoint) -> 
 
 
 def _ambiguous(directory: Path, changes: Mapping[str, LowRank], config: AdapterConfig, model: Checkpoint) -> list[str]:
-    """Square weights, where those that are not square contradict the flag that would have to decide."""
+    """Errors for square weights whose orientation is unknown: the other weights contradict `fan_in_fan_out`."""
     shapes = {name: model.tensors[name].shape for name in changes if "embedding" not in changes[name].a}
     transposed = {
         changes[name].transposed for name, shape in shapes.items() if len(shape) == 2 and shape[0] != shape[1]

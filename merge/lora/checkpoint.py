@@ -38,7 +38,7 @@ class AdaptedCheckpoint(Checkpoint):
         Semantics: W + s·B A; transposed weights W + s·(B A)ᵀ; convolutions W + s·Σ_r B[o, r] A[r, …]; with DoRA
         m ∘ (W + s·B A) / ‖W + s·B A‖, the norm that of each output's row.
 
-        The sum is taken in float32, or in `dtype` where that is float64, and rounded once.
+        The sum is computed in float32, or in `dtype` if that is float64, and rounded once.
         """
         change = self.adapter.changes.get(name)
         if change is None:
@@ -78,7 +78,7 @@ class AdaptedCheckpoint(Checkpoint):
             dtype: of the factors; None: the file's.
 
         Returns:
-            left [N, R], right [R, K] and s, where s · left @ right is added. None if the adapter does not
+            left [N, R], right [R, K] and s: s · left @ right is added. None if the adapter does not
             change the tensor, or if the change is not such a product (see `factors`).
         """
         change = self.adapter.changes.get(name)

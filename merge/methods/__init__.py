@@ -1,7 +1,7 @@
 """Merge methods: functions from a base tensor and a stream of task vectors to the merged tensor, one file each.
 
 `@method("name")` on such a function registers it; the function's keyword-only parameters are the schema that a recipe's
-`parameters:` are checked against, for the whole recipe and, where annotated `PerTask`, for each model.
+`parameters:` are checked against, for the whole recipe and, if annotated `PerTask`, for each model.
 """
 
 from merge.methods import (

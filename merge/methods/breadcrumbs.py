@@ -32,8 +32,8 @@ def breadcrumbs(
 ) -> Tensor:
     """Drop the smallest entries and the largest ones of the task vectors, then add their weighted sum to the base.
 
-    Semantics: θ₀ + λ Σ_i w_i b_i, b_i the ⌊d n⌋ entries of τ_i that are next in size to its ⌊γ n⌋ largest; where
-    d + γ > 1, so many fewer of the largest are dropped. With `normalize` divided by Σ_i w_i, unless that is 0.
+    Semantics: θ₀ + λ Σ_i w_i b_i, b_i the ⌊d n⌋ entries of τ_i that are next in size to its ⌊γ n⌋ largest. If
+    d + γ > 1, only n − ⌊d n⌋ of the largest are dropped. With `normalize` divided by Σ_i w_i, unless that is 0.
 
     Args:
         _name: the tensor's name; all tensors are treated alike.

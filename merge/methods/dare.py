@@ -89,7 +89,7 @@ def dare_ties(
 def keep_mask(shape: tuple[int, ...], density: float, seed: int, task: str, name: str, first_row: int = 0) -> Tensor:
     """Draw which entries of one tensor of one task are kept.
 
-    The generator is seeded by a hash of (seed, task, tensor name) alone, and of the first row where that is not 0, so a
+    The generator is seeded by a hash of (seed, task, tensor name) alone, and of the first row if that is not 0, so a
     mask does not depend on the order of the tasks, on what was drawn before it, on threads or on shards. At another
     density the same draw is cut elsewhere: what is kept at a low density is kept at every higher one.
 

@@ -15,8 +15,8 @@ def elect(base: Tensor, vectors: TaskVectors, weight: PerTask, normalize: bool, 
     """Elect a sign for each entry and merge the weighted task vectors that agree with it.
 
     Semantics: s = sign(Σ_i w_i τ_i), + for 0; A = {i: sign(w_i τ_i) = s}; Σ_{i ∈ A} w_i τ_i / Σ_{i ∈ A} w_i, 0 if no
-    task agrees. Without `normalize`, or where the weights of A sum to 0, the division is left out. Zeros agree with
-    nothing. A negative weight turns its task's vote round, as in mergekit.
+    task agrees. Without `normalize`, or if the weights of A sum to 0, the division is left out. Zeros agree with
+    nothing. A negative weight reverses its task's vote, as in mergekit.
 
     It goes through each vector piece by piece: intermediate results in the processor's cache instead of in memory make
     it several times faster.

@@ -23,7 +23,7 @@ def nuslerp(
 ) -> Tensor:
     """Interpolate two task vectors along the arc between them.
 
-    Semantics: t = w_2 / (w_1 + w_2), 1/2 where the weights sum to 0; cos φ = ⟨τ_1, τ_2⟩ / (‖τ_1‖ ‖τ_2‖);
+    Semantics: t = w_2 / (w_1 + w_2), 1/2 if the weights sum to 0; cos φ = ⟨τ_1, τ_2⟩ / (‖τ_1‖ ‖τ_2‖);
     θ₀ + λ (sin((1 − t) φ) τ_1 + sin(t φ) τ_2) / sin φ. Vectors of one direction, or 0, are interpolated linearly.
 
     Args:

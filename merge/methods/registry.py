@@ -88,7 +88,7 @@ class Method:
         Args:
             parameters: for all models.
             by_task: each model's own.
-            scale: λ over the usual one, where the parameters say `auto`.
+            scale: λ over the usual one, if the parameters say `auto`.
         """
         common = {field: getattr(parameters, field) for field in type(parameters).model_fields}
         if self.usual_scale is not None and common[SCALE] == AUTO:

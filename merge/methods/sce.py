@@ -18,7 +18,7 @@ def sce(_name: str, base: Tensor, vectors: TaskVectors, *, select_topk: TopK = 1
 
     Semantics: S = the ⌊k m⌋ entries of the largest variance over the tasks, m of which are not 0 (all entries for k =
     1); s_i = τ_i on S, 0 elsewhere; w_i = ‖s_i‖² / Σ_j ‖s_j‖²; A = {i: sign s_i = sign(Σ_j s_j), + for 0};
-    θ₀ + λ Σ_{i ∈ A} w_i s_i / Σ_{i ∈ A} w_i, and θ₀ where A is empty.
+    θ₀ + λ Σ_{i ∈ A} w_i s_i / Σ_{i ∈ A} w_i, and θ₀ if A is empty.
 
     Args:
         _name: the tensor's name; all tensors are treated alike.

@@ -2,8 +2,8 @@
 
 A LoRA's task vector has a few dozen singular values; the other hundreds that a dense decomposition returns are rounding
 errors of W + B A, in directions that change with the processor. A method that gives all of them the same weight would
-merge that noise. So LoRAs are decomposed from their factors, and of a dense task vector only those directions are
-kept that stand out of the rounding of the stored weights, where the rest is nothing but rounding.
+merge that noise. So LoRAs are decomposed from their factors. Of a dense task vector only the directions above the
+rounding errors of the stored weights are kept, if the rest is nothing but rounding.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def of_task(base: Tensor, vectors: TaskVectors, task: str) -> Singular:
 
 
 def of_sum(base: Tensor, vectors: TaskVectors, weight: PerTask | Mapping[str, float]) -> Singular:
-    """Decompose Σ_i w_i τ_i, from the factors where every task has them.
+    """Decompose Σ_i w_i τ_i, from the factors if every task has them.
 
     Args:
         base: θ₀, [N, K].
@@ -98,7 +98,7 @@ def of_matrix(matrix: Tensor, noise: float) -> Singular:
 
 
 def significant(s: Tensor, shape: tuple[int, int], noise: float) -> int:
-    """How many singular values of a matrix stand for something, by the rule of `of_matrix`.
+    """How many singular values of a matrix are significant, by the rule of `of_matrix`.
 
     Args:
         s: its singular values, [R], descending.
@@ -144,12 +144,12 @@ def squares(tensor: Tensor) -> float:
 
 
 def smallest(s: Tensor) -> Tensor:
-    """The size up to which a computed singular value is rounding error and stands for 0: 32 ε of the largest.
+    """The size up to which a computed singular value is a rounding error of 0: 32 ε of the largest.
 
     Args:
         s: [R], descending.
 
     Returns:
-        [1], or [0] where R is 0.
+        [1], or [0] if R is 0.
     """
     return 32 * torch.finfo(s.dtype).eps * s[:1]

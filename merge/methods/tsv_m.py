@@ -46,7 +46,7 @@ def tsv_m(
 
 
 def polar(matrix: Tensor) -> Tensor:
-    """The matrix with orthonormal columns (or rows, where it is wide) that is nearest to a matrix.
+    """The matrix with orthonormal columns (or rows, if it is wide) that is nearest to a matrix.
 
     Semantics: P Qᵀ for A = P Σ Qᵀ, without the directions in which A is 0 or a rounding error: any would do there, and
     another processor would take another.

@@ -73,7 +73,7 @@ class TaskVectors:
                 perhaps faster; None: that is what is done.
             factors: a task's vector as a product, None for a task that is not stored as one; None: no task is.
             stored: what a task's weights were rounded to; None: float64, which says that they are exact.
-            first_row: number of the vectors' first row, where they are some rows of a tensor.
+            first_row: number of the vectors' first row, if they are only some rows of a tensor.
         """
         self.tasks = tuple(sorted(tasks))
         self._read = read

@@ -15,7 +15,7 @@ from merge.recipe.schema import FRANK_WOLFE, ModelEntry, Recipe
 from merge.recipe.wording import Location, among, dotted, faults
 
 Block = tuple[Location, Mapping[str, Any]]
-"""A block of parameters, and where it stands."""
+"""A block of parameters, and its place in the recipe."""
 
 
 class RecipeError(ValueError):

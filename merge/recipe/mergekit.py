@@ -1,7 +1,7 @@
 """mergekit's recipes (https://github.com/arcee-ai/mergekit): what means the same is read, the rest is named.
 
 The keys `models`, `merge_method`, `base_model`, `parameters` and `out_dtype` mean the same here and there. A `dtype` of
-16 bits is what is stored, while the arithmetic is in float32. Some defaults differ, and a remark says so where a
+16 bits is that of the stored tensors; the arithmetic is in float32. Some defaults differ, and a remark says so if a
 recipe leaves them out.
 """
 

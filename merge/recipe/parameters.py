@@ -125,8 +125,8 @@ def bind(
         method: the method.
         common: for all models.
         by_task: each model's own.
-        scale: λ over the usual one, where the parameters say `auto`.
-        layers: of the model, which gradients go over.
+        scale: λ over the usual one, if the parameters say `auto`.
+        layers: number of the model's layers, over which lists of numbers are interpolated.
     """
 
     def bound_for(tensor: str) -> BoundMethod:

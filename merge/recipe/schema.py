@@ -184,7 +184,7 @@ class Recipe(_Block):
         """The merge method with this recipe's parameters; not for frank_wolfe.
 
         Args:
-            scale: λ over the usual one, where the recipe leaves the choice to `lambda: auto`.
+            scale: λ over the usual one, if the recipe has `lambda: auto`.
         """
         return bind(METHODS[self.merge_method], self.parameters, self._by_task, scale, self._layers)
 

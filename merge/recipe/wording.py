@@ -17,7 +17,7 @@ def faults(error: ValidationError, place: Location, block: type[BaseModel]) -> l
 
     Args:
         error: from validating `block`.
-        place: where the block stands in the recipe.
+        place: the block's place in the recipe.
         block: gives the keys that an unknown one may have been meant as.
     """
     found = []

@@ -14,7 +14,7 @@ Format = Callable[[float], str]
 def line_chart(
     curves: Sequence[tuple[str, Sequence[float], Sequence[Number]]], x_label: str, y_label: str, width: int = 640
 ) -> str:
-    """Curves over common axes; y is logarithmic where it spans more than a factor of 30, and then ends at 1/1000.
+    """Curves over common axes. y is logarithmic if it spans more than a factor of 30, and then ends at 1/1000.
 
     Args:
         curves: label, x and y; a curve breaks where y is None.

@@ -44,7 +44,7 @@ def calibrate(scores: Tensor, labels: Tensor) -> Calibration:
     """Fit offset and temperature to held-out scores by maximum likelihood, every class weighing the same.
 
     In 1/temperature and offset/temperature the loss is convex. A slight pull of 1/temperature towards 0 keeps it finite
-    where the scores separate the classes completely.
+    if the scores separate the classes completely.
 
     Args:
         scores: [n, E] float64, each from a fit that had not seen the prompt's wording.

@@ -33,11 +33,11 @@ class RouterConfig(BaseModel):
         word_dropout: chance that a word is left out of a training copy, so that no single word is relied on.
         copies: such copies of each prompt; heads are fitted with or without them, by the held-out likelihood.
             Of more than 10,000 prompts none are made.
-        decoys: copies of each background prompt in which one word gives way to a task's frequent word, so that a single
-            keyword ("History of JSON") does not decide.
+        decoys: copies of each background prompt in which one word is replaced by a task's frequent word, so that a
+            single keyword ("History of JSON") does not decide.
         ridges: candidate strengths of the regularisation, above 0; the one with the best held-out likelihood is taken.
         threshold: probability below which the backbone answers alone; None: chosen on held-out scores.
-        top_k: most experts that answer a prompt together, by weight, where the second is at least half as probable as
+        top_k: most experts that answer a prompt together, by weight, if the second is at least half as probable as
             the best.
         seed: seed of the word dropout.
     """

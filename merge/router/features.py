@@ -29,7 +29,7 @@ WIDTH = 2.0
 """The kernel's width: prompts at right angles to each other (|c - c'|² = 2) are alike by exp(-4)."""
 
 KERNEL_LENGTH = 2.0
-"""Length of the kernel's features where the n-grams have 1."""
+"""Length of the kernel's features, relative to the n-grams' of 1."""
 
 LEAST_EIGENVALUE = 1e-3
 """Of the landmarks' kernel matrix: prompts that say the same make it singular."""

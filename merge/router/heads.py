@@ -1,7 +1,7 @@
 """Fitting the heads: for each expert, a linear classifier of its prompts against all others.
 
 Semantics:  weight, bias = argmin Σ_n max(0, 1 - y_n (weight · d f_n + bias))² + ridge/2 (|weight|² + bias²)
-            with y_n = 1 where prompt n is the expert's, else -1, and d = diag(idf)
+            with y_n = 1 if prompt n is the expert's, else -1, and d = diag(idf)
 
 Features that count words are scaled by inverse document frequency while a head is fitted, and the scale is folded into
 its weight: a head needs nothing but itself and the features, and can be added to other heads. Heads are fitted one by

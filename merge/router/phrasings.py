@@ -17,7 +17,7 @@ _DIGIT = re.compile(r"\d")
 
 
 def phrasing_keys(prompts: Sequence[str]) -> list[tuple[Words, Words]]:
-    """How each prompt of one task begins and how it ends, up to where its content does.
+    """The wording at the beginning and at the end of each prompt of one task, around its content.
 
     Only the ends are looked at, not all words that are frequent in the task: content that is ordinary text shares `the`
     and `of` with every prompt, and then hardly two prompts have the same frequent words. All digits are one digit here,
@@ -50,8 +50,8 @@ def assign_folds(prompts: Sequence[str], folds: int) -> list[int]:
 def _common_starts(rows: Sequence[Words], least: float) -> list[Words]:
     """The first words of each row that are wording.
 
-    A start goes on as wording while most rows that have it go on with a word that `least` of them share; where most go
-    on in ways of their own, content has begun, even if some contents begin alike.
+    A start continues as wording while most rows that have it continue with a word that `least` of them share. If most
+    continue with different words, content has begun, even if some contents begin alike.
     """
     having = Counter(row[:length] for row in rows for length in range(len(row) + 1))
     shared: dict[Words, int] = defaultdict(int)

@@ -27,12 +27,12 @@ class RoutingQuality:
     Attributes:
         prompts, foreign: how many belong to an expert, and how many to none.
         accuracy: share of the prompts whose most probable expert is theirs, whatever the threshold.
-        routed: the same where its probability also reaches the threshold.
+        routed: share of the prompts for which its probability also reaches the threshold.
         coverage: share of the prompts that reach it.
         foreign_routed: share of the foreign prompts that reach it; None without any.
         ece: expected calibration error of the best probability over ten bins, on the experts' prompts.
         auroc: how well that probability tells the experts' prompts from foreign ones; None without any.
-        tasks, choices: rows and columns of `confusion`: where prompts belong, where they went; the last is "none".
+        tasks, choices: rows and columns of `confusion`: what prompts belong to, what was chosen; the last is "none".
         confusion: how many.
         curve: coverage and accuracy over the threshold.
     """

@@ -29,7 +29,7 @@ LEAST_PROMPTS = 2
 
 
 def too_few_prompts(task: str) -> str:
-    """What is wrong where a task has fewer than `LEAST_PROMPTS`."""
+    """The message for a task with fewer than `LEAST_PROMPTS`."""
     return f"the router needs at least {LEAST_PROMPTS} different prompts of task {task!r}; a few dozen are recommended"
 
 
@@ -88,7 +88,7 @@ def train_router(
         backbone: the model directory that the features `backbone` read.
 
     Raises:
-        ValueError: no task, a task with fewer than two different prompts, or no encoder where one is asked for.
+        ValueError: no task, a task with fewer than two different prompts, or no encoder although one is required.
     """
     config = config or RouterConfig()
     names = tuple(sorted(prompts_by_task))
@@ -212,8 +212,8 @@ def _threshold(fit: _Fit, config: RouterConfig) -> float:
 def _choose_fit(data: _Data, experts: int, config: RouterConfig) -> _Fit:
     """The fit whose held-out scores calibrate best: which ridge, and whether with the word-dropout copies.
 
-    The copies help where a task's prompts are a few wordings (on the zoo's held-out wordings they lift one seed of
-    three from 0.928 to 1). They cost a little where each prompt is worded differently (CLINC150's domains).
+    The copies help if a task's prompts have a few wordings (on the zoo's held-out wordings they raise one seed of
+    three from 0.928 to 1). They cost a little accuracy if each prompt is worded differently (CLINC150's domains).
     """
     fits = []
     for ridge in config.ridges:

@@ -30,7 +30,7 @@ def create_app(service: Service, settings: ApiSettings, keys: KeyRing | None = N
     Args:
         service: the model, or what will hold it once it is loaded.
         settings: keys and limits.
-        keys: those of the settings, where the caller wants to read them again.
+        keys: those of the settings, if the caller wants to read them again; None: they are made from the settings.
     """
     app = FastAPI(title="Overtone", openapi_url=None, redirect_slashes=False)
     app.root_path = settings.root_path

@@ -65,7 +65,7 @@ class RequestContext:
         user: OpenAI's `user` field, for the log.
         expert: what runs or is changed, for the log.
         key: fingerprint of the API key, for the log; None if there is none.
-        prompts: their texts, where the log is to hold them.
+        prompts: their texts, if they are to be logged.
     """
 
     request_id: str

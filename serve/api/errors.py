@@ -76,7 +76,7 @@ def context_overflow(param: str, max_model_len: int, requested: str) -> ApiError
         max_model_len: tokens of the context.
         requested: what does not fit, to come after "However, ".
     """
-    # LangChain looks for the code in the text of the exception, where newer versions of `openai` put the message alone.
+    # LangChain looks for the code in the text of the exception, which has only the message in new versions of `openai`.
     message = (
         f"This model's maximum context length is {max_model_len} tokens. However, {requested}. "
         f"Please reduce the length of the {param} or of the completion (context_length_exceeded)."
@@ -159,7 +159,7 @@ def internal(message: str) -> ApiError:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' (did you mean x?)' where some known word is close, else nothing.
+    """' (did you mean x?)' if some known word is close, else nothing.
 
     Long words and the end of long lists are not compared.
     """

@@ -105,5 +105,5 @@ def tax(runs: Sequence[Run]) -> dict[int, float]:
 
 
 def floor(distinct: int, density: float) -> float:
-    """Bytes that a step reads over those of the weights alone, where each distinct expert's entries are read once."""
+    """Bytes that a step reads over those of the weights alone, if each distinct expert's entries are read once."""
     return 1 + distinct * density * BYTES_AN_ENTRY / BYTES_A_WEIGHT

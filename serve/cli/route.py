@@ -88,7 +88,7 @@ def _report(quality: "RoutingQuality") -> str:
         accuracy = "       -" if point.accuracy is None else f"{point.accuracy:8.3f}"
         lines.append(f"{point.threshold:9.2f}  {point.coverage:8.3f}  {accuracy}")
     width = max(map(len, (*quality.tasks, *quality.choices)))
-    lines += ["", "belongs to, by where it went"]
+    lines += ["", "prompts by their own expert (rows) and the router's choice (columns)"]
     lines.append(" " * width + "".join(f"  {choice:>{max(5, len(choice))}}" for choice in quality.choices))
     for task, row in zip(quality.tasks, quality.confusion, strict=True):
         cells = (f"  {count:>{max(5, len(choice))}}" for choice, count in zip(quality.choices, row, strict=True))

@@ -137,7 +137,7 @@ class ReplicaClient:
         self.board.stop()
 
     def experts(self) -> tuple[ExpertInfo, ...]:
-        """All registered experts, and where the replica that has them nearest has them."""
+        """All registered experts, each with its nearest tier on any replica."""
         return tuple(_info(version, self.board.states) for version in self._registry.all())
 
     async def load_expert(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:

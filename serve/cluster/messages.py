@@ -83,7 +83,7 @@ class ReplicaState:
         bundle: digest of the bundle that it serves.
         stats: its engine's.
         step_seconds: how long its step has taken by now.
-        held: content digest → where that expert is; those on disk only are left out.
+        held: content digest → tier of that expert; those on disk only are left out.
     """
 
     replica: str

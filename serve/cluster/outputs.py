@@ -144,7 +144,7 @@ class ReplicaOutputs(AsyncIterator[Output]):
             waiting.cancel()
 
     def _lose(self, error: Exception, cause: BaseException | None = None) -> None:
-        """Note a lost replica; raise where the call may not be made again."""
+        """Note a lost replica. Raises if the call must not be repeated."""
         self._losses += 1
         if self._begun or self._losses >= _ATTEMPTS:
             self._end()

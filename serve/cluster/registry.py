@@ -37,7 +37,7 @@ class Registry:
         return tuple(self._versions[name] for name in sorted(self._versions))
 
     def set(self, name: str, path: Path, digest: str) -> ExpertVersion:
-        """Let a name stand for a content."""
+        """Register a content under a name."""
         self._versions[name] = ExpertVersion(name, path, digest, next(self._generations))
         return self._versions[name]
 

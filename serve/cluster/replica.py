@@ -139,7 +139,7 @@ class EngineReplica:
             tracing.flush()
 
     def _refused(self, error: EngineError) -> None:
-        """End this process where the engine's loop has ended.
+        """End this process if the engine's loop has ended.
 
         A replica that refuses at once seems idle, and would draw all requests until its health has been asked after
         several times. Ray Serve replaces one that has ended at once.

@@ -51,7 +51,7 @@ class Demo:
 def kept_bundle(
     name: str, recipe: Path, inputs: Sequence[Path], cache: Path | None = None, progress: bool = True
 ) -> Path:
-    """The bundle of a recipe; merged first where this recipe, these inputs and this merger have not made it yet.
+    """The bundle of a recipe; merged first if this recipe, these inputs and this merger have not made it yet.
 
     Args:
         name: what the bundle's directory is called, before a digest.

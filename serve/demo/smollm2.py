@@ -51,7 +51,7 @@ def write_recipe(folder: Path, base: Path, encoder: Path) -> tuple[Path, list[Pa
     """Write the recipe with its paths filled in, and the prompts beside it.
 
     Args:
-        folder: where to.
+        folder: the folder to write to.
         base: the base's directory.
         encoder: that of the router's encoder.
 

@@ -32,7 +32,7 @@ def fine_tune_dirs(tasks: Iterable[str]) -> dict[str, Path]:
 
 
 def zoo_bundle(cache: Path | None = None, progress: bool = True) -> Path:
-    """The tiny zoo's bundle, merged where this recipe, these weights and this merger have not made it yet.
+    """The tiny zoo's bundle; merged first if this recipe, these weights and this merger have not made it yet.
 
     Args:
         cache: instead of the project's cache directory.

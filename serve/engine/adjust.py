@@ -13,7 +13,7 @@ from serve.engine.sampling_state import SamplingState
 def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[int, ...]) -> None:
     """Apply penalties, then biases, then bans, in place, without waiting for a GPU.
 
-    Where the bans leave a row no token at all, its end tokens are allowed, or any token where it has none.
+    If the bans leave a row no token at all, its end tokens are allowed, or any token if it has none.
 
     Args:
         logits: [R, vocab] float32, contiguous.
@@ -29,7 +29,7 @@ def adjust(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[in
 
 
 def _free(logits: Tensor, rows: Sequence[int], ends: Sequence[tuple[int, ...]]) -> None:
-    """Allow rows without any token their end tokens, or any token where they have none."""
+    """Allow rows without any allowed token their end tokens, or all tokens if they have none."""
     flat, device = logits.view(-1), logits.device
     stuck = ~(logits[_rows(rows, device)] > -torch.inf).any(dim=-1)
     tokens = [torch.tensor(own, dtype=torch.int64) for own in ends]

@@ -1,4 +1,4 @@
-"""From a bundle to an engine: load, make room, put together."""
+"""From a bundle to an engine: load, allocate, assemble."""
 
 import dataclasses
 import logging
@@ -36,7 +36,7 @@ from serve.model import (
 MAX_DEFAULT_SLOTS = 64
 
 LORA_SLOTS = 8
-"""Slots by default where adapters are to be loaded later."""
+"""Default number of slots if adapters can be loaded later."""
 
 HOST_SHARE = 0.3
 """Largest part of the host's free memory, once everything else is in place, that experts are kept in by default."""

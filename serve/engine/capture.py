@@ -18,7 +18,7 @@ class Capture(Protocol):
     """Makes work repeatable."""
 
     def __call__(self, work: Callable[[], None]) -> Graph:
-        """Capture work that reads and writes tensors which stay where they are. It may be done on the way.
+        """Capture work that reads and writes tensors at fixed addresses. The work may also be done once.
 
         Raises:
             Exception: it cannot be captured. Then nothing should be captured any more.
@@ -30,7 +30,7 @@ class CudaCapture:
 
     What is relied on, as torch 2.13's `torch.cuda.graphs` and `CUDAGraph.cpp` say it:
 
-    * Kernels are recorded with the addresses of their operands: what the work reads and writes must stay where it is.
+    * Kernels are recorded with the addresses of their operands, so all of the work's tensors must keep theirs.
       A replay goes to the stream that is current then, in order with the copies into those tensors before it.
     * Nothing may wait for the device during a capture, and first calls may: the work is done once before, on the
       stream of the capture, which also compiles the Triton kernels and makes cuBLAS' workspace for that stream.
@@ -67,7 +67,7 @@ class CudaCapture:
                     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                         work()
                 except BaseException:
-                    # As `torch.cuda.use_mem_pool` leaves a pool; the first says so where the allocator has left it.
+                    # As `torch.cuda.use_mem_pool` leaves a pool; the first call raises if the allocator has left it.
                     with suppress(Exception):
                         torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
                         torch._C._cuda_releasePool(torch.cuda.current_device(), pool)

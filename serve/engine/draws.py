@@ -22,7 +22,7 @@ class Draws:
 
     Attributes:
         rows: of each sequence its row, and the position that its token was drawn behind.
-        tokens: [R] int64 on the device; `UNDECIDED` where the host has to draw.
+        tokens: [R] int64 on the device; `UNDECIDED` in rows that the host has to draw.
         logits: [R, vocab], kept if that may be; otherwise None.
         host: [R] int64 on the host, complete after `arrived`.
         arrived: None if there is nothing to wait for.

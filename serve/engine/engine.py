@@ -128,7 +128,7 @@ class Engine:
         return None if sequence is None else self._end(sequence, "abort")
 
     def warm_up(self) -> None:
-        """Compile and capture what steps of few tokens will ask for, where steps are captured."""
+        """Compile and capture what steps of few tokens need, if steps are captured."""
         self._runner.warm_up(self.experts.slots > 0)
 
     def step(self) -> list[Output]:

@@ -2,7 +2,7 @@
 
 A block is `block_size` consecutive tokens' keys and values of every layer. Blocks are counted references, so that
 sequences with equal prefixes share them. A block that no sequence holds keeps its content, and its key, until it is the
-least recently released one and somebody needs room.
+least recently released one and a block is needed.
 """
 
 import hashlib

@@ -71,7 +71,7 @@ class Line:
 
 
 class LineHeap:
-    """Lines by a key that may rise at any time; where it falls, `add` must be called again.
+    """Lines by a key that may rise at any time; if it falls, `add` must be called again.
 
     `first` costs O(log n) for each line at the top whose key has risen since it was looked at last.
     """

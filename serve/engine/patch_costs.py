@@ -66,7 +66,7 @@ def measure_patch_costs(decoder: Decoder, banks: ResidualBanks, slot: int, most_
         most_tokens: that a step may have.
     """
     sizes = [size for size in _SIZES if size <= most_tokens]
-    # Of its own, since nothing of the timed tokens may stay where requests look.
+    # A separate cache, so that requests never find keys and values of the timed tokens.
     cache = KvCache.allocate(decoder.config, sizes[-1], _BLOCK, decoder.dtype, decoder.device)
     saved = []
     for size in sizes:

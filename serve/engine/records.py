@@ -1,4 +1,4 @@
-"""What the engine tells an observer (metrics, logs) and what it says about itself."""
+"""What the engine reports to an observer (metrics, logs), and its statistics."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -65,7 +65,7 @@ class RequestRecord:
 class EngineStats:
     """The engine at this moment.
 
-    Experts are names; several may stand for one content, which is there once. Bytes are exact sizes of the tensors.
+    Experts are names; several names may have one content, which is stored once. Bytes are exact sizes of the tensors.
     """
 
     running: int

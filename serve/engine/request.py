@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: token ids, never text."""
+"""Inputs and outputs of the engine: token ids, never text."""
 
 import copy
 import math
@@ -95,7 +95,7 @@ class SamplingParams:
             raise ValueError(f"{name} is {getattr(self, name)}; it must be {expected}")
 
     def ends(self, usual: tuple[int, ...]) -> tuple[int, ...]:
-        """The end tokens, where the model's own are the `usual` ones."""
+        """The end tokens of the request; `usual` are the model's own."""
         return usual if self.end_token_ids is None else self.end_token_ids
 
     @property
@@ -143,8 +143,8 @@ class TokenOutput:
 
     Attributes:
         token: its id.
-        logprob: natural log of its probability, where asked for.
-        top_logprobs: (token, log-probability) of the most likely tokens, descending, where asked for.
+        logprob: natural log of its probability, if requested.
+        top_logprobs: (token, log-probability) of the most likely tokens, descending, if requested.
     """
 
     token: int
@@ -160,12 +160,12 @@ class Output:
         request_id: the request.
         tokens: generated in this step; none if the request ended without one.
         finish_reason: None before its end; "stop" (an end token, the last of the output), "length", "abort", "error".
-        error: one line, where the reason is "error".
+        error: one line, if the reason is "error".
         cached_tokens: prompt tokens whose keys and values came from the prefix cache.
-        prompt_logprobs: on the first output, where asked for: one entry a prompt token, None for those before
+        prompt_logprobs: on the first output, if requested: one entry for each prompt token, None for those before
             `scored_from`.
-        pooled: on the first output, where asked for: the pooled hidden state, float32 values.
-        expert_error: why one of the experts could not be loaded, where that ended the request.
+        pooled: on the first output, if requested: the pooled hidden state, float32 values.
+        expert_error: why one of the experts could not be loaded, if that ended the request.
     """
 
     request_id: str

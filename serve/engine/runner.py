@@ -41,7 +41,7 @@ class Runner:
         self._plans: tuple[ExpertBatch, ExpertBatch] | None = None
 
     def warm_up(self, experts: bool) -> None:
-        """Capture what decoding will ask for, where steps are captured; with the expert of a token if there are any."""
+        """Capture what decoding needs, if steps are captured; with the expert of a token if there are any."""
         if self._graphs is not None:
             self._graphs.capture_all(int(experts))
 

@@ -26,7 +26,7 @@ def sample(logits: Tensor, states: Sequence[SamplingState], end_tokens: tuple[in
         end_tokens: the model's own; a row's are held back while `min_tokens` is not reached.
 
     Returns:
-        One output a row, with log-probabilities where the row asks for them.
+        One output for each row, with log-probabilities if the row requests them.
     """
     _prepare_masks(states)
     ruled = [number for number, state in enumerate(states) if state.ruled]

@@ -36,7 +36,7 @@ class SamplingState:
 
     @cached_property
     def seen(self) -> SeenTokens:
-        """What penalties look at: the output, and the prompt where it is penalised as well."""
+        """The tokens that penalties count: the output, and the prompt if it is penalised as well."""
         return SeenTokens(self.prompt if self.params.repetition_penalty != 1.0 else (), self.output)
 
     @property

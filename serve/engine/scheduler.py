@@ -23,8 +23,8 @@ class Chunk:
         count: its next tokens to compute.
         draws: whether its last token is among them, so that the next one is drawn.
         prefill: whether these are tokens of the prompt, or recomputed ones.
-        ahead: where it is the token that a step draws which is still being computed, how many tokens that step computes
-            of the sequence; otherwise 0. The host does not know the token then.
+        ahead: if the token is drawn by a step that is still being computed, the number of tokens that this step
+            computes of the sequence; otherwise 0. The host does not know the token then.
     """
 
     sequence: Sequence

@@ -28,8 +28,8 @@ class Sequence:
         published: how many of them are in the prefix cache.
         lease: slots of its experts while it runs, or None.
         due: how many sequences may have left the queue before it is overdue.
-        prompt_logprobs: of the prompt tokens computed so far, where asked for.
-        pooled: the sum of the hidden states that are pooled so far [hidden] float32, where asked for.
+        prompt_logprobs: of the prompt tokens computed so far, if requested.
+        pooled: the sum of the hidden states that are pooled so far [hidden] float32, if requested.
         pooled_tokens: prompt tokens that were looked at for that.
         finish_reason, error: why it ended, or None.
         expert_error: why one of its experts could not be loaded, or None.
@@ -78,7 +78,7 @@ class Sequence:
 
     @property
     def cacheable(self) -> int:
-        """Tokens at the beginning that need not be computed where their keys and values are known."""
+        """Tokens at the beginning that need not be computed if their keys and values are known."""
         if self.request.pooling == "mean":
             return 0
         if self.request.params.prompt_logprobs is None:

@@ -1,4 +1,4 @@
-"""A decoding step whose shapes are those of a bucket and whose inputs stay where they are."""
+"""A decoding step whose shapes are those of a bucket and whose inputs have fixed addresses."""
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows

@@ -116,7 +116,7 @@ def _spread(tokens: Tensor, values: Tensor, others: float) -> Tensor:
 
 
 def _sum(addends: Sequence[Tensor], closed: bool) -> Tensor | None:
-    """Addends of different lengths added up; `closed`: the last one ends where no further token may be drawn."""
+    """The sum of addends of different lengths; `closed`: no token beyond the last one's end may be drawn."""
     if not addends:
         return None
     length = len(addends[-1]) if closed else max(map(len, addends))

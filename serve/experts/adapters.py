@@ -53,7 +53,7 @@ class AdapterRules:
         return digest, replace(expert, settings=own_settings(self.base, directory))
 
     def _compare_base(self, name: str, trained_on: str) -> None:
-        """Warn where the adapter says that it belongs to a model of another name; its shapes are checked anyway."""
+        """Warn if the adapter says that it belongs to a model of another name; its shapes are checked anyway."""
         if trained_on and model_name(self.base).casefold() != model_name(Path(trained_on)).casefold():
             _log.warning(
                 "adapter %r was trained on %s and is served on %s: replies are wrong unless they are the same model",

@@ -6,7 +6,7 @@ from serve.model import PackedExpert
 
 
 class HostTier:
-    """Packed experts by content digest. The least recently used leave where a limit is exceeded.
+    """Packed experts by content digest. The least recently used are removed if a limit is exceeded.
 
     Each call costs the same whatever number of experts is kept. Not thread-safe: the store's lock guards it.
 

@@ -1,4 +1,4 @@
-"""Which expert sits in which slot, who needs it there, and who goes when room is needed."""
+"""Which expert is in which slot, which requests need it there, and which expert is evicted for another one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

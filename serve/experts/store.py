@@ -128,14 +128,14 @@ class ExpertStore:
             return tuple(self._info(self._versions[name], places) for name in sorted(self._versions))
 
     def load(self, name: str, path: Path, expected_generation: int | None = None) -> ExpertInfo:
-        """Read and check an expert, then make it what the name stands for. Waits for the disk.
+        """Read and check an expert, then register it under the name. Waits for the disk.
 
         Sequences that were admitted with an earlier version keep it.
 
         Args:
             name: new, or of an expert to replace.
             path: the file, or the directory of a LoRA adapter.
-            expected_generation: where given, the generation that the name must have now; 0 for a new name.
+            expected_generation: the generation that the name must have now, 0 for a new name; None: any.
 
         Raises:
             GenerationMismatch: the name has another generation; nothing changed.
@@ -185,7 +185,7 @@ class ExpertStore:
 
         Returns:
             A lease, to be asked whether it is `ready` or has an `error`, and to be released in either case. None, with
-            nothing changed, where the slots are in use by others.
+            nothing changed, if the slots are in use by others.
         """
         with self._lock:
             found = self._table.lease(versions)
@@ -275,7 +275,7 @@ class ExpertStore:
             raise ExpertLoadError(f"expert {name!r} cannot be served: {error}", name, _reason(error)) from error
 
     def _keep(self, version: ExpertVersion, packed: PackedExpert, seconds: float) -> None:
-        """Put what took `seconds` to read into the host tier, if it fits and some name still stands for it."""
+        """Put what took `seconds` to read into the host tier, if it fits and some name still has it."""
         nbytes = packed.nbytes
         with self._lock:
             if not self._is_known(version):
@@ -288,7 +288,7 @@ class ExpertStore:
         self._tell_evicted([(name, "host") for name in evicted])
 
     def _drop(self, version: ExpertVersion) -> None:
-        """Remove a content that no name stands for from the tiers; a pinned slot follows when it is released."""
+        """Remove a content without a name from the tiers; a pinned slot follows when it is released."""
         evicted: list[tuple[str, Tier]] = []
         with self._lock:
             if self._is_known(version):
@@ -303,7 +303,7 @@ class ExpertStore:
         self._tell_evicted(evicted)
 
     def _is_known(self, version: ExpertVersion) -> bool:
-        """Whether a name stands for this content; the version's own is asked first."""
+        """Whether a name has this content; the version's own name is tried first."""
         current = self._versions.get(version.name)
         if current is not None and current.digest == version.digest:
             return True

@@ -44,7 +44,7 @@ class Metrics:
         return self.render(accept, phase)
 
     def render(self, accept: str = "", phase: str = "ready") -> tuple[bytes, str]:
-        """The scrape's body and content type: OpenMetrics where `accept` asks for it, else Prometheus' text.
+        """The scrape's body and content type: OpenMetrics if `accept` requests it, else Prometheus' text.
 
         Args:
             accept: the scrape's Accept header.

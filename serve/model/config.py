@@ -14,9 +14,9 @@ class TensorNames:
     """What a layer's modules are called in checkpoints, after `model.layers.N.`.
 
     Attributes:
-        qkv: of queries, keys and values; one name where they are one tensor.
+        qkv: of queries, keys and values; one name if they are one tensor.
         output: of the attention's output projection.
-        gate_up: of the MLP's gate and of what it is multiplied with; one name where they are one tensor.
+        gate_up: of the MLP's gate and of what it is multiplied with; one name if they are one tensor.
         down: of the projection back to the residual stream.
         input_norm, output_norm: of the norms before and after the attention; None if the family has none.
         mlp_norm, down_norm: of the norms before and after the MLP; None if the family has none.

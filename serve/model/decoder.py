@@ -62,7 +62,7 @@ class Decoder:
         dtype, device: of its weights and activations.
         not_compiled: why steps of few tokens are not computed in one compiled call; None: they are, on the CPU.
         windows: the distinct sliding windows, for each of which a batch needs an attention plan.
-        placements: where each parameter of a checkpoint goes, by its Hugging Face name.
+        placements: the place of each parameter of a checkpoint, by its Hugging Face name.
     """
 
     def __init__(self, config: ModelConfig, max_positions: int, dtype: torch.dtype, device: torch.device) -> None:

@@ -22,7 +22,7 @@ ALIGNMENT = 64
 
 
 def hold_together(tensors: Sequence[Tensor]) -> None:
-    """Give CPU tensors new memory, one after another in huge pages where the system has them.
+    """Give CPU tensors new memory, one after another in huge pages if the system has them.
 
     Their values are lost, so this comes before they have any. Tensors on other devices stay as they are.
 

@@ -1,6 +1,6 @@
 """What experts add to rows of an embedding that are looked up: the lookup's counterpart of `expert_linear`.
 
-Everything is elementwise, so that a token's row comes out the same to the last bit whatever else is looked up, and
+Everything is elementwise, so that a token's row is the same to the last bit whatever else is looked up, and
 nothing is read back from a device, so that a step with it can be captured.
 """
 

@@ -34,7 +34,7 @@ class PackedRows:
         return cls(index, value, None if bank.scale is None else torch.zeros(bank.scale.shape[1]))
 
     def put(self, rows: slice, delta: SparseDelta) -> None:
-        """Fill some rows; an 8-bit residual is multiplied out where the bank has wider values."""
+        """Fill some rows; an 8-bit residual is multiplied out if the bank has wider values."""
         self._put(self.index, rows, delta.index)
         if self.scale is None:
             self._put(self.value, rows, delta.numbers)
@@ -44,7 +44,7 @@ class PackedRows:
 
     @staticmethod
     def _put(blocks: Tensor, rows: slice, values: Tensor) -> None:
-        """Rows of [n, k] values into blocks of 16 rows, whole blocks at once where the rows begin and end with one."""
+        """Rows of [n, k] values into blocks of 16 rows, whole blocks at once if the rows begin and end with one."""
         converted, k = values.to(blocks.dtype), values.shape[1]
         # 16-bit columns have no indexing of their own in torch.
         bits = torch.int16 if blocks.dtype == torch.uint16 else blocks.dtype

@@ -164,7 +164,7 @@ class QuantisedReader:
         return tensor
 
     def _stack(self, members: Sequence[tuple[str, Tensor | QuantisedWeight]]) -> Tensor | PackedWeight:
-        """One layer's weight from those that it stacks; multiplied out where they differ in their bits.
+        """One layer's weight from those that it stacks; multiplied out if they differ in their bits.
 
         It is rounded some rows at a time: no copy of the whole weight is made beside the packed one.
         """

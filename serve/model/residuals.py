@@ -169,7 +169,7 @@ class ResidualBanks:
             yield Write(delta[slot], expert.dense.get(part))
 
     def patches(self, slot: int) -> bool:
-        """Whether `patch` takes a slot: not where its expert has a low-rank part, whose product is a dense matrix.
+        """Whether `patch` takes a slot: not if its expert has a low-rank part, whose product is a dense matrix.
 
         Weights of few bits are not patched: a sum would have to be rounded to them.
         """
@@ -197,9 +197,9 @@ class ResidualBanks:
             raise
 
     def unpatch(self) -> None:
-        """Restore the weights to the last bit; nothing where they are not patched.
+        """Restore the weights to the last bit. Does nothing if they are not patched.
 
-        Where that fails, what is not restored yet is so by the next call.
+        If it fails, the next call restores the rest.
         """
         while self._undo:
             self._undo[-1]()

@@ -57,13 +57,13 @@ class RopeConfig:
 
         Args:
             raw: config.json.
-            kind: of the layers, whose settings are read where config.json has them by kind of layer.
-            theta: where config.json does not say.
+            kind: of the layers, whose settings are read if config.json has them by kind of layer.
+            theta: the base if config.json does not have one.
             partial: whether the family's attention can leave a part of each head as it is.
 
         Raises:
-            ModelError: a kind that is not one of `ROPE_KINDS`, a kind without its settings, or a null where a number
-                is needed.
+            ModelError: a kind that is not one of `ROPE_KINDS`, a kind without its settings, or null in place of a
+                number.
         """
         given = {**_settings(raw, "rope_scaling", kind), **_settings(raw, "rope_parameters", kind)}
         said = given.get("rope_type") or given.get("type") or "default"
@@ -227,7 +227,7 @@ def _factors(given: Mapping[str, Any], key: str) -> tuple[float, ...]:
 
 
 def _attention_factor(kind: str, given: Mapping[str, Any], factor: float, original: int) -> float:
-    """YaRN's temperature, 0.1 ln(factor) + 1, or the ratio of two of them where the model names both mscales.
+    """YaRN's temperature, 0.1 ln(factor) + 1, or the ratio of two of them if the model has both mscales.
 
     LongRoPE's (Ding et al., 2024) is sqrt(1 + ln(factor) / ln(original)).
     """
@@ -250,8 +250,8 @@ class RotaryTable:
     """cos and sin of every position's angles, computed once.
 
     Attributes:
-        cos: [positions, rotated] float32, both halves alike, times the attention factor; [1, rotated] where positions
-            are not looked at.
+        cos: [positions, rotated] float32, both halves alike, times the attention factor; [1, rotated] if positions
+            have no effect.
         sin: the same for sin, its first half negated: what the other half of a pair is multiplied by.
     """
 

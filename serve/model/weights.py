@@ -26,7 +26,7 @@ def load_model(
     Args:
         directory: config.json with model.safetensors, or with an index and its shards.
         dtype: of weights and activations; None: as stored.
-        device: where the weights go.
+        device: the device of the weights.
         max_positions: longest sequence that will be computed; None: what the model was made for.
         quantisation: int8 or int4: round weights to 8 or 4 bits as they are read (embeddings and the head to 8); on a
             CPU, in bfloat16 or float32, or on a GPU with Triton. None: as stored.

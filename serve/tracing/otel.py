@@ -37,7 +37,7 @@ class OtelTracing:
     """Makes OpenTelemetry's spans.
 
     Args:
-        provider: where they go.
+        provider: the provider of the spans.
     """
 
     def __init__(self, provider: TracerProvider):

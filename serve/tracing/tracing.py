@@ -1,4 +1,4 @@
-"""Tracing: what the server tells of its requests as they happen, and how the environment switches it on."""
+"""Tracing: the spans of the server's requests, and the environment variables that enable them."""
 
 import os
 from collections.abc import Callable, Mapping

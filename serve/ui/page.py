@@ -18,8 +18,8 @@ def router(examples: Sequence[str] = (), chat: bool = True) -> APIRouter:
 
     Args:
         examples: messages that the page offers.
-        chat: whether the page sends messages with those before them; else it has each completed by itself, as it does
-            anyway where the model has no chat template.
+        chat: whether the page sends messages with those before them; else each is completed separately, as it is
+            in any case if the model has no chat template.
     """
     body = _page(examples, chat).encode()
     headers = {

@@ -45,7 +45,7 @@ def test_kernels_compile_without_a_gpu(compiled: list[dict[str, Any]]) -> None:
 def test_nothing_waits_for_other_lanes_among_an_experts_entries(compiled: list[dict[str, Any]]) -> None:
     """One loop for several tokens and one for a single one, and after each the entries that are left.
 
-    Also where factors follow: their loop, the only one with shared memory, is another.
+    This also holds if factors follow: they have a separate loop, the only one with shared memory.
     """
     for one in (*compiled[:2], *(one for one in compiled if "entries and factors" in one["name"])):
         entries = [loop for loop in one["loops"] if not loop["shared"]]

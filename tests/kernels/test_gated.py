@@ -17,7 +17,7 @@ def test_matches_fp64(tokens: int, size: int, dtype: torch.dtype, activation: Ac
     gate, up = x.double().chunk(2, dim=-1)
     got = gated(x, activation)
     assert got.dtype == dtype
-    # Torch computes 1 + tanh of GELU in fp32, where it vanishes far below 0.
+    # Torch computes 1 + tanh of GELU in fp32, in which it vanishes far below 0.
     want, least = (F.silu(gate), 1e-30) if activation == "silu" else (F.gelu(gate, approximate="tanh"), 2e-5)
     torch.testing.assert_close(got.double(), want * up, rtol=TOLERANCE[dtype], atol=least)
 

@@ -275,7 +275,7 @@ def greedy(tokens: int, **params: Any) -> SamplingParams:
 
 
 def drain(engine: Engine, patience: float = 20.0) -> dict[str, list[Output]]:
-    """Step an engine until nothing is unfinished, waiting for experts where there is nothing to compute."""
+    """Step an engine until all requests are finished. It waits for experts if there is nothing to compute."""
     outputs: dict[str, list[Output]] = {}
     deadline = time.monotonic() + patience
     while engine.has_work:

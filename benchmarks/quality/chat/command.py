@@ -134,7 +134,7 @@ def _parser() -> Parser:
         prog="python -m benchmarks.quality --domain chat",
         description="Backbones and experts of a real chat model's fine-tunes.",
         epilog=f"Results are kept cell by cell: the same command continues where the last one stopped. It exits with "
-        f"status {UNFINISHED} where --seconds ended it.",
+        f"status {UNFINISHED} if --seconds ended it.",
     )
     parser.add_argument(
         "--models",
@@ -167,7 +167,7 @@ def _parser() -> Parser:
     parser.add_argument("--calibration", type=positive, default=48, help="prompts that an expert is cut with")
     parser.add_argument("--distill", type=int, help="steps of distillation (default: the recipe's)")
     parser.add_argument("--seconds", type=float, help="begin nothing new after this time")
-    parser.add_argument("--cache", type=Path, help="where results are kept (default: the cache directory)")
+    parser.add_argument("--cache", type=Path, help="folder of the results (default: the cache directory)")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser

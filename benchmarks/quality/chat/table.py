@@ -24,7 +24,7 @@ VALIDATED = 12
 """Requests a task that λ is chosen on."""
 
 VERSION = 1
-"""Raise it where the same settings give other results."""
+"""Increase it if a change of the code gives other results with the same settings."""
 
 Marks = Mapping[str, Sequence[float]]
 """The metric of each request, by task."""
@@ -115,7 +115,7 @@ class ChatTable:
     def scale(self, row: Row) -> float:
         """λ: of those that keep the base's general abilities, the best on validation requests.
 
-        A backbone keeps them where its KL to the base on general questions is at most 0.1 nats a token, the limit of
+        A backbone keeps them if its KL to the base on general questions is at most 0.1 nats a token, the limit of
         the warning in `overtone merge`. The KL grows with λ, so a larger λ is not tried after one that is over the
         limit. If the smallest is over it, it is halved until one is not, at most `halvings` times.
         """

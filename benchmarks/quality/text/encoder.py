@@ -34,7 +34,7 @@ class TextDomain(ClassifierDomain):
     dtype = torch.bfloat16
 
     def __init__(self, store: Store, training: Training = TRAINING, sizes: Sizes = SIZES) -> None:
-        """Take where to keep data and fine-tunes, and how much to do."""
+        """Take the store of data and fine-tunes, and the sizes of the work."""
         super().__init__(store, training, sizes)
         self.tasks = tuple(task.name for task in TASKS)
         self._source = encoder_directory(store.folder("text"))

@@ -42,7 +42,7 @@ class VisionDomain(ClassifierDomain):
     def __init__(
         self, store: Store, training: Training = TRAINING, sizes: Sizes = SIZES, pretraining: int = PRETRAINING_STEPS
     ) -> None:
-        """Take where to keep models, and how much to do."""
+        """Take the store of the models, and the sizes of the work."""
         super().__init__(store, training, sizes)
         self._pretraining = pretraining
         self._data = cache(task_data)

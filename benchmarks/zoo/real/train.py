@@ -47,7 +47,7 @@ def train_all(base: Path, out: Path, work: Sequence[Work], seed: int, jobs: int)
 
     Args:
         base: the base's directory.
-        out: where `lora/` and `full/` are made.
+        out: the directory in which `lora/` and `full/` are made.
         work: form and task of each, in the order to begin them.
         seed: of the initial factors and of the examples.
         jobs: processes; each trains on one thread, so that their number does not change the outcome.

@@ -19,8 +19,8 @@ class Target:
 
     Attributes:
         experts: (name, gate) of each expert; none: the backbone alone.
-        confidence: the router's, where it decided.
-        session: "kept" or "switched" where a chat's earlier turns had a say in that.
+        confidence: the router's, if it decided.
+        session: "kept" or "switched" if a chat's earlier turns influenced the decision.
     """
 
     experts: tuple[tuple[str, float], ...] = ()
@@ -181,7 +181,7 @@ class Catalogue:
         return Target(tuple(experts.items()))
 
     def fingerprint(self, weights: Iterable[tuple[str, float]]) -> str:
-        """OpenAI's `system_fingerprint`: equal where the same backbone and (content digest, gate)s answered."""
+        """OpenAI's `system_fingerprint`: equal if the same backbone and (content digest, gate)s answered."""
         parts = {self.backbone_digest, *(f"{digest}:{gate!r}" for digest, gate in weights)}
         return "fp_" + hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 

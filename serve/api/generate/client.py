@@ -26,7 +26,7 @@ class Outputs(Protocol):
         """The versions that answer the request, with their gates."""
 
     async def admitted(self) -> None:
-        """Return once the request is admitted; at once where `generate` has seen to it.
+        """Return when the request is admitted; at once if `generate` has already waited for that.
 
         Raises:
             EngineError: it is not.

@@ -68,7 +68,7 @@ class Job:
             yield codec.decode(self.choices[first].request.prompt)
 
     def best(self) -> list[int]:
-        """Numbers of the choices to return, prompt by prompt, each prompt's best ones first where some are left out."""
+        """Numbers of the choices to return, prompt by prompt, each prompt's best ones first if some are left out."""
         kept: list[int] = []
         for first in range(0, len(self.choices), self.candidates):
             numbers = range(first, first + self.candidates)

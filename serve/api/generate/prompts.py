@@ -1,4 +1,4 @@
-"""The prompts of a request, and what answers each of them: text, tokens, routing, room."""
+"""The prompts of a request and what answers each of them: text, tokens, routing, and the limit of new tokens."""
 
 import dataclasses
 from collections.abc import Iterator

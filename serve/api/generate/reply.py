@@ -100,7 +100,7 @@ _PING = b": ping\n\n"
 
 
 class EventStream(Response):
-    """Sends each document as a `data:` event, then `[DONE]` where events have no names.
+    """Sends each document as a `data:` event, then `[DONE]` if events have no names.
 
     An error of the source becomes the last event, because the status line has been sent by then. Any other exception
     than `ApiError` is a bug and is raised again after that. While there is nothing to send, comments keep the
@@ -132,7 +132,7 @@ class EventStream(Response):
         self._sent = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send everything, or stop where the client goes."""
+        """Send everything, or stop when the client disconnects."""
         try:
             with contextlib.suppress(ClientGone, OSError):
                 await unless_gone(receive, self._send(send))

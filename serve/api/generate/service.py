@@ -103,8 +103,8 @@ class Service:
         """Begin.
 
         Args:
-            metrics: where it counts.
-            runtime: the model, where it is loaded already.
+            metrics: the metrics that it updates.
+            runtime: the model, if it is loaded already.
             engine_timeout: seconds that a step may take, None for no limit.
             teach: trains the router on a new expert's prompts, None if that is not offered.
             tracing: records requests; None: nothing does.

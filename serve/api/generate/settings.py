@@ -89,7 +89,7 @@ class SamplingDefaults:
             raise ValueError(f"{error}; correct it, or start with --generation-config none") from error
 
     def value(self, body: GenerationRequest, name: str) -> Any:
-        """A field of a request, or what stands for it."""
+        """A field of a request, or its default."""
         return getattr(body, name) if name in body.model_fields_set else self.given.get(name, getattr(body, name))
 
 

@@ -1,7 +1,7 @@
 """Tool calls as JSON schemas and grammars, which the grammar engine keeps the reply to.
 
 Calls that the model makes by itself are a grammar: text is free, and a call is kept to its tool's schema. Lazy lexemes
-end the free text where a call begins (llguidance's "tool calls"). Where the tag is a special token of the tokenizer,
+end the free text where a call begins (llguidance's "tool calls"). If the tag is a special token of the tokenizer,
 the grammar names its id.
 """
 

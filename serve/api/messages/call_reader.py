@@ -52,7 +52,7 @@ class CallReader:
     Args:
         begin: called with the tool's name; whether there may be a call of it.
         argue: called with pieces of the arguments.
-        name: the tool's, where it was written before; then the object is the arguments alone.
+        name: the tool's, if it was written before; then the object is the arguments alone.
 
     Attributes:
         raw: all that was read.

@@ -116,7 +116,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def top_tokens(self) -> int | None:
-        """`top_logprobs`, where `logprobs` asks for any."""
+        """`top_logprobs`, if `logprobs` is true; otherwise None."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property

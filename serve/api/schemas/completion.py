@@ -38,7 +38,7 @@ def _check_count(prompts: list[Any]) -> None:
 
 
 def _is_ids(value: list[Any]) -> bool:
-    # type() and not isinstance(): true is an int to Python and not a token id to anybody.
+    # type() and not isinstance(): true is an int in Python, but not a token id.
     return all(type(item) is int and item >= 0 for item in value)
 
 

@@ -228,7 +228,7 @@ class GenerationRequest(Body):
 
     @property
     def default_tokens(self) -> int | None:
-        """The same where it does not say; None: as many as fit."""
+        """The number of tokens if the request does not give it; None: as many as fit."""
         return None
 
     @property
@@ -238,7 +238,7 @@ class GenerationRequest(Body):
 
     @property
     def top_tokens(self) -> int | None:
-        """How many alternatives of each token are reported, None where tokens are not."""
+        """How many alternatives of each token are reported; None: no log-probabilities are reported."""
         return None
 
     @model_validator(mode="after")

@@ -103,7 +103,7 @@ class Call(Body):
     function: CalledFunction
 
     def as_template_input(self) -> dict[str, Any]:
-        """What the chat template sees: the arguments as an object, where they are one."""
+        """The call for the chat template, with the arguments as an object if they are one."""
         arguments: Any = self.function.arguments
         try:
             found = json.loads(arguments or "{}")

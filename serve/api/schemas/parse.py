@@ -24,10 +24,10 @@ def check_body_headers(headers: Headers, max_bytes: int) -> None:
     """Return if the headers announce a JSON body that is not too long.
 
     A web page can send other types to any server without asking it first (CORS' simple requests), so that they are
-    refused even where the body is JSON; so is a body without a type.
+    rejected even if the body is JSON; so is a body without a type.
 
     Raises:
-        ApiError: 413 where it is longer than `max_bytes`; 415 where it is compressed, or not said to be JSON.
+        ApiError: 413 if it is longer than `max_bytes`; 415 if it is compressed, or not declared as JSON.
     """
     length = headers.get("content-length", "")
     if length.isdecimal() and (len(length) > _MOST_DIGITS or int(length) > max_bytes):
@@ -67,7 +67,7 @@ MAX_DIGITS = 4300
 
 
 def most_values(max_bytes: int) -> int:
-    """JSON values that a body may hold where it may hold `max_bytes` bytes."""
+    """The number of JSON values that a body of at most `max_bytes` bytes may have."""
     return max(_FLOOR, max_bytes // _BYTES_PER_VALUE)
 
 
@@ -75,8 +75,8 @@ def holds_more_values(raw: bytes, most: int) -> bool:
     """Whether a JSON document holds more than `most` values.
 
     A key and its value count as one, an empty list or object as two.
-    Each value but the first follows a comma or opens a list or an object. These characters within strings count only
-    where that decides.
+    Each value but the first follows a comma or opens a list or an object. These characters within strings are excluded
+    only if the result depends on it.
     """
     if len(raw) <= most:
         return False
@@ -127,8 +127,8 @@ class BodyParser:
         """The body of a request.
 
         Raises:
-            ApiError: 413 where the body is too long or holds too many values; 415 where it is not sent as JSON; 400
-                where it is not JSON, or a field is unknown, unsupported, missing, of a wrong type or out of range.
+            ApiError: 413 if the body is too long or has too many values; 415 if it is not sent as JSON; 400 if it is
+                not JSON, or a field is unknown, unsupported, missing, of a wrong type or out of range.
         """
         check_body_headers(request.headers, self._max_bytes)
         parts = await self._parts(request)
@@ -218,7 +218,7 @@ def named(error: ValidationError, document: Mapping[str, Any]) -> ApiError:
 
 
 def _in_json(kind: str, context: Mapping[str, Any]) -> str | None:
-    """What is wrong in JSON's words, where pydantic's are Python's."""
+    """The error in JSON's words, if pydantic's message has Python's; otherwise None."""
     if kind == "too_short":
         return f"must hold at least {_items(context['min_length'])}"
     if kind == "too_long":

@@ -67,5 +67,5 @@ class TranslatedRequest(Body):
 
     @model_validator(mode="after")
     def _says_a_chat(self) -> "TranslatedRequest":
-        assert self.chat is not None  # made here, where the body is read
+        assert self.chat is not None  # translated once, while the body is read
         return self

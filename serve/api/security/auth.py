@@ -33,7 +33,7 @@ class Access(Enum):
 class KeyRing:
     """Keys of the settings and of their files, which can be read again while the server runs.
 
-    Without any key for use, use is open to everybody; without any for administration, that is closed to everybody.
+    Without API keys, every client may use the server. Without admin keys, no client may change experts.
 
     Raises:
         ValueError: a file cannot be read, or holds no key.
@@ -147,7 +147,7 @@ _VARIABLE = "OVERTONE_API_KEY"
 
 
 def open_to_others(address: str | None, keys: KeyRing, environment: Mapping[str, str]) -> str | None:
-    """A warning where other machines may reach a server that has no API key; None if there is nothing to warn of.
+    """A warning if other machines may reach a server that has no API key; otherwise None.
 
     Args:
         address: what is listened on, as a number ("0.0.0.0" and "::" are all of the machine's addresses); None: it is
@@ -225,7 +225,7 @@ def check_priority(request: Request, priority: int, allowed: bool) -> None:
 
     Args:
         request: the request.
-        priority: lower is served earlier; 0 is everybody's.
+        priority: lower is served earlier; every client may send 0 and above.
         allowed: whether every client may ask for an earlier turn.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Connections and the limit on open files: as many as fit, and a log line where accepting one fails."""
+"""Connections and the limit on open files: as many as fit, and a log line if accepting one fails."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ _OTHER_FILES = 16
 """What the server itself may open besides: files of experts, the tokenizer, sockets of a trace exporter."""
 
 _OUT_OF_FILES = "socket.accept() out of system resource"
-"""asyncio's message where accepting a connection fails for want of files or memory; it tries again after a second."""
+"""asyncio's message if a connection cannot be accepted for lack of files or memory; it tries again after a second."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 

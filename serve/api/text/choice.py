@@ -137,7 +137,7 @@ class ChoiceText:
 
     @property
     def mean_logprob(self) -> float:
-        """Of the generated tokens, where the engine reports them."""
+        """Mean log-probability of the generated tokens, if the engine reports them; otherwise 0."""
         return self._logprob / max(self.tokens, 1)
 
     def push(self, output: Output) -> Piece:

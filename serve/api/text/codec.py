@@ -74,9 +74,9 @@ class TextCodec:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=not special)
 
     def unfinished(self, tokens: Sequence[int], text: str) -> int:
-        """How many replacement characters at the end of the tokens' text stand for the beginning of a character.
+        """How many replacement characters at the end of the tokens' text are the beginning of a character.
 
-        Bytes that nothing can complete, and U+FFFD where it is what a token says, are not counted.
+        Bytes that nothing can complete, and U+FFFD that is the text of a token, are not counted.
         """
         if not text.endswith(_UNFINISHED):
             return 0
@@ -94,7 +94,7 @@ class TextCodec:
         return text[: len(text) - self.unfinished(shown, text)]
 
     def token_text(self, token: int) -> str:
-        r"""One token as OpenAI's logprobs show it: its text, or `bytes:\xe2\x82` where it is part of a character."""
+        r"""One token as OpenAI's logprobs show it: its text, or `bytes:\xe2\x82` if it is part of a character."""
         if (known := self._token_texts.get(token)) is None:
             known = self._token_texts[token] = self._token_text(token)
         return known
@@ -116,7 +116,7 @@ class TextCodec:
         return frozenset(token for token, content in added.items() if content.special)
 
     def special_texts(self, texts: Sequence[str]) -> dict[int, str]:
-        """Token → text, of those texts that are special tokens, and are left out where tokens become text."""
+        """Token → text, of those texts that are special tokens, which are left out when tokens become text."""
         found = {self.tokenizer.token_to_id(text): text for text in texts}
         return {token: text for token, text in found.items() if token in self.special_tokens}
 
@@ -172,8 +172,8 @@ _LONGEST_CHARACTER = 4
 class Detokenizer:
     """Text of a growing token list; a character that spans tokens comes out whole, with its last token.
 
-    Only a character that further bytes could still complete is held back: bytes that are part of no character, and the
-    replacement character where it is what a token says, are text.
+    Only a character that further bytes could still complete is held back. Bytes that are not part of a character, and
+    the replacement character if it is the text of a token, are text.
 
     Args:
         codec: the tokenizer.

@@ -31,7 +31,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Item:
-    """One content of a task, before anybody has phrased a request about it.
+    """One content of a task, before a request about it is phrased.
 
     Attributes:
         fields: What the braces of a phrasing are filled with.

@@ -1,4 +1,4 @@
-"""OLMo 2 and 3: norms of what comes out of attention and MLP, and of all queries and all keys of a token at once."""
+"""OLMo 2 and 3: norms of the outputs of attention and MLP, and of all queries and all keys of a token together."""
 
 from serve.model.config import LayerConfig, ModelConfig, TensorNames
 from serve.model.families.shared import FULL, SLIDING, decoder_config, layer_kinds

@@ -45,9 +45,9 @@ def decoder_config(
         kinds: each layer's kind of attention; None: all are `FULL`, and config.json may not tell them apart.
         window: the sliding window of layers of the kind `SLIDING`.
         ropes: the rope of each kind; None: as config.json says.
-        head_dim: of each head where config.json does not say; None: hidden_size / num_attention_heads.
-        tied: whether the head is the embedding where config.json does not say.
-        eps: of the norms where config.json does not say.
+        head_dim: of each head if config.json does not have it; None: hidden_size / num_attention_heads.
+        tied: whether the head is the embedding if config.json does not have it.
+        eps: of the norms if config.json does not have it.
         activation: the field that names the activation; None: it is what `layer` says.
 
     Raises:

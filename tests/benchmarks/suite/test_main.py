@@ -29,7 +29,7 @@ def test_a_benchmark_that_fails_ends_the_suite():
         run(("no_such_module",), ())
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # where another test imported it
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # if another test imported it
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_commands_exist(name, monkeypatch):
     module, *rest = COMMANDS[name][0]

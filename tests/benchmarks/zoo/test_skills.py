@@ -31,7 +31,7 @@ def test_pretraining_uses_training_contents_only() -> None:
     test_answers = {
         code: {task.draw_from("test", random.Random(seed)).answer for seed in range(400)}
         for code, task in by_code.items()
-        if task.name in {"dates", "roman", "json", "slug", "camel"}  # where the answer is the content
+        if task.name in {"dates", "roman", "json", "slug", "camel"}  # their answer is the content
     }
     for _ in range(1000):
         example = formal_example(rng)

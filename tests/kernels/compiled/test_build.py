@@ -18,7 +18,7 @@ echo made > "$2"
 
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in that writes a word where the compiler would write its output."""
+    """A stand-in that writes a word to the path of the compiler's output."""
     script = tmp_path / "c++"
     script.write_text(COMPILER)
     script.chmod(0o755)

@@ -11,7 +11,7 @@ from tests.kernels.experts import filled_bank, filled_low_rank, random_layer
 pytest.importorskip("triton")
 from kernels.expert_linear.packed_triton import expert_linear_packed_triton, packed_linear_triton
 
-# One rounding of outputs of order 1 of the product, and another one where experts are added.
+# One rounding of the product's outputs, of order 1, and another one if experts are added.
 TOLERANCE = {torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, torch.float32: 2e-5}
 SHAPES = [(1, 1, 1), (3, 17, 129), (17, 35, 33), (5, 48, 64), (2, 16, 260)]
 

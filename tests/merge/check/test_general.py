@@ -39,7 +39,7 @@ def test_an_answer_is_right_where_it_has_the_keyword():
     ("said", "kept", "example"),
     [
         (("Paris.", "They make honey."), 1.0, None),
-        (("Paris.", "They make wax."), 1.0, None),  # where the base is wrong, nothing can be lost
+        (("Paris.", "They make wax."), 1.0, None),  # the base is wrong there, so nothing can be lost
         (("Lyon.", "They make honey."), 0.0, (PARIS.prompt, "It is Paris", "Lyon.")),
     ],
 )

@@ -12,7 +12,7 @@ TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}{% if 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle of two fine-tunes, `one` and `two`, of a base with a chat template; all lie where they were."""
+    """A bundle of two fine-tunes, `one` and `two`, of a base with a chat template; all are still at their paths."""
     root: Path = tmp_path_factory.mktemp("evaluated")
     base = save_tiny(root / "base")
     (base / "chat_template.jinja").write_text(TEMPLATE)

@@ -91,7 +91,7 @@ def is_running(pid: int) -> bool:
 
 
 class Deadly:
-    """Kills the process that unpickles it, as the kernel does where memory runs out."""
+    """Kills the process that unpickles it, as the kernel does if memory runs out."""
 
     def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
         return signal.raise_signal, (signal.SIGKILL,)

@@ -71,7 +71,7 @@ def test_the_config_is_a_loras(made: Exported, tmp_path: Path) -> None:
     assert config["target_modules"] == ["q_proj", "up_proj"]
     assert config["modules_to_save"] is None
     assert config["base_model_name_or_path"] == str(made.bundle.backbone_dir)
-    # Every module of a target kind has its factors, also where the expert leaves it alone.
+    # Every module of a target kind has its factors, even if the expert does not change it.
     names = set(products(tmp_path / "out"))
     assert names == {f"model.layers.{i}.{kind}.weight" for i in (0, 1) for kind in ("mlp.up_proj", "self_attn.q_proj")}
     assert not products(tmp_path / "out")["model.layers.0.self_attn.q_proj.weight"].any()

@@ -86,7 +86,7 @@ def test_embeddings_and_heads(tied: bool, tmp_path: Path) -> None:
 
 
 def test_with_a_sparse_part_the_sum_is_brought_to_the_rank(tmp_path: Path) -> None:
-    """Weights without one keep their factors, where the rank is enough for them."""
+    """Weights without a sparse part keep their factors if the rank is sufficient for them."""
     made = write(tmp_path / "bundle", weights=(UP,), norms=(), low_rank=parts({UP: 2, WEIGHTS[1]: 3, Q: 6}))
     with pytest.raises(
         MissingRankError, match=f"needs a rank, as in --rank 16: expert 'one' has a sparse part in {UP}"

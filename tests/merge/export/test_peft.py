@@ -1,4 +1,4 @@
-"""Exported adapters, loaded by PEFT itself, where it is installed."""
+"""Exported adapters, loaded by PEFT itself, if it is installed."""
 
 from pathlib import Path
 

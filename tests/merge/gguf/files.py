@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 F32 = GGMLQuantizationType.F32
 ARCHITECTURES = {"gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
-"""llama.cpp's name of a `model_type`, where it is another."""
+"""llama.cpp's name of a `model_type`, if it is another one."""
 
 PERMUTED = ("llama", "granite", "smollm3", "mixtral")
 ADDED = {"gemma": 1.0, "gemma2": 1.0, "gemma3_text": 1.0}

@@ -1,4 +1,4 @@
-"""GGUF files where a recipe and the command line name models."""
+"""GGUF files as the models of a recipe and of the command line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The same adapters merged by PEFT itself, where it is installed."""
+"""The same adapters merged by PEFT itself, if it is installed."""
 
 from pathlib import Path
 from typing import Any

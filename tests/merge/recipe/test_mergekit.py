@@ -62,7 +62,7 @@ def test_what_means_the_same_is_read(tmp_path: Path) -> None:
 def test_a_tensor_gets_the_value_of_the_first_filter_that_its_name_contains(
     tmp_path: Path, tensor: str, expected: float
 ) -> None:
-    """And where none fits: the model's list gives way to the common value, that to the default."""
+    """If no entry of the model's list fits, the common value applies, and then the default."""
     recipe = load(tmp_path, TIES.replace("density: 0.5, ", "").replace("      density: 0.5\n", ""))
     vectors = TaskVectors(["a", "b"], lambda task: torch.tensor(1.0 if task == "a" else 10.0))
     assert float(recipe.method()(tensor, torch.tensor(0.0), vectors)) == pytest.approx(expected)

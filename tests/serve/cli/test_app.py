@@ -268,7 +268,7 @@ def test_route_judges_the_router_on_labelled_prompts(run: Run, bundle: Path, tmp
     assert (code, quality["prompts"], quality["foreign"], quality["accuracy"]) == (0, 1, 1, 1.0)
     _, out, _ = run("route", str(bundle), "--data", str(data))
     assert "accuracy             1.000" in out
-    assert "belongs to, by where it went" in out
+    assert "prompts by their own expert (rows) and the router's choice (columns)" in out
     code, _, error = run("route", str(bundle))
     assert code != 0
     assert "give a prompt, or a file" in error

@@ -1,4 +1,4 @@
-"""Signals in the first moments of a command, in processes that wait where the imports would be."""
+"""Signals in the first moments of a command, in processes that wait in place of the imports."""
 
 import signal
 import subprocess

@@ -152,7 +152,7 @@ def listening(process: int) -> set[tuple[str, int]]:
 
 
 def scraped_service(url: str) -> SimpleNamespace:
-    """Stands for a service where tests ask its engine how busy it is."""
+    """Stands for a service in tests that ask its engine how busy it is."""
 
     def stats() -> SimpleNamespace:
         found = samples(url)

@@ -48,7 +48,7 @@ Tell = Callable[["ReplicaEngine"], Any]
 
 
 class AbortingStream(FakeStream):
-    """As an engine's stream, aborts the request where it is closed."""
+    """Aborts the request when it is closed, as an engine's stream does."""
 
     def __init__(self, engine: FakeEngine, request: Request):
         super().__init__(engine._run(request), request)
@@ -154,7 +154,7 @@ class FakeIngress:
 
 
 class RemoteEngine:
-    """Stands for both replicas' engines where a test sets or reads a `FakeEngine`'s attributes."""
+    """Stands for both replicas' engines in tests that set or read a `FakeEngine`'s attributes."""
 
     def __init__(self, url: str):
         self.__dict__["_url"] = url
@@ -172,7 +172,7 @@ class RemoteEngine:
     def __getattr__(self, name: str) -> Any:
         def read(engine: ReplicaEngine) -> Any:
             value = getattr(engine, name)
-            if name == "requests":  # a mask stays where it is
+            if name == "requests":  # a mask stays in its process
                 return [dataclasses.replace(one, mask=one.mask and one.mask.asked) for one in value]
             return value
 

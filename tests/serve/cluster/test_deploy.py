@@ -155,7 +155,7 @@ def test_a_new_expert_reaches_all_replicas_and_leaves_them(deployment: Deployed,
 
 
 def test_engines_come_under_load_and_go_after_it(deployment: Deployed, speaker: TinyBundle):
-    """Beside the other application, on the same Ray, where it may have from one to two engines."""
+    """Beside the other application, on the same Ray, with one or two engines."""
     program = f"""if True:
         import ray
         from ray import serve

@@ -18,7 +18,7 @@ BODY = {"model": "sql", "prompt": "hi"}
 
 @pytest.fixture
 def replicas(fake_replicas: "tuple[RemoteEngine, str]") -> "Iterator[tuple[RemoteEngine, str]]":
-    """Two of them, healthy, and replaced by such where they are not any more."""
+    """Two healthy replicas; those that are not healthy any more are replaced."""
     fake_replicas[0].reset()
     yield fake_replicas
     wait_for(lambda: len(engines(fake_replicas[1])) == 2, "the replicas did not come back")

@@ -1,4 +1,4 @@
-"""Captures on a GPU, and which stream waits for which on a model of torch.cuda's streams, where there is none."""
+"""Captures on a GPU. Without one, which stream waits for which, on a model of torch.cuda's streams."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -53,7 +53,7 @@ class Device:
                 device.current = self.before
 
         class Graph(Switch):
-            """As torch.cuda.graph: does not go back to the stream before where the end of the capture fails."""
+            """As torch.cuda.graph: does not return to the earlier stream if the end of the capture fails."""
 
             def __init__(self, *arguments: Any, **named: Any) -> None:
                 bound = takes.bind(*arguments, **named).arguments

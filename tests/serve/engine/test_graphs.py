@@ -227,7 +227,7 @@ def chunks(*contexts: int, experts: int = 0, count: int = 1) -> list[Chunk]:
         (chunks(*[7] * 65), Bucket(128, 256, 0)),
         (chunks(*[7] * 257), None),
         (chunks(8, 9, count=2), None),
-        # 16 * 4,096 tokens are read where 9 * 4,000 are there, and where 16 * 3,000 are.
+        # 16 * 4,096 tokens are read both for 9 * 4,000 and for 16 * 3,000.
         (chunks(*[4000] * 9), Bucket(16, 4096, 0)),
         (chunks(*[3000] * 8, *[40] * 8), None),
     ],

@@ -84,5 +84,5 @@ def test_a_weight_is_multiplied_out_to_the_same_numbers(
     weight, _ = packed(rows, columns, bits)
     want = weight.rows(torch.arange(rows)).to(dtype)
     monkeypatch.setattr(on_gpu, "runs_triton", lambda _: True)
-    # Triton's interpreter cuts float32 off to bfloat16, where a GPU rounds it.
+    # Triton's interpreter truncates float32 to bfloat16, while a GPU rounds it.
     torch.testing.assert_close(weight.dequantised(dtype), want, rtol=2**-7 if dtype == torch.bfloat16 else 0, atol=0)

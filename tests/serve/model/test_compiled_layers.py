@@ -94,7 +94,7 @@ class Case:
     monkeypatch: pytest.MonkeyPatch
 
     def steps(self, batches: list[ForwardBatch], compiled: bool) -> tuple[list[Tensor], KvCache]:
-        """What each step returns, and the cache after the last; fails where a step was not computed as wished."""
+        """What each step returns, and the cache after the last. Fails if a step was not computed as requested."""
         cache = self.cache_for(*batches)
         layers = self.decoder._compiled
         assert layers is not None
@@ -242,7 +242,7 @@ def test_low_rank_residuals(make: Make, values: torch.dtype | None, factors: tor
 
 @pytest.mark.parametrize("factors", [None, torch.bfloat16])
 def test_the_number_of_threads_changes_nothing(make: Make, factors: torch.dtype | None) -> None:
-    """Three threads on any machine: also where there are fewer processors and a barrier must yield."""
+    """Three threads on any machine, also with fewer processors, on which a barrier must yield."""
     case = make("norms of heads, two windows", torch.bfloat16, factors=factors)
     # A context of several parts at the end, so that threads join what others computed.
     batches = [batch_of(case.decoder, [(s, s + 60)], EXPERTS["mixed"](60)) for s in range(0, 540, 60)]

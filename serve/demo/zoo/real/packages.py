@@ -21,7 +21,7 @@ def fetched(packages: Sequence[str], said: str, directory: Path, file: Path) -> 
     Args:
         packages: what pip installs.
         said: what is fetched, and how much, for a line on stderr.
-        directory: where to.
+        directory: the directory to install into.
         file: in the directory, what the first package must have brought.
 
     Raises:
@@ -62,7 +62,7 @@ def _run(command: Sequence[str], failure: str) -> None:
 
     Args:
         command: its arguments.
-        failure: how the message begins where it fails.
+        failure: the beginning of the message if it fails.
 
     Raises:
         BaseUnavailableError: it failed; the message has its last error.

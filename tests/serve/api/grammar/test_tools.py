@@ -176,7 +176,7 @@ def test_a_call_that_the_length_cuts_says_so(hermes):
 
 
 def following(text: str):
-    """A model that wants to write `text`, and writes what its mask allows where that is ruled out."""
+    """A model that writes `text`, or what its mask allows if the mask excludes the text's next token."""
 
     def model(request):
         written: list[int] = []

@@ -112,7 +112,7 @@ def test_headers_are_bounded_in_size_and_number(url: str, headers: str):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{headers}\r\nConnection: close\r\n\r\n".encode())
         reply = everything(connection)
-        if reply:  # where much is still under way, the reply can be lost
+        if reply:  # the reply can be lost if much of the request is still on its way
             assert json.loads(reply.partition("\r\n\r\n")[2])["error"]["code"] in ("headers_too_large", "invalid_http")
             assert reply.startswith("HTTP/1.1 431 ")
         assert reply or len(headers) > 2**15
