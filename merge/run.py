@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from merge.backbone import write_backbone
-from merge.bundle import ManifestFields, backbone_digest, save_router
+from merge.bundle import ManifestFields, backbone_digest, open_bundle, save_router
 from merge.bundle.digest import file_digest
 from merge.card import model_card
 from merge.check import Finding, Inputs, checked_inputs
@@ -55,7 +55,8 @@ class MergeReport:
     Attributes:
         bundle: the bundle's directory.
         seconds: wall-clock time.
-        backbone_bytes: of its tensors.
+        backbone_bytes: size of the backbone's tensors, unquantised.
+        stored_bytes: size of its files.
         experts: in the order of their names.
         router: whether there is one.
         notes: what the user should know.
@@ -67,6 +68,7 @@ class MergeReport:
     bundle: Path
     seconds: float
     backbone_bytes: int
+    stored_bytes: int
     experts: tuple[ExpertReport, ...]
     router: bool
     notes: tuple[str, ...]
@@ -158,6 +160,7 @@ def merge_recipe(
         bundle=out,
         seconds=seconds,
         backbone_bytes=backbone.nbytes,
+        stored_bytes=open_bundle(out).manifest.backbone_bytes,
         experts=tuple(experts),
         router=inputs.prompts is not None,
         notes=notes,

@@ -89,7 +89,7 @@ def read_manifest(bundle: Path) -> Manifest:
                 f"no bundle at {bundle}: `overtone merge RECIPE {bundle}` would write one"
             ) from error
         raise MissingFileError(
-            f"{bundle} is not a bundle: it has no {MANIFEST_NAME} (written last by `overtone merge`)"
+            f"{bundle} is not a bundle: it has no {MANIFEST_NAME}, which `overtone merge` writes last"
         ) from error
     except OSError as error:
         raise UnreadableFileError(unreadable(path, error)) from error

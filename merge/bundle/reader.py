@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from merge.bundle.adapter_config import ADAPTER_CONFIG
 from merge.bundle.digest import backbone_digest, file_digest
 from merge.bundle.errors import BundleError, MissingFileError, UnreadableFileError
 from merge.bundle.expert import Expert, read_expert
@@ -125,6 +126,10 @@ def open_model(path: Path) -> Bundle:
         BundleError: it is neither of them, its weights are not safetensors, or a file cannot be read.
     """
     if (path / MANIFEST_NAME).exists() or not (path / "config.json").is_file():
+        if (path / ADAPTER_CONFIG).is_file():
+            raise BundleError(
+                f"{path} is a LoRA adapter: serve the model that it was trained on, with --lora-modules NAME={path}"
+            )
         return open_bundle(path)
     try:
         weights = sum(shard.stat().st_size for shard in path.glob("*.safetensors"))

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from merge.experts.likelihood import reply_log_probs
 
 MOST_BYTES = 1 << 29
-"""Of the reference's log probabilities that are kept at a time, so that one model at a time has to be in memory."""
+"""Bytes of the reference's log probabilities that are kept at a time, so that only one model must be in memory."""
 
 TAIL = 0.99
 

@@ -73,7 +73,7 @@ def check_tasks(lines: Sequence[Line], experts: Collection[str]) -> list[str]:
     """Compare the tasks of a file with the experts that there are.
 
     Returns:
-        A sentence for each expert that no line is for.
+        A sentence that names the experts without a line; none if each has one.
 
     Raises:
         ValueError: a task without an expert, or no task at all.
@@ -85,9 +85,8 @@ def check_tasks(lines: Sequence[Line], experts: Collection[str]) -> list[str]:
         raise ValueError(f"the data has the task {task!r}, but there is no such expert; {hint}")
     if not tasks:
         raise ValueError("the data has no line of an expert: at least one needs the task of an expert")
-    return [
-        f"no line of the data is for the expert {name}: it is not measured" for name in sorted(set(experts) - tasks)
-    ]
+    absent = sorted(set(experts) - tasks)
+    return [f"the data has no line for these experts, which are not measured: {', '.join(absent)}"] if absent else []
 
 
 def _chosen(metrics: Sequence[str]) -> dict[str, str]:

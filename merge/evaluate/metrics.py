@@ -11,7 +11,7 @@ Metric = Callable[[str, str], float]
 
 
 def exact(reply: str, answer: str) -> bool:
-    """The same text, but for white space around it."""
+    """The same text, except for white space around it."""
     return reply.strip() == answer.strip()
 
 
@@ -76,7 +76,7 @@ def choice(reply: str, answer: str) -> bool:
 
 
 def overlap(reply: str, answer: str) -> float:
-    """F1 of the words, as in SQuAD's evaluation, but with capitals and punctuation as they stand."""
+    """F1 of the words, as in SQuAD's evaluation, but capitals and punctuation count."""
     found, wanted = Counter(reply.split()), Counter(answer.split())
     if not found or not wanted:
         return float(found == wanted)

@@ -96,7 +96,7 @@ class Evaluation:
         tasks: by name.
         routes: of all prompts; None without a router.
         expert_density: stored entries of an expert over parameters of the backbone, mean over the experts.
-        expert_bytes_fraction: bytes of an expert's tensors over bytes of the backbone's, mean over the experts.
+        expert_bytes_fraction: bytes of an expert over the backbone's unquantised bytes, mean over the experts.
         notes: what could not be measured and why.
     """
 

@@ -16,7 +16,7 @@ from merge.evaluate.result import NONE, Answers, Evaluation, Routes, TaskResult
 from merge.progress import Progress
 
 FREE_METRICS = frozenset({"contains", "regex", "number", "choice"})
-"""Those that look for the answer in a reply, which may be much longer."""
+"""Metrics that search the reply for the answer, so that the reply may be much longer."""
 
 FREE_TOKENS = 256
 
@@ -96,12 +96,13 @@ def reply_limits(tasks: Mapping[str, Sequence[Line]], bundle: Bundle | None) -> 
 
 
 def expert_size(bundle: Bundle) -> tuple[float, float]:
-    """(entries over the backbone's parameters, bytes over the backbone's bytes), each the mean over the experts."""
-    parameters = sum(math.prod(info.shape) for info in open_checkpoint(bundle.backbone_dir).tensors.values())
+    """(stored numbers over the backbone's parameters, bytes over its unquantised bytes), means over the experts."""
+    backbone = open_checkpoint(bundle.backbone_dir)
+    parameters = sum(math.prod(info.shape) for info in backbone.tensors.values())
     cards = bundle.manifest.experts
     entries = sum(card.entries for card in cards) / len(cards)
     size = sum(card.bytes for card in cards) / len(cards)
-    return entries / parameters, size / bundle.manifest.backbone_bytes
+    return entries / parameters, size / backbone.nbytes
 
 
 def _by_task(lines: Sequence[Line]) -> dict[str, list[Line]]:

@@ -27,8 +27,8 @@ def as_text(found: Evaluation) -> str:
     lines += _routes(found)
     if found.expert_bytes_fraction is not None:
         lines.append(
-            f"an expert holds {found.expert_density:.2%} of the backbone's entries in "
-            f"{found.expert_bytes_fraction:.2%} of its bytes"
+            f"an expert takes {found.expert_bytes_fraction:.2%} of the backbone's bytes, "
+            f"and has {found.expert_density:.2%} as many numbers as the backbone"
         )
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
 

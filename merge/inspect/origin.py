@@ -24,7 +24,7 @@ def origin(metadata: Mapping[str, str]) -> str:
     """How an expert was made, from the metadata of its file.
 
     Args:
-        metadata: as `merge.experts` writes it. Other keys and values, of other programs, are given as they are.
+        metadata: as `merge.experts` writes it. Keys and values of other programs are returned unchanged.
     """
     if metadata.get("form") == "lora":
         return "the fine-tune's LoRA, unchanged"

@@ -30,7 +30,7 @@ class ExpertSummary:
         nnz: stored numbers that are not zero.
         bytes: size of its tensors.
         low_rank_bytes: size of its low-rank parts.
-        share: its bytes over the backbone's.
+        share: its bytes over the backbone's unquantised bytes, as in a recipe's budget.
         density: entries of its sparse parts over the elements of those weights; 0 without a sparse part.
         ranks: the least and the largest rank of its low-rank parts; None if it has none.
         rank_of: the rank of each weight with a low-rank part.
@@ -83,7 +83,8 @@ class Inspection:
     Attributes:
         name: the bundle's.
         path: its directory.
-        backbone: digest, storage (the dtype of most bytes, or the bits of the linear layers), bytes and parameters.
+        backbone: digest, storage (the dtype of most bytes, or the bits of the linear layers), bytes as stored and
+            unquantised, and parameters.
         router: whether it has a router.
         created: time of the merge; of an older bundle, the time of its bundle.json.
         versions: of the libraries that merged it.
@@ -119,6 +120,7 @@ class Inspection:
             f"{self.name}: {counted(len(self.experts), 'expert')}, {'with' if self.router else 'without'} a router",
             f"backbone: {backbone['parameters']:,} parameters, weights in {backbone['storage']}, "
             f"{backbone['bytes']:,} bytes, digest {backbone['digest'][:12]}",
+            *self._reference(),
             "",
             *_table(self.experts),
         ]
@@ -128,6 +130,11 @@ class Inspection:
         if len(self.experts) > 1:
             lines += ["", *_extremes(self)]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _reference(self) -> list[str]:
+        if self.backbone["storage"] not in {"int4", "int8"}:
+            return []
+        return [f"experts are compared with its {self.backbone['unquantised_bytes']:,} bytes before quantisation"]
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
@@ -144,10 +151,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     layouts = {name: read_layout(bundle.expert_path(name)) for name in experts}
     manifest = bundle.manifest
     cosine, overlap = compare_experts(experts)
-    summaries = tuple(
-        _expert(experts[name], layouts[name], bundle.card(name).bytes, backbone, manifest.backbone_bytes)
-        for name in experts
-    )
+    summaries = tuple(_expert(experts[name], layouts[name], bundle.card(name).bytes, backbone) for name in experts)
     densities = [item.density for item in summaries if item.density]
     return Inspection(
         name=manifest.name,
@@ -156,6 +160,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
             "digest": manifest.backbone_digest,
             "storage": _storage(backbone),
             "bytes": manifest.backbone_bytes,
+            "unquantised_bytes": backbone.nbytes,
             "parameters": sum(_elements(backbone, name) for name in backbone.tensors),
         },
         router=bundle.router_dir is not None,
@@ -170,7 +175,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
     )
 
 
-def _expert(expert: Expert, layout: ExpertLayout, size: int, backbone: Checkpoint, total: int) -> ExpertSummary:
+def _expert(expert: Expert, layout: ExpertLayout, size: int, backbone: Checkpoint) -> ExpertSummary:
     elements = sum(_elements(backbone, name) for name in expert.sparse)
     stored = sum(delta.index.numel() for delta in expert.sparse.values())
     kinds = {"int8" if name in layout.quantised else "bf16" for name in expert.sparse}
@@ -185,7 +190,7 @@ def _expert(expert: Expert, layout: ExpertLayout, size: int, backbone: Checkpoin
         nnz=expert.nnz,
         bytes=size,
         low_rank_bytes=sum(part.nbytes for part in expert.low_rank.values()),
-        share=round(size / total, 6),
+        share=round(size / backbone.nbytes, 6),
         density=round(stored / elements, 6) if elements else 0.0,
         ranks=(min(ranks), max(ranks)) if ranks else None,
         rank_of=rank_of,

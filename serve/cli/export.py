@@ -98,13 +98,15 @@ def _dense_text(report: "DenseReport") -> str:
 def _adapter_text(report: "AdapterReport") -> str:
     lines = [f"{report.out}: {report.task} as a LoRA of rank {report.rank}, {report.bytes:,} bytes"]
     if report.lossless:
-        lines.append("  the factors are the expert's own, with their scales in B: the export is lossless")
+        lines.append("  all low-rank parts of the expert are in it without loss")
     else:
-        lines.append(f"  relative Frobenius error {report.error:.1%} of the residual in all")
+        lines.append(f"  relative Frobenius error of all weights together {report.error:.1%}, and of each:")
         lines += [f"    {error:.1%}  {name}" for name, error in report.layers.items()]
     if report.error > LARGE:
-        lines.insert(2, "  the adapter probably does not answer like the expert: try a higher --rank, or --format hf")
+        lines.append("  the adapter probably does not answer like the expert: try a higher --rank, or --format hf")
     if report.kept_whole:
         lines.append(f"  kept whole (PEFT only): {', '.join(report.kept_whole)}")
-    lines += [f"  dropped, {share:.2%} of the parameter: {name}" for name, share in report.dropped.items()]
+    if report.dropped:
+        lines.append("  not in it, with the change relative to the parameter (--norms includes norms, for PEFT only):")
+        lines += [f"    {share:.2%}  {name}" for name, share in report.dropped.items()]
     return "\n".join(lines)

@@ -52,11 +52,13 @@ def command(
         return
     router = "a router" if report.router else "no router"
     experts = counted(len(report.experts), "expert")
+    quantised = report.stored_bytes < report.backbone_bytes
+    full, whole = (f" ({report.backbone_bytes:,} unquantised)", "'s, unquantised") if quantised else ("", "'s")
     typer.echo(
-        f"{report.bundle}: backbone {report.backbone_bytes:,} bytes, {experts}, {router}, in {report.seconds:.1f} s"
+        f"{report.bundle}: backbone {report.stored_bytes:,} bytes{full}, {experts}, {router}, in {report.seconds:.1f} s"
     )
     for expert in report.experts:
-        typer.echo(f"  {expert.name}: {expert.bytes:,} bytes ({expert.share:.1%} of the backbone's)")
+        typer.echo(f"  {expert.name}: {expert.bytes:,} bytes ({expert.share:.1%} of the backbone{whole})")
     for note in report.notes:
         typer.echo(f"  note: {note}")
 

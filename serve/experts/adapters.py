@@ -4,10 +4,13 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from merge.bundle import Expert, model_name, own_settings, read_adapter
 from serve.model import ModelError
 
 _EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
 
 _log = logging.getLogger("overtone")
 
@@ -30,7 +33,7 @@ class AdapterRules:
         """The content digest of an adapter and the expert that it is.
 
         Raises:
-            ModelError: adapters are not served, a rank is too large, or it would change a tied head.
+            ModelError: adapters are not served, a rank is too large, or a tied embedding and its head would differ.
             BundleError: see `read_adapter` and `own_settings`.
         """
         if not self.max_rank:
@@ -45,12 +48,24 @@ class AdapterRules:
                 f"--max-lora-rank {rank}"
             )
         if self.tied and _EMBEDDING in expert.low_rank:
+            expert = self._with_tied_head(expert, directory)
+        self._compare_base(name, expert.metadata.get("base_model_name_or_path", ""))
+        return digest, replace(expert, settings=own_settings(self.base, directory))
+
+    def _with_tied_head(self, expert: Expert, directory: Path) -> Expert:
+        """The expert of an adapter that changes embedding and head alike, as an exported expert does.
+
+        Raises:
+            ModelError: it changes the embedding alone, or the two in different ways.
+        """
+        embedding, head = expert.low_rank[_EMBEDDING], expert.low_rank.get(_HEAD)
+        parts = ("a", "b", "scale")
+        if head is None or not all(torch.equal(getattr(embedding, part), getattr(head, part)) for part in parts):
             raise ModelError(
                 f"{directory} adapts embed_tokens, which {self.base} also uses as output head (tie_word_embeddings); "
                 "untie the base, or train without that module"
             )
-        self._compare_base(name, expert.metadata.get("base_model_name_or_path", ""))
-        return digest, replace(expert, settings=own_settings(self.base, directory))
+        return replace(expert, low_rank={name: part for name, part in expert.low_rank.items() if name != _HEAD})
 
     def _compare_base(self, name: str, trained_on: str) -> None:
         """Warn if the adapter says that it belongs to a model of another name; its shapes are checked anyway."""

@@ -71,6 +71,10 @@ def test_what_a_model_is_called(path: str, name: str) -> None:
 def test_what_is_neither_a_bundle_nor_a_model(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="is not a bundle"):
         open_model(tmp_path)
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").touch()
+    with pytest.raises(BundleError, match=r"lora is a LoRA adapter: serve the model .*--lora-modules NAME=\S+lora$"):
+        open_model(tmp_path / "lora")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BundleError, match="holds no .safetensors file"):
         open_model(tmp_path)

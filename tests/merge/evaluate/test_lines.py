@@ -95,7 +95,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_tasks_and_experts_are_compared(tmp_path: Path) -> None:
     lines = read_data(write(tmp_path, ONE))
-    assert check_tasks(lines, ["one", "two"]) == ["no line of the data is for the expert two: it is not measured"]
+    assert check_tasks(lines, ["one"]) == []
+    assert check_tasks(lines, ["one", "two", "more"]) == [
+        "the data has no line for these experts, which are not measured: more, two"
+    ]
     with pytest.raises(ValueError, match="no such expert; did you mean 'once'"):
         check_tasks(lines, ["once", "other"])
     with pytest.raises(ValueError, match="the experts are zebra"):

@@ -68,9 +68,14 @@ def test_every_form_and_storage_is_in_words(form: str, storage: str, tmp_path: P
         "experts": experts | ({"density": 0.1} if form == "sparse" else {"budget": 0.1}),
     }
     (tmp_path / "recipe.yml").write_text(json.dumps(recipe))
-    merge_recipe(tmp_path / "recipe.yml", tmp_path / "bundle", progress=False)
-    lines = inspect_bundle(open_bundle(tmp_path / "bundle")).as_text().splitlines()
+    report = merge_recipe(tmp_path / "recipe.yml", tmp_path / "bundle", progress=False)
+    found = inspect_bundle(open_bundle(tmp_path / "bundle"))
+    lines = found.as_text().splitlines()
+    assert [item.share for item in found.experts] == pytest.approx([item.share for item in report.experts], abs=1e-6)
+    assert report.stored_bytes == found.backbone["bytes"]
+    assert (report.stored_bytes < report.backbone_bytes) == (storage != "bf16")
     assert f"weights in {storage}, " in lines[1]
-    assert lines[4].endswith(
+    assert (lines[2] == "") == (storage == "bf16"), "a quantised backbone has a line about what shares refer to"
+    assert lines[4 + (storage != "bf16")].endswith(
         "largest differences from the fine-tune" if form == "sparse" else "fitted to the weights, budget 10 %"
     )

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from merge.bundle import Bundle, open_model
+from merge.export import export_adapter
 from serve.engine import AsyncEngine, EngineConfig, EngineError, Output, Request, build_engine
 from serve.model import ModelError
+from tests.merge.export.bundles import EMBEDDING, UP, factors, write
 from tests.serve.conftest import TinyBundle, drain, greedy, random_expert, write_bundle
 from tests.serve.loras import ADAPTERS, peft_logits, peft_model, write_adapter, write_adapters, write_model
 
@@ -85,6 +88,27 @@ def test_a_tied_embedding_is_refused(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "base", tmp_path / "a", 0, target_modules=["embed_tokens"], r=4)
     with pytest.raises(EngineError, match="also uses as output head"):
         engine_of(open_model(tmp_path / "base"), {"a": path})
+
+
+def test_an_exported_expert_with_a_tied_embedding_is_served(tmp_path: Path) -> None:
+    """Its adapter has the same factors for embedding and head; a head with other factors is refused."""
+    parts = {EMBEDDING: factors(33, 32, 3), UP: factors(48, 32, 2)}
+    bundle = write(tmp_path / "bundle", weights=(), norms=(), low_rank=parts).bundle
+    adapter = tmp_path / "adapter"
+    export_adapter(bundle, "one", adapter)
+    prompt, found = (5, 4, 3), []
+    for served, adapters in ((bundle, None), (open_model(bundle.backbone_dir), {"one": adapter})):
+        engine = engine_of(served, adapters).engine
+        engine.add(Request("x", prompt, greedy(6, logprobs=1), (("one", 1.0),)))
+        found.append([token for output in drain(engine)["x"] for token in output.tokens])
+    assert [token.token for token in found[0]] == [token.token for token in found[1]]
+    assert [token.logprob for token in found[0]] == pytest.approx([token.logprob for token in found[1]], abs=1e-3)
+
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = next(name for name in tensors if "lm_head" in name)
+    save_file(tensors | {name: tensors[name] + 1}, adapter / "adapter_model.safetensors")
+    with pytest.raises(EngineError, match="also uses as output head"):
+        engine_of(open_model(bundle.backbone_dir), {"one": adapter})
 
 
 def test_a_mix_adds_the_products(base: Path, adapters: dict[str, Path]) -> None:
