@@ -234,7 +234,7 @@ LAYERS = [
     Layer(4096, 4096, 64, "bf16", "i8"),
     Layer(4096, 4096, 8, "fp32", "fp32"),
 ]
-"""As served, with eight experts in the batch at 1 %."""
+"""Layers as they are served, with eight experts of 1 % in the batch."""
 
 _LOW_RANK = {"TOKENS": TILE, "RANKS": RANKS, "SPLITS": 4, "WORDS": WORDS, "WIDEN": False, "COLUMNS": COLUMNS}
 _FLAGS = {"SPARSE": False, "SHRINKS": False, "HAS_BIAS": False, "HAS_SCALE": False, "FIRST": True, "LAST": True}

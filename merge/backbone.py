@@ -51,7 +51,7 @@ def write_backbone(
         dtype: arithmetic.
         out_dtype: stored; None: each tensor in the base's own.
         on_tensor: called after each tensor.
-        merged: names of the tensors to merge; None: all. Others, and buffers, are copied from the base as they are.
+        merged: names of the tensors to merge; None: all. Others, and buffers, are copied from the base.
         shard_bytes: most bytes of a file.
         threads: tensors merged at a time; None: as many as there are cores and room in memory for.
         pool: Ray's workers, which then merge the tensors in place of threads.
@@ -116,7 +116,7 @@ class _Scratch(threading.local):
         self._flat = torch.empty(0, dtype=dtype)
 
     def __reduce__(self) -> tuple[type["_Scratch"], tuple[torch.dtype]]:
-        return _Scratch, (self._flat.dtype,)  # a task's process has a buffer of its own
+        return _Scratch, (self._flat.dtype,)  # a task's process has a separate buffer
 
     def like(self, tensor: Tensor) -> Tensor:
         """A tensor of this one's shape, with anything in it."""

@@ -45,7 +45,7 @@ class Draft:
 
     Attributes:
         text: the YAML.
-        missing: what is to be added or settled, a line each. All of it is in the recipe's comments, too.
+        missing: what must be added or decided, one line each. The recipe's comments also have all of it.
         findings: what `overtone check --quick` finds wrong with it.
     """
 

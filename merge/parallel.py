@@ -47,7 +47,9 @@ def in_order(
 
 
 def fitting(threads: int, each: int, device: torch.device = CPU) -> int:
-    """As many threads as half of the memory has room for that is free within the limits of control groups; at least 1.
+    """The number of threads that fit into half of the memory that is free within the limits of control groups.
+
+    At least 1.
 
     Args:
         threads: at most.

@@ -30,7 +30,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, total: int, row: int = 0) -> Iterator[Callable[[], None]]:
-        """Report a stage; the function given is to be called after each of its `total` steps.
+        """Report a stage. The returned function must be called after each of its `total` steps.
 
         Args:
             name: what is shown.

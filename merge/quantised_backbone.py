@@ -46,7 +46,7 @@ def write_quantised(
         directory: an existing, empty directory.
         merged: the backbone as it was merged, in float32.
         storage: int8 or int4, of linear weights. The embedding and the head are rounded to 8 bits in both and stored
-            multiplied out, since transformers loads no packed embeddings. 1-D parameters stay as they are.
+            multiplied out, since transformers loads no packed embeddings. 1-D parameters are not rounded.
         dtype: of what is not rounded, and what config.json declares.
         shard_bytes: most bytes of a file.
         fitted: weights that are rounded already, by name.

@@ -25,7 +25,7 @@ from merge.frank_wolfe import LanguageModelLoss
 from merge.progress import Progress
 
 MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Of the method's usual λ."""
+"""Multiples of the method's usual λ that are tried."""
 
 PROMPTS = 64
 """Most calibration prompts that are looked at, of all tasks together: the first ones of each."""

@@ -90,7 +90,7 @@ def test_what_is_copied_exists_and_is_not_ignored():
 @pytest.mark.skipif(os.environ.get("OVERTONE_TEST_INSTALL") != "1", reason="takes minutes: OVERTONE_TEST_INSTALL=1")
 @pytest.mark.timeout(1800)
 def test_the_install_steps_in_a_fresh_environment(tmp_path: Path):
-    """The builders' COPY and RUN lines as they stand, with folders under tmp_path; the health check of each target."""
+    """The builders' COPY and RUN lines, unchanged, with folders under tmp_path; the health check of each target."""
     source, cache = tmp_path / "src", tmp_path / "cache"
     source.mkdir()
     environment = {

@@ -32,7 +32,7 @@ _LEAST_HOP_MS = 0.1
 """Relative errors need something above 0; nothing that passes two processes takes less."""
 
 Draw = Callable[[int, Popularity, Lengths], Workload]
-"""So many requests of a popularity, with replies of such lengths."""
+"""Makes a workload from a number of requests, their popularity and the lengths of their replies."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ _PROMPT = 32
 _OUTPUT = 32
 _ALPHA = 1.0
 _SHARES = (0.5, 0.8)
-"""Of the load that the simulation says they bear."""
+"""Shares of the largest load that the replicas bear in the simulation."""
 _PERCENT = (50, 90, 99)
 
 

@@ -33,7 +33,7 @@ class Row:
     skipped: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The row for `json.dumps`."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -55,7 +55,7 @@ def attack_document(bundle: Path, examples: int, seed: int, say: Callable[[str],
 
 
 def outcome(junit: str) -> dict[str, Any]:
-    """Operations and failures of a JUnit report, in which walks over several operations are a case of their own."""
+    """Operations and failures of a JUnit report, in which sequences of several operations are a separate case."""
     cases = list(ET.fromstring(junit).iter("testcase"))
     failures = []
     for case in cases:

@@ -58,6 +58,6 @@ def bench_serve(bundle: Path, requests: int, say: Callable[[str], None]) -> dict
 
 
 def figures(result: str) -> dict[str, float]:
-    """Of its JSON document, those that are recorded."""
+    """The figures of its JSON document that are recorded."""
     found = json.loads(result)
     return {name: round(found[name], 2) for name in _FIGURES}

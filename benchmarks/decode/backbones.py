@@ -28,7 +28,7 @@ CASES = (
 PREFILL = Case("prefill", (None,) * 4, 512)
 
 Figures = dict[str, dict[str, list[float]]]
-"""Of each round, by what ran and by case."""
+"""Figures of each round, by engine and by case."""
 
 
 def measure_backbones(

@@ -46,7 +46,7 @@ class Shape:
     positions: int = 8192
 
     def narrow(self) -> "Shape":
-        """As many operations over next to no bytes: a step's time on it is what the operations themselves cost."""
+        """The same operations over very few bytes: a step's time on it is that of the operations themselves."""
         return Shape(64, 64, self.layers, 2, 1, self.vocabulary, self.positions)
 
 

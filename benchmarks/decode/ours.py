@@ -48,7 +48,7 @@ class Ours:
         return self._engine.stats().weight_bytes
 
     def top_logprobs(self, prompts: Sequence[Sequence[int]], experts: Sequence[str]) -> list[dict[int, float]]:
-        """Of each prompt's next token, the `TOP` most likely ones with their log-probabilities, all in one batch."""
+        """The `TOP` most likely next tokens of each prompt with their log-probabilities, all in one batch."""
         return self._runner.run(self._top_logprobs(prompts, experts))
 
     async def _top_logprobs(self, prompts: Sequence[Sequence[int]], experts: Sequence[str]) -> list[dict[int, float]]:

@@ -22,7 +22,7 @@ that NNCF compresses."""
 COMPILED = ("vllm-compiled", "vllm-lora-compiled")
 """vLLM with its model compiled by torch instead of eager, which takes minutes to start: run only if they are named."""
 WITHOUT_ADAPTERS = ("vllm", "vllm-compiled", "openvino", "llama.cpp", *QUANTISED)
-"""Peers, as they are started here, that run the backbone alone."""
+"""Peers that run only the backbone, with the options that are used here."""
 FOLDER = Path(peers.__file__).parent
 VLLM_SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "2",

@@ -16,7 +16,7 @@ _KEPT = 10
 _PATIENCE_SECONDS = 60.0
 _ERROR_FIELDS = {"message", "type", "param", "code"}
 _WARM_UP = 0.25
-"""Of the requests, from the beginning: caches and allocators fill there."""
+"""Share of the first requests that are left out, while caches and allocators fill."""
 
 
 @dataclass

@@ -205,7 +205,7 @@ def _agreement(captured: dict[str, list[list[TokenOutput]]], eager: dict[str, li
 
 
 def _exact(bench: Bench) -> Value:
-    """In float32 captured and eager steps draw the same tokens with the same log-probabilities, but for rounding."""
+    """In float32 captured and eager steps draw the same tokens with the same log-probabilities, except for rounding."""
     both = []
     for eager in (False, True):
         made, _ = bench.engine(dtype="float32", enforce_eager=eager)

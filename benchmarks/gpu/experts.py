@@ -15,7 +15,7 @@ from kernels.expert_linear.reference import expert_linear_reference
 from kernels.patch import patch, unpatch
 
 BOUND = {torch.bfloat16: 4e-3, torch.float16: 5e-4, torch.float32: 5e-6}
-"""Of the relative error: half a unit in the last place twice, for the residual and for the sum."""
+"""Limit of the relative error: half a unit in the last place twice, for the residual and for the sum."""
 
 SLOTS = 8
 

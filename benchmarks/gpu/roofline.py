@@ -62,7 +62,7 @@ GATHER = 20
 IN_FLIGHT = 8
 ROWS = 128
 MEMBERS = 4
-"""As `sparse_kernel` is launched: entries of a row in flight, rows of a program, tokens that an entry is loaded for."""
+"""`sparse_kernel`'s launch: entries of a row in flight, rows of a program, tokens that an entry is loaded for."""
 RESIDENT = 8
 """Programs of four warps and 64 registers on a processor at once."""
 FACTOR_COLUMNS, FACTOR_RANKS, FACTOR_ROWS, FACTOR_PARTS = 128, 64, 256, 8

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.many_experts.load import Measured
 
 POPULAR = 5
-"""So many experts are the popular ones; the rarer half is what they are compared to."""
+"""Number of popular experts, which are compared with the rarer half."""
 
 
 def row(experts: int, users: int, popularity: str, found: Measured) -> dict[str, Any]:

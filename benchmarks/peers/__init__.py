@@ -1,4 +1,4 @@
-"""Other servers on the same machine: installed into virtual environments of their own, and driven side by side.
+"""Other servers on the same machine: installed into separate virtual environments, and measured in turn.
 
 `python -m benchmarks.peers` puts the same load on all of them over HTTP.
 """

@@ -17,7 +17,7 @@ for line in importlib.metadata.requires(sys.argv[1]) or ():
     if "extra ==" not in line and not re.match(r"torch(audio|vision|codec)?\\b", line):
         print(line)
 """
-"""Prints what an installed distribution needs, but for torch and its companions."""
+"""Prints the requirements of an installed distribution, except torch and its companions."""
 
 
 class PeerError(RuntimeError):

@@ -22,11 +22,11 @@ from qwen2_gguf import ARCHITECTURE, metadata, tensor_name  # type: ignore[impor
 SEQUENCES = 8
 
 Token = tuple[int, int, int, bool]
-"""Of a batch: its sequence, its position, which token it is, and whether the next one is asked for."""
+"""A token of a batch: its sequence, its position, its id, and whether the next token is needed."""
 
 
 def convert(model: Path, target: Path) -> None:
-    """Write a folder of transformers' as a GGUF file: matrices as they are, in bfloat16, vectors in float32.
+    """Write a folder of transformers' as a GGUF file: matrices unchanged, in bfloat16, vectors in float32.
 
     Vectors are what llama.cpp's own converter makes of them, too. No tokenizer: tokens go in and out as numbers.
     """

@@ -28,8 +28,8 @@ def settings(tokens: int) -> GenerationConfig:
 
 
 def converted(model: str, storage: str | None) -> Any:
-    """The model in OpenVINO's format, with its weights as they are or compressed."""
-    # 8-bit weights are its default for larger models; without a storage they stay as they are here.
+    """The model in OpenVINO's format, with unchanged or compressed weights."""
+    # 8-bit weights are its default for larger models; without a storage they are not compressed here.
     how: dict[str, Any] = {"load_in_8bit": False}
     if storage is not None:
         how = {"quantization_config": OVWeightQuantizationConfig(bits=int(storage.removeprefix("int")), sym=True)}

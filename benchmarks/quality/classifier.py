@@ -145,7 +145,7 @@ class ClassifierDomain(ABC):
         return tensors["weight"], tensors["bias"]
 
     def head_bytes(self) -> float:
-        """Of weight and bias."""
+        """Bytes of weight and bias."""
         return sum(2.0 * part.numel() for task in self.tasks for part in self.head(task, 0)) / len(self.tasks)
 
     @torch.inference_mode()

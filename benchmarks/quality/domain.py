@@ -85,7 +85,7 @@ class Routable(Protocol):
 
     @property
     def name(self) -> str:
-        """As `Mergeable`'s."""
+        """The same as `Mergeable.name`."""
         ...
 
     @property

@@ -15,7 +15,7 @@ KINDS = ("data-free", "calibrated")
 def markdown(document: Mapping[str, Any]) -> str:
     """All tables: method × experts with each task's own expert, the same routed, the router, and the curves.
 
-    Figures are normalised, in per cent of the individual fine-tunes, but for the curves' accuracies.
+    Figures are normalised, in per cent of the individual fine-tunes, except the curves' accuracies.
     """
     rows: Sequence[Line] = document["rows"]
     parts = [_table("", rows, _columns(rows))]

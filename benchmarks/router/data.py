@@ -94,7 +94,7 @@ def read(directory: Path) -> dict[str, Dataset]:
 
 
 def many_tasks(data: Dataset, tasks: int, prompts: int) -> Dataset:
-    """As many tasks as are asked for, made of those of `data`, to see what their number costs.
+    """Make a number of tasks from those of `data`, to measure the cost of their number.
 
     Each task has the prompts of one of `data`'s tasks, with two made-up words added to them that no other task has. Its
     test prompts are made in the same way from the test prompts. Accuracy says little here: the words tell the task.
@@ -121,7 +121,7 @@ def _worded(text: str, words: Sequence[str], rng: random.Random) -> str:
 
 
 def of_tokens(texts: Sequence[str], tokens: int) -> list[str]:
-    """As many texts of `tokens` word pieces of MiniLM each, special ones included: the texts joined, and cut.
+    """The same number of texts with `tokens` word pieces of MiniLM each, special ones included: joined and cut texts.
 
     Raises:
         DataError: the package with MiniLM is not installed.

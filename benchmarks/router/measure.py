@@ -45,7 +45,7 @@ class Row:
         mixed_best, mixed_second: of those, the shares whose expert is the best one, and the second; None without any.
         train_seconds, train_cpu_seconds: of training, on the clock and of the processor.
         train_peak_mb: the process's peak resident memory, libraries included, after training.
-        timed_tokens: tokens of the prompts whose decisions are timed; None: they are test prompts as they stand.
+        timed_tokens: tokens of the prompts whose decisions are timed; None: they are unchanged test prompts.
         p50_ms, p99_ms: of one decision, one after another.
         p50_ms_32, p99_ms_32: of one decision when 32 threads ask.
     """
@@ -85,7 +85,7 @@ def measure(data: Dataset, features: str, backbone: Path | None = None, tokens: 
         data: the prompts.
         features: a key of `classifiers`.
         backbone: the model whose hidden states `backbone` reads.
-        tokens: of the prompts whose decisions are timed; None: they are test prompts as they stand.
+        tokens: of the prompts whose decisions are timed; None: they are unchanged test prompts.
     """
     train = classifiers(backbone)[features]
     clock, processor = time.perf_counter(), time.process_time()

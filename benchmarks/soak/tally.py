@@ -88,7 +88,7 @@ def _code(reply: httpx.Response) -> str:
 
 
 _WARM_UP = 1 / 2
-"""Of the samples, from the beginning: caches and allocators fill there."""
+"""Share of the first samples that are left out, while caches and allocators fill."""
 
 
 def slope_mb_per_minute(samples: Sequence[tuple[float, float]]) -> float:

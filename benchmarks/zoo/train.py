@@ -35,7 +35,7 @@ from serve.demo.zoo.tasks import TASKS
 PRETRAINING = Schedule(steps=1000, batch_size=64, learning_rate=4e-3, warm_up=30, optimizer="muon")
 FINE_TUNING = Schedule(steps=450, batch_size=32, learning_rate=5.5e-4, warm_up=10)
 _PROMPT_SEED = 1
-"""Of the evaluation's prompts, whatever seed the training had."""
+"""Seed of the evaluation's prompts, for any seed of the training."""
 
 
 def train_zoo(out: Path, tasks: Sequence[Task], seed: int, count: int, jobs: int) -> dict[str, object]:

@@ -93,7 +93,7 @@ class AttentionBatch:
 
     @cached_property
     def rows(self) -> Tensor:
-        """Of each query token: its row, its sequence, the first token it sees and the last + 1; `[T, 4]` int32."""
+        """Each query token's row, sequence, first token that it sees, and last one + 1; `[T, 4]` int32."""
         # In numpy, because these are a few numbers and each of torch's operations takes microseconds.
         counts = np.array(self.query_lens)
         rows = np.empty((self.tokens, 4), dtype=np.int32)
@@ -211,7 +211,7 @@ class PaddedDecodes(AttentionBatch):
 
     @cached_property
     def rows(self) -> Tensor:
-        """Of each query token: its row, its sequence, the first token it sees and the last + 1; `[T, 4]` int32."""
+        """Each query token's row, sequence, first token that it sees, and last one + 1; `[T, 4]` int32."""
         number = torch.arange(self.tokens, device=self.lengths.device)
         return torch.stack([number, number, self._firsts, self.lengths], dim=1).to(torch.int32)
 

@@ -105,7 +105,7 @@ def rotate_into_cache_triton(
     slot_mapping: Tensor,
     norms: tuple[HeadNorm, HeadNorm] | None = None,
 ) -> Tensor:
-    """As `rotate_into_cache`, but that a place outside the cache is not noticed: its tokens' heads are contiguous."""
+    """`rotate_into_cache` for contiguous heads, without a check of places outside the cache."""
     tokens, heads, dim = query.shape
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     # What a kernel is not to read is any tensor.

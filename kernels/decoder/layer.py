@@ -64,7 +64,7 @@ class Layer(Protocol):
 
     @property
     def input_norm(self) -> NormWeights | None:
-        """Of what goes into the attention."""
+        """The norm of the attention's input."""
 
     @property
     def qkv(self) -> LinearWeights:
@@ -72,11 +72,11 @@ class Layer(Protocol):
 
     @property
     def q_norm(self) -> NormWeights | None:
-        """Of queries before the rotation; None without `math.head_norms`."""
+        """The norm of queries before the rotation; None without `math.head_norms`."""
 
     @property
     def k_norm(self) -> NormWeights | None:
-        """Of keys; None if `q_norm` is None."""
+        """The norm of keys; None if `q_norm` is None."""
 
     @property
     def output(self) -> LinearWeights:
@@ -84,11 +84,11 @@ class Layer(Protocol):
 
     @property
     def output_norm(self) -> NormWeights | None:
-        """Of the output of the attention."""
+        """The norm of the attention's output."""
 
     @property
     def mlp_norm(self) -> NormWeights | None:
-        """Of what goes into the MLP."""
+        """The norm of the MLP's input."""
 
     @property
     def gate_up(self) -> LinearWeights:
@@ -100,4 +100,4 @@ class Layer(Protocol):
 
     @property
     def down_norm(self) -> NormWeights | None:
-        """Of the output of the MLP."""
+        """The norm of the MLP's output."""

@@ -19,7 +19,7 @@ MOST_TOKENS = {torch.bfloat16: 64, torch.float32: 16}
 """Up to here the compiled product is faster than torch's (`python -m benchmarks.expert_linear`)."""
 
 MOST_PACKED_TOKENS = 64
-"""Up to here a GPU multiplies by packed integers as they are; for more tokens it multiplies them out first. Chosen, not
+"""Up to here a GPU multiplies by packed integers; for more tokens it dequantises them first. Chosen, not
 measured."""
 
 

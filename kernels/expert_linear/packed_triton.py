@@ -18,7 +18,7 @@ from kernels.expert_linear.triton import write_residuals
 
 ROWS = 32
 COLUMNS = 128
-"""Of a tile of 8-bit integers; one of 4-bit integers is a group wide."""
+"""Columns of a tile of 8-bit integers; a tile of 4-bit integers has those of a group."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def padded(tokens: int) -> int:
     """The number of rows for a number of tokens: the next multiple of an eighth of the power of two below, or of 16.
 
-    Up to 16 tokens stay as they are: reading the weights is all their time, and torch has a faster way for one.
+    Up to 16 tokens are not padded: their time is that of reading the weights, and torch has a faster path for one.
     """
     if tokens <= _FEWEST:
         return tokens

@@ -125,7 +125,7 @@ def _words(columns: int, most: int, tokens: int) -> int:
 
 
 def _aligned(size: int) -> int:
-    """So many numbers that what follows them is aligned to 16 bytes: Triton compiles other pointers once more."""
+    """The size, rounded up so that the next tensor is aligned to 16 bytes: Triton recompiles for other pointers."""
     return -(-size // 4) * 4
 
 

@@ -1,6 +1,6 @@
 """A LoRA directory as PEFT writes it, read as an expert of the model that it was trained on.
 
-An adapter's factors become low-rank parts as they are: ΔW = B diag(scale) A with scale = α / r, or α / √r for rsLoRA.
+An adapter's factors become low-rank parts unchanged: ΔW = B diag(scale) A with scale = α / r, or α / √r for rsLoRA.
 What a low-rank part cannot hold is refused by name; merging takes most of that.
 """
 

@@ -29,7 +29,7 @@ class HeadMatrix:
         self._weight = _eight_bit(weight) if self._eight_bit else _by_features(weight)
 
     def scores(self, places: NDArray[np.intp], values: NDArray[np.float32]) -> Tensor:
-        """Of one text, given by its features that are not 0: [E] float32."""
+        """The scores of one text, given by its features that are not 0: [E] float32."""
         rows, factors = torch.from_numpy(places), torch.from_numpy(values)
         if not self._eight_bit:
             return factors @ self._weight.index_select(0, rows) + self._bias

@@ -35,7 +35,7 @@ class TensorFile:
     Attributes:
         digest: SHA-256 of all bytes, in hex.
         metadata: the header's `__metadata__`.
-        tensors: by name, in memory of their own.
+        tensors: by name, each in separate memory.
     """
 
     digest: str
@@ -112,7 +112,7 @@ def _settled(file: BinaryIO, path: Path) -> os.stat_result:
 
 
 def _read(file: BinaryIO, size: int, path: Path) -> bytes:
-    """As many bytes as the header describes.
+    """Read the number of bytes that the header describes.
 
     Raises:
         BundleError: the file has another size than that.

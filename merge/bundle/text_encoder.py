@@ -48,7 +48,7 @@ class TextEncoder:
             brought: whether a router with this encoder includes its files.
 
         Raises:
-            BundleError: the files are damaged, or have fewer layers or positions than are to be read.
+            BundleError: the files are damaged, or have fewer layers or positions than required.
         """
         dtype = torch.bfloat16 if fast_bfloat16() else torch.float32
         self.files = files if brought else None

@@ -91,7 +91,7 @@ class EncodedFeatures:
         return np.asarray(np.exp(-self.width * distances), dtype=np.float32)
 
     def reads_like(self, other: TextFeatures) -> bool:
-        """Whether the features are the same but for the landmarks."""
+        """Whether the features are the same except for the landmarks."""
         return isinstance(other, EncodedFeatures) and (
             (self.ngrams, self.width) == (other.ngrams, other.width)
             and (self.encoder.digest, self.encoder.layers) == (other.encoder.digest, other.encoder.layers)

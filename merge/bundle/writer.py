@@ -32,7 +32,7 @@ class BundleWriter:
         self._finished = False
         self._lock: DirectoryLock | None = None
         self.digests = FileDigests()
-        """Of files in `path` that are finished."""
+        """Digests of the finished files in `path`."""
         self.scratch: frozenset[str] = frozenset()
         """Files and folders in `path` that are not part of the bundle: `finish` removes them last."""
         self.path = self._out.with_name(f".{self._out.name}.staging-{os.getpid()}")

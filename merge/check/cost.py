@@ -102,19 +102,19 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _hash_seconds() -> float:
-    """Of a byte."""
+    """Seconds of hashing a byte."""
     block = bytes(1 << 22)
     return _timed(lambda: sha256(block).digest()) / len(block)
 
 
 def _product_seconds(dtype: torch.dtype = torch.float32) -> float:
-    """Of a multiplication and an addition in a matrix product by all threads."""
+    """Seconds of a multiplication and an addition in a matrix product by all threads."""
     a, b = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
     return _timed(lambda: a @ b) / (512 * 1024 * 1024)
 
 
 def _backbone_seconds(inputs: Inputs) -> float:
-    """Of one thread: the method on a piece of a typical matrix, and the conversion of tensors that no LoRA changes."""
+    """Seconds of one thread: the method on a piece of a typical matrix, and the conversion of unchanged tensors."""
     recipe, merged = inputs.recipe, inputs.merged().tensors
     if recipe.frank_wolfe() is not None:
         return 0.0
@@ -169,7 +169,7 @@ def _cropped(inputs: Inputs, name: str, origin: torch.Tensor) -> TaskVectors:
 
 
 def _expert_seconds(inputs: Inputs) -> float:
-    """Of all experts: decompositions, and runs of the models if there are prompts."""
+    """Seconds of all experts: decompositions, and runs of the models if there are prompts."""
     product = _product_seconds()
     total = 0.0
     for task, item in inputs.fine_tunes.items():

@@ -22,7 +22,7 @@ FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16
 """safetensors' names of the dtypes that can be merged."""
 
 BUFFER_DTYPES = {"I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
-"""Those of buffers, position numbers and masks, which are copied."""
+"""Dtypes of buffers, position numbers and masks, which are copied."""
 
 DTYPES = {**FLOAT_DTYPES, **BUFFER_DTYPES}
 

@@ -22,10 +22,10 @@ USUAL_DENSITY = 0.02
 """Density of `form: sparse`, the default of a recipe without a density and a budget."""
 
 USUAL_STEPS = 60
-"""Of distillation of sparse experts, if there are prompts."""
+"""Default steps of distillation of sparse experts, if there are prompts."""
 
 USUAL_FACTOR_STEPS = 30
-"""The same of the other forms, whose parts are fitted to the prompts before."""
+"""Default steps of the other forms, whose parts are fitted to the prompts first."""
 
 SPARSE_KEYS = ("density", "selection", "values", "rescale", "overlap")
 """Settings of sparse experts: a recipe that has one of them, and neither form nor budget, means `form: sparse`."""
@@ -59,7 +59,7 @@ class CalibrationConfig(BaseModel):
         per_task: prompts of each task that the experts are cut with (the first ones; the router sees all).
         answer_tokens: most tokens of the greedy continuation that a fine-tune adds to each prompt.
         chat_template: `auto`: prompts are put through the fine-tune's chat template, or the base's if it has none,
-            as the server does with chat requests; `none`: they are taken as they stand, as in completion requests.
+            as the server does with chat requests; `none`: they are used unchanged, as in completion requests.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,7 +78,7 @@ class ExpertConfig(BaseModel):
             thin matrices; `both`, a product in half of the bytes and entries of what is left; `auto`, for each weight
             the one that removes more of the error for its bytes; or `lora`, the fine-tune's own LoRA as it is, whatever
             its bytes. None: `auto`, but `sparse` if one of `SPARSE_KEYS` is given and `budget` is not.
-        budget: bytes of an expert as a fraction of the backbone's, 0.01 or 1%. All weights share it. None: 1 %, but for
+        budget: bytes of an expert as a fraction of the backbone's, 0.01 or 1%. All weights share it. None: 1 %; for
             `sparse` the density decides.
         density: for `sparse`: fraction of a weight's entries that an expert keeps, the same number in every row. None:
             0.02, or what the budget pays for.

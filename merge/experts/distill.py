@@ -225,7 +225,7 @@ def divergence(
     teacher: Sequence[Target],
     products: Mapping[str, Product] = NONE,
 ) -> float:
-    """Mean KL(p_fine-tune ‖ p_backbone+expert) in nats a predicted token, with the values as they stand.
+    """Mean KL(p_fine-tune ‖ p_backbone+expert) in nats a predicted token, with the present values.
 
     The model holds the backbone's weights; they are the same afterwards.
     """

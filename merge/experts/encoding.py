@@ -19,7 +19,7 @@ class PromptEncoder:
 
     Attributes:
         tokenizer: the base's.
-        template: the chat template that prompts are put through; None: they are taken as they stand.
+        template: the chat template that is applied to prompts; None: they are used unchanged.
         variables: special tokens that the template has in place of the tokenizer's.
     """
 

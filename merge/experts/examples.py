@@ -28,7 +28,7 @@ class Example:
 
     Attributes:
         text: the prompt, or the last user message: what the router is asked with.
-        messages: the conversation that is to be replied to; None for a plain prompt.
+        messages: the conversation that needs a reply; None for a plain prompt.
         answer: a reference answer, or the assistant's message that ended the conversation.
     """
 

@@ -133,7 +133,7 @@ def cut_whole(name: str, fine_tune: Checkpoint, sources: Sources, prompted: bool
         prompted: whether there are calibration prompts.
 
     Returns:
-        None if the expert is to be cut otherwise.
+        None if the expert must be cut in another way.
 
     Raises:
         ValueError: the configuration asks for the fine-tune's LoRA and the expert cannot be that.
@@ -261,7 +261,7 @@ def _repairs(sources: Sources) -> bool:
 
 
 def _own_directions(fine_tune: Checkpoint, sources: Sources, room: int) -> Parts | None:
-    """The LoRA's directions, as they are; None if the fine-tune has none that fit."""
+    """The LoRA's directions, unchanged; None if the fine-tune has none that fit."""
     lora = lora_parts(fine_tune, sources)
     whole = None if lora is None else whole_directions(lora, sources.config.storage, room)
     return None if whole is None else Parts({}, {name: Product(best.b, best.a) for name, best in whole.items()})

@@ -188,7 +188,7 @@ def _start_worker(threads: int, parent: int) -> None:
 
 
 def usual_workers(job: int, jobs: int) -> int:
-    """As many processes as there are cores, jobs, and room in memory for, within the limits of control groups.
+    """The number of processes for the cores, the jobs and the memory within the limits of control groups.
 
     Args:
         job: bytes that one takes, as from `job_bytes`.

@@ -87,7 +87,7 @@ class Directions:
     gain: Tensor
 
     def leading(self, rank: int) -> "Directions":
-        """The best `rank` directions, in memory of their own."""
+        """The best `rank` directions, in separate memory."""
         return Directions(self.b[:, :rank].clone(), self.a[:rank].clone(), self.gain[:rank].clone())
 
 

@@ -16,7 +16,8 @@ BYTES_A_PARAMETER = 20
 """Two decoders and their largest intermediates in float32, for each parameter: sparse experts, and small models."""
 
 BYTES_AN_ENTRY = 32
-"""Of the tensor that is decomposed or cut: float32 and int64 copies. Of a large one all but 8 are of some rows."""
+"""Bytes for each entry of the tensor that is decomposed or cut: float32 and int64 copies. Of a large tensor, all but
+8 of them are for some rows at a time."""
 
 
 def job_bytes(

@@ -96,7 +96,7 @@ class Overlaid:
         self._values.value.requires_grad_(True)
 
     def write(self) -> None:
-        """Nothing is to be done: each call reads `value`."""
+        """Do nothing: each call reads `value`."""
 
     def restore(self) -> None:
         """Leave the layers as they were found."""

@@ -49,7 +49,7 @@ def refit(
         batches: the task's prompts with the fine-tune's continuations.
         fine_tune: θ_k.
         sources: base, stored backbone and settings.
-        parts: as chosen; entries stay as they are.
+        parts: as chosen; entries are not changed.
         dense: the expert's 1-D deltas.
     """
     student = calibration.student

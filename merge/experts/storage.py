@@ -11,7 +11,7 @@ Storage = Literal["bf16", "int8"]
 
 
 def as_stored(value: Tensor, storage: Storage) -> Tensor:
-    """Values [N, k] float32 as they are after a file; doing it again changes nothing."""
+    """Values [N, k] float32 after a round trip through a file; a second call changes nothing."""
     return dequantise_rows(*quantise_rows(value)) if storage == "int8" else value.to(torch.bfloat16).to(torch.float32)
 
 

@@ -147,7 +147,7 @@ def _residual(expert: Expert, name: str, backbone: Checkpoint) -> Tensor:
 
 
 def _named(name: str, factors: Factors) -> dict[str, Tensor]:
-    """The factors of a weight under their names in the file, in memory of their own."""
+    """The factors of a weight under their names in the file, in separate memory."""
     module = PREFIX + name.removesuffix(".weight")
     if _is_looked_up(name):  # PEFT adapts the transposed embedding: A is [R, V] and B [H, R]
         a, b, names = factors.b.T, factors.a.T, ("lora_embedding_A", "lora_embedding_B")

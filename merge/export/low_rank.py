@@ -61,7 +61,7 @@ def low_rank(residual: Tensor, rank: int) -> Factors:
 
 
 def own_factors(delta: LowRankDelta, rank: int) -> Factors:
-    """The factors of a low-rank part as they are, the scales in B.
+    """The unchanged factors of a low-rank part, with the scales in B.
 
     Semantics: A = A_delta,  B = B_delta diag(scale), each product rounded to float32
 

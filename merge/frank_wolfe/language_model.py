@@ -61,7 +61,7 @@ class LanguageModelLoss:
         """One task's loss (None: the mean of all) and its gradient.
 
         Args:
-            parameters: float32, by the model's names; left as they are.
+            parameters: float32, by the model's names; they are not modified.
             task: one of `tasks`.
 
         Raises:

@@ -24,7 +24,7 @@ class Objective(Protocol):
         """One task's loss (None: their mean) and its gradient.
 
         Args:
-            parameters: float32, by name; left as they are.
+            parameters: float32, by name; they are not modified.
             task: one of `tasks`.
 
         Returns:

@@ -23,7 +23,7 @@ class Step:
         gap: the Frank-Wolfe gap at θ_t.
         chosen: the vertices chosen, with the number of groups that chose each.
         moved: how much of θ_t was replaced by other vertices; the mean over the groups.
-        finished: nothing more is to be gained.
+        finished: no further step improves the loss.
     """
 
     number: int

@@ -84,7 +84,7 @@ def fit_coefficients(search: Search, active: Tensor, loss: float, inner: Tensor,
 
 
 def _first_rate(inner: Tensor, allowed: Tensor) -> float:
-    """So long that the steepest group could go from one vertex to another."""
+    """A step length with which the steepest group could move from one vertex to another."""
     highest, lowest = (inner.masked_fill(~allowed, end) for end in (-torch.inf, torch.inf))
     steepest = float((highest.amax(0) - lowest.amin(0)).max())
     return 1 / steepest if steepest else 1.0

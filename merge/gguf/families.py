@@ -38,7 +38,7 @@ UNDERSTOOD = (
 
 
 def nothing(_metadata: Metadata, _config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return no settings: the family has none of its own."""
+    """Return no settings: the family has no special ones."""
     return {}
 
 

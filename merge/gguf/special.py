@@ -67,7 +67,7 @@ def gemma3(metadata: Metadata, config: Config) -> dict[str, Any]:
 
 
 def _scaled_by(config: Config, largest: int) -> int:
-    """As llama.cpp knows it: by the number of layers of the largest model."""
+    """The number whose root divides the scores, from the number of layers, as in llama.cpp."""
     if config["num_hidden_layers"] == largest:
         return int(config["hidden_size"]) // int(config["num_attention_heads"])
     return int(config["head_dim"])

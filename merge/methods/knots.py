@@ -40,7 +40,7 @@ def knots(
         weight: w_i, those of TIES.
         density: fraction of the entries of each V_i (or τ_i) that TIES keeps.
         lambda_: λ.
-        exclude: patterns of 2-D tensors that TIES merges as they are.
+        exclude: patterns of 2-D tensors that TIES merges without a decomposition.
     """
     if not is_matrix(name, base, exclude):
         return ties(name, base, vectors, weight=weight, density=density, lambda_=lambda_)

@@ -3,7 +3,7 @@
 A LoRA's task vector has a few dozen singular values; the other hundreds that a dense decomposition returns are rounding
 errors of W + B A, in directions that change with the processor. A method that gives all of them the same weight would
 merge that noise. So LoRAs are decomposed from their factors. Of a dense task vector only the directions above the
-rounding errors of the stored weights are kept, if the rest is nothing but rounding.
+rounding errors of the stored weights are kept, if the rest is only rounding.
 """
 
 from collections.abc import Mapping

@@ -85,7 +85,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(path, [f"is not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(document, dict):
-        raise RecipeError(path, ["must hold a mapping with base_model, models and so on"])
+        raise RecipeError(path, ["must be a mapping with the keys base_model and models"])
     return document
 
 

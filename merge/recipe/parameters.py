@@ -1,4 +1,4 @@
-"""A method's parameters as a recipe writes them: plain values, or lists that give tensors values of their own.
+"""A method's parameters as a recipe writes them: plain values, or lists with values for single tensors.
 
 A list `[{filter: mlp, value: 0.5}, {filter: norm, value: 0}, 0.3]` is mergekit's: a tensor gets the value of the first
 filter that its name contains; an entry without a filter (or with "*") suits every tensor. A tensor that no entry suits
@@ -103,7 +103,7 @@ def values_for(parameters: Parameters, tensor: str, layers: int = 0) -> dict[str
 
 
 def chooses_scale(method: Method, common: Parameters, by_task: Mapping[str, Parameters]) -> bool:
-    """Whether λ is to be chosen: the parameters say `auto`, or they give neither λ nor any weight."""
+    """Whether λ must be chosen: the parameters say `auto`, or they give neither λ nor any weight."""
     if method.usual_scale is None:
         return False
     if common.get("lambda") is not None:

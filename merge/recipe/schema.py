@@ -119,7 +119,7 @@ class Recipe(_Block):
 
     @property
     def stored_dtype(self) -> torch.dtype | None:
-        """Of the backbone's tensors that are not rounded; None: each in the base's own."""
+        """The dtype of the backbone's tensors that are not rounded; None: each tensor's dtype in the base."""
         name = "bfloat16" if self.backbone.storage == "bf16" else self.out_dtype
         return None if name is None else getattr(torch, name)
 
@@ -157,7 +157,7 @@ class Recipe(_Block):
             if lowered.count(name.casefold()) > 1:
                 alike = next(other for other in names if other != name and other.casefold() == name.casefold())
                 raise ValueError(
-                    f"{name!r} and {alike!r} differ in case alone, and their files would be one on some file systems: "
+                    f"{name!r} and {alike!r} differ only in case; some file systems cannot tell their files apart: "
                     "rename one of them"
                 )
             if name == self.name:
@@ -195,7 +195,7 @@ class Recipe(_Block):
 
     @property
     def chooses_scale(self) -> bool:
-        """Whether λ is to be chosen: `lambda: auto`, which is the default if no weights are given."""
+        """Whether λ must be chosen: `lambda: auto`, which is the default if no weights are given."""
         method = METHODS.get(self.merge_method)
         return method is not None and chooses_scale(method, self.parameters, self._by_task)
 

@@ -32,7 +32,7 @@ KERNEL_LENGTH = 2.0
 """Length of the kernel's features, relative to the n-grams' of 1."""
 
 LEAST_EIGENVALUE = 1e-3
-"""Of the landmarks' kernel matrix: prompts that say the same make it singular."""
+"""Smallest eigenvalue of the landmarks' kernel matrix: prompts with the same meaning make the matrix singular."""
 
 KERNEL_VALUES = 2**24
 """Most training prompts times landmarks: 128 MB in float64."""

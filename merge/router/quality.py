@@ -13,7 +13,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Of the prompts of experts, the share that reaches a threshold, and the share of those that are right."""
+    """The share of the experts' prompts that reach a threshold, and the share of these that are routed correctly."""
 
     threshold: float
     coverage: float

@@ -118,7 +118,7 @@ def train_router(
 def add_expert(
     model: RouterModel, name: str, prompts: Sequence[str], others: Sequence[str], config: RouterConfig | None = None
 ) -> RouterModel:
-    """Give a new expert a head; every other head, and the calibration, stay as they are.
+    """Give a new expert a head; the other heads and the calibration are not changed.
 
     Args:
         model: the router so far.

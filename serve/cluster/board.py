@@ -38,12 +38,12 @@ class Board:
 
     @property
     def states(self) -> tuple[ReplicaState, ...]:
-        """Of the replicas that answered last."""
+        """States of the replicas that answered last."""
         return self._states
 
     @property
     def reports(self) -> tuple[Report, ...]:
-        """Of all that answered last, those of another bundle, too."""
+        """Reports of all replicas that answered last, also of another bundle."""
         return self._reports
 
     def start(self) -> None:

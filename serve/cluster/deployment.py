@@ -1,4 +1,4 @@
-"""What is to be deployed."""
+"""The settings of a deployment."""
 
 from typing import Self
 
@@ -14,7 +14,7 @@ class Deployment(BaseModel):
         settings: of each server; host, port and TLS are the Ray cluster's, and are ignored here.
         replicas: engines, the fewest if there may be more.
         max_replicas: engines under load; None: always `replicas`.
-        target_requests: requests at an engine, running and waiting, above which there are to be more engines and below
+        target_requests: requests at an engine, running and waiting, above which engines are added and below
             which fewer; None: what fits into one batch.
         upscale_delay: seconds of more requests than that before engines are added.
         downscale_delay: seconds of fewer before one is removed.

@@ -33,19 +33,19 @@ class Call:
 
 @dataclass(frozen=True)
 class Admitted:
-    """The replica's engine has taken the request."""
+    """The replica's engine has admitted the request."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """It has not, or has stopped since."""
+    """The replica's engine has refused the request, or has stopped since it was admitted."""
 
     error: EngineError
 
 
 @dataclass(frozen=True)
 class OtherBundle:
-    """The replica serves another bundle: one that is on its way in or out."""
+    """The replica serves another bundle, which is being deployed or replaced."""
 
 
 @dataclass(frozen=True)

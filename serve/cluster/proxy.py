@@ -88,7 +88,7 @@ class _Reply:
 
     Attributes:
         begun: set once its head has been sent, or is held back.
-        closed: whether the rest of it is to be dropped.
+        closed: whether the rest of it must be dropped.
         unfinished_stream: whether it is an event stream whose end has not been sent.
     """
 

@@ -23,7 +23,7 @@ class Replicas:
     """
 
     def __init__(self, application: str, deployment: str):
-        """Of a deployment; its replicas are looked up at each question.
+        """Take the names of a deployment, whose replicas are looked up at each call.
 
         Args:
             application: Ray Serve's name of the application.

@@ -55,7 +55,7 @@ class GraphLimits:
 
 
 def captures_steps(config: EngineConfig, device: torch.device) -> bool:
-    """Whether steps are to be captured: on a GPU, unless the settings forbid it."""
+    """Whether steps are captured: on a GPU, unless the settings forbid it."""
     return device.type == "cuda" and torch.cuda.is_available() and not config.enforce_eager
 
 

@@ -31,7 +31,7 @@ class AsyncEngine:
     """Runs an engine's steps in a separate thread and gives each request an asynchronous stream of outputs.
 
     Attributes:
-        engine: what runs; only the thread touches it, but for methods that say otherwise.
+        engine: the engine; only the thread uses it, except for methods that say otherwise.
     """
 
     def __init__(self, engine: Engine, config: EngineConfig, observer: EngineObserver, wake: threading.Event) -> None:

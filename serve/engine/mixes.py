@@ -9,7 +9,7 @@ from kernels.expert_linear.tiles import NO_EXPERT
 from serve.engine.scheduler import Chunk
 
 Mix = tuple[int, tuple[int, ...], tuple[float, ...]]
-"""Of a chunk: how many tokens, and their experts' slots and gates."""
+"""A chunk's number of tokens, and their experts' slots and gates."""
 
 
 def mix_of(chunk: Chunk) -> Mix:

@@ -63,7 +63,7 @@ class SamplingState:
 
     @property
     def free(self) -> bool:
-        """Whether draws do not depend on the tokens drawn before, and nothing but a token is wanted of them."""
+        """Whether draws do not depend on the tokens drawn before, and only the token is needed of each."""
         return not self.ruled and not self.penalised and self.params.logprobs is None
 
     def row(self, penalised: bool = True, ahead: int = 0) -> SamplingRow:

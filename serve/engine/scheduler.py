@@ -35,7 +35,7 @@ class Chunk:
 
     @property
     def position(self) -> int:
-        """Of its first token."""
+        """Position of its first token."""
         return self.sequence.computed + self.ahead
 
 

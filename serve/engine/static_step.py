@@ -93,7 +93,7 @@ def _aligned(size: int) -> int:
 class StaticStep:
     """A step of up to a bucket's sequences, one token each.
 
-    Rows that no sequence has are sequences of their own: token 0 at position 0, in the spare block, without experts.
+    Rows without a sequence are separate sequences: token 0 at position 0, in the spare block, without experts.
     They attend to their own key, and their results are discarded.
     """
 

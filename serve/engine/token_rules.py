@@ -105,7 +105,7 @@ def _range(tokens: Tensor) -> tuple[int, int]:
 
 
 def _is_sparse(tokens: Tensor) -> bool:
-    """Also true of tokens that are far apart: what is spread out must not be much larger than what was sent."""
+    """Whether the tokens are few or far apart, so that a dense tensor would be much larger than the list."""
     return len(tokens) * _SPARSE <= int(tokens.max())
 
 

@@ -18,13 +18,13 @@ ADVICE = 14
 PAGE = 2 << 20
 """Bytes of a huge page on x86-64, and on arm64 with small pages of 4 KiB."""
 ALIGNMENT = 64
-"""Of each tensor, in bytes: a cache line."""
+"""Alignment of each tensor in bytes: a cache line."""
 
 
 def hold_together(tensors: Sequence[Tensor]) -> None:
     """Give CPU tensors new memory, one after another in huge pages if the system has them.
 
-    Their values are lost, so this comes before they have any. Tensors on other devices stay as they are.
+    Their values are lost, so this comes before they have any. Tensors on other devices are not changed.
 
     Args:
         tensors: contiguous, each with separate memory.

@@ -46,7 +46,7 @@ class PackedRows:
     def _put(blocks: Tensor, rows: slice, values: Tensor) -> None:
         """Rows of [n, k] values into blocks of 16 rows, whole blocks at once if the rows begin and end with one."""
         converted, k = values.to(blocks.dtype), values.shape[1]
-        # 16-bit columns have no indexing of their own in torch.
+        # torch cannot index by 16-bit columns.
         bits = torch.int16 if blocks.dtype == torch.uint16 else blocks.dtype
         target, source = blocks.view(bits).permute(0, 2, 1), converted.view(bits)
         if rows.start % ROW_BLOCK == 0 and rows.stop % ROW_BLOCK == 0:

@@ -1,4 +1,4 @@
-"""Reading weights of 8 or 4 bits into a decoder, stored so or rounded as they are read."""
+"""Reading weights of 8 or 4 bits into a decoder, stored in this form or rounded while they are read."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -38,7 +38,7 @@ GROUP = 32
 """Columns that share a scale in a `PackedWeight` of 4 bits."""
 
 ELEMENTS = 1 << 22
-"""Of a weight that are rounded at a time, at most: what is computed on the way takes a few times 17 MB."""
+"""Most elements of a weight that are rounded at a time: the intermediate results take a few times 17 MB."""
 
 
 @dataclass(frozen=True)

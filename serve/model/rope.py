@@ -177,7 +177,7 @@ class RopeConfig:
 
 
 PLAIN_ROPE, NO_ROPE = RopeConfig(), RopeConfig(kind="none")
-"""Of layers that stretch nothing, and of those that do not look at positions."""
+"""The rope of layers without scaling, and of layers without position encoding."""
 
 
 def parse_ropes(

@@ -50,7 +50,7 @@ def contents(bundle: Path) -> dict[str, bytes]:
 
 
 def count_events(recipe: Path, folder: Path) -> int:
-    """How many moments there are to be killed at."""
+    """The number of moments at which the merge is killed."""
     low, high = 1, LAST
     while low < high:  # the first that is too late
         middle = (low + high) // 2

@@ -57,7 +57,7 @@ def save_tiny(
 def save_fine_tune(base: Path, path: Path, seed: int, size: float = 0.1, embeddings: bool = True) -> Path:
     """Write a copy of a base whose every weight moved by a random step of relative size `size`.
 
-    Without `embeddings`, embedding and head stay as they are: no expert would hold their change.
+    Without `embeddings`, embedding and head are not changed: no expert would hold their change.
     """
     generator = torch.Generator().manual_seed(seed)
     model = LlamaForCausalLM.from_pretrained(base)

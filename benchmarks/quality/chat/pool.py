@@ -99,6 +99,6 @@ class RoutedPool:
 
 
 def _digest(checkpoint: Checkpoint) -> str:
-    """Of all files in a fine-tune's directory."""
+    """The digest of all files in a fine-tune's directory."""
     files = sorted(path for path in checkpoint.path.iterdir() if path.suffix in {".safetensors", ".json"})
     return hashlib.sha256("".join(file_digest(path) for path in files).encode()).hexdigest()[:16]

@@ -78,7 +78,7 @@ class ChatTable:
         self._written: tuple[tuple[str, float], Checkpoint] | None = None
 
     def individual(self, tasks: Sequence[str]) -> Marks:
-        """Of the fine-tunes."""
+        """The scores of the fine-tunes."""
         bench, pool = self.pool.bench, self.pool
         return {
             task: self._marks(
@@ -88,7 +88,7 @@ class ChatTable:
         }
 
     def backbone(self, row: Row, scale: float, tasks: Sequence[str]) -> Marks:
-        """Of a backbone alone."""
+        """The scores of a backbone alone."""
         return {
             task: self._marks(self._key(row, scale), task, f"{row.name} alone", partial(self._alone, row, scale, task))
             for task in tasks
@@ -137,7 +137,7 @@ class ChatTable:
         return smallest
 
     def expert(self, row: Row, scale: float, column: Column, task: str) -> Cut:
-        """Of a backbone with a task's own expert."""
+        """The scores of a backbone with a task's own expert."""
 
         def compute() -> dict[str, Any]:
             backbone = self._checkpoint(row, scale)

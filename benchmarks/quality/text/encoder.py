@@ -27,7 +27,7 @@ HELD_OUT = 2
 
 
 class TextDomain(ClassifierDomain):
-    """MiniLM (6 layers of 384, 22.6 M parameters, 11.9 M of them embeddings, which stay as they are)."""
+    """MiniLM (6 layers of 384, 22.6 M parameters, 11.9 M of them embeddings, which are not trained)."""
 
     name = "text"
     aside = ("embeddings.*",)

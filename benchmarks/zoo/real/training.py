@@ -20,7 +20,7 @@ from serve.demo.zoo.task import Example
 Form = Literal["lora", "full"]
 
 RANK = 8
-"""Of the adapters: eight of them in bfloat16 are 39 MB."""
+"""Rank of the adapters: eight of them in bfloat16 are 39 MB."""
 
 ALPHA = 16
 WARM_UP = 10
@@ -46,7 +46,7 @@ class Schedule:
         return self.learning_rate * min(1.0, (step + 1) / WARM_UP) * (1 - step / self.steps)
 
     def batch(self, task: RealTask, seed: int, step: int) -> list[Example]:
-        """The examples of a step: all contents in turn, in an order and in wordings of their own in each round."""
+        """The examples of a step: all contents in turn, in another order and in other wordings in each round."""
         size = len(task.contents("train"))
         wanted = range(step * self.batch_size, (step + 1) * self.batch_size)
         rounds = {place // size: task.examples("train", seed=seed + place // size) for place in wanted}

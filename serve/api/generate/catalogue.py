@@ -109,7 +109,7 @@ class Catalogue:
         )
 
     def with_expert(self, name: str, entry: Entry) -> "Catalogue":
-        """These names and another expert, or another content of one.
+        """A catalogue with another expert, or with another content of an expert.
 
         Raises:
             ValueError: the name means something else.
@@ -119,7 +119,7 @@ class Catalogue:
     def with_adapter(
         self, name: str, digest: str, root: str, base: str | None, settings: GenerationSettings
     ) -> "Catalogue":
-        """These names and a LoRA adapter.
+        """A catalogue with another LoRA adapter.
 
         Its parent is `base` or, as in vLLM, the served model's name; with a router, which that name asks, the backbone.
 
@@ -130,7 +130,7 @@ class Catalogue:
         return self.with_expert(name, Entry(digest, root, parent, settings))
 
     def without_expert(self, name: str) -> "Catalogue":
-        """These names but one."""
+        """A catalogue without an expert."""
         return dataclasses.replace(self, experts={n: entry for n, entry in self.experts.items() if n != name})
 
     @property

@@ -72,13 +72,13 @@ class SamplingDefaults:
 
     @classmethod
     def of(cls, fields: Mapping[str, float]) -> "SamplingDefaults":
-        """Those of some fields of generation_config.json."""
+        """The defaults in some fields of generation_config.json."""
         usual = GenerationRequest.model_fields
         return cls({name: value for name, value in fields.items() if value != usual[name].default})
 
     @classmethod
     def from_directory(cls, directory: Path) -> "SamplingDefaults":
-        """Those of a model directory; none if it has no such file.
+        """The defaults of a model directory; none if it has no such file.
 
         Raises:
             ValueError: the file is not JSON, or a value is out of the API's range.

@@ -109,7 +109,7 @@ class BlockReply(Reply, Generic[_Asked]):
 
     @property
     def blocks(self) -> list[Block]:
-        """Those begun so far."""
+        """The blocks that have begun."""
         return self._stream.blocks
 
     def read(self, piece: Piece) -> Iterator[BlockEvent]:

@@ -154,7 +154,7 @@ class ChatReply(ChoicesReply):
         return {"delta": message}
 
     def _finish_reason(self, number: int, reason: str | None) -> str | None:
-        """OpenAI's "tool_calls", but for a call that the request named."""
+        """OpenAI's "tool_calls", except for a call that the request named."""
         called = number in self._readers and self._readers[number].calls
         return "tool_calls" if called and reason == "stop" and not self._job.format.named else reason
 

@@ -80,7 +80,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def offered_tools(self) -> tuple[Tool, ...]:
-        """Those that the model may call."""
+        """The tools that the model may call."""
         if self.tool_choice == "none":
             return ()
         if not isinstance(self.tool_choice, NamedTool):

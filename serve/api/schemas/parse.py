@@ -63,7 +63,7 @@ MAX_DEPTH = 200
 """Nested lists and objects; the parser's own limit."""
 
 MAX_DIGITS = 4300
-"""Of a whole number; the parser's own limit."""
+"""Most digits of a whole number; the parser's own limit."""
 
 
 def most_values(max_bytes: int) -> int:

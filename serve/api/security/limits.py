@@ -78,7 +78,7 @@ class RequestLimitsMiddleware:
             raise unavailable("the server has no memory for more request bodies at the moment", "too_many_bodies")
 
     def release(self, size: int) -> None:
-        """Such bytes have become a whole body, or their client has gone."""
+        """Subtract bytes whose body is complete, or whose client has disconnected."""
         self._unfinished -= size
 
     @property

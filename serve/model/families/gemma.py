@@ -79,7 +79,7 @@ def _config(
 
 
 def _ropes(settings: Settings, kinds: list[str]) -> dict[str, RopeConfig]:
-    """Gemma 3's: layers with a sliding window have a base of their own, and only the others are stretched."""
+    """Gemma 3's: layers with a sliding window have another base, and only the other layers are scaled."""
     if nested_kinds(settings.raw):
         defaults = {FULL: 1e6, SLIDING: 1e4}
         return {kind: RopeConfig.parse(settings.raw, kind, defaults[kind]) for kind in set(kinds)}

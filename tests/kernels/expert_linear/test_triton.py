@@ -40,8 +40,11 @@ def assert_rounded(
     batch: ExpertBatch,
     low_rank: LowRankBank | None = None,
 ) -> None:
-    """The result is the truth but for three roundings: of what the experts and the bias add, which the interpreter cuts
-    off instead, of the sum, and of the product before it, which torch rounds on a CPU."""
+    """The result is the reference except for three roundings.
+
+    They are those of what the experts and the bias add, which the interpreter truncates instead, of the sum, and of the
+    product before it, which torch rounds on a CPU.
+    """
     want = expert_linear_reference(x.double(), weight, bias, bank, batch, low_rank)
     product = x.double() @ weight.double().T
     bound = UNIT[x.dtype] * (want.abs() + product.abs() + 2 * (want - product).abs()) * 1.01 + SUMS

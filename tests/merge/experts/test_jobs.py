@@ -1,4 +1,4 @@
-"""Jobs in processes and tasks of their own end with the merge that started them."""
+"""Jobs in separate processes and tasks end with the merge that started them."""
 
 import multiprocessing
 import signal

@@ -26,7 +26,7 @@ def write_gguf(
     tensors: Mapping[str, torch.Tensor] | None = None,
     tokens: bool = False,
 ) -> Path:
-    """Write a model; the matrices have the type `kind`, further keys and tensors come as they are."""
+    """Write a model; the matrices have the type `kind`, further keys and tensors are written unchanged."""
     config = model.config
     architecture = ARCHITECTURES.get(config.model_type, config.model_type)
     writer = GGUFWriter(path, architecture)
@@ -89,7 +89,7 @@ def _split(name: str, weight: torch.Tensor) -> Iterator[tuple[str, str, torch.Te
 
 
 def rounded(model: PreTrainedModel, kind: GGMLQuantizationType) -> PreTrainedModel:
-    """The model with its matrices as they are after a file of this type, in bfloat16."""
+    """The model with its matrices as read from a file of this type, in bfloat16."""
     with torch.no_grad():
         for parameter in model.parameters():
             weight = parameter.float()

@@ -118,7 +118,7 @@ def test_defaults_follow_from_what_is_given(tmp_path: Path, block: str, expected
         (GOOD.replace("{weight: 0.5}", "{lambda: 0.5}"), ["models.1.parameters: unknown key 'lambda'"]),
         (with_line("name: other"), ["the key 'name' appears twice"]),
         ("models: [1", ["is not valid YAML"]),
-        ("- a\n", ["must hold a mapping"]),
+        ("- a\n", ["must be a mapping with the keys base_model and models"]),
         ("name: x\nbase_model: b\nmodels: []\n", ["models: Tuple should have at least 1 item"]),
         ("!!python/object/apply:os.system ['true']", ["is not valid YAML"]),
     ],
@@ -149,5 +149,5 @@ def test_parameters_reach_the_method(tmp_path: Path) -> None:
 def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yml"
     path.write_text("base_model: b\nmodels: [{model: Task}, {model: x/task}]\n")
-    with pytest.raises(RecipeError, match="'Task' and 'task' differ in case alone"):
+    with pytest.raises(RecipeError, match="'Task' and 'task' differ only in case"):
         load_recipe(path)

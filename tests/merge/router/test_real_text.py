@@ -1,4 +1,4 @@
-"""The router on what people wrote: CLINC150, Banking77, Snips, GeoQuery and tldr-pages, as they are shipped."""
+"""The router on what people wrote: CLINC150, Banking77, Snips, GeoQuery and tldr-pages, unchanged."""
 
 import random
 

@@ -177,7 +177,7 @@ def test_a_stop_token(client: OpenAI):
 
 def test_a_repeated_prompt_comes_from_the_cache(client: OpenAI, replicas: int):
     if replicas > 1:
-        pytest.skip("each replica has a prefix cache of its own")
+        pytest.skip("each replica has a separate prefix cache")
     prompt = "a prompt of more than one block, asked for twice"
     first, second = (client.completions.create(model="poetry", prompt=prompt, max_tokens=1) for _ in range(2))
     assert first.usage.prompt_tokens_details.cached_tokens == 0

@@ -12,7 +12,7 @@ from tests.serve.conftest import TinyBundle, engine_of, greedy
 
 
 def counts(metrics: Metrics) -> dict[str, float]:
-    """Every counter and every count of a histogram, but for the experts' coming and going and the process' own."""
+    """Every counter and every count of a histogram, except those of the experts' tiers and of the process."""
     found = {}
     for family in text_string_to_metric_families(metrics.render()[0].decode()):
         if not family.name.startswith(("overtone_expert_load", "overtone_expert_evict", "process_")):

@@ -1,4 +1,4 @@
-"""The API's replies are those that were recorded, byte for byte but for identifiers and times.
+"""The API's replies are those that were recorded, byte for byte except for identifiers and times.
 
 Where a reply should change: `python -m tests.serve.api.recorded` records all of them again. Review the difference.
 """

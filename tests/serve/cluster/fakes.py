@@ -42,7 +42,7 @@ from tests.serve.cluster.deployed import running
 EXPERTS = ("sql", "poetry")
 BUNDLE = "fake"
 _MOST = 64
-"""Requests that a replica takes: more than a test has at once, but for those of full replicas."""
+"""Requests that a replica takes: more than a test has at once, except tests of full replicas."""
 LISTS, SETS = ("requests", "aborted"), ("running",)
 Tell = Callable[["ReplicaEngine"], Any]
 
@@ -192,7 +192,7 @@ class RemoteEngine:
 
 @contextlib.contextmanager
 def serving() -> Iterator[tuple[RemoteEngine, str]]:
-    """Two replicas in processes of their own: their engines, and the API's URL."""
+    """Two replicas in separate processes: their engines, and the API's URL."""
     with running([sys.executable, "-c", "from tests.serve.cluster.fakes import main; main()"]) as deployment:
         engine = RemoteEngine(deployment.url)
         try:

@@ -102,7 +102,7 @@ class ComparedRunner:
         return logits, mode
 
     def _kept(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Places of the cache, but for the spare block's, that are of no token of the step."""
+        """Places of the cache without a token of the step, except those of the spare block."""
         kept = torch.ones(len(self._copy[0]) * self._size, dtype=torch.bool)
         for chunk in chunks:
             for position in range(chunk.sequence.computed, chunk.sequence.computed + chunk.count):

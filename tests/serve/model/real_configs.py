@@ -1,4 +1,4 @@
-"""config.json of widely used models, as they are published: the fields that say what is computed.
+"""config.json of widely used models, as published: the fields that say what is computed.
 
 Lists of longrope's factors have their lengths only, for their values decide nothing about how they are read.
 """

@@ -49,10 +49,10 @@ ENGINE = {
     "ignore_eos": True,
     "logprobs": 2,
 }
-"""Fields that go to the engine as they are."""
+"""Fields that go to the engine unchanged."""
 
 ELSEWHERE = {
-    # By file: these have tests of their own.
+    # By file: these have separate tests.
     *("model", "prompt", "experts", "n", "echo", "stream", "stream_options", "user", "request_id"),  # test_completions
     *("stop", "include_stop_str_in_output", "best_of"),  # test_choice, test_completions
     *("response_format", "structured_outputs"),  # test_structure
