@@ -17,6 +17,11 @@ def size(count: float) -> str:
     return f"{count:.3g} GB"
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without the path, which the message has already."""
+    return str((isinstance(error, OSError) and error.strerror) or error)
+
+
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
     """Lines of a table, with two blanks between columns.
 

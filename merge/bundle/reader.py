@@ -125,6 +125,8 @@ def open_model(path: Path) -> Bundle:
     Raises:
         BundleError: it is neither of them, its weights are not safetensors, or a file cannot be read.
     """
+    if not path.exists():
+        raise MissingFileError(f"no bundle or model at {path}")
     if (path / MANIFEST_NAME).exists() or not (path / "config.json").is_file():
         if (path / ADAPTER_CONFIG).is_file():
             raise BundleError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from merge.evaluate.metrics import METRICS
 from merge.experts.examples import CalibrationError, Example, parse_example
+from merge.wording import reason
 
 DEFAULT_METRIC = "exact"
 
@@ -53,7 +54,7 @@ def read_data(file: Path, metrics: Sequence[str] = (), limit: int | None = None)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise ValueError(f"{file} cannot be read: {reason(error)}") from error
     found: list[Line] = []
     counts: dict[str | None, int] = {}
     for place, line in _parsed(file, lines, chosen):

@@ -81,7 +81,7 @@ def _parse(path: Path) -> dict[str, Any]:
         # _UniqueKeys is a SafeLoader: no tag can build anything but plain data.
         document = yaml.load(path.read_bytes(), _UniqueKeys)
     except OSError as error:
-        raise RecipeError(path, [f"cannot read the recipe at {path}: {error.strerror}"]) from error
+        raise RecipeError(path, [f"cannot be read: {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(path, [f"is not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(document, dict):

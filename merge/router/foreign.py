@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from merge.wording import reason
+
 
 def read_foreign(path: Path) -> list[str]:
     """The different prompts of a file: JSON lines with `text` or `prompt`, or one prompt a line.
@@ -13,7 +15,7 @@ def read_foreign(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from error
     texts = [_text(line.strip(), path, number) for number, line in enumerate(lines, 1) if line.strip()]
     if not texts:
         raise ValueError(f"{path} holds no prompt")

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from merge.wording import reason
+
 _TEXTS = ("text", "prompt")
 _LABELS = ("task", "expert", "label")
 
@@ -16,7 +18,7 @@ def read_labelled(path: Path) -> list[tuple[str, str | None]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from error
     found = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise ValueError(f"{path} holds no prompt")

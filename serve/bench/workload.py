@@ -128,7 +128,7 @@ class Workload:
         warm_up: requests before them, which are not measured.
         popularity, prompt_length, output_length: what they are drawn from.
         seed: of all that is drawn.
-        vocabulary: synthetic prompts are token ids below it.
+        vocabulary: synthetic prompts are token ids from a quarter of it on, and below it.
         prompts: texts to ask in turn, in place of synthetic prompts.
     """
 
@@ -150,7 +150,9 @@ class Workload:
             asked: list[str | list[int]] = [self.prompts[i % len(self.prompts)] for i in range(total)]
         else:
             lengths = self.prompt_length.draw(total, random)
-            asked = [random.integers(0, self.vocabulary, length).tolist() for length in lengths]
+            # The first ids are special tokens in most vocabularies: an end token in a prompt leads to an empty reply.
+            least = self.vocabulary // 4
+            asked = [random.integers(least, self.vocabulary, length).tolist() for length in lengths]
         return [Item(*parts) for parts in zip(chosen, asked, outputs, strict=True)]
 
     def random(self) -> np.random.Generator:

@@ -36,9 +36,7 @@ def command(
     ] = "32",
     vocabulary: Annotated[
         int,
-        option(
-            "--vocabulary", help="Synthetic prompts have token ids below this number; it must fit the model.", min=1
-        ),
+        option("--vocabulary", help="Synthetic prompts have token ids from a quarter of this number up to it.", min=1),
     ] = 100,
     prompts: Annotated[
         Path | None, option("--prompts", help="JSON lines with a field prompt, instead of synthetic prompts.")

@@ -89,7 +89,7 @@ def test_a_metric_that_cannot_be_is_refused(tmp_path: Path, metric: str, told: s
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none.jsonl cannot be read"):
+    with pytest.raises(ValueError, match=r"none\.jsonl cannot be read: No such file or directory$"):
         read_data(tmp_path / "none.jsonl")
 
 

@@ -27,6 +27,12 @@ def workload(popularity: Popularity, count: int = 6) -> Workload:
     return Workload(count, 2, popularity, Lengths(3, 5), Lengths(4, 4), vocabulary=250)
 
 
+def test_synthetic_prompts_have_no_special_tokens_of_low_ids() -> None:
+    prompts = [item.prompt for item in workload(Popularity("distinct"), 200).items(["sql", "poetry"])]
+    tokens = {token for prompt in prompts for token in prompt}
+    assert (min(tokens), max(tokens)) == (250 // 4, 249)
+
+
 def say(text: str) -> None:
     assert text
 
