@@ -47,14 +47,16 @@ int64_t up_to_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLan
 int64_t shared_heads(const AttentionArguments& task) { return task.heads / task.kv_heads; }
 
 // The scratch space of `attend`: scores, transposed words of keys, packed queries, and the places of the part's keys.
-int64_t attention_scratch(const AttentionArguments& task) {
+int64_t attention_scratch(const AttentionArguments& task, int64_t) {
   int64_t words = up_to_lanes(words_of(task));
   return shared_heads(task) * (kPart + 2 * words) + words * kLanes + 2 * kPart;
 }
 
 // The size of a state: for each head the weighted sum of values (padded to kLanes), then for each head its highest
 // score, then for each head the sum of its weights.
-int64_t state_floats(const AttentionArguments& task) { return shared_heads(task) * (up_to_lanes(task.dim) + 2); }
+int64_t state_floats(const AttentionArguments& task, int64_t) {
+  return shared_heads(task) * (up_to_lanes(task.dim) + 2);
+}
 
 // Words [word, word + kLanes) of kLanes keys, transposed.
 template <class X>
@@ -197,13 +199,13 @@ void attend_as(const AttentionArguments& task, const QueryRow& row, int64_t kv_h
   }
 }
 
-void attend(const AttentionArguments& task, const QueryRow& row, int64_t kv_head, int64_t first, int64_t last,
+void attend(const AttentionArguments& task, const QueryRow* row, int64_t, int64_t kv_head, int64_t first, int64_t last,
             float* scratch, float* state) {
-  if (task.type == kFloat32) return attend_as<float>(task, row, kv_head, first, last, scratch, state);
-  return attend_as<uint16_t>(task, row, kv_head, first, last, scratch, state);
+  if (task.type == kFloat32) return attend_as<float>(task, *row, kv_head, first, last, scratch, state);
+  return attend_as<uint16_t>(task, *row, kv_head, first, last, scratch, state);
 }
 
-void join_states(const AttentionArguments& task, float* state, const float* next) {
+void join_states(const AttentionArguments& task, int64_t, float* state, const float* next) {
   int64_t heads = shared_heads(task), stride = up_to_lanes(task.dim);
   float* highest = state + heads * stride;
   const float* other = next + heads * stride;
@@ -226,8 +228,19 @@ template <class X> void finish_as(const AttentionArguments& task, const float* s
   }
 }
 
-void finish(const AttentionArguments& task, const QueryRow& row, int64_t kv_head, const float* state) {
-  int64_t at = row.row * task.heads * task.dim + kv_head * shared_heads(task) * task.dim;
+void finish(const AttentionArguments& task, const QueryRow* row, int64_t, int64_t kv_head, const float* state) {
+  int64_t at = row->row * task.heads * task.dim + kv_head * shared_heads(task) * task.dim;
   if (task.type == kFloat32) return finish_as(task, state, (float*)task.out + at);
   finish_as(task, state, (uint16_t*)task.out + at);
 }
+
+int64_t one_row(const AttentionArguments&) { return 1; }
+
+const AttentionKernels attention = {
+    .rows_at_once = one_row,
+    .scratch = attention_scratch,
+    .state_floats = state_floats,
+    .attend = attend,
+    .join = join_states,
+    .finish = finish,
+};

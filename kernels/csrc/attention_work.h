@@ -11,14 +11,17 @@ namespace overtone {
 // The attention of one step. The division is computed once for all layers that see the same keys.
 class AttentionWork {
  public:
-  AttentionWork(const Kernels& kernels, const AttentionArguments& task)
-      : kernels_(kernels), items_(task.row_count * task.kv_heads), threads_(task.threads) {
-    own_ = rounded(kernels.attention_scratch(task) * int64_t(sizeof(float)));
-    state_ = rounded(kernels.state_floats(task) * int64_t(sizeof(float)));
+  explicit AttentionWork(const AttentionArguments& task) : kernels_(attention_of(task)), threads_(task.threads) {
+    group(task);
+    items_ = int64_t(groups_.size()) * task.kv_heads;
+    int64_t most = 0;
+    for (const Group& group : groups_) most = group.count > most ? group.count : most;
+    own_ = rounded(kernels_.scratch(task, most) * int64_t(sizeof(float)));
+    state_ = rounded(kernels_.state_floats(task, most) * int64_t(sizeof(float)));
     if (items_ >= 8 * threads_) return;
     // There are too few items for equal shares: divide them into parts.
     for (int64_t item = 0; item < items_; item++)
-      for_parts(task.rows[item / task.kv_heads],
+      for_parts(groups_[item / task.kv_heads],
                 [&](int64_t first, int64_t last) { parts_.push_back({item, first, last}); });
     if (count() == items_) parts_.clear();
   }
@@ -47,26 +50,56 @@ class AttentionWork {
     float* total = reinterpret_cast<float*>(mine + own_);
     float* next = reinterpret_cast<float*>(mine + own_ + state_);
     team.deal(items_, [&](int64_t item) {
-      const QueryRow& row = task.rows[item / task.kv_heads];
-      for_parts(row, [&](int64_t first, int64_t last) {
-        bool begins = first == row.first;
-        kernels_.attend(task, row, item % task.kv_heads, first, last, space, begins ? total : next);
-        if (!begins) kernels_.join(task, total, next);
+      const Group& group = groups_[item / task.kv_heads];
+      for_parts(group, [&](int64_t first, int64_t last) {
+        bool begins = first == group.first;
+        attend(task, item, first, last, space, begins ? total : next);
+        if (!begins) kernels_.join(task, group.count, total, next);
       });
-      kernels_.finish(task, row, item % task.kv_heads, total);
+      finish(task, item, total);
     });
   }
 
  private:
+  // Consecutive rows of one sequence, and the keys that any of them attends to.
+  struct Group {
+    const QueryRow* rows;
+    int64_t count, first, last;
+  };
   struct Part {
     int64_t item, first, last;
   };
 
-  // Call `function` for each part of a row's context. The boundaries do not depend on what else is computed.
-  template <class Function> static void for_parts(const QueryRow& row, Function function) {
-    for (int64_t first = row.first; first < row.last;) {
+  void group(const AttentionArguments& task) {
+    int64_t most = kernels_.rows_at_once(task);
+    for (const QueryRow* row = task.rows; row < task.rows + task.row_count; row++) {
+      Group* group = groups_.empty() ? nullptr : &groups_.back();
+      if (group && group->count < most && group->rows->sequence == row->sequence) {
+        group->count++;
+        group->first = row->first < group->first ? row->first : group->first;
+        group->last = row->last > group->last ? row->last : group->last;
+      } else {
+        groups_.push_back({row, 1, row->first, row->last});
+      }
+    }
+  }
+
+  void attend(const AttentionArguments& task, int64_t item, int64_t first, int64_t last, float* space,
+              float* state) const {
+    const Group& group = groups_[item / task.kv_heads];
+    kernels_.attend(task, group.rows, group.count, item % task.kv_heads, first, last, space, state);
+  }
+
+  void finish(const AttentionArguments& task, int64_t item, const float* state) const {
+    const Group& group = groups_[item / task.kv_heads];
+    kernels_.finish(task, group.rows, group.count, item % task.kv_heads, state);
+  }
+
+  // Call `function` for each part of a group's context. The boundaries do not depend on what else is computed.
+  template <class Function> static void for_parts(const Group& group, Function function) {
+    for (int64_t first = group.first; first < group.last;) {
       int64_t last = (first / kPart + 1) * kPart;
-      if (last > row.last) last = row.last;
+      if (last > group.last) last = group.last;
       function(first, last);
       first = last;
     }
@@ -79,21 +112,21 @@ class AttentionWork {
     auto state_of = [&](int64_t part) { return reinterpret_cast<float*>(stored + part * state_); };
     team.deal(count(), [&](int64_t p) {
       const Part& part = parts_[p];
-      kernels_.attend(task, task.rows[part.item / task.kv_heads], part.item % task.kv_heads, part.first, part.last,
-                      space, state_of(p));
+      attend(task, part.item, part.first, part.last, space, state_of(p));
     });
     team.wait();
     team.deal(count(), [&](int64_t p) {
       int64_t item = parts_[p].item;
       if (p && parts_[p - 1].item == item) return;
       for (int64_t more = p + 1; more < count() && parts_[more].item == item; more++)
-        kernels_.join(task, state_of(p), state_of(more));
-      kernels_.finish(task, task.rows[item / task.kv_heads], item % task.kv_heads, state_of(p));
+        kernels_.join(task, groups_[item / task.kv_heads].count, state_of(p), state_of(more));
+      finish(task, item, state_of(p));
     });
   }
 
-  const Kernels& kernels_;
-  int64_t items_, threads_, own_ = 0, state_ = 0;
+  const AttentionKernels& kernels_;
+  int64_t items_ = 0, threads_, own_ = 0, state_ = 0;
+  std::vector<Group> groups_;  // of the rows of the task that the work was made for
   std::vector<Part> parts_;
   char* memory_ = nullptr;
 };

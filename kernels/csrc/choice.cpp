@@ -1,6 +1,12 @@
 // The functions that Python calls when it loads the library: its build, its instruction sets, and the sizes of structs.
 #include "kernels.h"
 
+#if defined(OVERTONE_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace overtone {
 
 #if defined(OVERTONE_AVX512BF16)
@@ -14,13 +20,38 @@ extern const Kernels avx2;
 #endif
 extern const Kernels generic;
 
+#if defined(OVERTONE_AMX)
+extern const AttentionKernels amx_attention;
+
+namespace {
+
+// Whether the processor has AMX for bf16, and Linux lets this process use it: its registers take 8 KB a thread, so each
+// process has to ask for them.
+bool may_use_amx() {
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+}  // namespace
+#endif
+
 const Kernels* kernels_of(int64_t isa) {
   switch (isa) {
+#if defined(OVERTONE_AMX) && defined(OVERTONE_AVX512BF16)
+    case kAmx: {
+      static const bool may = may_use_amx();
+      return may ? kernels_of(3) : nullptr;
+    }
+#endif
 #if defined(OVERTONE_AVX512BF16)
     case 3:
       return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
                      __builtin_cpu_supports("avx512vnni")
-                 ? &avx512bf16 : nullptr;
+                 ? &avx512bf16
+                 : nullptr;
 #endif
 #if defined(OVERTONE_AVX512)
     case 2:
@@ -40,6 +71,14 @@ const Kernels* kernels_of(int64_t isa) {
     default:
       return nullptr;
   }
+}
+
+const AttentionKernels& attention_of(const AttentionArguments& task) {
+#if defined(OVERTONE_AMX)
+  // The tiles take two elements of 16 keys at a time along a head.
+  if (task.isa == kAmx && task.type == kBfloat16 && task.dim % 32 == 0) return amx_attention;
+#endif
+  return kernels_of(task.isa)->attention;
 }
 
 }  // namespace overtone

@@ -12,6 +12,8 @@ constexpr int kMaxTile = 8;     // most tokens whose sums are in registers at on
 constexpr int kLine = 64;       // bytes of a cache line
 constexpr int kPart = 256;      // keys in a part of a context; parts are counted from the beginning of the context
 
+constexpr int64_t kAmx = 4;     // the instruction set that has an attention of its own, and all else of avx512bf16
+
 enum Type : int64_t { kBfloat16 = 0, kFloat32 = 1, kInt8 = 2 };
 
 // ExpertBank of bank.py. index and value have the shape [slots, blocks, entries, kRowBlock].
@@ -312,6 +314,19 @@ struct QuantiseArguments {
   int64_t* chosen;     // [rows]
 };
 
+// Attention of the query heads that share a key head, for `count` consecutive rows of one sequence, at most
+// `rows_at_once`. `attend` computes the state of keys [first, last), which lie in one part and are all that any of the
+// rows attends to there. `join` adds the state of the next part, and `finish` writes the result. Sizes are in floats.
+struct AttentionKernels {
+  int64_t (&rows_at_once)(const AttentionArguments&);
+  int64_t (&scratch)(const AttentionArguments&, int64_t count);
+  int64_t (&state_floats)(const AttentionArguments&, int64_t count);
+  void (&attend)(const AttentionArguments&, const QueryRow* rows, int64_t count, int64_t kv_head, int64_t first,
+                 int64_t last, float* scratch, float* state);
+  void (&join)(const AttentionArguments&, int64_t count, float* state, const float* next);
+  void (&finish)(const AttentionArguments&, const QueryRow* rows, int64_t count, int64_t kv_head, const float* state);
+};
+
 // The kernels of one instruction set. The members are references: a table that lacks one of them does not compile.
 struct Kernels {
   // The linear layer. `packed_bytes` returns the bytes of packed x, or 0 if x needs no packing. `prepare` fills this
@@ -324,14 +339,7 @@ struct Kernels {
   int64_t (&scratch_floats)(const Task&);
   int32_t (&widest)(int64_t type);  // most tokens in one Columns
 
-  // Attention of the query heads of one row that share a key head. `attend` computes the state of keys [first, last) of
-  // a part, `join` adds the state of the next part, and `finish` writes the result.
-  int64_t (&attention_scratch)(const AttentionArguments&);
-  int64_t (&state_floats)(const AttentionArguments&);
-  void (&attend)(const AttentionArguments&, const QueryRow&, int64_t kv_head, int64_t first, int64_t last,
-                 float* scratch, float* state);
-  void (&join)(const AttentionArguments&, float* state, const float* next);
-  void (&finish)(const AttentionArguments&, const QueryRow&, int64_t kv_head, const float* state);
+  const AttentionKernels& attention;
 
   // These compute tokens [first, last). `gated` computes elements [first, last) of the results [tokens, size].
   void (&norm)(const NormArguments&, int64_t first, int64_t last);
@@ -356,6 +364,9 @@ bool inside(const int64_t* places, int64_t count, int64_t cache_rows);
 // Returns the kernels of an instruction set, given its number in library.py, or null if the processor or the build does
 // not support it.
 const Kernels* kernels_of(int64_t isa);
+
+// Returns the kernels of an attention. They depend on the type and the head's size, and on nothing else of the task.
+const AttentionKernels& attention_of(const AttentionArguments&);
 
 }  // namespace overtone
 

@@ -14,8 +14,13 @@ MIXED = ([1, 40, 3, 17, 129, 6], [1, 1, 3, 5, 1, 1])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (1, None), (4, None), (64, 0.5), (None, 20.0)])
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim"), [(4, 4, 8), (6, 2, 16), (3, 1, 17), (14, 2, 64), (9, 1, 130)]
-)
+    ("heads", "kv_heads", "head_dim"),
+    # With 32 and its multiples AMX computes tiles of 1, 2, 4, 8 and 16 lanes, and of 24 heads two tiles.
+    [
+        (4, 4, 8), (6, 2, 16), (3, 1, 17), (14, 2, 64), (9, 1, 130),
+        (2, 2, 32), (4, 2, 96), (9, 3, 64), (16, 1, 160), (24, 1, 128),
+    ],
+)  # fmt: skip
 @pytest.mark.usefixtures("path")
 def test_matches_the_reference(
     heads: int, kv_heads: int, head_dim: int, window: int | None, softcap: float | None, dtype: torch.dtype
@@ -51,16 +56,53 @@ def test_decoding_is_the_same_to_the_last_bit_in_any_company(path: str, window: 
         torch.set_num_threads(before)
 
 
-def test_a_prompt_is_the_same_to_the_last_bit_in_any_chunks(path: str) -> None:
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 2), (3, 3), (20, 1)])
+@pytest.mark.parametrize("window", [None, 70])
+def test_a_prompt_is_the_same_to_the_last_bit_in_any_chunks(
+    path: str, window: int | None, heads: int, kv_heads: int
+) -> None:
     if path == "torch":
         pytest.skip("torch's attention chooses its blocks by the number of tokens")
     tables = scattered_tables([300], 16)
-    whole = AttentionBatch.build(tables, [300], [300], 16)
-    query, key, value = random_cache(whole, 6, 2, 64, torch.bfloat16)
+    whole = AttentionBatch.build(tables, [300], [300], 16, window)
+    query, key, value = random_cache(whole, heads, kv_heads, 64, torch.bfloat16)
     want = paged_attention(query, key, value, whole)
     for start, end in ((0, 1), (1, 40), (40, 299), (299, 300)):
-        chunk = AttentionBatch.build(tables, [end], [end - start], 16)
+        chunk = AttentionBatch.build(tables, [end], [end - start], 16, window)
         assert torch.equal(paged_attention(query[start:end], key, value, chunk), want[start:end])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("queries", [1, 3])
+def test_only_keys_that_are_seen_are_read(path: str, queries: int, dtype: torch.dtype) -> None:
+    """Blocks before a sliding window are given to others, and those behind the last token are not written yet."""
+    if path == "torch":
+        pytest.skip("torch multiplies what it does not see by 0")
+    window, tables = 20, scattered_tables([90], 16)
+    batch = AttentionBatch.build(tables, [90], [queries], 16, window)
+    query, key, value = random_cache(batch, 6, 2, 64, dtype)
+    want = paged_attention(query, key, value, batch)
+    first = 90 - queries + 1 - window
+    seen = set(batch.places(0, first).tolist())
+    unseen = [place for place in range(key.shape[0] * 16) if place not in seen]
+    for cache in (key, value):
+        cache.view(-1, 2, 64)[unseen] = torch.nan
+    gone = tables.clone()
+    gone[0, : first // 16] = -1
+    assert torch.equal(
+        paged_attention(query, key, value, AttentionBatch.build(gone, [90], [queries], 16, window)), want
+    )
+
+
+@pytest.mark.usefixtures("path")
+def test_torchs_products_are_the_same_afterwards() -> None:
+    """On AMX both configure the tiles of their threads."""
+    batch = AttentionBatch.build(scattered_tables([300], 16), [300], [300], 16)
+    query, key, value = random_cache(batch, 6, 2, 64, torch.bfloat16)
+    x, weight = torch.randn(2, 64, 256).bfloat16()
+    want = F.linear(x, weight)
+    paged_attention(query, key, value, batch)
+    assert torch.equal(F.linear(x, weight), want)
 
 
 @pytest.mark.usefixtures("path")

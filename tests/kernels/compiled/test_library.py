@@ -36,7 +36,7 @@ def test_every_instruction_set_of_this_processor_was_built() -> None:
     if loaded is None or not cpuinfo.exists():
         pytest.skip("no compiler, or not Linux")
     flags = cpuinfo.read_text().split()
-    for isa, flag in ((1, "avx2"), (2, "avx512bw"), (3, "avx512_bf16")):
+    for isa, flag in ((1, "avx2"), (2, "avx512bw"), (3, "avx512_bf16"), (4, "amx_bf16")):
         assert loaded.supports(isa) == (flag in flags)
 
 
