@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from merge.backbone import write_backbone
 from merge.check import Inputs
@@ -23,6 +23,9 @@ from merge.experts.calibration import continue_greedily, make_batches
 from merge.experts.running import assign, build_model, device_of, end_tokens, load_tokenizer
 from merge.frank_wolfe import LanguageModelLoss
 from merge.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Multiples of the method's usual λ that are tried."""
@@ -146,7 +149,7 @@ def best_of(curve: Sequence[ScalePoint]) -> ScaleChoice:
 
 
 def _tried(
-    scale: float, model: PreTrainedModel, reference: GeneralReference, loss: Callable[[], float] | None
+    scale: float, model: "PreTrainedModel", reference: GeneralReference, loss: Callable[[], float] | None
 ) -> ScalePoint:
     point = ScalePoint(scale, reference.divergence(model), reference.perplexity_ratio(model), None)
     if loss is None or not point.kept:
@@ -155,7 +158,7 @@ def _tried(
 
 
 @torch.no_grad()
-def _scaled(model: PreTrainedModel, inputs: Inputs, moved: Checkpoint, multiple: float) -> None:
+def _scaled(model: "PreTrainedModel", inputs: Inputs, moved: Checkpoint, multiple: float) -> None:
     """Let a model that holds the base's other tensors hold θ₀ + multiple · (moved − θ₀), rounded as it is stored."""
     base, recipe = inputs.base, inputs.recipe
     parameters = dict(model.named_parameters())
@@ -167,7 +170,7 @@ def _scaled(model: PreTrainedModel, inputs: Inputs, moved: Checkpoint, multiple:
         parameters[name].copy_(tensor.to(stored))
 
 
-def _own_replies(inputs: Inputs, model: PreTrainedModel, shown: Progress) -> Callable[[], float] | None:
+def _own_replies(inputs: Inputs, model: "PreTrainedModel", shown: Progress) -> Callable[[], float] | None:
     """What measures the loss of a model's weights on the fine-tunes' own replies; None without prompts."""
     settings = inputs.recipe.calibration
     if settings is None:

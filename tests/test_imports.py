@@ -196,7 +196,10 @@ def test_an_upward_import_within_the_api_is_found(path: str, source: str, count:
 
 
 def test_a_server_imports_no_package_of_an_extra_that_it_does_not_use(monkeypatch: pytest.MonkeyPatch):
-    """Not Ray, which `overtone deploy` needs, and not OpenTelemetry unless traces are exported."""
+    """Not Ray, which `overtone deploy` needs, and not OpenTelemetry unless traces are exported.
+
+    Nor transformers' model code, which takes three processor seconds, before a merge builds its first model.
+    """
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     program = (
         "import sys\n"
@@ -205,6 +208,7 @@ def test_a_server_imports_no_package_of_an_extra_that_it_does_not_use(monkeypatc
         "found = [name for name in sys.modules if name.startswith('opentelemetry')]\n"  # transformers imports it
         "import serve.cli.app, serve.cli.serve, serve.cli.deploy, serve.api.server, serve.api.loading, merge.run\n"
         "found += [name for name in sys.modules if name.split('.')[0] == 'ray' or name.startswith('serve.cluster')]\n"
+        "found += [name for name in sys.modules if name == 'transformers.modeling_utils']\n"
         "print(found)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

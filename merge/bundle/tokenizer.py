@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from merge.bundle.errors import BundleError
 
@@ -21,6 +20,8 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     path = directory / "tokenizer.json"
     if not path.is_file():
         raise BundleError(f"{directory} has no tokenizer.json")
+    from transformers import PreTrainedTokenizerFast  # takes a second to import; not all that read bundles tokenize
+
     try:
         loaded = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # the libraries raise bare Exception, JSONDecodeError, TypeError, ...

@@ -7,10 +7,9 @@ with its own fine-tune, and the report says how much farther from the base the *
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from merge.bundle import Expert
 from merge.check.general import (
@@ -27,6 +26,9 @@ from merge.experts.calibration import continue_greedily
 from merge.experts.examples import Example
 from merge.experts.likelihood import mean_divergence, reply_log_probs
 from merge.experts.running import assign, build_model, end_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 
@@ -98,7 +100,7 @@ class Requests:
     Memory: a model in float32, and the log probabilities of some thirty short replies.
     """
 
-    def __init__(self, model: PreTrainedModel, requests: Sequence[_Request]) -> None:
+    def __init__(self, model: "PreTrainedModel", requests: Sequence[_Request]) -> None:
         """Take a model whose weights are free to be exchanged, and the requests."""
         self._model = model
         self._requests = requests

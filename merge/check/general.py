@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merge.checkpoint import Checkpoint
 from merge.experts.calibration import continue_greedily
@@ -24,6 +23,9 @@ from merge.experts.encoding import PromptEncoder
 from merge.experts.examples import Example
 from merge.experts.likelihood import mean_divergence, reply_log_probs
 from merge.experts.running import assign, build_model, device_of, end_tokens, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MOST_DIVERGENCE = 0.1
 LEAST_KEPT = 0.9
@@ -149,7 +151,7 @@ def chat_encoder(base: Checkpoint) -> PromptEncoder | None:
     return PromptEncoder(tokenizer, template) if isinstance(template, str) else None
 
 
-def decoded(tokenizer: PreTrainedTokenizerBase, replies: Sequence[Sequence[int]]) -> list[str]:
+def decoded(tokenizer: "PreTrainedTokenizerBase", replies: Sequence[Sequence[int]]) -> list[str]:
     """Replies as text."""
     return [str(tokenizer.decode(list(reply), skip_special_tokens=True)).strip() for reply in replies]
 
@@ -179,14 +181,14 @@ class GeneralReference:
     known: int
 
     @torch.no_grad()
-    def divergence(self, model: PreTrainedModel) -> float:
+    def divergence(self, model: "PreTrainedModel") -> float:
         """KL(base ‖ model) a token of the base's replies, mean over all tokens, in nats."""
         pairs = zip(self.prompts, self.replies, strict=True)
         found = [reply_log_probs(model, prompt, reply) for prompt, reply in pairs]
         return mean_divergence(self.expected, found)
 
     @torch.no_grad()
-    def perplexity_ratio(self, model: PreTrainedModel) -> float:
+    def perplexity_ratio(self, model: "PreTrainedModel") -> float:
         """The model's perplexity on the plain texts, over the base's."""
         return math.exp(_text_loss(model, self.texts) - self.loss)
 
@@ -256,7 +258,7 @@ def _document() -> dict[str, Any]:
     return document
 
 
-def _text_loss(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:
+def _text_loss(model: "PreTrainedModel", texts: Sequence[Sequence[int]]) -> float:
     """Mean negative log-likelihood of the texts' tokens, in nats."""
     losses = []
     for text in texts:

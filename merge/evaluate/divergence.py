@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from merge.experts.likelihood import reply_log_probs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST_BYTES = 1 << 29
 """Bytes of the reference's log probabilities that are kept at a time, so that only one model must be in memory."""
@@ -54,7 +57,7 @@ class Reference:
 
 
 def take_reference(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     prompts: Sequence[Sequence[int]],
     replies: Sequence[Sequence[int]],
     done: Callable[[], None],
@@ -79,7 +82,7 @@ def take_reference(
     return Reference([item[0] for item in kept], [item[1] for item in kept], [item[2] for item in kept])
 
 
-def token_divergences(model: PreTrainedModel, reference: Reference) -> Iterator[Tensor]:
+def token_divergences(model: "PreTrainedModel", reference: Reference) -> Iterator[Tensor]:
     """KL(reference ‖ model) at each token of each reply: [len(reply)] float32, in nats."""
     for prompt, reply, expected in zip(reference.prompts, reference.replies, reference.log_probs, strict=True):
         found = reply_log_probs(model, prompt, reply)

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from merge.bundle import Expert
 from merge.experts.placed import Hooked, Product
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @contextmanager
-def added(model: PreTrainedModel, expert: Expert | None) -> Iterator[None]:
+def added(model: "PreTrainedModel", expert: Expert | None) -> Iterator[None]:
     """Have an expert in a model for the length of a block: low-rank parts beside the weights, as the server has them.
 
     Entries and 1-D deltas are added to the model's own weights, and rounded to their dtype.

@@ -6,13 +6,15 @@ separators and end tokens that the fine-tune has learned, and it is what backbon
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 from merge.experts.running import cache_keyword, device_of, products
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Watched(Sequence[Batch]):
 
 @torch.inference_mode()
 def continue_greedily(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], limit: int, ends: Collection[int], batch_size: int = 64
+    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], limit: int, ends: Collection[int], batch_size: int = 64
 ) -> list[list[int]]:
     """Continue each prompt by the model's most likely token, again and again.
 
@@ -98,8 +100,10 @@ def continue_greedily(
 
 
 def _continue(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], limit: int, ends: Collection[int]
+    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], limit: int, ends: Collection[int]
 ) -> list[list[int]]:
+    from transformers import DynamicCache  # as in `build_model`
+
     longest = max(len(prompt) for prompt in prompts)
     # Padding on the left lets all rows end at the same column, where the next token goes.
     device = device_of(model)

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import PretrainedConfig, PreTrainedModel
 
 from merge.experts.calibration import Batch
 from merge.experts.layers import decoder_layers
@@ -23,6 +23,9 @@ from merge.experts.placed import NONE, Product, Values, placed
 from merge.experts.running import products as fast_products
 from merge.experts.spilled import Spill
 from merge.experts.storage import Storage, as_stored
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 ACTIVATIONS = 2 << 30
 """Bytes of activations that a backward pass may keep."""
@@ -72,7 +75,7 @@ class Target:
 
 
 @torch.no_grad()
-def targets(model: PreTrainedModel, batches: Sequence[Batch], folder: Path | None = None) -> list[Target]:
+def targets(model: "PreTrainedModel", batches: Sequence[Batch], folder: Path | None = None) -> list[Target]:
     """Run the fine-tune once over the batches.
 
     Log-probabilities are kept in bfloat16 once they would take more than a gigabyte in float32 (M V over all batches).
@@ -96,7 +99,7 @@ def targets(model: PreTrainedModel, batches: Sequence[Batch], folder: Path | Non
     return found
 
 
-def forward(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+def forward(model: "PreTrainedModel", batch: Batch) -> tuple[Tensor, Tensor]:
     """Run a batch.
 
     Returns:
@@ -111,7 +114,7 @@ def forward(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def distill(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     values: Mapping[str, Values],
     batches: Sequence[Batch],
     teacher: Sequence[Target],
@@ -170,7 +173,7 @@ def distill(
 
 
 @contextmanager
-def _recomputed(model: PreTrainedModel, batches: Sequence[Batch]) -> Iterator[None]:
+def _recomputed(model: "PreTrainedModel", batches: Sequence[Batch]) -> Iterator[None]:
     """Compute the layers' activations again in backward passes if all of them would take much memory."""
     layers = decoder_layers(model)
     tokens = max((batch.ids.numel() for batch in batches), default=0)
@@ -191,7 +194,7 @@ def _recomputed(model: PreTrainedModel, batches: Sequence[Batch]) -> Iterator[No
                 layer.forward = forward
 
 
-def distillation_bytes(config: PretrainedConfig, layers: int, batches: Sequence[Batch], numbers: int) -> int:
+def distillation_bytes(config: "PretrainedConfig", layers: int, batches: Sequence[Batch], numbers: int) -> int:
     """About what `distill` takes besides the model and what the fine-tune computed; bytes.
 
     That is what the backward pass of the largest batch keeps, its logits with what is computed of them, and of each
@@ -211,7 +214,7 @@ def distillation_bytes(config: PretrainedConfig, layers: int, batches: Sequence[
     return activations + 4 * 4 * positions * int(config.vocab_size) + 4 * 4 * numbers
 
 
-def activation_bytes(config: PretrainedConfig, tokens: int) -> int:
+def activation_bytes(config: "PretrainedConfig", tokens: int) -> int:
     """About what a backward pass keeps of one decoder layer: ten vectors of its width, and four within the MLP."""
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     return 4 * tokens * (10 * int(config.hidden_size) + 4 * int(inner))
@@ -219,7 +222,7 @@ def activation_bytes(config: PretrainedConfig, tokens: int) -> int:
 
 @torch.inference_mode()
 def divergence(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     values: Mapping[str, Values],
     batches: Sequence[Batch],
     teacher: Sequence[Target],

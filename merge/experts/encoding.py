@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from merge.bundle import GenerationSettings, read_template
 from merge.checkpoint import Checkpoint
 from merge.experts.config import CalibrationConfig
 from merge.experts.examples import CalibrationError, Example
 from merge.experts.running import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class PromptEncoder:
         variables: special tokens that the template has in place of the tokenizer's.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     template: str | None
     variables: Mapping[str, Any] = field(default_factory=dict)
 

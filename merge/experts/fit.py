@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
 from merge.experts.grams import add_outer, completed
@@ -26,6 +26,9 @@ from merge.experts.inputs import grouped_by_bytes, input_groups
 from merge.experts.layers import LayerRun
 from merge.experts.low_rank import Metric, metric_of
 from merge.experts.running import faster_rounded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BUDGET = 2 << 30
 """Bytes of the fine-tune's layer inputs held at once."""
@@ -72,8 +75,8 @@ class Moments:
 
 
 def layer_moments(
-    fine_tune: PreTrainedModel,
-    student: PreTrainedModel,
+    fine_tune: "PreTrainedModel",
+    student: "PreTrainedModel",
     batches: Sequence[Batch],
     wanted: Sequence[str],
     folder: Path | None = None,

@@ -4,15 +4,18 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
 from merge.experts.inputs import Group, input_groups
 from merge.experts.layers import LayerRun
 from merge.experts.running import device_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 STRIP = 256
 """Rows of a matrix of moments that one product sums up. All at once took 1.7 times as long with 1,536 columns."""
@@ -42,7 +45,7 @@ def power_of(matrix: Tensor) -> Tensor:
 
 
 def input_grams(
-    model: PreTrainedModel, batches: Sequence[Batch], wanted: Collection[str], folder: Path | None = None
+    model: "PreTrainedModel", batches: Sequence[Batch], wanted: Collection[str], folder: Path | None = None
 ) -> Iterator[Gram]:
     """Measure what the layers of the wanted weights read at the real positions.
 

@@ -1,14 +1,16 @@
 """What linear layers read: the inputs of a model's layers on calibration batches."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
 from merge.experts.running import products
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], None]
 Group = tuple[str, ...]
@@ -19,13 +21,13 @@ class _Enough(Exception):  # noqa: N818 (not an error)
     """Every wanted input of a batch has been seen: the rest of the model need not run."""
 
 
-def linear_weights(model: PreTrainedModel) -> dict[str, nn.Linear]:
+def linear_weights(model: "PreTrainedModel") -> dict[str, nn.Linear]:
     """The linear layers of a model by the name of their weight (a tied head is called by its embedding's name)."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(module.weight)]: module for module in model.modules() if isinstance(module, nn.Linear)}
 
 
-def input_groups(model: PreTrainedModel, batch: Batch, wanted: Collection[str]) -> list[Group]:
+def input_groups(model: "PreTrainedModel", batch: Batch, wanted: Collection[str]) -> list[Group]:
     """Group the wanted linear weights by the tensor that their layers read.
 
     Returns:
@@ -50,7 +52,7 @@ def input_groups(model: PreTrainedModel, batch: Batch, wanted: Collection[str]) 
     return [tuple(group) for group in groups]
 
 
-def layer_inputs(model: PreTrainedModel, batch: Batch, names: Collection[str]) -> dict[str, Tensor]:
+def layer_inputs(model: "PreTrainedModel", batch: Batch, names: Collection[str]) -> dict[str, Tensor]:
     """Run a batch as far as needed.
 
     Args:
@@ -119,7 +121,7 @@ def _hooked(hooks: Mapping[nn.Linear, Hook], run: Callable[[], object]) -> None:
             handle.remove()
 
 
-def _run_whole(model: PreTrainedModel, batch: Batch, layers: Collection[nn.Linear]) -> None:
+def _run_whole(model: "PreTrainedModel", batch: Batch, layers: Collection[nn.Linear]) -> None:
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     # The output head is as wide as the vocabulary: it runs only if its inputs are needed.
     run = model if any(layer is head for layer in layers) else model.base_model

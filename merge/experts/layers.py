@@ -7,16 +7,18 @@ so, instead of a run of the whole model up to it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from merge.experts.calibration import Batch
 from merge.experts.inputs import layer_inputs, linear_weights, recorded
 from merge.experts.running import device_of, products
 from merge.experts.spilled import Spill
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HIDDEN = 1 << 29
 """Bytes of hidden states that a run keeps in memory."""
@@ -36,7 +38,7 @@ class LayerRun:
     Memory: [B, T, D] of each batch, in the dtype of the model's hidden states; beyond `HIDDEN` bytes in files.
     """
 
-    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch], folder: Path | None = None) -> None:
+    def __init__(self, model: "PreTrainedModel", batches: Sequence[Batch], folder: Path | None = None) -> None:
         """Begin every batch, to learn what each layer is called with.
 
         Args:
@@ -121,7 +123,7 @@ class LayerRun:
         return hidden[0], calls
 
 
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+def decoder_layers(model: "PreTrainedModel") -> list[nn.Module]:
     """The layers that the model runs one after the other; none if it does not name them as decoders do."""
     layers = getattr(model.base_model, "layers", None)
     return list(layers) if isinstance(layers, nn.ModuleList) else []

@@ -1,17 +1,20 @@
 """What a model says of a reply's tokens."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from merge.experts.running import device_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @torch.inference_mode()
-def reply_log_probs(model: PreTrainedModel, prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
+def reply_log_probs(model: "PreTrainedModel", prompt: Sequence[int], reply: Sequence[int]) -> Tensor:
     """Log probabilities [len(reply), vocabulary], float32, with which each token of a reply is predicted.
 
     Args:

@@ -9,17 +9,20 @@ no weight is mapped: a share of its memory holds as many as fit, and the others 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 from merge.checkpoint import Checkpoint
 from merge.device import available_bytes
 from merge.experts.placed import Fetched, Hooked, Product
 from merge.experts.running import faster_rounded, parameters_of
 from merge.lora import AdaptedCheckpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HELD = 1 << 30
 """Bytes of converted weights that a model keeps on the processor."""
@@ -29,7 +32,7 @@ SHARE = 4
 
 
 @contextmanager
-def mapped(model: PreTrainedModel, checkpoint: Checkpoint, held: int | None = None) -> Iterator[None]:
+def mapped(model: "PreTrainedModel", checkpoint: Checkpoint, held: int | None = None) -> Iterator[None]:
     """Let a model have a checkpoint's weights for the length of a block.
 
     Linear weights are in bfloat16 if products in bfloat16 are faster, else in float32. The residual stream is in
@@ -55,7 +58,7 @@ def mapped(model: PreTrainedModel, checkpoint: Checkpoint, held: int | None = No
 
 
 class _Placing:
-    def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, held: int) -> None:
+    def __init__(self, model: "PreTrainedModel", checkpoint: Checkpoint, held: int) -> None:
         self._model, self._checkpoint, self._room = model, checkpoint, held
         self._product = torch.bfloat16 if faster_rounded(model, checkpoint.device) else torch.float32
         self._owners: dict[int, list[tuple[nn.Module, str]]] = {}

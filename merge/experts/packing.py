@@ -6,13 +6,16 @@ takes in each of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from merge.bundle import SERVED_ARCHITECTURES
 from merge.experts.calibration import Batch, make_batches
 from merge.experts.running import device_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WORTH_SHARING = 8
 """Tokens that all prompts begin with from which packing pays."""
@@ -22,7 +25,7 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 
 def packed_batches(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     prompts: Sequence[Sequence[int]],
     replies: Sequence[Sequence[int]],
     batch_size: int,

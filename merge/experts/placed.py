@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -159,7 +161,7 @@ class Hooked:
     embedding has the product added to its parameter, if it does not learn.
     """
 
-    def __init__(self, model: PreTrainedModel, parameter: nn.Parameter, product: Product) -> None:
+    def __init__(self, model: "PreTrainedModel", parameter: nn.Parameter, product: Product) -> None:
         self._parameter = parameter
         layers = [layer for layer in model.modules() if getattr(layer, "weight", None) is parameter]
         self._handles: list[RemovableHandle] = []
@@ -190,7 +192,7 @@ def _adds(product: Product) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Te
     return hook
 
 
-def _placed(model: PreTrainedModel, parameter: nn.Parameter, values: Values) -> Placed | Overlaid:
+def _placed(model: "PreTrainedModel", parameter: nn.Parameter, values: Values) -> Placed | Overlaid:
     if not parameter.is_meta:
         return Placed(parameter, values)
     users = [module.forward for module in model.modules() if getattr(module, "weight", None) is parameter]
@@ -199,7 +201,7 @@ def _placed(model: PreTrainedModel, parameter: nn.Parameter, values: Values) -> 
 
 @contextmanager
 def placed(
-    model: PreTrainedModel, values: Mapping[str, Values], products: Mapping[str, Product] = NONE
+    model: "PreTrainedModel", values: Mapping[str, Values], products: Mapping[str, Product] = NONE
 ) -> Iterator[list[Placed | Overlaid]]:
     """Have values and products added to a model's parameters for the length of a block."""
     parameters = dict(model.named_parameters())

@@ -14,9 +14,9 @@ without the refit and 0.0053 with it; after 30 steps of distillation 0.0062 and 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from merge.bundle import LowRankDelta
 from merge.checkpoint import Checkpoint
@@ -27,6 +27,9 @@ from merge.experts.inputs import linear_weights
 from merge.experts.low_rank import leading_svd, ridge_of, stored
 from merge.experts.placed import Hooked, Product, Values, placed
 from merge.experts.sources import Calibration, Sources
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def refit(
@@ -77,7 +80,7 @@ def as_read(part: LowRankDelta) -> Product:
     return Product(part.b.float() * part.scale, part.a.float())
 
 
-def _refitted(model: PreTrainedModel) -> list[str]:
+def _refitted(model: "PreTrainedModel") -> list[str]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     embedding = names[id(model.get_input_embeddings().weight)]
     return [name for name in linear_weights(model) if name != embedding]

@@ -5,23 +5,28 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from merge.bundle import fast_bfloat16
 from merge.checkpoint import Checkpoint, CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WORTH_ROUNDING = 512
 """Hidden size from which bfloat16 products pay: smaller ones take little time in float32, and lose no accuracy."""
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     """Load a model directory's tokenizer; nothing is downloaded and no code of the directory runs.
 
     Raises:
         CheckpointError: there is none that can be read.
     """
+    from transformers import AutoTokenizer  # takes a second to import
+
     try:
         # A longer text is no error here, but transformers would warn of it: the context limits prompts elsewhere.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -37,7 +42,7 @@ def build_model(
     dtype: torch.dtype = torch.float32,
     empty: bool = False,
     device: torch.device | None = None,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """Build the decoder that a directory's config.json describes, its weights still to be assigned.
 
     Args:
@@ -49,6 +54,8 @@ def build_model(
     Raises:
         CheckpointError: transformers knows no such decoder (code of the directory is never run).
     """
+    from transformers import AutoConfig, AutoModelForCausalLM  # take seconds to import; a merge may run no model
+
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
@@ -82,7 +89,7 @@ def _parameters_on_meta() -> Iterator[None]:
 
 
 @torch.no_grad()
-def assign(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+def assign(model: "PreTrainedModel", checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's weights into a model.
 
     Raises:
@@ -92,7 +99,7 @@ def assign(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
         parameter.copy_(checkpoint.tensor(name))
 
 
-def products(model: PreTrainedModel) -> AbstractContextManager[object]:
+def products(model: "PreTrainedModel") -> AbstractContextManager[object]:
     """The precision that calibration runs a model in: bfloat16 products if they are faster, else float32 ones.
 
     The residual stream, norms and all sums over tokens stay in float32.
@@ -103,13 +110,13 @@ def products(model: PreTrainedModel) -> AbstractContextManager[object]:
     return torch.autocast(device_of(model).type, torch.bfloat16, enabled=enabled)
 
 
-def device_of(model: PreTrainedModel) -> torch.device:
+def device_of(model: "PreTrainedModel") -> torch.device:
     """Where a model computes; some of its parameters may be on the meta device."""
     embedding: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     return embedding.device
 
 
-def faster_rounded(model: PreTrainedModel, device: torch.device | None = None) -> bool:
+def faster_rounded(model: "PreTrainedModel", device: torch.device | None = None) -> bool:
     """Whether products in bfloat16 take less time than in float32, for a model of this size.
 
     Args:
@@ -133,7 +140,7 @@ def check_runs(checkpoint: Checkpoint) -> None:
     load_tokenizer(checkpoint.path)
 
 
-def parameters_of(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, torch.nn.Parameter]:
+def parameters_of(model: "PreTrainedModel", checkpoint: Checkpoint) -> dict[str, torch.nn.Parameter]:
     """A model's parameters by their names, which are those of a checkpoint's tensors.
 
     Raises:
@@ -147,7 +154,7 @@ def parameters_of(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, t
     return parameters
 
 
-def cache_keyword(model: PreTrainedModel) -> str:
+def cache_keyword(model: "PreTrainedModel") -> str:
     """Name of the argument of a model's call that takes the key-value cache.
 
     transformers 5.24 renamed `past_key_values` to `cache`, and warns of the old name.
@@ -155,7 +162,7 @@ def cache_keyword(model: PreTrainedModel) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
     """Token ids that end a reply: the config's and the tokenizer's."""
     configured = model.config.eos_token_id
     ids: Iterable[int | None] = configured if isinstance(configured, list) else [configured]

@@ -5,16 +5,19 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from merge.bundle import Expert
 from merge.checkpoint import Checkpoint
 from merge.experts.config import ExpertConfig
 from merge.experts.entry_bytes import density_for
 from merge.methods.vectors import row_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ class Calibration:
         replies: the fine-tune's greedy continuation of each prompt, if it is known; None: it is computed.
     """
 
-    fine_tune: PreTrainedModel
-    student: PreTrainedModel
+    fine_tune: "PreTrainedModel"
+    student: "PreTrainedModel"
     prompts: Sequence[Sequence[int]]
     ends: frozenset[int]
     answer_tokens: int

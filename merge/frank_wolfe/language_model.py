@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from merge.bundle import own_settings
 from merge.checkpoint import Checkpoint
@@ -18,6 +18,9 @@ from merge.experts.examples import CalibrationError
 from merge.experts.running import assign, build_model, end_tokens
 from merge.frank_wolfe.config import ObjectiveConfig
 from merge.frank_wolfe.examples import read_target_examples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FLOOR = 0.01
 """Nats a token below which a task counts as learned: what is added to a loss before its logarithm is taken."""
@@ -33,7 +36,7 @@ class LanguageModelLoss:
     """
 
     def __init__(
-        self, model: PreTrainedModel, batches: Mapping[str, Sequence[Batch]], logarithmic: bool = False
+        self, model: "PreTrainedModel", batches: Mapping[str, Sequence[Batch]], logarithmic: bool = False
     ) -> None:
         """Take a float32 model, which keeps its own values of whatever it is not lent, and minibatches by task."""
         self._model = model

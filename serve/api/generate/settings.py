@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from merge.bundle import BundleError, GenerationSettings, TemplateText, read_template, sampling_defaults
 from serve.api.errors import invalid, shortened
 from serve.api.messages import Dialect
@@ -45,6 +43,9 @@ class ChatTemplate(TemplateText):
         Raises:
             ApiError: 400, the template does not take these messages.
         """
+        # Here and not above: an engine's replica renders nothing, and transformers takes a second to import.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         try:
             rendered: Any = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],
