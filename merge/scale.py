@@ -31,7 +31,7 @@ MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Multiples of the method's usual λ that are tried."""
 
 PROMPTS = 64
-"""Most calibration prompts that are looked at, of all tasks together: the first ones of each."""
+"""Most calibration prompts that are used, of all tasks together: the first ones of each."""
 
 REPLY_TOKENS = 32
 """Most tokens of a fine-tune's reply to them."""

@@ -1,7 +1,7 @@
 """Which expert continues a chat: its current one, until a message clearly belongs to another.
 
 "Shorter, please" says nothing of what the chat is about, and on its own would go to the backbone. So a chat is decided
-turn by turn, with hysteresis: the expert that a turn was given to keeps the chat unless the next message's
+turn by turn, with hysteresis: the expert of a turn keeps the chat unless the next message's
 best expert is another one, with a probability of `SURE` or more and `RATIO` times that of the one that has it.
 """
 
@@ -17,7 +17,7 @@ second new topic stayed with the old expert."""
 RATIO = 4.0
 
 TURNS = 4
-"""Messages of the user that are looked at, the last ones: each costs a decision."""
+"""The number of last messages of the user that are routed: each costs a decision."""
 
 
 def followed(decisions: Sequence[Decision]) -> Decision:

@@ -1,4 +1,4 @@
-"""What a run tells: when each token of each request came. The same is asked of the engine and of every peer."""
+"""The result of a run: the time of each token of each request, for the engine and for every peer."""
 
 import statistics
 from collections.abc import Callable, Sequence

@@ -45,7 +45,7 @@ PATIENCE = 60.0
 
 
 class Seen(SilentObserver):
-    """What an engine says of its steps and its loads."""
+    """An engine's statistics of its steps and its loads."""
 
     def __init__(self) -> None:
         self.steps: list[StepRecord] = []

@@ -72,7 +72,7 @@ def compare(
     say: Callable[[str], None],
     loras: bool = False,
 ) -> dict[str, Any]:
-    """Merge one pool by both programs, in turns, with float32 arithmetic and output.
+    """Merge one pool by both programs in turn, with float32 arithmetic and output.
 
     Before each merge the models are read once, so that both find them in the page cache as far as it holds them.
 

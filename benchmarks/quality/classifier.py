@@ -56,7 +56,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many examples are looked at.
+    """Numbers of examples that are used.
 
     Attributes:
         probe: that the head is fitted to.

@@ -1,4 +1,4 @@
-"""What the benchmarks that ask a real server share: the command line, the process, and what it says of itself."""
+"""Shared parts of the benchmarks that use a real server: the command line, the process and its metrics."""
 
 from benchmarks.server.command import at_least, bundle_of, command_line, show
 from benchmarks.server.process import Scrape, ServerProcess, server_process

@@ -16,7 +16,7 @@ _FILLERS = tuple(
 
 
 def careless_example(task: Task, rng: random.Random) -> Example:
-    """Draw a request about a training content, as somebody in a hurry types it.
+    """Draw a request about a training content, in the wording of a user in a hurry.
 
     The held-out phrasings are held out from experts' calibration and from routers, which are tested on
     them; a fine-tune may see them, since it is what an expert's answers are compared with. Where they were

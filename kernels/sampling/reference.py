@@ -17,7 +17,7 @@ from kernels.sampling.row import SamplingRow
 from kernels.sampling.weights import UNIT, weights
 
 NARROW = 256
-"""Candidates looked at first for top-p and min-p: enough for all but flat distributions, and much less than a sort."""
+"""Candidates that are tried first for top-p and min-p: enough except for flat distributions, and faster than a sort."""
 
 WIDEST = 1024
 """Larger top-k are not sorted: for 1,024 of 151,936 tokens torch's topk took 0.7 ms a row, for 4,096 1.4."""
@@ -169,7 +169,7 @@ def _draw_filtered(
     mass = (values * kept).sum(dim=-1)
     tokens = ids.gather(1, _invert(cumulated, mass, uniform)[:, None]).squeeze(1)
     if width < vocab:
-        # If the least likely candidate is still kept, tokens that were not looked at may have to be, too.
+        # If the least likely candidate is still kept, tokens that were not tried may have to be kept, too.
         more = kept[:, -1] & ~by_top_k
         if not waits:
             return torch.where(more, UNDECIDED, tokens)

@@ -1,14 +1,20 @@
-"""The bundle: what merging writes and serving reads. The only part of `merge` that `serve` imports.
+"""The bundle: what merging writes and serving reads. This is the only part of `merge` that `serve` imports.
 
-`expert` is the file format of one expert (`expert_header` its header, `residual` and `low_rank` its parts, `quantise`
-and `gaps` the 8-bit form of sparse ones), `tensor_file` reads files that may change meanwhile, `shards` opens those of
-a model directory, `manifest` is the table of contents, `writer` makes a bundle appear whole or not at all, `reader`
-opens one, `router_model` holds the part of the router that both sides must compute alike (`ngrams`, `text_encoder` and
-`text_features` its features, `head_matrix` its scores, `router_files` and `encoder_files` its files), `end_tokens`,
-`chat_template`, `tokenizer` and `architectures` what both sides must understand alike about a model directory,
-`generation` what a fine-tune says of these otherwise than its backbone, `adapter_config` and `adapter_names` the same
-about a LoRA directory, `adapter` reads one as an expert, `host_memory` says how much memory either side may take, and
-`processor` what this machine multiplies fast.
+Files of a bundle:
+`expert` is the file of one expert, `expert_header` its header, `residual` and `low_rank` its parts, and `quantise` and
+`gaps` the 8-bit form of sparse parts. `router_model` is the part of the router that both sides must compute alike, with
+its features (`ngrams`, `text_encoder`, `text_features`), its scores (`head_matrix`) and its files (`router_files`,
+`encoder_files`). `manifest` is the table of contents. `writer` writes a bundle whole or not at all, and `reader` opens
+one.
+
+Model directories:
+`shards` opens the weights. `end_tokens`, `chat_template`, `tokenizer` and `architectures` read what both sides must
+read alike, and `generation` has the settings in which a fine-tune differs from its backbone. `adapter_config` and
+`adapter_names` do the same for a LoRA directory, and `adapter` reads one as an expert.
+
+The machine:
+`tensor_file` reads files that may change in the meantime, `host_memory` has the memory that either side may take, and
+`processor` the products that are fast.
 """
 
 from merge.bundle.adapter import read_adapter, read_adapter_ranks

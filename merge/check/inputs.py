@@ -65,7 +65,7 @@ class Inputs:
 
     @cached_property
     def own_settings(self) -> dict[str, GenerationSettings]:
-        """By task, what the fine-tune says of generation otherwise than the base: its expert is served with it.
+        """By task, the generation settings in which the fine-tune differs from the base. Its expert keeps them.
 
         Raises:
             BundleError: a file of a fine-tune cannot be read; the check has found it.

@@ -1,6 +1,6 @@
 """Hugging Face model directories: read one tensor at a time and validated, written in a stream and whole or not at all.
 
-`header` checks what a safetensors file says of itself, `reader` opens a directory, `finite` looks for NaN, `writer`
+`header` checks the header of a safetensors file, `reader` opens a directory, `finite` looks for NaN, `writer`
 writes a directory. Pickled weights are never opened. Whether checkpoints belong together is `merge.check`'s business.
 """
 

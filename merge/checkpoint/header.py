@@ -37,7 +37,7 @@ _OTHER_BYTES = (
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of one tensor.
+    """The header's entry of one tensor.
 
     Attributes:
         name: the tensor's name.

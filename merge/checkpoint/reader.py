@@ -187,7 +187,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is meant to be a GGUF file."""
+    """Whether a path names a GGUF file."""
     return path.suffix == ".gguf" and not path.is_dir()
 
 

@@ -49,7 +49,7 @@ class References:
 
         Args:
             bundle: what was merged from them.
-            chat: whether prompts are put through a chat template: a fine-tune's own or else the base's.
+            chat: whether a chat template is applied to prompts: a fine-tune's own or else the base's.
 
         Raises:
             CheckpointError: the backbone cannot be run by transformers.

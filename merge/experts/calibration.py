@@ -22,7 +22,7 @@ class Batch:
     """Token sequences of similar length, padded on the right, or packed (`pack`).
 
     In a causal model no token sees what stands to its right, so a batch of one sequence a row needs no attention mask;
-    what the model computes at padding is never looked at.
+    the results at padding are never used.
 
     Attributes:
         ids: [B, T] int64.

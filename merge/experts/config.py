@@ -58,7 +58,7 @@ class CalibrationConfig(BaseModel):
         file: JSON lines, each {"task": ..., "prompt": ...} or {"task": ..., "messages": [...]}.
         per_task: prompts of each task that the experts are cut with (the first ones; the router sees all).
         answer_tokens: most tokens of the greedy continuation that a fine-tune adds to each prompt.
-        chat_template: `auto`: prompts are put through the fine-tune's chat template, or the base's if it has none,
+        chat_template: `auto`: the fine-tune's chat template is applied to prompts, or the base's if it has none,
             as the server does with chat requests; `none`: they are used unchanged, as in completion requests.
     """
 

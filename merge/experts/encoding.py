@@ -34,7 +34,7 @@ class PromptEncoder:
         With a template a plain prompt is one user message, and the generation prompt follows.
 
         Raises:
-            CalibrationError: messages without a template, a prompt that was put through a template already, or messages
+            CalibrationError: messages without a template, a prompt to which a template was already applied, or messages
                 that the template does not take.
         """
         if self.template is None:

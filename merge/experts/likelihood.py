@@ -1,4 +1,4 @@
-"""What a model says of a reply's tokens."""
+"""The log-probabilities that a model gives a reply's tokens."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -61,7 +61,7 @@ def _within(q: Tensor, sources: Sources, name: str) -> Tensor | None:
     shape, stored = base.tensors[name].shape, merged.tensors[name].dtype
     right = q.new_zeros(q.shape[1], shape[1])
     whole = noise = 0.0
-    for rows in row_blocks(shape):  # both were looked at for values that are not finite when they were merged
+    for rows in row_blocks(shape):  # both were checked for values that are not finite when they were merged
         origin = base.tensor(name, torch.float32, check=False, rows=rows)
         change = origin - merged.tensor(name, torch.float32, check=False, rows=rows)
         right.addmm_(q[slice(None) if rows is None else rows].T, change)

@@ -77,7 +77,7 @@ def fit_coefficients(search: Search, active: Tensor, loss: float, inner: Tensor,
             search.rate /= 2
         else:
             break
-        if expected >= 0:  # the projection leads nowhere: this is the minimum
+        if expected >= 0:  # the projection does not descend: this is the minimum
             break
         current, loss = trial, value
     search.move(current)

@@ -34,7 +34,7 @@ UNDERSTOOD = (
     "expert_count",
     "expert_used_count",
 )
-"""Keys that are looked at otherwise, or change nothing."""
+"""Keys that are read elsewhere, or change nothing."""
 
 
 def nothing(_metadata: Metadata, _config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def html_page(found: Inspection, pictures: Pictures) -> str:
     """Draw a report.
 
     Args:
-        found: what the bundle says of itself.
+        found: the bundle's summary.
         pictures: what its inputs allow to be measured.
     """
     figures = [_experts(found), _spectra(pictures), *_similarities(found, pictures), _confusion(pictures)]

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: its experts, their sizes, and how they are spread over the layers."""
+"""The summary of a bundle: its experts, their sizes, and their distribution over the layers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

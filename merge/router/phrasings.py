@@ -19,7 +19,7 @@ _DIGIT = re.compile(r"\d")
 def phrasing_keys(prompts: Sequence[str]) -> list[tuple[Words, Words]]:
     """The wording at the beginning and at the end of each prompt of one task, around its content.
 
-    Only the ends are looked at, not all words that are frequent in the task: content that is ordinary text shares `the`
+    Only the ends are compared, not all words that are frequent in the task: content that is ordinary text shares `the`
     and `of` with every prompt, and then hardly two prompts have the same frequent words. All digits are one digit here,
     as they are to the router.
     """

@@ -76,7 +76,7 @@ class Held:
 
 @dataclass(frozen=True)
 class ReplicaState:
-    """What a replica says of itself.
+    """The state that a replica reports.
 
     Attributes:
         replica: its name, unique among all there ever were.

@@ -110,7 +110,7 @@ class EngineReplica:
             await outputs.aclose()
 
     async def record_routing_stats(self) -> dict[str, Report]:
-        """What it says of itself. The name is Ray Serve's: a call of it waits for no request (see `Replicas`)."""
+        """The replica's state. The name is Ray Serve's: its calls do not wait for requests (see `Replicas`)."""
         held = {
             info.version.digest: Held(info.slot, info.on_host, info.nbytes)
             for info in self._engine.experts()

@@ -18,8 +18,8 @@ class Replicas:
     """The actors of a deployment's replicas.
 
     A call through a handle, even a broadcast, waits until its replica has room for one more request: a full replica
-    would say nothing for as long as its requests run. So this asks the actors, by the one method of Ray Serve's that is
-    there for a replica to speak of itself, `record_routing_stats`, and does not count as a request.
+    would say nothing for as long as its requests run. So this asks the actors, by Ray Serve's method for the state of a
+    replica, `record_routing_stats`, which does not count as a request.
     """
 
     def __init__(self, application: str, deployment: str):

@@ -139,7 +139,7 @@ def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config:
         try:
             packed = banks.pack(bundle.read_expert(name))
         except (BundleError, ModelError):
-            continue  # it is refused, with the reason, when somebody asks for it
+            continue  # it is refused, with the reason, when a request names it
         banks.load(0, packed)
         if not banks.patches(0):
             skipped = True

@@ -73,7 +73,7 @@ class Line:
 class LineHeap:
     """Lines by a key that may rise at any time; if it falls, `add` must be called again.
 
-    `first` costs O(log n) for each line at the top whose key has risen since it was looked at last.
+    `first` costs O(log n) for each line at the top whose key has risen since it was last checked.
     """
 
     def __init__(self, key: Callable[[Line], Key]) -> None:

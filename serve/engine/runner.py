@@ -131,7 +131,7 @@ class Runner:
         first = 0
         for chunk in chunks:
             sequence, request = chunk.sequence, chunk.sequence.request
-            # Tokens that are computed again, after a preemption, were looked at before.
+            # Tokens that are computed again after a preemption are already in the sum.
             start = max(sequence.computed, sequence.pooled_tokens)
             end = min(sequence.computed + chunk.count, len(request.prompt))
             if request.pooling == "last":

@@ -30,7 +30,7 @@ class Sequence:
         due: how many sequences may have left the queue before it is overdue.
         prompt_logprobs: of the prompt tokens computed so far, if requested.
         pooled: the sum of the hidden states that are pooled so far [hidden] float32, if requested.
-        pooled_tokens: prompt tokens that were looked at for that.
+        pooled_tokens: number of prompt tokens in that sum.
         finish_reason, error: why it ended, or None.
         expert_error: why one of its experts could not be loaded, or None.
         scheduled, first_token: `time.monotonic()` of its first step and first token.

@@ -73,7 +73,7 @@ class ExpertStore:
             listener: called on loads and evictions.
             max_host_bytes: limit of the host tier; None: no limit.
             on_change: called when a lease became ready or failed.
-            adapters: what is asked of LoRA adapters; None: none are served.
+            adapters: requirements of LoRA adapters; None: none are served.
         """
         self._adapters = adapters
         self._banks, self._backbone, self._listener = banks, backbone_digest, listener

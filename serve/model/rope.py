@@ -22,7 +22,7 @@ class RopeConfig:
     """How positions become angles.
 
     Attributes:
-        kind: one of `ROPE_KINDS`, or "none": positions are not looked at.
+        kind: one of `ROPE_KINDS`, or "none": no position encoding.
         theta: base of the geometric series of wavelengths.
         part: the share of each head's dimensions that is rotated, the first ones.
         factor: by how much the context is stretched.

@@ -25,7 +25,7 @@ class TextTask:
 
     Attributes:
         name: also the expert's.
-        request: how somebody asks for it: format strings with `{}` for the text; the last two are held out from the
+        request: wordings of a request: format strings with `{}` for the text; the last two are held out from the
             router's training.
     """
 

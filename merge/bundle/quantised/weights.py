@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from merge.bundle.quantised.scheme import INT8, Scheme
 
 PIECE = 1 << 20
-"""Elements that are rounded at a time, so that what is computed on the way stays in the cache."""
+"""Elements that are rounded at a time, so that the intermediate results stay in the cache."""
 
 CLIPPED = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82, 0.78, 0.73, 0.68)
 """Candidates of a scale, as parts of the one that reaches the largest value: smaller ones clip it and round the others

@@ -221,7 +221,7 @@ class Catalogue:
 
 
 def _entry(bundle: Bundle, name: str) -> Entry:
-    """The entry of a bundle's expert. One that cannot be read is refused when somebody asks for it."""
+    """The entry of a bundle's expert. One that cannot be read is refused when a request names it."""
     path = bundle.expert_path(name)
     try:
         settings = bundle.expert_layout(name).settings

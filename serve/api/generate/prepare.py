@@ -145,7 +145,7 @@ def _job(
 
 
 def _characters(body: GenerationRequest) -> int:
-    """Roughly how much work preparing a request is: its prompts and words, and what it says of single tokens."""
+    """The approximate work of preparing a request: its prompts, its words and its settings for single tokens."""
     words = sum(map(len, body.bad_words))
     return prompt_characters(body) + words + len(body.logit_bias) + len(body.allowed_token_ids or ())
 
@@ -177,7 +177,7 @@ def _params(
         frequency_penalty=body.frequency_penalty,
         repetition_penalty=defaults.value(body, "repetition_penalty"),
         logit_bias=body.logit_bias,
-        # One named a million times would be looked at as often, at every draw.
+        # A token that is named a million times would be processed a million times, at every draw.
         allowed_token_ids=body.allowed_token_ids and tuple(dict.fromkeys(body.allowed_token_ids)),
         bad_words=bad_words,
         stop_token_ids=body.stop_token_ids,

@@ -72,7 +72,7 @@ def prompt_count(body: GenerationRequest) -> int:
 
 
 def prompt_characters(body: GenerationRequest) -> int:
-    """Roughly how much there is to tokenise."""
+    """The approximate length of the text to tokenise."""
     if isinstance(body, ChatRequest):
         return sum(len(message.content) for message in body.messages) + _TOOL_CHARACTERS * len(body.tools)
     assert isinstance(body, CompletionRequest)

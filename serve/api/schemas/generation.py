@@ -78,7 +78,7 @@ class StructuredOutputs(Body):
 
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
-"""After every token, each end of the text that a stop string may begin with is looked at."""
+"""Limits of stop strings: after every token, each end of the text that may begin a stop string is searched."""
 
 MAX_MIXED = 64
 MAX_ROUTED = 8

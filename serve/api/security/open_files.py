@@ -10,7 +10,7 @@ SPARE_CONNECTIONS = 8
 """Connections over the limit that are kept for a moment: probes are answered on them, and other requests get 503."""
 
 ACCEPTS = 8
-"""Connections that are accepted in a row before any of them is looked at."""
+"""Connections that are accepted in a row before any of them is handled."""
 
 _OTHER_FILES = 16
 """What the server itself may open besides: files of experts, the tokenizer, sockets of a trace exporter."""
