@@ -40,8 +40,8 @@ def write_backbone(
 ) -> None:
     """Merge fine-tunes and write the result as a Hugging Face directory, with the base's config and tokenizer.
 
-    The outcome depends on neither the order of `fine_tunes` nor the sizes of shards nor the number of threads, nor on
-    where they run: every tensor is computed by one thread alone.
+    The result does not depend on the order of `fine_tunes`, on the sizes of shards, or on the number and the processors
+    of threads: every tensor is computed by one thread.
 
     Args:
         directory: an existing, empty directory.

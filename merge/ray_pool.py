@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class _Task(Future[_T]):
-    """A Ray task's result. Cancelling ends the task where it runs."""
+    """A Ray task's result. Cancelling it ends the task in its process."""
 
     def __init__(self, cancel: Callable[[], None]) -> None:
         super().__init__()

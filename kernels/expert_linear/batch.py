@@ -42,7 +42,7 @@ class ExpertBatch:
         slots: `[T, m]` int32, -1 for none.
         gates: `[T, m]` fp32.
         group_slot: `[G]` int32, the groups' slots. Groups without tokens may only follow those with some.
-        group_start: `[G + 1]` int32, where each group's tokens begin in the two below.
+        group_start: `[G + 1]` int32, the first index of each group's tokens in the two below.
         group_token: `[P]` int32, positions in the batch, ascending inside a group; what follows the last group's is
             ignored.
         group_gate: `[P]` fp32.

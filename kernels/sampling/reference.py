@@ -121,7 +121,7 @@ def draw_ranked(
 
     Args:
         weight: [vocab] from 0 to `UNIT`, which the highest is.
-        uniform: where in the candidates' mass to draw, in [0, 1).
+        uniform: place in the candidates' mass at which the token is drawn, in [0, 1).
         top_k: as in `SamplingRow`.
         top_p: likewise.
         min_p: likewise.

@@ -17,7 +17,7 @@ class SamplingRow:
         top_k: candidates are the k most likely tokens; 0: all.
         top_p: candidates are the most likely tokens up to this share of the mass that top-k leaves.
         min_p: candidates are tokens at least this fraction as likely as the most likely one.
-        uniform: where in the candidates' mass the token is drawn, in [0, 1).
+        uniform: place in the candidates' mass at which the token is drawn, in [0, 1).
         repetition: divides positive and multiplies negative logits of the `seen` tokens.
         presence: subtracted from the logits of tokens that were generated.
         frequency: subtracted from them once for each time.

@@ -1,4 +1,4 @@
-"""bundle.json: what a bundle holds, where it came from, and the digests to check it by."""
+"""bundle.json: the contents of a bundle, its inputs, and the digests for checking it."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime

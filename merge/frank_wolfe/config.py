@@ -101,7 +101,7 @@ class FrankWolfeConfig(_Block):
         step_rule: `classic`: 2/(t+2); `scaled`: that times `step_size`; `line_search`: the best step towards the
             vertex. None: `line_search` if a rule is needed.
         step_size: for `scaled`; None: 0.1.
-        init: where to start, a vertex as well: the base, or the fine-tunes merged by another method.
+        init: the starting point, which is also a vertex: the base, or the fine-tunes merged by another method.
         local_update: None: the vertices are the fine-tunes; else a method applied to the base and one task vector at a
             time makes the vertices (`ties` trims them, `task_arithmetic` with a weight above 1 widens the hull).
         soft: the soft variant's own parameters.

@@ -144,7 +144,7 @@ def language_model_loss(
     Args:
         base: gives the architecture, the tokenizer and the values of what is not merged.
         fine_tunes: by name; run if `config.replies` is `fine_tune`.
-        calibration: where the examples are.
+        calibration: the file of the examples and its settings.
         config: which of them, and what the replies are.
 
     Raises:

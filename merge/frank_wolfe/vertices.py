@@ -19,7 +19,7 @@ class Vertices:
 
     Attributes:
         names: `INITIAL`, then the fine-tunes' names, sorted.
-        device: where their tensors are read to.
+        device: the device that their tensors are read to.
     """
 
     def __init__(

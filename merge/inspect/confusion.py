@@ -19,8 +19,8 @@ class Confusion:
     """How prompts were routed.
 
     Attributes:
-        tasks: rows, where a prompt belongs.
-        choices: columns, where it went; the last is "none", the backbone alone.
+        tasks: rows, the task of a prompt.
+        choices: columns, the router's choice; the last is "none", the backbone alone.
         counts: prompts.
         folds: routers trained.
         curve: coverage and accuracy over the threshold.
@@ -34,7 +34,7 @@ class Confusion:
 
     @property
     def accuracy(self) -> float:
-        """Share of the prompts that went where they belong."""
+        """Share of the prompts that the router sends to their own expert."""
         right = sum(row[i] for i, row in enumerate(self.counts))
         return right / max(1, sum(map(sum, self.counts)))
 

@@ -14,7 +14,7 @@ Item = Output | EngineDead
 
 @dataclass(frozen=True)
 class Mailbox:
-    """The engine's end: where the outputs of a request go.
+    """The engine's end of a request: it receives the outputs.
 
     Attributes:
         request: the request.

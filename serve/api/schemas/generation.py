@@ -176,7 +176,7 @@ class StreamOptions(Body):
 class GenerationRequest(Body):
     """OpenAI's fields, those of vLLM's that the engine honours, and `experts`.
 
-    `model` is the routed one where it is left out. `experts` mixes: expert name → gate, the factor of its residual.
+    Without `model`, the router chooses. `experts` mixes: expert name → gate, the factor of its residual.
     `router_top_k` lets the router mix up to this number of experts if their probabilities are close.
     `max_tokens` of -1 is as many as fit. `user` goes to the access log.
     """

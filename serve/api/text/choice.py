@@ -40,7 +40,7 @@ class StopSearch:
         Args:
             text: everything generated so far.
             new: how many characters at its end were not searched before.
-            start: where searching may begin; a match is entirely after it.
+            start: place at which the search begins; a match is entirely after it.
         """
         begin = max(start, len(text) - new - self._longest + 1, 0)
         # The first to be complete wins, as it would if text came one character at a time: where tokens end must not
