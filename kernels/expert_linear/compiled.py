@@ -64,13 +64,14 @@ def linear_then_residuals(
     bank: ExpertBank | None,
     batch: ExpertBatch,
     low_rank: LowRankBank | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The product by torch, then the residuals added to it. For many tokens, because torch's product is then faster.
 
     Shapes and semantics are those of `expert_linear`; in bf16 the product and each part of an expert that is added
     are rounded.
     """
-    y = linear(x, weight, bias)
+    y = linear(x, weight, bias, out)
     _call(kernels, x, weight, None, bank, batch, low_rank, y, add=True)
     return y
 

@@ -30,6 +30,7 @@ def expert_linear(
     bank: ExpertBank | None = None,
     batch: ExpertBatch | None = None,
     low_rank: LowRankBank | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """A linear layer in which each token may have different experts.
 
@@ -50,6 +51,7 @@ def expert_linear(
         bank: the layer's sparse residuals S; on the device of `x`.
         batch: the plan of the step's T tokens, made once by `ExpertBatch.from_slots`.
         low_rank: the layer's low-rank residuals B diag(scale) A; on the device of `x`.
+        out: memory that the result of many tokens may be in, as `linear` takes it; None: new memory.
 
     Returns:
         `[T, N]` in the dtype of `x`.
@@ -79,9 +81,9 @@ def expert_linear(
     if isinstance(weight, PackedWeight):
         weight = weight.dequantised(x.dtype)
     if batch is None:
-        return linear(x, weight, bias)
+        return linear(x, weight, bias, out)
     if kernels is not None:
-        return linear_then_residuals(kernels, x, weight, bias, bank, batch, low_rank)
+        return linear_then_residuals(kernels, x, weight, bias, bank, batch, low_rank, out)
     return expert_linear_torch(x, weight, bias, bank, batch, low_rank)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from kernels.decoder import CompiledLayers, not_compiled
 from kernels.expert_linear import ExpertBatch
+from kernels.expert_linear.dispatch import MOST_TOKENS
+from kernels.expert_linear.product import padded
 from serve.model.batch import ForwardBatch
 from serve.model.config import ModelConfig
 from serve.model.layer import DecoderLayer, Made
@@ -96,9 +98,20 @@ class Decoder:
         if self._compiled is not None and self._compiled(x, angles, cache.keys, cache.values, *plan):
             return x
         made: Made | None = None
+        wide = self._wide(len(x))
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x, made = layer(x, made, batch, *angles[layer.rotation], keys, values)
+            x, made = layer(x, made, batch, *angles[layer.rotation], keys, values, wide)
         return x if made is None else made.added_to(x)
+
+    def _wide(self, tokens: int) -> Tensor | None:
+        """Memory for the widest results of a step's layers, if it is worth sharing.
+
+        A GPU's allocator keeps what is freed, and steps of few tokens take little memory.
+        """
+        dense = [layer for layer in self.layers if layer.routed is None]
+        if self.device.type != "cpu" or tokens <= MOST_TOKENS[torch.bfloat16] or not dense:
+            return None
+        return torch.empty(padded(tokens), 2 * self.config.intermediate_size, dtype=self.dtype)
 
     def logits(self, hidden: Tensor, experts: ExpertBatch | None) -> Tensor:
         """Next-token logits [R, vocab] of chosen rows [R, hidden] of `forward`'s result, with those rows' experts."""

@@ -67,7 +67,15 @@ class DecoderLayer:
         self.down_norm = norm(hidden, names.down_norm is not None)
 
     def __call__(
-        self, x: Tensor, made: Made | None, batch: ForwardBatch, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor
+        self,
+        x: Tensor,
+        made: Made | None,
+        batch: ForwardBatch,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        wide: Tensor | None = None,
     ) -> tuple[Tensor, Made]:
         """One layer; the step's keys and values are written to its cache.
 
@@ -81,6 +89,7 @@ class DecoderLayer:
             sin: likewise.
             keys: the layer's cache; changed.
             values: likewise.
+            wide: memory [T or more, 2 * inner] for the MLP, which all layers of a step share; None: new memory.
 
         Returns:
             The residual stream, and what is still to be added to it.
@@ -90,12 +99,12 @@ class DecoderLayer:
         attended = self._attention(normed, batch, cos, sin, keys, values)
         own = Made(_normed(self.output_norm, self.output(attended, experts), experts), scale)
         x, normed = _summed(x, own, self.mlp_norm, experts)
-        return x, Made(_normed(self.down_norm, self._feed_forward(normed, experts), experts), scale)
+        return x, Made(_normed(self.down_norm, self._feed_forward(normed, experts, wide), experts), scale)
 
-    def _feed_forward(self, x: Tensor, experts: ExpertBatch | None) -> Tensor:
+    def _feed_forward(self, x: Tensor, experts: ExpertBatch | None, wide: Tensor | None) -> Tensor:
         if self.routed is not None:
             return self.routed(x, experts)
-        return self.down(gated(self.gate_up(x, experts), self.math.activation), experts)
+        return self.down(gated(self.gate_up(x, experts, wide), self.math.activation), experts)
 
     def _attention(
         self, x: Tensor, batch: ForwardBatch, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor

@@ -33,9 +33,9 @@ class Linear:
         self.low_rank: LowRankBank | None = None
         self.bias_delta: Tensor | None = None
 
-    def __call__(self, x: Tensor, experts: ExpertBatch | None) -> Tensor:
-        """[T, K] to [T, N]."""
-        y = expert_linear(x, self.weight, self.bias, self.bank, experts, self.low_rank)
+    def __call__(self, x: Tensor, experts: ExpertBatch | None, out: Tensor | None = None) -> Tensor:
+        """[T, K] to [T, N]; `out` is memory that the result may be in."""
+        y = expert_linear(x, self.weight, self.bias, self.bank, experts, self.low_rank, out)
         return y if self.bias_delta is None else expert_bias(y, self.bias_delta, experts)
 
 

@@ -48,6 +48,23 @@ def test_it_is_the_plain_product(dtype: torch.dtype, tokens: int) -> None:
     torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("experts", [False, True])
+@pytest.mark.parametrize("tokens", [65, 128, 130])
+def test_the_result_is_in_the_memory_that_is_given(tokens: int, experts: bool, with_bias: bool) -> None:
+    x, weight, bias = random_layer(tokens, 33, 65, torch.bfloat16)
+    bias = bias if with_bias else None
+    bank = filled_bank(1, 33, 65, 2, torch.bfloat16) if experts else None
+    batch = ExpertBatch.from_slots([0] * tokens) if experts else None
+    want = expert_linear(x, weight, bias, bank, batch)
+    memory = torch.full((padded(tokens) + 3, 33), torch.nan, dtype=torch.bfloat16)
+    got = expert_linear(x, weight, bias, bank, batch, out=memory)
+    assert got.data_ptr() == memory.data_ptr()
+    assert got.shape == (tokens, 33)
+    assert memory[padded(tokens) :].isnan().all()
+    torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2)
+
+
 def test_no_tokens() -> None:
     _, weight, bias = random_layer(1, 33, 65, torch.bfloat16)
     assert linear(torch.empty(0, 65, dtype=torch.bfloat16), weight, bias).shape == (0, 33)
