@@ -27,8 +27,6 @@ INTERFACE = (
 )
 PER_ISA: dict[str, tuple[str, ...]] = {"isa.cpp": (), "isa_exact.cpp": ("-ffp-contract=off",)}
 """Sources that are compiled once for each instruction set, with their own flags."""
-OF_ONE_ISA: dict[str, dict[str, tuple[str, ...]]] = {"amx": {"attention_amx.cpp": ()}}
-"""Instruction sets with other sources than these."""
 COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp")
 AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 AVX512_FLAGS = (*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
@@ -36,9 +34,9 @@ X86_FLAGS = {
     "avx2": AVX2_FLAGS,
     "avx512": AVX512_FLAGS,
     "avx512bf16": (*AVX512_FLAGS, "-mavx512bf16", "-mavx512vnni"),
-    "amx": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    "amx": (*AVX512_FLAGS, "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-bf16"),
 }
-"""One object file of each of its sources. An instruction set that the compiler does not know is left out."""
+"""One object file of each source of `PER_ISA`. An instruction set that the compiler does not know is left out."""
 
 
 class BuildError(RuntimeError):
@@ -101,16 +99,14 @@ def _key(compiler: str) -> str:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     digest.update(
-        repr(
-            (INTERFACE, PER_ISA, OF_ONE_ISA, COMMON_FLAGS, X86_FLAGS, platform.machine(), _run([compiler, "--version"]))
-        ).encode()
+        repr((INTERFACE, PER_ISA, COMMON_FLAGS, X86_FLAGS, platform.machine(), _run([compiler, "--version"]))).encode()
     )
     return digest.hexdigest()[:16]
 
 
 def _compile(compiler: str, folder: Path, key: str) -> Path:
     def one(name: str, flags: tuple[str, ...]) -> list[Path]:
-        return [built(name, flags, source, own) for source, own in OF_ONE_ISA.get(name, PER_ISA).items()]
+        return [built(name, flags, source, own) for source, own in PER_ISA.items()]
 
     def built(name: str, flags: tuple[str, ...], source: str, own: tuple[str, ...]) -> Path:
         made = folder / f"{name}-{source}.o"

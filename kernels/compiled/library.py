@@ -19,10 +19,7 @@ from kernels.compiled.build import BuildError, build
 logger = logging.getLogger(__name__)
 
 ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx")
-"""Instruction sets, by the numbers that `csrc/choice.cpp` gives them; later ones are faster.
-
-`amx` has an attention of its own for bf16, and all other kernels of `avx512bf16`.
-"""
+"""Instruction sets, by the numbers that `csrc/choice.cpp` gives them; later ones are faster."""
 
 
 class BankView(ctypes.Structure):

@@ -8,7 +8,7 @@ using namespace overtone;
 OVERTONE_FUNCTION(paged_attention, AttentionArguments, task) {
   static thread_local Scratch scratch;
   if (!AttentionWork::inside(*task)) return 2;
-  AttentionWork work(*task);
+  AttentionWork work(*kernels_of(task->isa), *task);
   char* memory = scratch.reserve(work.bytes());
   if (!memory) return 1;
   work.place(memory);

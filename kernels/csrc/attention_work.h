@@ -11,7 +11,8 @@ namespace overtone {
 // The attention of one step. The division is computed once for all layers that see the same keys.
 class AttentionWork {
  public:
-  explicit AttentionWork(const AttentionArguments& task) : kernels_(attention_of(task)), threads_(task.threads) {
+  AttentionWork(const Kernels& kernels, const AttentionArguments& task)
+      : kernels_(kernels.attention(task)), threads_(task.threads) {
     group(task);
     items_ = int64_t(groups_.size()) * task.kv_heads;
     int64_t most = 0;

@@ -21,7 +21,7 @@ extern const Kernels avx2;
 extern const Kernels generic;
 
 #if defined(OVERTONE_AMX)
-extern const AttentionKernels amx_attention;
+extern const Kernels amx;
 
 namespace {
 
@@ -41,9 +41,9 @@ bool may_use_amx() {
 const Kernels* kernels_of(int64_t isa) {
   switch (isa) {
 #if defined(OVERTONE_AMX) && defined(OVERTONE_AVX512BF16)
-    case kAmx: {
-      static const bool may = may_use_amx();
-      return may ? kernels_of(3) : nullptr;
+    case 4: {
+      static const bool may = kernels_of(3) && may_use_amx();
+      return may ? &amx : nullptr;
     }
 #endif
 #if defined(OVERTONE_AVX512BF16)
@@ -71,14 +71,6 @@ const Kernels* kernels_of(int64_t isa) {
     default:
       return nullptr;
   }
-}
-
-const AttentionKernels& attention_of(const AttentionArguments& task) {
-#if defined(OVERTONE_AMX)
-  // The tiles take two elements of 16 keys at a time along a head.
-  if (task.isa == kAmx && task.type == kBfloat16 && task.dim % 32 == 0) return amx_attention;
-#endif
-  return kernels_of(task.isa)->attention;
 }
 
 }  // namespace overtone

@@ -14,7 +14,7 @@ class Step {
  public:
   explicit Step(const DecoderArguments& task)
       : task_(task), kernels_(*kernels_of(task.isa)), linear_(kernels_, task.batch, task.type, task.threads) {
-    for (int64_t v = 0; v < task.views; v++) attention_.emplace_back(attention_of(task.view[v], nullptr));
+    for (int64_t v = 0; v < task.views; v++) attention_.emplace_back(kernels_, attention_of(task.view[v], nullptr));
     for (const Layer* layer = task.layer; layer < task.layer + task.layers; layer++) {
       linear_.fit(qkv_of(*layer, nullptr));
       linear_.fit(output_of(*layer, nullptr));

@@ -157,6 +157,15 @@ template <class Step> struct Walk {
   }
 };
 
+template <class Step> static void add_bias(const Task& task, int64_t row, int64_t count, float* out) {
+  if (!task.bias) return;
+  float bias[kRowBlock] = {};
+  for (int64_t r = 0; r < count; r++) bias[r] = widen(((const typename Step::Weight*)task.bias)[row + r]);
+  for (int64_t t = 0; t < task.tokens; t++)
+    for (int r = 0; r < kRowBlock; r += kLanes)
+      store(out + t * kRowBlock + r, load<Float>(out + t * kRowBlock + r) + load<Float>(bias + r));
+}
+
 // out[t * kRowBlock + r] = weight[row + r] @ x[t] + bias[row + r], for `count` rows starting at `row`.
 template <class Step>
 static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, int64_t count, Float* sums,
@@ -207,19 +216,19 @@ static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, i
     if (sums_up_tiles && !single && sums_up(rows_at_once(tile_tokens), tile_tokens)) continue;
     for (int r = 0; r < kRowBlock; r += kLanes) store(out + t * kRowBlock + r, sums_of(sums + t * kRowBlock + r));
   }
-  if (!task.bias) return;
-  float bias[kRowBlock] = {};
-  for (int64_t r = 0; r < count; r++) bias[r] = widen(((const Weight*)task.bias)[row + r]);
-  for (int64_t t = 0; t < task.tokens; t++)
-    for (int r = 0; r < kRowBlock; r += kLanes)
-      store(out + t * kRowBlock + r, load<Float>(out + t * kRowBlock + r) + load<Float>(bias + r));
+  add_bias<Step>(task, row, count, out);
 }
 
-// Copy rows [first, last) of x into the packed form, with zeros after the last column.
-template <class Step> static void pack(const Task& task, int64_t first, int64_t last) {
+// What a thread does before it computes products, and after them.
+template <class Step> struct Configured {
+  explicit Configured(const Task&) {}
+};
+
+// Copy this thread's share of x into the packed form, with zeros after the last column.
+template <class Step> static void pack(const Task& task, int thread, int threads) {
   using Weight = typename Step::Weight;
   using Packed = typename Step::Packed;
-  for (int64_t t = first; t < last; t++) {
+  for (int64_t t = task.tokens * thread / threads; t < task.tokens * (thread + 1) / threads; t++) {
     const Weight* from = (const Weight*)task.x + t * task.x_stride;
     Packed* to = (Packed*)task.packed + t * task.packed_stride;
     for (int64_t column = 0; column < task.columns; column += Step::kColumns) {

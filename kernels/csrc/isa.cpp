@@ -16,10 +16,25 @@ namespace {
 
 #include "lanes.h"
 
+#if defined(__AMX_BF16__)
+#include "amx.h"
+#endif
+
 #include "attention.h"
+#if defined(__AMX_BF16__)
+#include "attention_amx.h"
+#endif
 #include "elementwise.h"
 #include "linear.h"
 #include "rounding.h"
+
+const AttentionKernels& attention_of(const AttentionArguments& task) {
+#if defined(__AMX_BF16__)
+  // A product of tiles sums over 32 elements of a head.
+  if (task.type == kBfloat16 && task.dim % kDepth == 0) return tiles::attention;
+#endif
+  return attention;
+}
 
 }  // namespace
 
@@ -31,7 +46,7 @@ const Kernels OVERTONE_ISA = {
     .run = run,
     .scratch_floats = scratch_floats,
     .widest = widest,
-    .attention = attention,
+    .attention = attention_of,
     .norm = norm,
     .bias = bias,
     .gated = gated,

@@ -12,8 +12,6 @@ constexpr int kMaxTile = 8;     // most tokens whose sums are in registers at on
 constexpr int kLine = 64;       // bytes of a cache line
 constexpr int kPart = 256;      // keys in a part of a context; parts are counted from the beginning of the context
 
-constexpr int64_t kAmx = 4;     // the instruction set that has an attention of its own, and all else of avx512bf16
-
 enum Type : int64_t { kBfloat16 = 0, kFloat32 = 1, kInt8 = 2 };
 
 // ExpertBank of bank.py. index and value have the shape [slots, blocks, entries, kRowBlock].
@@ -296,6 +294,7 @@ int64_t generic(const SamplingArguments&, int64_t row, char* memory);
 int64_t avx2(const SamplingArguments&, int64_t row, char* memory);
 int64_t avx512(const SamplingArguments&, int64_t row, char* memory);
 int64_t avx512bf16(const SamplingArguments&, int64_t row, char* memory);
+int64_t amx(const SamplingArguments&, int64_t row, char* memory);
 }  // namespace sampling
 
 struct UnpackArguments {
@@ -339,7 +338,8 @@ struct Kernels {
   int64_t (&scratch_floats)(const Task&);
   int32_t (&widest)(int64_t type);  // most tokens in one Columns
 
-  const AttentionKernels& attention;
+  // They depend on the type and the size of a head, and on nothing else of the task.
+  const AttentionKernels& (&attention)(const AttentionArguments&);
 
   // These compute tokens [first, last). `gated` computes elements [first, last) of the results [tokens, size].
   void (&norm)(const NormArguments&, int64_t first, int64_t last);
@@ -364,9 +364,6 @@ bool inside(const int64_t* places, int64_t count, int64_t cache_rows);
 // Returns the kernels of an instruction set, given its number in library.py, or null if the processor or the build does
 // not support it.
 const Kernels* kernels_of(int64_t isa);
-
-// Returns the kernels of an attention. They depend on the type and the head's size, and on nothing else of the task.
-const AttentionKernels& attention_of(const AttentionArguments&);
 
 }  // namespace overtone
 

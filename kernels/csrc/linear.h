@@ -26,13 +26,23 @@ template <class Step> int64_t packed_stride(const Task& task) {
 template <class Step> bool needs_packing(const Task& task) {
   return Step::kRepack || task.columns % Step::kColumns != 0;
 }
+template <class Step> int64_t packed_bytes_of(const Task& task) {
+  return task.tokens * task.packed_stride * int64_t(sizeof(typename Step::Packed));
+}
+
+#if defined(__AMX_BF16__)
+#include "dense_amx.h"
+
+using Bfloat16Product = TileStep;
+#else
+using Bfloat16Product = Bfloat16Step;
+#endif
 
 template <class X, class Step> void prepare_as(const Task& task, int thread, int threads) {
-  int64_t first = task.tokens * thread / threads, last = task.tokens * (thread + 1) / threads;
   if (!task.add_to_y && task.quantised)
-    quantise_tokens<X>(task, first, last);
+    quantise_tokens<X>(task, task.tokens * thread / threads, task.tokens * (thread + 1) / threads);
   else if (!task.add_to_y && needs_packing<Step>(task))
-    pack<Step>(task, first, last);
+    pack<Step>(task, thread, threads);
   for (int32_t p = 0; p < task.pieces; p++)
     if (task.piece[p].width)
       lay_side_by_side<X>(task, task.piece[p], task.columns * thread / threads, task.columns * (thread + 1) / threads);
@@ -88,6 +98,7 @@ inline void add_low_rank(const Task& task, int64_t first, int64_t last, float* o
 template <class X, class Step, class Value>
 void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
   Walk<Step> walk(task, last);
+  Configured<Step> configured(task);
   Float* sums = (Float*)scratch;
   float* out = scratch + task.tokens * kRowBlock * kLanes;
   int64_t block_floats = task.tokens * kRowBlock, span = span_of(task);
@@ -99,7 +110,7 @@ void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
       if (task.quantised)
         quantised_block<X>(task, block, rows_in(task, block), to);
       else
-        dense_block<Step>(task, walk, block * kRowBlock, rows_in(task, block), sums, to);
+        dense_block(task, walk, block * kRowBlock, rows_in(task, block), sums, to);
     }
     const char* ahead = task.quantised ? (const char*)task.quantised->data + end * block_bytes(*task.quantised, task.columns)
                                        : (const char*)(walk.weight + end * kRowBlock * walk.stride);
@@ -185,15 +196,14 @@ int64_t packed_bytes(Task* task) {
     return task->tokens * task->packed_stride * int64_t(sizeof(int16_t));
   }
   bool wide = task->type == kFloat32;
-  bool needed = wide ? needs_packing<Float32Step>(*task) : needs_packing<Bfloat16Step>(*task);
+  bool needed = wide ? needs_packing<Float32Step>(*task) : needs_packing<Bfloat16Product>(*task);
   if (!needed) {
     task->packed = (void*)task->x;
     task->packed_stride = task->x_stride;
     return 0;
   }
-  task->packed_stride = wide ? packed_stride<Float32Step>(*task) : packed_stride<Bfloat16Step>(*task);
-  return task->tokens * task->packed_stride *
-         int64_t(wide ? sizeof(Float32Step::Packed) : sizeof(Bfloat16Step::Packed));
+  task->packed_stride = wide ? packed_stride<Float32Step>(*task) : packed_stride<Bfloat16Product>(*task);
+  return wide ? packed_bytes_of<Float32Step>(*task) : packed_bytes_of<Bfloat16Product>(*task);
 }
 
 int32_t widest(int64_t type) {
@@ -204,7 +214,7 @@ int64_t scratch_floats(const Task& task) { return task.add_to_y ? 0 : task.token
 
 void prepare(const Task& task, int thread, int threads) {
   if (task.type == kFloat32) return prepare_as<float, Float32Step>(task, thread, threads);
-  return prepare_as<uint16_t, Bfloat16Step>(task, thread, threads);
+  return prepare_as<uint16_t, Bfloat16Product>(task, thread, threads);
 }
 
 void shrink(const Task& task, int thread, int threads) {
@@ -217,5 +227,5 @@ void shrink(const Task& task, int thread, int threads) {
 
 void run(const Task& task, int64_t first, int64_t last, float* scratch) {
   if (task.type == kFloat32) return run_as<float, Float32Step>(task, first, last, scratch);
-  return run_as<uint16_t, Bfloat16Step>(task, first, last, scratch);
+  return run_as<uint16_t, Bfloat16Product>(task, first, last, scratch);
 }

@@ -7,26 +7,19 @@ import pytest
 
 from kernels.compiled import ISAS, Library, library
 
-SETS = ISAS[: ISAS.index("amx")]
-"""Instruction sets with kernels of their own for everything; `amx` has an attention alone."""
 
-
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=ISAS)
 def kernels(request: pytest.FixtureRequest) -> Library:
     """The kernels of one instruction set."""
     return kernels_of(request.param)
 
 
-@pytest.fixture(params=["torch", *SETS])
+@pytest.fixture(params=["torch", *ISAS])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Elementwise functions take this path: plain torch or one instruction set."""
-    return take_path(request.param, monkeypatch)
-
-
-def take_path(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    found = None if name == "torch" else kernels_of(name)
+    """Elementwise functions and attention take this path: plain torch or one instruction set."""
+    found = None if request.param == "torch" else kernels_of(request.param)
     monkeypatch.setattr(sys.modules["kernels.compiled.library"], "library", lambda: found)
-    return name
+    return str(request.param)
 
 
 def kernels_of(name: str) -> Library:

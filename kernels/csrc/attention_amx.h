@@ -1,5 +1,4 @@
-// Attention of bf16 with the matrix unit of AMX. Compiled once, with the flags of AVX-512 and AMX. It must not include
-// templates of the standard library (isa.cpp says why).
+// Attention of bf16 with tiles. Included inside the namespace of isa.cpp.
 //
 // The query heads that share a key head, of consecutive rows of a sequence, are the lanes of tiles of 16. A part of a
 // context is computed in blocks of 32 keys, which are counted from the beginning of the context:
@@ -11,76 +10,31 @@
 //
 // In decoding a tile has few lanes, such as one for each of two heads. It is then narrower, up to a power of two, and a
 // vector holds the scores of several keys.
-#include "kernels.h"
 
-#include <immintrin.h>
+namespace tiles {
 
-namespace overtone {
-namespace {
-
-#include "numbers.h"
-
-#include "lanes.h"
-
-constexpr int64_t kTile = 16;    // lanes of a tile, and its rows
-constexpr int64_t kBlock = 32;   // keys that one product of tiles sums over
-constexpr int64_t kLanesAtOnce = 128;
+constexpr int64_t kLanesAtOnce = 128;       // of the rows that a thread computes together
 constexpr float kNone = -__builtin_inff();  // the score of a key that a lane does not attend to
 
-// Tiles for a number of lanes.
-struct alignas(64) Config {
-  uint8_t palette = 1, start = 0, reserved[14] = {};
-  uint16_t bytes[16] = {};
-  uint8_t rows[16] = {};
-};
+// Tiles 0 and 1: the scores of 2 x 16 keys; 2 and 3: the keys; 4: the queries.
+void configure_scores(int64_t lanes) {
+  TileConfig config;
+  for (int tile = 0; tile < 5; tile++) config.set(tile, kTile, tile == 2 || tile == 3 ? 64 : lanes * 4);
+  _tile_loadconfig(&config);
+}
 
-// What the eight tiles hold. GCC's intrinsics take their numbers as literals.
-//   scores: 0, 1: scores of 2 x 16 keys; 2, 3: the keys; 4: queries
-//   values: 0 to 3: sums of 4 x 16 dimensions; 4: weights; 5: values; 6: ones; 7: sums of the weights
+// Tiles 0 to 3: the sums of 4 x 16 dimensions; 4: weights; 5: values; 6: ones; 7: the sums of the weights.
+void configure_values(int64_t lanes) {
+  TileConfig config;
+  for (int tile = 0; tile < 8; tile++) config.set(tile, tile == 5 || tile == 6 ? kTile : lanes, 64);
+  _tile_loadconfig(&config);
+}
 
-// Configures the tiles, and restores the thread's own configuration at the end: oneDNN keeps one.
-class Tiles {
- public:
-  Tiles() { _tile_storeconfig(&before_); }
-  ~Tiles() {
-    if (before_.palette)
-      _tile_loadconfig(&before_);
-    else
-      _tile_release();
-  }
-
-  void for_scores(int lanes) const {
-    Config config;
-    auto set = [&](int tile, int rows, int bytes) { config.rows[tile] = rows, config.bytes[tile] = bytes; };
-    set(0, 16, lanes * 4);
-    set(1, 16, lanes * 4);
-    set(2, 16, 64);
-    set(3, 16, 64);
-    set(4, 16, lanes * 4);
-    _tile_loadconfig(&config);
-  }
-
-  void for_values(int lanes) const {
-    Config config;
-    auto set = [&](int tile, int rows) { config.rows[tile] = rows, config.bytes[tile] = 64; };
-    for (int i = 0; i < 4; i++) set(i, lanes);
-    set(4, lanes);
-    set(5, 16);
-    set(6, 16);
-    set(7, lanes);
-    _tile_loadconfig(&config);
-  }
-
- private:
-  Config before_;
-};
-
-int64_t shared_heads(const AttentionArguments& task) { return task.heads / task.kv_heads; }
 int64_t tiles_of(const AttentionArguments& task, int64_t rows) {
   return (rows * shared_heads(task) + kTile - 1) / kTile;
 }
 
-int64_t rows_at_once(const AttentionArguments& task) {
+int64_t rows_of_a_sequence(const AttentionArguments& task) {
   int64_t rows = kLanesAtOnce / shared_heads(task);
   return rows < 1 ? 1 : rows;
 }
@@ -159,9 +113,9 @@ void turn_queries(const Lanes& lanes, int64_t dim, Word* to) {
   }
 }
 
-// scores [blocks * kBlock, lanes] of the part's keys.
+// scores [blocks * kDepth, lanes] of the part's keys.
 void score(const uint16_t* keys, const Word* query, int64_t blocks, int64_t dim, int64_t lanes, float* scores) {
-  for (int64_t b = 0; b < blocks; b++, keys += kBlock * dim, scores += kBlock * lanes) {
+  for (int64_t b = 0; b < blocks; b++, keys += kDepth * dim, scores += kDepth * lanes) {
     _tile_zero(0);
     _tile_zero(1);
     for (int64_t d = 0; d < dim; d += 2 * kTile) {
@@ -176,7 +130,7 @@ void score(const uint16_t* keys, const Word* query, int64_t blocks, int64_t dim,
   }
 }
 
-// Turns scores into weights [blocks, kLanesOfTile, kBlock] in bf16, and stores the lanes' highest scores.
+// Turns scores into weights [blocks, kLanesOfTile, kDepth] in bf16, and stores the lanes' highest scores.
 template <int kLanesOfTile>
 void weigh(const AttentionArguments& task, const Lanes& lanes, int64_t begin, int64_t blocks, float* scores,
            uint16_t* weights, float* highest) {
@@ -192,7 +146,7 @@ void weigh(const AttentionArguments& task, const Lanes& lanes, int64_t begin, in
   }
   const Float none = Float{} + kNone;
   Float most = none;
-  int64_t vectors = blocks * kBlock / kKeysAtOnce;
+  int64_t vectors = blocks * kDepth / kKeysAtOnce;
   for (int64_t v = 0; v < vectors; v++, key += kKeysAtOnce) {
     Float own = load<Float>(scores + v * kTile) * scale;
     if (cap != 0) own = cap - 2.0f * cap / (1.0f + exp_lanes(own * (2.0f / cap)));
@@ -221,20 +175,20 @@ void weigh(const AttentionArguments& task, const Lanes& lanes, int64_t begin, in
     __m512bh both = _mm512_cvtne2ps_pbh((__m512)weight(v + 1), (__m512)weight(v));
     return (Word)_mm512_permutexvar_epi16((__m512i)by_lanes, (__m512i)both);
   };
-  for (int64_t b = 0; b < blocks; b++, weights += kLanesOfTile * kBlock) {
-    int64_t v = b * kBlock / kKeysAtOnce;
+  for (int64_t b = 0; b < blocks; b++, weights += kLanesOfTile * kDepth) {
+    int64_t v = b * kDepth / kKeysAtOnce;
     if constexpr (kLanesOfTile == kTile) {
       Word turned[kTile];
       for (int i = 0; i < kTile; i++) turned[i] = pair(v + 2 * i);
       turn<kTile>(turned);
-      for (int i = 0; i < kTile; i++) store(weights + i * kBlock, turned[i]);
+      for (int i = 0; i < kTile; i++) store(weights + i * kDepth, turned[i]);
     } else {
       constexpr int kChunk = 2 * kKeysAtOnce;
       for (int i = 0; i < kLanesOfTile; i++) {
         uint16_t made[2 * kTile];
         store(made, pair(v + 2 * i));
         for (int lane = 0; lane < kLanesOfTile; lane++)
-          __builtin_memcpy(weights + lane * kBlock + i * kChunk, made + lane * kChunk, kChunk * 2);
+          __builtin_memcpy(weights + lane * kDepth + i * kChunk, made + lane * kChunk, kChunk * 2);
       }
     }
   }
@@ -255,7 +209,7 @@ OVERTONE_INLINE void sum_tiles(const uint16_t* weights, const uint32_t* values, 
     _tile_zero(7);
     _tile_loadd(6, ones, 64);
   }
-  for (int64_t b = 0; b < blocks; b++, weights += lanes * kBlock, values += kTile * dim) {
+  for (int64_t b = 0; b < blocks; b++, weights += lanes * kDepth, values += kTile * dim) {
     _tile_loadd(4, weights, 64);
     if (totals) _tile_dpbf16ps(7, 4, 6);
     _tile_loadd(5, values, dim * 4);
@@ -282,17 +236,17 @@ OVERTONE_INLINE void sum_tiles(const uint16_t* weights, const uint32_t* values, 
 
 // A part of the keys for one tile.
 template <int kLanesOfTile>
-void attend_tile(const AttentionArguments& task, const Lanes& lanes, const Tiles& tiles, int64_t begin, int64_t blocks,
+void attend_tile(const AttentionArguments& task, const Lanes& lanes, int64_t begin, int64_t blocks,
                  const uint16_t* keys, const uint32_t* values, float* scratch, float* state) {
   int64_t dim = task.dim;
   Word* query = (Word*)scratch;
   float* scores = scratch + kTile * dim / 2;
   uint16_t* weights = (uint16_t*)(scores + kPart * kTile);
   turn_queries(lanes, dim, query);
-  tiles.for_scores(kLanesOfTile);
+  configure_scores(kLanesOfTile);
   score(keys, query, blocks, dim, kLanesOfTile, scores);
   weigh<kLanesOfTile>(task, lanes, begin, blocks, scores, weights, state + kTile * dim);
-  tiles.for_values(kLanesOfTile);
+  configure_values(kLanesOfTile);
   float totals[kTile * kTile];
   for (int64_t d = 0; d < dim;) {
     float* first = d == 0 ? totals : nullptr;
@@ -309,26 +263,26 @@ void attend_tile(const AttentionArguments& task, const Lanes& lanes, const Tiles
 
 void attend(const AttentionArguments& task, const QueryRow* rows, int64_t count, int64_t kv_head, int64_t first,
             int64_t last, float* scratch, float* state) {
-  int64_t dim = task.dim, begin = first / kBlock * kBlock, blocks = (last - begin + kBlock - 1) / kBlock;
+  int64_t dim = task.dim, begin = first / kDepth * kDepth, blocks = (last - begin + kDepth - 1) / kDepth;
   uint16_t* keys = (uint16_t*)scratch;
   uint16_t* values = keys + kPart * dim;
   float* own = (float*)(values + kPart * dim);
-  gather(task, rows[0], kv_head, begin, begin + blocks * kBlock, first, last, keys, (Word*)values);
+  gather(task, rows[0], kv_head, begin, begin + blocks * kDepth, first, last, keys, (Word*)values);
   const uint32_t* pairs = (const uint32_t*)values;
   Tiles tiles;
   int64_t count_of_lanes = count * shared_heads(task);
   for (int64_t tile = 0; tile < tiles_of(task, count); tile++, state += tile_floats(task)) {
     Lanes lanes(task, rows, count, kv_head, tile);
     if (count_of_lanes > 8)
-      attend_tile<16>(task, lanes, tiles, begin, blocks, keys, pairs, own, state);
+      attend_tile<16>(task, lanes, begin, blocks, keys, pairs, own, state);
     else if (count_of_lanes > 4)
-      attend_tile<8>(task, lanes, tiles, begin, blocks, keys, pairs, own, state);
+      attend_tile<8>(task, lanes, begin, blocks, keys, pairs, own, state);
     else if (count_of_lanes > 2)
-      attend_tile<4>(task, lanes, tiles, begin, blocks, keys, pairs, own, state);
+      attend_tile<4>(task, lanes, begin, blocks, keys, pairs, own, state);
     else if (count_of_lanes > 1)
-      attend_tile<2>(task, lanes, tiles, begin, blocks, keys, pairs, own, state);
+      attend_tile<2>(task, lanes, begin, blocks, keys, pairs, own, state);
     else
-      attend_tile<1>(task, lanes, tiles, begin, blocks, keys, pairs, own, state);
+      attend_tile<1>(task, lanes, begin, blocks, keys, pairs, own, state);
   }
 }
 
@@ -361,11 +315,8 @@ void finish(const AttentionArguments& task, const QueryRow* rows, int64_t count,
   }
 }
 
-}  // namespace
-
-extern const AttentionKernels amx_attention;
-const AttentionKernels amx_attention = {
-    .rows_at_once = rows_at_once,
+const AttentionKernels attention = {
+    .rows_at_once = rows_of_a_sequence,
     .scratch = attention_scratch,
     .state_floats = state_floats,
     .attend = attend,
@@ -373,4 +324,4 @@ const AttentionKernels amx_attention = {
     .finish = finish,
 };
 
-}  // namespace overtone
+}  // namespace tiles
