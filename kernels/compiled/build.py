@@ -34,7 +34,7 @@ X86_FLAGS = {
     "avx2": AVX2_FLAGS,
     "avx512": AVX512_FLAGS,
     "avx512bf16": (*AVX512_FLAGS, "-mavx512bf16", "-mavx512vnni"),
-    "amx": (*AVX512_FLAGS, "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-bf16"),
+    "amx": (*AVX512_FLAGS, "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
 }
 """One object file of each source of `PER_ISA`. An instruction set that the compiler does not know is left out."""
 

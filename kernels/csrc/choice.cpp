@@ -25,13 +25,13 @@ extern const Kernels amx;
 
 namespace {
 
-// Whether the processor has AMX for bf16, and Linux lets this process use it: its registers take 8 KB a thread, so each
+// Whether the processor has AMX for bf16 and integers, and Linux lets this process use it: its registers take 8 KB a thread, so each
 // process has to ask for them.
 bool may_use_amx() {
-  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  constexpr unsigned kNeeded = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kNeeded) != kNeeded) return false;
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 

@@ -133,7 +133,12 @@ template <> int64_t packed_bytes_of<TileStep>(const Task& task) {
 
 template <> struct Configured<TileStep> {
   Tiles tiles;
-  explicit Configured(const Task& task) { configure_product(kRowBlock, lanes_of(task)); }
+  explicit Configured(const Task& task) {
+    if (task.quantised)
+      configure_bytes(lanes_of(task));
+    else
+      configure_product(kRowBlock, lanes_of(task));
+  }
 };
 
 // Packs this thread's share of the steps of columns. The columns behind the last one and the lanes behind the last token

@@ -193,7 +193,9 @@ template <class X, class Step> void run_as(const Task& task, int64_t first, int6
 int64_t packed_bytes(Task* task) {
   if (task->quantised) {
     task->packed_stride = quantised_stride(task->columns);
-    return task->tokens * task->packed_stride * int64_t(sizeof(int16_t));
+    // Tiles of 16 tokens are read whole.
+    int64_t tokens = task->tokens <= 16 ? task->tokens : (task->tokens + 15) / 16 * 16;
+    return tokens * task->packed_stride * int64_t(sizeof(int16_t));
   }
   bool wide = task->type == kFloat32;
   bool needed = wide ? needs_packing<Float32Step>(*task) : needs_packing<Bfloat16Product>(*task);

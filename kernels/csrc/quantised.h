@@ -313,9 +313,26 @@ template <int kTokens> static void quantised_tile(const Task& task, int64_t bloc
     nibbles_tile<kTokens>(w, x, out);
 }
 
+#if defined(__AMX_INT8__)
+#include "quantised_amx.h"
+
+// A single token waits for memory alone, and is read faster by the hardware prefetcher. Tiles are configured for layers
+// of bf16.
+template <class X> bool takes_tiles(const Task& task) {
+  return sizeof(X) == 2 && task.quantised->bits == 8 && task.tokens > 1;
+}
+#endif
+
 // out[t * kRowBlock + r] = weight[row + r] @ x[t] + bias[row + r], for the rows of a block.
 template <class X> void quantised_block(const Task& task, int64_t block, int64_t count, float* out) {
-  for (int64_t t = 0; t < task.tokens; t += kMaxTile) {
+  int64_t t = 0;
+#if defined(__AMX_INT8__)
+  if (takes_tiles<X>(task)) {
+    bytes_block(task, block, out);
+    t = task.tokens;
+  }
+#endif
+  for (; t < task.tokens; t += kMaxTile) {
     float* to = out + t * kRowBlock;
     switch (task.tokens - t) {
       case 1: quantised_tile<1>(task, block, t, to); break;
