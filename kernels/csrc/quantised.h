@@ -316,11 +316,8 @@ template <int kTokens> static void quantised_tile(const Task& task, int64_t bloc
 #if defined(__AMX_INT8__)
 #include "quantised_amx.h"
 
-// A single token waits for memory alone, and is read faster by the hardware prefetcher. Tiles are configured for layers
-// of bf16.
-template <class X> bool takes_tiles(const Task& task) {
-  return sizeof(X) == 2 && task.quantised->bits == 8 && task.tokens > 1;
-}
+// Tiles are configured for layers of bf16.
+template <class X> bool takes_tiles(const Task& task) { return sizeof(X) == 2 && task.quantised->bits == 8; }
 #endif
 
 // out[t * kRowBlock + r] = weight[row + r] @ x[t] + bias[row + r], for the rows of a block.
