@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+from transformers import AutoModelForCausalLM, PreTrainedModel  # noqa: F401 - once in the server, not once a merge
+
 from merge.run import merge_recipe
 
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
