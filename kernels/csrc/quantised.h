@@ -371,7 +371,7 @@ OVERTONE_INLINE void load_columns(const Quantised& weight, const int8_t* block, 
 template <class X> void unpack_as(const UnpackArguments& task, int64_t first, int64_t last) {
   const Quantised& weight = *task.quantised;
   int64_t padded = padded_columns(task.columns), bytes = block_bytes(weight, task.columns);
-  float offset = weight.bits == 8 ? 128.0f : 8.0f;
+  float offset = weight.bits == 8 ? 0.0f : 8.0f;
   for (int64_t block = first; block < last; block++) {
     const int8_t* from = (const int8_t*)weight.data + block * bytes;
     for (int64_t k = 0; k < task.columns; k += 4 * kLanes)
@@ -382,14 +382,13 @@ template <class X> void unpack_as(const UnpackArguments& task, int64_t first, in
         for (int r = 0; r < kLanes; r++) {
           int64_t row = block * kRowBlock + v * kLanes + r;
           if (row >= task.rows) break;
-          uint8_t own[4 * kLanes];
-          store(own, columns[r]);
+          int8_t own[4 * kLanes];  // minus the offset of 8 bits, by their upper bit
+          store(own, weight.bits == 8 ? columns[r] ^ 0x80808080u : columns[r]);
           for (int64_t column = k; column < k + 4 * kLanes && column < task.columns; column += kLanes) {
             const int8_t* scales = from + column / kGroup * kGroupBytes + kNibbles;
             float scale = weight.bits == 8 ? weight.scale[row] : widen(((const uint16_t*)scales)[v * kLanes + r]);
-            float wide[kLanes];
-            for (int i = 0; i < kLanes; i++) wide[i] = float(own[column - k + i]) - offset;
-            store_part((X*)task.out + row * task.columns + column, load<Float>(wide) * scale, task.columns - column);
+            Float wide = widen_lanes<kLanes>(own + (column - k)) - offset;
+            store_part((X*)task.out + row * task.columns + column, wide * scale, task.columns - column);
           }
         }
       }
