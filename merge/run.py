@@ -227,7 +227,7 @@ def _merge_backbone(
         )
         if recipe.quantisation is not None:
             shown.say(f"backbone: rounding to {recipe.quantisation}")
-            dtype = recipe.stored_dtype or _usual_dtype(inputs.base)
+            dtype = recipe.stored_dtype or inputs.base.usual_dtype
             stored = open_checkpoint(floats).on(inputs.base.device)
             replies = _round_backbone(inputs, stored, directory, recipe.quantisation, dtype)
     data = {"scale": None if scale is None else asdict(scale), "replies": replies}
@@ -267,14 +267,6 @@ def _replies(inputs: Inputs, prompts: Mapping[str, list[list[int]]], limit: int)
         ends = usual if own is None else frozenset(own)
         found[task] = greedy_replies(inputs.base, inputs.fine_tunes[task], asked, limit, ends)
     return found
-
-
-def _usual_dtype(base: Checkpoint) -> torch.dtype:
-    """The dtype of most of a checkpoint's bytes."""
-    sizes: dict[torch.dtype, int] = {}
-    for info in base.tensors.values():
-        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
-    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def _restored_scale(data: Mapping[str, Any] | None) -> ScaleChoice | None:

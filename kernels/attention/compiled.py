@@ -25,7 +25,10 @@ def paged_attention_compiled(
     scale: float,
     softcap: float | None = None,
 ) -> Tensor:
-    """Every query token on its own, straight from the blocks of the cache, in fp32.
+    """Attention that reads the blocks of the cache, with sums in fp32.
+
+    Each query token is computed by itself. On AMX the tokens of a prompt are computed together, and their weights are
+    rounded to bf16.
 
     A token's result is the same to the last bit alone and in any batch, decoded or computed in a prompt of any
     chunks, on any number of threads. Also the faster way for prompts: on two cores of an AMD EPYC a prompt of 512

@@ -1,9 +1,8 @@
 // The tiles of AMX. Included inside the namespace of isa.cpp.
 //
-// A product of tiles adds to C [rows, lanes] in fp32 the product of A [rows, 32] and B [32, lanes] in bf16. A row of B
-// holds a pair of its 32 numbers for each lane. An element of C depends on its row of A and its lane of B alone, and is
-// summed in one order, so that its bits do not depend on the size of the tiles. GCC's intrinsics take the tiles'
-// numbers as literals.
+// C += A x B, with A [rows, 32] and B [32, lanes] in bf16 and C [rows, lanes] in fp32. A row of B holds two of the 32
+// numbers for each lane. An element of C depends only on its row of A and its lane of B. The order of its sum is fixed,
+// so its bits do not depend on the size of the tiles. GCC's intrinsics need tile numbers that are literals.
 
 constexpr int64_t kTile = 16;   // most rows of a tile, and most lanes of fp32
 constexpr int64_t kDepth = 32;  // numbers of bf16 that one product of tiles sums over

@@ -47,7 +47,7 @@ int64_t up_to_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLan
 int64_t shared_heads(const AttentionArguments& task) { return task.heads / task.kv_heads; }
 
 // The scratch space of `attend`: scores, transposed words of keys, packed queries, and the places of the part's keys.
-int64_t attention_scratch(const AttentionArguments& task, int64_t) {
+int64_t attention_scratch(const AttentionArguments& task) {
   int64_t words = up_to_lanes(words_of(task));
   return shared_heads(task) * (kPart + 2 * words) + words * kLanes + 2 * kPart;
 }

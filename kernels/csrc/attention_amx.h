@@ -6,7 +6,7 @@
 //   weights [lanes, 32 keys], relative to the lane's highest score in the part, rounded to bf16;
 //   sums [lanes, dim] += weights x V [32, dim], and the sums of the weights by a product with ones.
 // Keys that a lane does not attend to have a weight of exactly 0, and a lane's sums are added in the order of the keys
-// by the tiles. So a row's result is the same to the last bit in any company, for prompts in any chunks and in decoding.
+// by the tiles. So a row's result is the same to the last bit in any batch, for prompts in any chunks and in decoding.
 //
 // In decoding a tile has few lanes, such as one for each of two heads. It is then narrower, up to a power of two, and a
 // vector holds the scores of several keys.
@@ -45,7 +45,7 @@ int64_t state_floats(const AttentionArguments& task, int64_t rows) { return tile
 
 // The scratch space of a part: keys and values in bf16, and of one tile the queries in bf16, the scores, and the
 // weights in bf16.
-int64_t attention_scratch(const AttentionArguments& task, int64_t) {
+int64_t attention_scratch(const AttentionArguments& task) {
   return kPart * task.dim + kTile * task.dim / 2 + kPart * kTile + kPart * kTile / 2;
 }
 
@@ -149,7 +149,7 @@ void weigh(const AttentionArguments& task, const Lanes& lanes, int64_t begin, in
   int64_t vectors = blocks * kDepth / kKeysAtOnce;
   for (int64_t v = 0; v < vectors; v++, key += kKeysAtOnce) {
     Float own = load<Float>(scores + v * kTile) * scale;
-    if (cap != 0) own = cap - 2.0f * cap / (1.0f + exp_lanes(own * (2.0f / cap)));
+    if (cap != 0) own = capped(own, cap);
     own = key < first ? none : own;
     own = key < last ? own : none;
     most = own > most ? own : most;

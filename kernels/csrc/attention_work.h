@@ -17,7 +17,7 @@ class AttentionWork {
     items_ = int64_t(groups_.size()) * task.kv_heads;
     int64_t most = 0;
     for (const Group& group : groups_) most = group.count > most ? group.count : most;
-    own_ = rounded(kernels_.scratch(task, most) * int64_t(sizeof(float)));
+    own_ = rounded(kernels_.scratch(task) * int64_t(sizeof(float)));
     state_ = rounded(kernels_.state_floats(task, most) * int64_t(sizeof(float)));
     if (items_ >= 8 * threads_) return;
     // There are too few items for equal shares: divide them into parts.

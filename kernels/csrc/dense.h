@@ -157,10 +157,11 @@ template <class Step> struct Walk {
   }
 };
 
-template <class Step> static void add_bias(const Task& task, int64_t row, int64_t count, float* out) {
+// Add the bias of a block's rows to `out`, if there is one.
+template <class X> static void add_bias(const Task& task, int64_t row, int64_t count, float* out) {
   if (!task.bias) return;
   float bias[kRowBlock] = {};
-  for (int64_t r = 0; r < count; r++) bias[r] = widen(((const typename Step::Weight*)task.bias)[row + r]);
+  for (int64_t r = 0; r < count; r++) bias[r] = widen(((const X*)task.bias)[row + r]);
   for (int64_t t = 0; t < task.tokens; t++)
     for (int r = 0; r < kRowBlock; r += kLanes)
       store(out + t * kRowBlock + r, load<Float>(out + t * kRowBlock + r) + load<Float>(bias + r));
@@ -216,7 +217,7 @@ static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, i
     if (sums_up_tiles && !single && sums_up(rows_at_once(tile_tokens), tile_tokens)) continue;
     for (int r = 0; r < kRowBlock; r += kLanes) store(out + t * kRowBlock + r, sums_of(sums + t * kRowBlock + r));
   }
-  add_bias<Step>(task, row, count, out);
+  add_bias<Weight>(task, row, count, out);
 }
 
 // What a thread does before it computes products, and after them.

@@ -122,7 +122,7 @@ inline void dense_block(const Task& task, const Walk<TileStep>& walk, int64_t ro
     }
   }
   if (count < kRowBlock) configure_product(kRowBlock, lanes);
-  add_bias<TileStep>(task, row, count, out);
+  add_bias<uint16_t>(task, row, count, out);
 }
 
 // One token of whole steps is packed as it is.

@@ -318,7 +318,7 @@ struct QuantiseArguments {
 // rows attends to there. `join` adds the state of the next part, and `finish` writes the result. Sizes are in floats.
 struct AttentionKernels {
   int64_t (&rows_at_once)(const AttentionArguments&);
-  int64_t (&scratch)(const AttentionArguments&, int64_t count);
+  int64_t (&scratch)(const AttentionArguments&);
   int64_t (&state_floats)(const AttentionArguments&, int64_t count);
   void (&attend)(const AttentionArguments&, const QueryRow* rows, int64_t count, int64_t kv_head, int64_t first,
                  int64_t last, float* scratch, float* state);

@@ -342,12 +342,7 @@ template <class X> void quantised_block(const Task& task, int64_t block, int64_t
       default: quantised_tile<8>(task, block, t, to); break;
     }
   }
-  if (!task.bias) return;
-  float bias[kRowBlock] = {};
-  for (int64_t r = 0; r < count; r++) bias[r] = widen(((const X*)task.bias)[block * kRowBlock + r]);
-  for (int64_t t = 0; t < task.tokens; t++)
-    for (int r = 0; r < kRowBlock; r += kLanes)
-      store(out + t * kRowBlock + r, load<Float>(out + t * kRowBlock + r) + load<Float>(bias + r));
+  add_bias<X>(task, block * kRowBlock, count, out);
 }
 
 // Load columns [k, k + 4 * kLanes) of kLanes rows. A lane of each vector has the bytes of four columns of a row.

@@ -110,6 +110,14 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
 
+    @property
+    def usual_dtype(self) -> torch.dtype:
+        """The dtype of most bytes."""
+        sizes: dict[torch.dtype, int] = {}
+        for info in self.tensors.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
     def tensor(
         self, name: str, dtype: torch.dtype | None = None, check: bool = True, rows: slice | None = None
     ) -> Tensor:

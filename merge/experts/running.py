@@ -28,7 +28,7 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer  # takes a second to import
 
     try:
-        # A longer text is no error here, but transformers would warn of it: the context limits prompts elsewhere.
+        # Without a limit, because transformers warns about texts beyond it. The length of prompts is checked elsewhere.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, model_max_length=sys.maxsize
         )

@@ -202,11 +202,8 @@ def _storage(backbone: Checkpoint) -> str:
     if backbone.quantised:
         bits = {scheme.bits for weight in backbone.quantised.values() for scheme in weight.schemes}
         return " and ".join(f"int{count}" for count in sorted(bits))
-    sizes: dict[torch.dtype, int] = {}
-    for info in backbone.tensors.values():
-        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
-    most = max(sizes, key=lambda dtype: sizes[dtype])
-    return _DTYPES.get(most, str(most).removeprefix("torch."))
+    dtype = backbone.usual_dtype
+    return _DTYPES.get(dtype, str(dtype).removeprefix("torch."))
 
 
 def _table(experts: Sequence[ExpertSummary]) -> Sequence[str]:

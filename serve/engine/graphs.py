@@ -169,7 +169,7 @@ class DecodeGraphs:
                 self._replay(bucket, chunks, drawn)
         except Exception as error:
             _log.warning(
-                "capturing the step for %s failed (%s: %s); decoding steps are no longer captured",
+                "the step for %s could not be captured (%s: %s); decoding steps are no longer captured",
                 bucket,
                 type(error).__name__,
                 error,

@@ -108,8 +108,9 @@ class Decoder:
 
         A GPU's allocator keeps what is freed, and steps of few tokens take little memory.
         """
-        dense = [layer for layer in self.layers if layer.routed is None]
-        if self.device.type != "cpu" or tokens <= MOST_TOKENS[torch.bfloat16] or not dense:
+        if self.device.type != "cpu" or tokens <= MOST_TOKENS[torch.bfloat16]:
+            return None
+        if all(layer.routed is not None for layer in self.layers):
             return None
         return torch.empty(padded(tokens), 2 * self.config.intermediate_size, dtype=self.dtype)
 

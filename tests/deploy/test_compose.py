@@ -44,7 +44,7 @@ def test_the_pieces_know_each_other():
 def test_its_variables_are_read():
     names = COMPOSE["services"]["overtone"]["environment"]
     check_variables(typer.main.get_command(app._program()), dict.fromkeys(names, "x"))
-    assert names["OVERTONE_API_KEY"] is None  # passed on unchanged, and unset if it is unset: an empty one is no key
+    assert names["OVERTONE_API_KEY"] is None  # no default, since an empty key is not valid
 
 
 def test_the_container_is_given_longer_than_the_server_takes_to_drain():
