@@ -1,22 +1,22 @@
 """Worker processes that end with the process that started them."""
 
-import ctypes
+import multiprocessing
 import os
 import signal
-import sys
-
-PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h: the signal that a process gets when its parent ends."""
+import threading
 
 
-def die_with_parent(parent: int) -> None:
-    """Let the kernel end this process when its parent ends, even by SIGKILL. Linux only; elsewhere nothing happens.
+def die_with_parent() -> None:
+    """Let this process of `multiprocessing` end when the process that started it ends, even by SIGKILL.
 
-    Args:
-        parent: the process id that the parent had when it started this process.
+    A thread waits for that process. The kernel's PR_SET_PDEATHSIG would not do: the parent in the kernel's sense is the
+    fork server, which lives as long as its workers.
     """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call
+    threading.Thread(target=_wait_for_parent, name="parent", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
         os.kill(os.getpid(), signal.SIGKILL)

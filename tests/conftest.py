@@ -3,11 +3,13 @@
 import contextlib
 import gc
 import importlib
+import multiprocessing
 import os
 import random
 import ssl
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -19,16 +21,16 @@ REPLICAS = "two replicas"
 CLUSTERS = frozenset({"deployment", "fake_replicas"})
 """Fixtures that start a Ray cluster, each once a session."""
 
+FORKS = "fork_server"
+"""The fixture of tests whose worker processes are forked."""
+
 SERVED_BY_DEPLOYMENT = "served"
 """The fixture that asks for `deployment` with the parameter of two replicas."""
 
 LONG = (
-    "tests/serve/demo/test_tiny.py",
-    "tests/merge/test_run.py",
     "tests/benchmarks/test_compile_report.py",
     "tests/benchmarks/zoo/test_commands.py",
     "tests/benchmarks/soak/test_soak.py",
-    "tests/merge/test_staging.py",
     "tests/merge/test_device.py",
     "tests/benchmarks/event_loop/test_event_loop.py",
     "tests/benchmarks/zoo/real/test_training.py",
@@ -76,9 +78,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """Keep the tests of a file in one process, and all that need a Ray cluster in one: a cluster is many processes.
+    """Keep the tests of a file in one process, all that need a Ray cluster, and all that need the fork server.
 
-    A process takes the next group when it has finished one: first the cluster's and the long ones, then the others by
+    A cluster is many processes, and the fork server imports torch and transformers for all that are forked from it.
+    A process takes the next group when it has finished one: first these two and the long ones, then the others by
     their number of tests, the smallest last. The tests of `deployment` are the last of the cluster's.
     """
     for item in items:
@@ -89,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if items and config.getoption("loadgroup", False) and "@" not in items[0].nodeid:
             pytest.exit("pytest-xdist forms no groups with this pytest: install what pyproject.toml names", 4)
         sizes = Counter(map(_group, items))
-        first = {group: place for place, group in enumerate(("ray", *LONG))}
+        first = {group: place for place, group in enumerate(("ray", FORKS, *LONG))}
         items.sort(key=lambda item: (first.get(_group(item), len(first)), -sizes[_group(item)]))
 
 
@@ -109,7 +112,16 @@ def _group(item: pytest.Item) -> str:
         or _replicated(item)
         or not CLUSTERS.isdisjoint(getattr(item, "fixturenames", ()))
     )
-    return "ray" if clustered else item.nodeid.partition("::")[0]
+    if clustered:
+        return "ray"
+    return FORKS if FORKS in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> None:
+    """Start the server that worker processes are forked from. It imports what any of them needs."""
+    multiprocessing.set_forkserver_preload(["tests.merge.interrupted"])
+    forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)

@@ -29,10 +29,8 @@ def kill_at(number: int, folder: Path) -> None:
 
 def merge_killed(recipe: Path, out: Path, event: int, resume: bool) -> bool:
     """Merge in a separate process that is killed at an event; returns whether it was."""
-    # The server has this module loaded and no threads, so a process is forked from it in milliseconds.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=_merge, args=(recipe, out, event, resume))
+    # The server of the fixture `fork_server` has this module loaded, so a process is forked from it in milliseconds.
+    process = multiprocessing.get_context("forkserver").Process(target=_merge, args=(recipe, out, event, resume))
     process.start()
     process.join()
     return process.exitcode == -signal.SIGKILL

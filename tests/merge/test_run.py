@@ -19,6 +19,8 @@ from merge.run import merge_recipe
 from tests.merge.lora.adapters import Q, factors, write_adapter
 from tests.merge.tiny import save_fine_tune, save_tiny
 
+pytestmark = pytest.mark.usefixtures("fork_server")
+
 WORDS = ["cat", "dog", "fox", "hen", "owl", "bee", "ant", "cow"]
 
 

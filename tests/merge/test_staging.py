@@ -20,6 +20,8 @@ from merge.staging import FLOATS, JOURNAL
 from tests.merge.interrupted import merge_killed
 from tests.merge.tiny import save_fine_tune, save_tiny
 
+pytestmark = pytest.mark.usefixtures("fork_server")
+
 LAST = 10_000
 """More events than a merge has."""
 

@@ -64,17 +64,10 @@ def test_an_interrupted_merge_ends_its_workers(tmp_path: Path) -> None:
     assert not any(child.is_alive() for child in started)
 
 
-def test_a_worker_ends_with_a_parent_that_was_killed() -> None:
-    child = (
-        "import os, time; from merge.lifetime import die_with_parent; die_with_parent({}); "
-        "print(os.getpid(), flush=True); time.sleep(600)"
-    )
-    parent = (
-        "import os, subprocess, sys, time\n"
-        f"subprocess.Popen([sys.executable, '-c', {child!r}.format(os.getpid())])\n"
-        "time.sleep(600)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_worker_ends_with_a_parent_that_was_killed(method: str) -> None:
+    command = [sys.executable, "-m", "tests.merge.experts.orphan", method]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())
         process.kill()
@@ -101,7 +94,7 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
     made: Any = Deadly()
     job = Job("a", made, made, None, 1.0, tmp_path / "a")
     with pytest.raises(JobError, match="a worker process was killed.*fewer --workers"):
-        list(run_jobs([job], workers=2))  # one process: each imports torch
+        list(run_jobs([job], workers=2))
 
 
 @pytest.mark.parametrize(("free", "workers"), [(0, 1), (5 << 30, 1), (13 << 30, 3), (50 << 30, 4)])

@@ -13,6 +13,8 @@ from serve.demo import TINY, zoo_bundle
 from serve.demo.check import measured
 from serve.demo.zoo import TASKS
 
+pytestmark = pytest.mark.usefixtures("fork_server")
+
 PROMPTS = 25
 
 
