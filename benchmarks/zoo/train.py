@@ -158,9 +158,11 @@ def in_parallel(function: Callable[..., float], work: Sequence[tuple[object, ...
     if jobs == 1:
         yield from (function(*arguments) for arguments in work)
         return
-    # Spawned, not forked: a fork of a process whose torch has started threads may hang.
+    # Forked from a server: a fork of a process whose torch has started threads may hang.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", function.__module__])
     quiet = transformers.utils.logging.disable_progress_bar
-    with ProcessPoolExecutor(min(jobs, len(work)), get_context("spawn"), initializer=quiet) as pool:
+    with ProcessPoolExecutor(min(jobs, len(work)), context, initializer=quiet) as pool:
         yield from pool.map(function, *zip(*work, strict=True))
 
 

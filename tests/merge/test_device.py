@@ -83,12 +83,18 @@ def check_same(models: Path, tmp_path: Path, patch: pytest.MonkeyPatch, document
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_methods_compute_on_the_gpu(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    document = {"merge_method": name, "experts": {"form": "low_rank", "budget": 0.1}}
+    document = {"merge_method": name, "experts": {"density": 0.05, "include": ["*.0.mlp.up_proj*"]}}
     document |= {"parameters": {"lambda": 0.5}} if name not in {"base", "linear", "karcher"} else {}
     done = check_same(
         models, tmp_path, monkeypatch, {**document, "models": ("one", "two", "lora")[: 2 + (name != "nuslerp")]}
     )
-    assert done["linalg_svd"] + done["_linalg_svd"] >= 14  # of the experts
+    assert done["sub"] >= (21 if name == "base" else 42)  # task vectors of 21 tensors
+
+
+def test_low_rank_experts(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {"merge_method": "linear", "experts": {"form": "low_rank", "budget": 0.1}}
+    done = check_same(models, tmp_path, monkeypatch, {**document, "models": ("one", "two", "lora")})
+    assert done["linalg_svd"] + done["_linalg_svd"] >= 14
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,10 @@ def train_all(base: Path, out: Path, work: Sequence[Work], seed: int, jobs: int)
             for one in arguments:
                 progress.step(_train_one(*one))
             return
-        # Spawned, not forked: a fork of a process whose torch has started threads may hang.
-        with ProcessPoolExecutor(min(jobs, len(work)), get_context("spawn")) as pool:
+        # Forked from a server: a fork of a process whose torch has started threads may hang.
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__])
+        with ProcessPoolExecutor(min(jobs, len(work)), context) as pool:
             for note in pool.map(_train_one, *zip(*arguments, strict=True)):
                 progress.step(note)
 

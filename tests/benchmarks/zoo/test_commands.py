@@ -87,6 +87,7 @@ def test_measuring_needs_prompts_and_tasks() -> None:
         measure(models_dir(), [], 2, 0)
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_a_fine_tune_is_the_same_in_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     short = Schedule(steps=2, batch_size=4, learning_rate=1e-3, warm_up=1)
 
@@ -96,8 +97,8 @@ def test_a_fine_tune_is_the_same_in_a_process_of_its_own(tmp_path: Path, capfd: 
         assert len(list(train.in_parallel(train.fine_tune, work, jobs))) == len(names)
         return [(path / "model.safetensors").read_bytes() for path in paths]
 
-    (spawned,) = run(["sort"], 2)
+    (forked,) = run(["sort"], 2)
     # The library's own progress bars must not come between ours.
     assert capfd.readouterr().err == ""
     roman, sort = run(["roman", "sort"], 1)
-    assert spawned == sort != roman
+    assert forked == sort != roman

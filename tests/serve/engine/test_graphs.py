@@ -70,7 +70,7 @@ def test_replayed_steps_are_eager_ones(family: str, tmp_path: Path) -> None:
     engine, compared, again = compared_engine(tiny.bundle, enable_prefix_caching=False)
     make_resident(engine)
     requests = [
-        Request(f"r{i}", prompt(i, 3 + i % 9), greedy(6 + 5 * i % 29), MIXES[i % len(MIXES)]) for i in range(19)
+        Request(f"r{i}", prompt(i, 3 + i % 9), greedy(6 + 5 * i % 29), MIXES[i % len(MIXES)]) for i in range(12)
     ]
     outputs = {}
     for first in range(0, len(requests), 5):

@@ -127,10 +127,10 @@ def test_an_established_expert_keeps_its_share_of_the_seats(users: int) -> None:
     assert max(old) <= (users + 2 + 4) * 9 / 4
 
 
-@pytest.mark.parametrize(("slots", "users"), [(4, 48), (8, 48), (16, 48), (16, 200), (64, 48), (64, 200)])
+@pytest.mark.parametrize(("slots", "users"), [(4, 48), (8, 48), (16, 200), (64, 200)])
 def test_popular_experts_are_not_slower_than_rare_ones(slots: int, users: int) -> None:
     bench = Bench(slots, seqs=16, load_steps=lambda: 2)
-    waits = closed_loop(bench, zipf(200, users), 3000)
+    waits = closed_loop(bench, zipf(200, users), 2000)
     popular = [wait for rank in range(5) for wait in waits[f"e{rank}"]]
     rare = [wait for rank in range(100, 200) for wait in waits.get(f"e{rank}", ())]
     assert mean(popular) <= mean(rare)
