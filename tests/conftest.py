@@ -13,7 +13,6 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-import torch
 
 REPLICAS = "two replicas"
 """The parameter of tests that run once more on two replicas under Ray Serve."""
@@ -127,5 +126,7 @@ def fork_server() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Give every test the same random numbers, whatever ran before it in its process."""
+    import torch  # takes 2 seconds, and the process that spreads the tests over others runs none
+
     random.seed(0)
     torch.manual_seed(0)
