@@ -13,7 +13,8 @@ from benchmarks.event_loop.victim import Victim
 LIMIT_SECONDS = 0.2
 """No single request may delay the tokens of others by more."""
 
-_PAUSE_SECONDS = 0.3
+PAUSE_SECONDS = 0.3
+"""Before and after each request: what the server still does after its reply delays the stream, too."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,22 @@ class Outcome:
     good: bool
 
 
-def measure(url: str, cases: Iterable[Case], repeats: int) -> list[Outcome]:
-    """Send each case `repeats` times; the outcome with the longest gap of each."""
+def measure(url: str, cases: Iterable[Case], repeats: int, pause: float = PAUSE_SECONDS) -> list[Outcome]:
+    """Send each case `repeats` times, with pauses of some seconds; the outcome with the longest gap of each."""
     outcomes = []
     with Victim(url) as victim:
         for case in cases:
-            outcomes.append(max((_once(url, case, victim) for _ in range(repeats)), key=lambda it: it.gap_seconds))
+            outcomes.append(max((_once(url, case, victim, pause) for _ in range(repeats)), key=lambda it: it.gap_seconds))
     return outcomes
 
 
-def _once(url: str, case: Case, victim: Victim) -> Outcome:
-    time.sleep(_PAUSE_SECONDS)
+def _once(url: str, case: Case, victim: Victim, pause: float) -> Outcome:
+    time.sleep(pause)
     victim.longest_gap()
     began = time.monotonic()
     status = _post(url, case)
     seconds = time.monotonic() - began
-    time.sleep(_PAUSE_SECONDS)  # what the server still does after its reply counts, too
+    time.sleep(pause)
     gap = victim.longest_gap()
     good = status in case.statuses and gap <= LIMIT_SECONDS
     return Outcome(case.name, len(case.content) / 1e6, status, seconds, gap, good)

@@ -13,9 +13,9 @@ LIMIT = 2**21
 def outcomes() -> dict[str, Outcome]:
     engine = FakeEngine()
     engine.model = lambda request: [97] * 20
-    engine.delay = 0.001
+    engine.delay = 0.01
     with live(fake_service(engine), ApiSettings(max_body_bytes=LIMIT)) as url:
-        return {outcome.name: outcome for outcome in measure(url, cases(LIMIT), repeats=1)}
+        return {outcome.name: outcome for outcome in measure(url, cases(LIMIT), repeats=1, pause=0.05)}
 
 
 def test_each_body_is_answered_as_it_should_be(outcomes: dict[str, Outcome]):
