@@ -30,6 +30,9 @@ _IDLE_GRACE = 1.0
 _BODY_GRACE = 1.0
 """Seconds after the body's timeout, which the application answers, until the connection is closed without it."""
 
+_CLOSE_SECONDS = 0.1
+"""How long the client of an idle connection gets to answer TLS's end of it when the server stops."""
+
 
 class HttpConfig(uvicorn.Config):
     """uvicorn's configuration of a server with bounded connections.
@@ -124,6 +127,17 @@ class HttpConnection(H11Protocol):
         """Go on to the next request."""
         super().on_response_complete()
         self._watch()
+
+    def shutdown(self) -> None:
+        """Close the connection, or let the reply under way be its last one."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(_CLOSE_SECONDS, self._abort_unanswered)
+
+    def _abort_unanswered(self) -> None:
+        # A client that keeps an idle TLS connection may not read that it ends. The server would wait for its answer.
+        if self.transport.get_write_buffer_size() == 0:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP. Called while h11's error is handled."""

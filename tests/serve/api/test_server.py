@@ -256,8 +256,9 @@ async def read_until(client: httpx.AsyncClient, begun: Callable[[], None]) -> li
 
 
 async def test_a_signal_loads_changed_certificates_and_keys(
-    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("serve.api.server._FLUSH_SECONDS", 1000)  # its end does not wait for idle clients of TLS
     caplog.set_level(logging.INFO, "overtone")
     keys = tmp_path / "keys"
     keys.write_text("old\n")
