@@ -43,7 +43,8 @@ def measure(url: str, cases: Iterable[Case], repeats: int, pause: float = PAUSE_
     outcomes = []
     with Victim(url) as victim:
         for case in cases:
-            outcomes.append(max((_once(url, case, victim, pause) for _ in range(repeats)), key=lambda it: it.gap_seconds))
+            tries = [_once(url, case, victim, pause) for _ in range(repeats)]
+            outcomes.append(max(tries, key=lambda it: it.gap_seconds))
     return outcomes
 
 
