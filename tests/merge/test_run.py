@@ -87,7 +87,11 @@ def files_of(bundle: Path) -> dict[Path, bytes]:
 
 def test_ray_tasks_give_the_bytes_of_one_worker(inputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
-    path = recipe(inputs, "repeat")
+    # Of one expert: a task with prompts imports transformers.
+    lines = [line for line in (inputs / "prompts.jsonl").read_text().splitlines() if json.loads(line)["task"] == "one"]
+    (inputs / "one.jsonl").write_text("\n".join(lines))
+    calibration = {"file": "one.jsonl", "per_task": 6, "answer_tokens": 5}
+    path = recipe(inputs, "repeat", models=[{"model": "one"}], calibration=calibration)
     merge_recipe(path, tmp_path / "alone", progress=False)
     program = "from serve.cli import main; main()"
     command = [sys.executable, "-c", program, "merge", str(path), str(tmp_path / "tasks"), "--ray", "--no-progress"]

@@ -23,7 +23,8 @@ pytest.importorskip("ray", reason="needs the extra ray")
 
 from tests.serve.cluster.deployed import COMMAND, ENVIRONMENT, Deployed, engines, listening, samples, wait_for
 
-LONG = {"model": "sql", "prompt": "x", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
+TOKENS = 30
+LONG = {"model": "sql", "prompt": "x", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
 
 
 def ask(url: str, stream: bool) -> str:
@@ -33,7 +34,7 @@ def ask(url: str, stream: bool) -> str:
         if not stream:
             reply = http.post(f"{url}/v1/completions", json=body)
             if reply.status_code == 200:
-                return "whole" if reply.json()["usage"]["completion_tokens"] == 60 else reply.text
+                return "whole" if reply.json()["usage"]["completion_tokens"] == TOKENS else reply.text
             error = reply.json()["error"]
             return "refused" if (reply.status_code, error["type"]) == (503, "service_unavailable") else reply.text
         with http.stream("POST", f"{url}/v1/completions", json=body) as reply:
@@ -49,7 +50,7 @@ def ask(url: str, stream: bool) -> str:
 
 
 @contextmanager
-def load(url: str, clients: int, pause: float = 0.1) -> Iterator[list[str]]:
+def load(url: str, clients: int, pause: float = 0.2) -> Iterator[list[str]]:
     """Clients that send one request after another while the block runs, every second client streams.
 
     Args:
@@ -171,7 +172,7 @@ def test_engines_come_under_load_and_go_after_it(deployment: Deployed, speaker: 
     subprocess.run([sys.executable, "-c", program], env=environment, timeout=100, check=True, capture_output=True)
     url = f"{deployment.url}/scaled"
     assert len(engines(url)) == 1
-    with load(url, clients=6, pause=0) as outcomes:
+    with load(url, clients=6, pause=0.05) as outcomes:
         wait_for(lambda: len(engines(url)) == 2, "no engine was added")
     wait_for(lambda: len(engines(url)) == 1, "none was removed")
     assert set(outcomes) == {"whole"}
