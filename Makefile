@@ -35,7 +35,7 @@ $(BENCH_STAMP): $(STAMP)
 demo: $(STAMP)  ## Merge eight fine-tunes of a chat model and serve them, routed, on http://127.0.0.1:8000
 	$(BIN)/overtone demo
 
-test: lint  ## Lint, then run the tests, a process for each core
+test: lint  ## Lint, then run the tests, in one process more than cores
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder --durations 10
 
 lint: $(DEV_STAMP)  ## ruff and mypy, strict

@@ -49,6 +49,11 @@ def pytest_configure() -> None:
     os.environ.setdefault("SSL_CERT_DIR", ssl.get_default_verify_paths().openssl_capath)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """A process more than cores: tests wait for servers, and one process a core left a tenth of two cores idle."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Import every n-th test file first in each of n processes of the whole suite.
