@@ -13,7 +13,7 @@
 
 namespace tiles {
 
-constexpr int64_t kLanesAtOnce = 128;       // of the rows that a thread computes together
+constexpr int64_t kLanesAtOnce = 128;       // most lanes that a thread computes together
 constexpr float kNone = -__builtin_inff();  // the score of a key that a lane does not attend to
 
 // Tiles 0 and 1: the scores of 2 x 16 keys; 2 and 3: the keys; 4: the queries.
@@ -234,7 +234,7 @@ OVERTONE_INLINE void sum_tiles(const uint16_t* weights, const uint32_t* values, 
   if (kTiles > 3) _tile_stored(3, sums + 3 * kTile, dim * 4);
 }
 
-// A part of the keys for one tile.
+// Computes one part of the keys for one tile.
 template <int kLanesOfTile>
 void attend_tile(const AttentionArguments& task, const Lanes& lanes, int64_t begin, int64_t blocks,
                  const uint16_t* keys, const uint32_t* values, float* scratch, float* state) {

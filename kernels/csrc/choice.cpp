@@ -25,8 +25,8 @@ extern const Kernels amx;
 
 namespace {
 
-// Whether the processor has AMX for bf16 and integers, and Linux lets this process use it: its registers take 8 KB a thread, so each
-// process has to ask for them.
+// Returns whether the processor has AMX for bf16 and integers, and Linux lets this process use it. A process must ask
+// for AMX, because its registers take 8 KB of each thread.
 bool may_use_amx() {
   constexpr unsigned kNeeded = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA

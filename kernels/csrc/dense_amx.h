@@ -1,10 +1,10 @@
 // The dense product of a block of rows in bf16 with tiles. Included inside the namespace of isa.cpp.
 //
-// 16 rows of weights times up to 16 tokens a tile: a product of tiles takes 16 cycles for 1 KB of weights, so that also
-// many tokens wait for memory alone. Even and odd steps of 32 columns have sums of their own, which are added at the
-// end: one chain of sums would take longer than memory.
+// A product of tiles multiplies 16 rows of weights by up to 16 tokens. It takes 16 cycles for 1 KB of weights, so many
+// tokens, too, are limited by memory alone. Even and odd steps of 32 columns have separate sums, which are added at the
+// end. A single chain of sums would take longer than reading the weights.
 
-// Packed x: for each tile of tokens, words [columns / 2, lanes]. Up to 16 tokens are one tile of as many lanes.
+// Packed x: for each tile of tokens, words [columns / 2, lanes]. Up to 16 tokens are one tile, with a lane for each.
 struct TileStep {
   using Weight = uint16_t;
   using Packed = uint16_t;
@@ -25,7 +25,7 @@ inline void configure_product(int64_t rows, int64_t lanes) {
   _tile_loadconfig(&config);
 }
 
-// Prefetches what a step of the next block will read, in the order of its addresses.
+// Prefetches the part of the next block for one step, in the order of addresses.
 OVERTONE_INLINE void fetch_step(const char* ahead) {
 #pragma GCC unroll 16
   for (int line = 0; line < kTile; line++) __builtin_prefetch(ahead + line * kLine, 0, 2);
@@ -41,8 +41,9 @@ OVERTONE_INLINE void fetch_step(const char* ahead) {
     _tile_dpbf16ps(second, weights, 6);                   \
   }
 
-// The sums of one or two tiles of tokens over all columns, to sums [even and odd, 16 rows, lanes] of each. `rest` has the
-// columns after the last whole step, with zeros behind them, or is null. `other` is the words between the tiles of x.
+// Computes the sums of one or two tiles of tokens over all columns, [even and odd, 16 rows, lanes] for each tile.
+// `rest` holds the columns after the last whole step, padded with zeros, or is null. `other` is the number of words
+// between the tiles of x.
 template <bool kTwo>
 void product_of_tiles(const uint16_t* w, int64_t w_stride, const Word* packed, int64_t other, int64_t lanes,
                       int64_t steps, const uint16_t* rest, const char* ahead, float* sums) {
@@ -87,7 +88,8 @@ void product_of_tiles(const uint16_t* w, int64_t w_stride, const Word* packed, i
 }
 #undef OVERTONE_TILE_STEP
 
-// The sums of a tile, [even and odd, 16 rows, lanes], added up and turned to out [tokens, 16 rows].
+// Adds the even and the odd sums of a tile, [even and odd, 16 rows, lanes], and transposes them to out [tokens, 16
+// rows].
 inline void store_tile(const float* sums, int64_t lanes, int64_t tokens, float* out) {
   const float* odd = sums + kTile * lanes;
   if (lanes == 1) return store(out, load<Float>(sums) + load<Float>(odd));
@@ -105,7 +107,7 @@ inline void dense_block(const Task& task, const Walk<TileStep>& walk, int64_t ro
   for (int64_t r = 0; tail && r < count; r++)
     __builtin_memcpy(rest + r * kDepth, weight + r * walk.stride + steps * kDepth, tail * 2);
   if (count < kRowBlock) configure_product(count, lanes);
-  // What `store_tile` reads behind the last row of a narrow tile belongs to no lane.
+  // `store_tile` reads beyond the last row of a narrow tile. It ignores what it reads there.
   alignas(64) float sums[5 * kTile * kTile];
   for (int64_t tile = 0; tile < tiles_of(task); tile += 2) {
     bool two = tile + 1 < tiles_of(task);
@@ -125,7 +127,7 @@ inline void dense_block(const Task& task, const Walk<TileStep>& walk, int64_t ro
   add_bias<uint16_t>(task, row, count, out);
 }
 
-// One token of whole steps is packed as it is.
+// A single token needs no packing if its columns are whole steps.
 template <> bool needs_packing<TileStep>(const Task& task) { return task.tokens > 1 || task.columns % kDepth; }
 template <> int64_t packed_bytes_of<TileStep>(const Task& task) {
   return tiles_of(task) * lanes_of(task) * task.packed_stride * int64_t(sizeof(uint16_t));
@@ -141,8 +143,7 @@ template <> struct Configured<TileStep> {
   }
 };
 
-// Packs this thread's share of the steps of columns. The columns behind the last one and the lanes behind the last token
-// are zeros.
+// Packs this thread's share of the steps of columns, padded with zeros after the last column and the last token.
 template <> void pack<TileStep>(const Task& task, int thread, int threads) {
   int64_t lanes = lanes_of(task), steps = (task.columns + kDepth - 1) / kDepth;
   int64_t first = steps * thread / threads, last = steps * (thread + 1) / threads;

@@ -1,14 +1,14 @@
 // Products with weights of 8 bits with tiles. Included by quantised.h.
 //
-// The layout of a block, four columns of 16 rows side by side, is that of tile B: 64 columns are 16 rows of it. Rows of A
-// are tokens: the upper and the lower bytes of x. Sums of integers have no order, so that the bits are those of the
-// products without tiles. With 4 bits each group of 32 columns has a scale, and so many small products that tiles took
-// 1.5 times as long as vectors for eight tokens.
+// A block stores four columns of 16 rows side by side, which is the layout of tile B: 64 columns are 16 of its rows.
+// The rows of A are tokens, once with the upper and once with the lower bytes of x. Sums of integers do not depend on
+// their order, so the results have the same bits as without tiles. Weights of 4 bits have a scale for each group of 32
+// columns. That makes the products so small that tiles took 1.5 times as long as vectors for eight tokens.
 
 constexpr int64_t kWide = 64;  // columns that a product of tiles sums over
 
-// Tiles 0 and 1: sums of the upper and the lower bytes, [tokens, 16 rows]; 2 and 3: these bytes; 4: weights; 5 to 7: the
-// same for 32 columns.
+// Tiles 0 and 1: the sums of the upper and the lower bytes, [tokens, 16 rows]; 2 and 3: these bytes of 64 columns;
+// 4: their weights; 5 to 7: the same as 2 to 4 for 32 columns.
 inline void configure_bytes(int64_t tokens) {
   TileConfig config;
   for (int tile = 0; tile < 4; tile++) config.set(tile, tokens, 64);
