@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not present or not (options.models / "base" / "config.json").is_file():
         parser.error(f"{options.models} holds no base/ and fine_tunes/<task>/")
     if options.count < 3:
-        parser.error("--count should be at least 3")
+        parser.error("--count must be at least 3")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     measured = measure(
         options.models, present, options.count, options.seed, lambda name: print(f"measured {name}", file=sys.stderr)

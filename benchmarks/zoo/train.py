@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print the metrics as one JSON document")
     options = parser.parse_args(arguments)
     if options.count < 3:
-        parser.error("--count should be at least 3")
+        parser.error("--count must be at least 3")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -96,7 +96,7 @@ def parse_adapter_config(values: Mapping[str, Any], path: str) -> AdapterConfig:
             faults.append(f"{path}: {key} is {values[key]!r}, which is not supported; merge it with peft first")
     for key, right in (("r", int), ("lora_alpha", int | float)):
         if not isinstance(values.get(key), right) or isinstance(values.get(key), bool) or values[key] <= 0:
-            faults.append(f"{path}: {key} is {values.get(key)!r}; it should be a positive number")
+            faults.append(f"{path}: {key} is {values.get(key)!r}; it must be a positive number")
     for key in ("rank_pattern", "alpha_pattern"):
         if not _is_pattern(values.get(key) or {}):
             faults.append(f"{path}: {key} should map patterns of module names to positive numbers")

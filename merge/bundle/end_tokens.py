@@ -56,7 +56,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"{path} is not readable JSON: {error}") from error
+        raise BundleError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise BundleError(f"{path} must hold a JSON object, not a {type(document).__name__}")
     return document

@@ -59,7 +59,7 @@ class SoftConfig(_Block):
     @model_validator(mode="after")
     def _some(self) -> Self:
         if isinstance(self.vertices, int) and self.vertices < 1:
-            raise ValueError(f"vertices is {self.vertices}; it should be per_task or a number of at least 1")
+            raise ValueError(f"vertices is {self.vertices}; it must be per_task or a number of at least 1")
         return self
 
 

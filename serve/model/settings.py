@@ -101,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelError(f"no {path.name} in {path.parent}: a model is a Hugging Face directory") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} is not readable JSON: {error}") from error
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ModelError(f"{path} is not a JSON object")
     return document

@@ -95,11 +95,11 @@ class Task:
             ValueError: An argument is out of range, or the task has fewer distinct prompts than `count`.
         """
         if split not in get_args(Split):
-            raise ValueError(f"split is {split!r}, but should be one of {', '.join(get_args(Split))}")
+            raise ValueError(f"split is {split!r}; it must be one of {', '.join(get_args(Split))}")
         if phrasings not in get_args(Phrasings):
-            raise ValueError(f"phrasings is {phrasings!r}, but should be one of {', '.join(get_args(Phrasings))}")
+            raise ValueError(f"phrasings is {phrasings!r}; it must be one of {', '.join(get_args(Phrasings))}")
         if count < 0:
-            raise ValueError(f"count is {count}, but should be 0 or more")
+            raise ValueError(f"count is {count}; it must be 0 or more")
         templates = {
             "train": self.phrasings,
             "held_out": self.held_out_phrasings,

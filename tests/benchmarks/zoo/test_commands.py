@@ -15,8 +15,8 @@ from serve.demo.tiny import models_dir
     [
         (["--tasks", "roman,romam"], "romam named, but the tasks are dates, roman"),
         (["--tasks", ","], "nothing named"),
-        (["--count", "0"], "'0' should be a whole number of at least 1"),
-        (["--count", "2"], "--count should be at least 3"),
+        (["--count", "0"], "'0' must be a whole number of at least 1"),
+        (["--count", "2"], "--count must be at least 3"),
         (["--seed", "x"], "--seed: invalid int value: 'x'"),
         (["--out", "/dev/null/zoo"], "/dev/null/zoo"),
         (["--steps", "3"], "unrecognized arguments: --steps 3"),
@@ -36,7 +36,7 @@ def test_training_answers_bad_arguments_in_one_line(
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["--models", "/nowhere"], "/nowhere holds no base/"), (["--count", "2"], "--count should be at least 3")],
+    [(["--models", "/nowhere"], "/nowhere holds no base/"), (["--count", "2"], "--count must be at least 3")],
 )
 def test_evaluation_answers_bad_arguments_in_one_line(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]

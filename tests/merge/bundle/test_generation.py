@@ -101,8 +101,8 @@ def test_another_end_token_of_the_tokenizer_ends_replies_too(model: Path, tmp_pa
         ("generation_config.json", '{"eos_token_id": "a"}', "it must be a token id or a list of token ids"),
         ("generation_config.json", '{"min_p": 2}', "generation_config.json: min_p is 2; it must be from 0 to 1"),
         ("generation_config.json", '{"top_k": 1.5}', "top_k is 1.5; it must be an integer of at least -1"),
-        ("generation_config.json", "{", "not readable JSON"),
-        ("tokenizer_config.json", "{", "not readable JSON"),
+        ("generation_config.json", "{", "not valid JSON"),
+        ("tokenizer_config.json", "{", "not valid JSON"),
     ],
 )
 def test_files_that_say_something_impossible(model: Path, tmp_path: Path, file: str, text: str, message: str) -> None:

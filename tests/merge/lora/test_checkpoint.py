@@ -138,7 +138,7 @@ def test_embeddings_layers_stored_transposed_and_convolutions(tmp_path: Path) ->
         ({"target_parameters": ["experts.weight"]}, "target_parameters is "),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is "),
         ({"use_something_new": True}, "use_something_new is True"),
-        ({"r": 0}, "r is 0; it should be a positive number"),
+        ({"r": 0}, "r is 0; it must be a positive number"),
         ({"lora_alpha": None}, "lora_alpha is None"),
         ({"alpha_pattern": {"(": 3}}, "alpha_pattern should map"),
         ({"r": 5}, r"q_proj.lora_A.weight is \[4, 32\]; adapter_config.json gives .* the rank 5"),

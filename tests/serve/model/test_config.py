@@ -127,7 +127,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no config.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="not readable JSON"):
+    with pytest.raises(ModelError, match="not valid JSON"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(ModelError, match="lacks"):
