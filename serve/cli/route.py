@@ -17,7 +17,12 @@ BATCH = 256
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's directory.", show_default=False)],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            help="A bundle's directory, or that of a router which `overtone router train` wrote.", show_default=False
+        ),
+    ],
     text: Annotated[
         str | None, typer.Argument(help="The prompt; - reads it from standard input.", show_default=False)
     ] = None,
@@ -42,10 +47,7 @@ def command(
     """Show which expert a prompt would go to, without generating; or how good the router is on labelled prompts."""
     if (text is None) == (data is None):
         raise typer.BadParameter("give a prompt, or a file of labelled prompts with --data")
-    from merge.bundle import open_bundle  # torch takes a second to import; --help should not
-    from serve.router import Router
-
-    router = Router.from_bundle(open_bundle(bundle), router_threshold)
+    router = _opened(bundle, router_threshold)
     if data is not None:
         quality = _judged(router, data)
         typer.echo(json.dumps(asdict(quality), indent=1) if as_json else _report(quality))
@@ -59,6 +61,15 @@ def command(
     typer.echo(f"{decision.expert or 'backbone'}  {decision.confidence:.3f}")
     for name, score in scores.items():
         typer.echo(f"  {score:.3f}  {name}")
+
+
+def _opened(directory: Path, threshold: float | None) -> "Router":
+    from merge.bundle import load_router, open_bundle  # torch takes a second to import; --help should not
+    from serve.router import Router
+
+    if (directory / "router.json").is_file():
+        return Router(load_router(directory), threshold)
+    return Router.from_bundle(open_bundle(directory), threshold)
 
 
 def _judged(router: "Router", data: Path) -> "RoutingQuality":

@@ -38,6 +38,19 @@ def test_a_router_is_trained_and_written(prompts: Path, tmp_path: Path, capsys: 
     assert "exists and is not empty" in capsys.readouterr().err
 
 
+def test_a_trained_router_is_asked_and_measured(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(str(prompts), str(tmp_path / "out"), "--features", "ngram", "--threshold", "0.2") == 0
+    capsys.readouterr()
+    for arguments in (["SELECT name FROM cats"], ["--data", str(prompts)]):
+        with pytest.raises(SystemExit) as ended:
+            main(["route", str(tmp_path / "out"), *arguments, "--json"])
+        assert ended.value.code == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer.get("expert") == "sql" or answer["accuracy"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
