@@ -74,8 +74,7 @@ def run(engine: Engine, requests: list[Request], aborted: str | None = None) -> 
     return outputs
 
 
-@pytest.mark.parametrize("narrow", [256, 3])
-@pytest.mark.parametrize("blocks", [None, 12])
+@pytest.mark.parametrize(("blocks", "narrow"), [(None, 256), (12, 3)])
 def test_what_is_launched_ahead_changes_no_token(
     tiny: TinyBundle, blocks: int | None, narrow: int, order: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
