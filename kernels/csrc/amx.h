@@ -4,7 +4,7 @@
 // numbers for each lane. An element of C depends only on its row of A and its lane of B. The order of its sum is fixed,
 // so its bits do not depend on the size of the tiles. GCC's intrinsics need tile numbers that are literals.
 
-constexpr int64_t kTile = 16;   // most rows of a tile, and most lanes of fp32
+constexpr int64_t kTile = 16;   // maximum number of rows of a tile, and of fp32 lanes
 constexpr int64_t kDepth = 32;  // numbers of bf16 that one product of tiles sums over
 
 // The rows of each tile, and the bytes of its rows.

@@ -3,8 +3,8 @@
 
 using namespace overtone;
 
-// Attention of each row over the keys of its sequence. Returns 0, 1 if memory cannot be allocated, or 2 if a block is
-// not in the cache.
+// Computes the attention of each row over the keys of its sequence. Returns 0, 1 if memory cannot be allocated, or 2 if
+// a block is not in the cache.
 OVERTONE_FUNCTION(paged_attention, AttentionArguments, task) {
   static thread_local Scratch scratch;
   if (!AttentionWork::inside(*task)) return 2;

@@ -58,7 +58,7 @@ int64_t state_floats(const AttentionArguments& task, int64_t) {
   return shared_heads(task) * (up_to_lanes(task.dim) + 2);
 }
 
-// Words [word, word + kLanes) of kLanes keys, transposed.
+// Loads words [word, word + kLanes) of kLanes keys and transposes them.
 template <class X>
 OVERTONE_INLINE void turned_words(const X* keys, const int64_t* place, int64_t count, int64_t word, int64_t dim,
                                   Word* to) {
@@ -112,7 +112,7 @@ OVERTONE_INLINE void weigh(const X* values, const int64_t* place, int64_t count,
     for (int v = 0; v < kVectors; v++) store(sums + h * stride + v * kLanes, acc[h][v]);
 }
 
-// cap * tanh(score / cap).
+// Returns cap * tanh(score / cap).
 OVERTONE_INLINE Float capped(Float score, float cap) {
   return cap - 2.0f * cap / (1.0f + exp_lanes(score * (2.0f / cap)));
 }
@@ -121,7 +121,7 @@ template <int kValue> struct Number {
   static constexpr int value = kValue;
 };
 
-// Call function(number, first head) for groups of heads that fit into the registers.
+// Calls function(number, first head) for groups of heads that fit into the registers.
 template <int kMost, class Function> OVERTONE_INLINE void in_tiles(int64_t first, int64_t heads, Function function) {
   for (; heads - first >= kMost; first += kMost) function(Number<kMost>{}, first);
   if constexpr (kMost > 1)

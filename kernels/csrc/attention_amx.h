@@ -8,12 +8,12 @@
 // Keys that a lane does not attend to have a weight of exactly 0, and a lane's sums are added in the order of the keys
 // by the tiles. So a row's result is the same to the last bit in any batch, for prompts in any chunks and in decoding.
 //
-// In decoding a tile has few lanes, such as one for each of two heads. It is then narrower, up to a power of two, and a
+// In decoding a tile has few lanes, such as one for each of two heads. Its width is then the next power of two, and a
 // vector holds the scores of several keys.
 
 namespace tiles {
 
-constexpr int64_t kLanesAtOnce = 128;       // most lanes that a thread computes together
+constexpr int64_t kLanesAtOnce = 128;       // maximum number of lanes that a thread computes together
 constexpr float kNone = -__builtin_inff();  // the score of a key that a lane does not attend to
 
 // Tiles 0 and 1: the scores of 2 x 16 keys; 2 and 3: the keys; 4: the queries.
@@ -43,14 +43,14 @@ int64_t rows_of_a_sequence(const AttentionArguments& task) {
 int64_t tile_floats(const AttentionArguments& task) { return kTile * (task.dim + 2); }
 int64_t state_floats(const AttentionArguments& task, int64_t rows) { return tiles_of(task, rows) * tile_floats(task); }
 
-// The scratch space of a part: keys and values in bf16, and of one tile the queries in bf16, the scores, and the
+// The scratch space of a part: its keys and values in bf16, and for one tile the queries in bf16, the scores, and the
 // weights in bf16.
 int64_t attention_scratch(const AttentionArguments& task) {
   return kPart * task.dim + kTile * task.dim / 2 + kPart * kTile + kPart * kTile / 2;
 }
 
-// Copies keys, and values in pairs of keys: word d of a pair has dimension d of both. Keys outside [first, last) are
-// zeros, since blocks of the cache may hold anything.
+// Copies keys, and values in pairs of keys: word d of a pair has dimension d of both. Keys outside [first, last) become
+// zeros, since blocks of the cache may hold arbitrary values there.
 void gather(const AttentionArguments& task, const QueryRow& row, int64_t kv_head, int64_t begin, int64_t end,
             int64_t first, int64_t last, uint16_t* keys, Word* values) {
   const int32_t* blocks = task.tables + row.sequence * task.table_stride;
@@ -80,7 +80,7 @@ void gather(const AttentionArguments& task, const QueryRow& row, int64_t kv_head
   }
 }
 
-// The lanes of a tile: the query of each, and which keys it attends to. Lanes without a query attend to none.
+// The lanes of a tile: each lane's query, and the keys that it attends to. A lane without a query attends to no keys.
 struct Lanes {
   const uint16_t* query[kTile];
   int32_t first[kTile], last[kTile];
@@ -101,7 +101,7 @@ struct Lanes {
   }
 };
 
-// The queries of a tile, [dim / 2 words, kTile].
+// Transposes the queries of a tile to [dim / 2 words, kTile].
 void turn_queries(const Lanes& lanes, int64_t dim, Word* to) {
   for (int64_t d = 0; d < dim; d += 2 * kTile) {
     Word v[kTile];
@@ -113,7 +113,7 @@ void turn_queries(const Lanes& lanes, int64_t dim, Word* to) {
   }
 }
 
-// scores [blocks * kDepth, lanes] of the part's keys.
+// Computes the scores [blocks * kDepth, lanes] of the part's keys.
 void score(const uint16_t* keys, const Word* query, int64_t blocks, int64_t dim, int64_t lanes, float* scores) {
   for (int64_t b = 0; b < blocks; b++, keys += kDepth * dim, scores += kDepth * lanes) {
     _tile_zero(0);
@@ -130,7 +130,7 @@ void score(const uint16_t* keys, const Word* query, int64_t blocks, int64_t dim,
   }
 }
 
-// Turns scores into weights [blocks, kLanesOfTile, kDepth] in bf16, and stores the lanes' highest scores.
+// Computes weights [blocks, kLanesOfTile, kDepth] in bf16 from the scores, and stores the lanes' highest scores.
 template <int kLanesOfTile>
 void weigh(const AttentionArguments& task, const Lanes& lanes, int64_t begin, int64_t blocks, float* scores,
            uint16_t* weights, float* highest) {
@@ -167,7 +167,7 @@ void weigh(const AttentionArguments& task, const Lanes& lanes, int64_t begin, in
     Float own = load<Float>(scores + v * kTile), found = exp_lanes(own - top);
     return own == none ? Float{} : found;
   };
-  // The bf16 of two vectors, by lanes: in each the lane's 2 * kKeysAtOnce keys in their order.
+  // Two vectors of weights in bf16, in the order of lanes. Each lane's 2 * kKeysAtOnce keys keep their order.
   Halves by_lanes;
   for (int i = 0; i < 2 * kTile; i++)
     by_lanes[i] = uint16_t(i % (2 * kKeysAtOnce) * kLanesOfTile + i / (2 * kKeysAtOnce));
@@ -194,8 +194,8 @@ void weigh(const AttentionArguments& task, const Lanes& lanes, int64_t begin, in
   }
 }
 
-// sums [lanes, dim] = weights x values, for kTiles tiles of dimensions, and with `totals` [lanes, kTile] the sums of
-// the weights, the same one in each column.
+// Computes sums [lanes, dim] = weights x values, for kTiles tiles of dimensions. If `totals` [lanes, kTile] is given,
+// every column of it receives the sums of the weights.
 template <int kTiles>
 OVERTONE_INLINE void sum_tiles(const uint16_t* weights, const uint32_t* values, int64_t blocks, int64_t dim,
                                int64_t lanes, float* sums, float* totals) {
@@ -292,7 +292,7 @@ void join_states(const AttentionArguments& task, int64_t count, float* state, co
     float *highest = state + kTile * dim, *total = highest + kTile;
     Float own = load<Float>(highest), other = load<Float>(next + kTile * dim);
     Float top = own > other ? own : other;
-    // A lane that attends to no key of one of the parts takes the other's state as it is.
+    // If a lane attends to no key of one part, its state is that of the other part.
     Float keep = own == kNone ? Float{} : exp_lanes(own - top);
     Float gain = other == kNone ? Float{} : exp_lanes(other - top);
     for (int64_t i = 0; i < kTile && first + i < lanes; i++) {

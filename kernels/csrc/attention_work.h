@@ -8,7 +8,7 @@
 
 namespace overtone {
 
-// The attention of one step. The division is computed once for all layers that see the same keys.
+// The attention of one step. The division is computed once for all layers that attend to the same keys.
 class AttentionWork {
  public:
   AttentionWork(const Kernels& kernels, const AttentionArguments& task)
@@ -96,7 +96,7 @@ class AttentionWork {
     kernels_.finish(task, group.rows, group.count, item % task.kv_heads, state);
   }
 
-  // Call `function` for each part of a group's context. The boundaries do not depend on what else is computed.
+  // Calls `function` for each part of a group's context. The boundaries do not depend on what else is computed.
   template <class Function> static void for_parts(const Group& group, Function function) {
     for (int64_t first = group.first; first < group.last;) {
       int64_t last = (first / kPart + 1) * kPart;
@@ -127,7 +127,7 @@ class AttentionWork {
 
   const AttentionKernels& kernels_;
   int64_t items_ = 0, threads_, own_ = 0, state_ = 0;
-  std::vector<Group> groups_;  // of the rows of the task that the work was made for
+  std::vector<Group> groups_;  // the groups of the task that was passed to the constructor
   std::vector<Part> parts_;
   char* memory_ = nullptr;
 };

@@ -77,7 +77,7 @@ const Kernels* kernels_of(int64_t isa) {
 
 OVERTONE_EXPORT int overtone_supports(int isa) { return overtone::kernels_of(isa) != nullptr; }
 
-// The digest of the sources and flags of this build, computed by build.py.
+// Returns the digest of the sources and flags of this build, computed by build.py.
 OVERTONE_EXPORT const char* overtone_build() { return OVERTONE_BUILD; }
 
 OVERTONE_STRUCT(Bank)

@@ -31,7 +31,8 @@ class Step {
     return found;
   }
 
-  // Assign each buffer its part of the memory. Returns the number of bytes. With null it only counts them.
+  // Assigns each buffer its part of the memory, and returns the number of bytes. If `memory` is null, it only counts
+  // them.
   int64_t place(char* memory) {
     int64_t used = 0, element = task_.type == kFloat32 ? 4 : 2, heads = task_.heads * task_.dim;
     auto take = [&](int64_t bytes) {
@@ -91,7 +92,7 @@ class Step {
     if (!direct) add(layer.down_norm, team);
   }
 
-  // The input of a linear layer: the residual stream, normalised if the layer has a norm.
+  // Returns the input of a linear layer: the residual stream, normalised if the layer has a norm.
   const void* norm(const NormWeights& weights, Team& team) const {
     if (!weights.weight) return task_.x;
     NormArguments norm = norm_of(weights, 1, task_.hidden, task_.x, task_.hidden, normed_);
@@ -100,10 +101,10 @@ class Step {
     return normed_;
   }
 
-  // Whether a product is added to the residual stream without a norm or a scale.
+  // Returns whether a product is added to the residual stream without a norm or a scale.
   bool adds_directly(const NormWeights& after) const { return !after.weight && task_.residual_scale == 1; }
 
-  // Add the output of a linear layer to the residual stream, normalised if the layer has a norm after it.
+  // Adds the output of a linear layer to the residual stream, normalised if the layer has a norm after it.
   void add(const NormWeights& after, Team& team) const {
     NormArguments norm = norm_of(after, 1, task_.hidden, projected_, task_.hidden, normed_);
     const char* from = after.weight ? normed_ : projected_;
@@ -115,7 +116,7 @@ class Step {
     team.wait();
   }
 
-  // For tokens [first, last): norms of heads, rotation, and writing keys and values into the cache.
+  // For tokens [first, last), normalises and rotates the heads, and writes keys and values into the cache.
   void rotate(const Layer& layer, int64_t first, int64_t last) const {
     int64_t element = task_.type == kFloat32 ? 4 : 2, stride = qkv_rows(), dim = task_.dim;
     RotaryArguments rotary{};

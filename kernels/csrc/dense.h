@@ -55,13 +55,13 @@ struct Place {
   bool first, last;
 };
 
-// Whether a tile's sums nearly fill the lanes of their results. Then their lanes are summed in registers at the end of
-// the tile, which overlaps with the next tile's products. Summing them at the end of a block took a third of the time
-// of eight tokens.
+// Returns whether a tile's sums nearly fill the lanes of their results. If they do, their lanes are summed in registers
+// at the end of the tile, which overlaps with the next tile's products. Summing them at the end of a block took a third
+// of the time of eight tokens.
 constexpr bool sums_up(int64_t rows, int64_t tokens) { return 4 * rows * tokens >= 3 * kLanes; }
 constexpr int64_t rows_at_once(int64_t tokens) { return tokens <= 4 ? 4 : 2; }
 
-// Add `steps` steps of columns to the sums of kRows rows and kTokens tokens, and prefetch the memory at `ahead`.
+// Adds `steps` steps of columns to the sums of kRows rows and kTokens tokens, and prefetches the memory at `ahead`.
 template <class Step, int kRows, int kTokens, bool kFetch>
 static void tile(Place place, const typename Step::Weight* w, int64_t w_stride, const typename Step::Packed* x,
                  int64_t x_stride, int64_t steps, const char* ahead) {
@@ -147,9 +147,9 @@ template <class Step> struct Walk {
 
   bool whole_rows() const { return chunk == columns; }
 
-  // The address to prefetch. The next block is prefetched in the order of its addresses, because that is the fastest
-  // order for memory, and not in the order in which it will be read. `r` rows of the chunk [column, column + width) are
-  // done.
+  // Returns the address to prefetch. The next block is prefetched in the order of its addresses, because that is the
+  // fastest order for memory, and not in the order in which it will be read. `r` rows of the chunk [column, column +
+  // width) are done.
   const char* ahead(int64_t row, int64_t r, int64_t column, int64_t width) const {
     if (row + 2 * kRowBlock > last_row) return (const char*)(weight + (row + r) * stride + column);
     int64_t done = column * kRowBlock + r * width;
@@ -157,7 +157,7 @@ template <class Step> struct Walk {
   }
 };
 
-// Add the bias of a block's rows to `out`, if there is one.
+// Adds the bias of a block's rows to `out`, if there is one.
 template <class X> static void add_bias(const Task& task, int64_t row, int64_t count, float* out) {
   if (!task.bias) return;
   float bias[kRowBlock] = {};
@@ -176,7 +176,7 @@ static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, i
   const Packed* x = (const Packed*)task.packed;
   int64_t stride = task.packed_stride;
   int64_t whole = task.columns / Step::kColumns * Step::kColumns, tail = task.columns - whole;
-  // The hardware prefetcher follows whole rows, read one after another, best.
+  // The hardware prefetcher works best if whole rows are read one after another.
   bool single = walk.whole_rows() && task.tokens == 1;
   bool sums_up_tiles = !tail && count == kRowBlock;
   for (int64_t column = 0; column < whole; column += walk.chunk) {
@@ -220,12 +220,12 @@ static void dense_block(const Task& task, const Walk<Step>& walk, int64_t row, i
   add_bias<Weight>(task, row, count, out);
 }
 
-// What a thread does before it computes products, and after them.
+// What a thread sets up before it computes products, and restores after them. Only tiles need it.
 template <class Step> struct Configured {
   explicit Configured(const Task&) {}
 };
 
-// Copy this thread's share of x into the packed form, with zeros after the last column.
+// Copies this thread's share of x into the packed form, with zeros after the last column.
 template <class Step> static void pack(const Task& task, int thread, int threads) {
   using Weight = typename Step::Weight;
   using Packed = typename Step::Packed;

@@ -1,8 +1,8 @@
 // The dense product of a block of rows in bf16 with tiles. Included inside the namespace of isa.cpp.
 //
-// A product of tiles multiplies 16 rows of weights by up to 16 tokens. It takes 16 cycles for 1 KB of weights, so many
-// tokens, too, are limited by memory alone. Even and odd steps of 32 columns have separate sums, which are added at the
-// end. A single chain of sums would take longer than reading the weights.
+// A product of tiles multiplies 16 rows of weights by up to 16 tokens. It takes 16 cycles for 1 KB of weights, so
+// memory limits the speed for many tokens as well. Even and odd steps of 32 columns have separate sums, which are added
+// at the end. A single chain of sums would take longer than reading the weights.
 
 // Packed x: for each tile of tokens, words [columns / 2, lanes]. Up to 16 tokens are one tile, with a lane for each.
 struct TileStep {
@@ -127,7 +127,7 @@ inline void dense_block(const Task& task, const Walk<TileStep>& walk, int64_t ro
   add_bias<uint16_t>(task, row, count, out);
 }
 
-// A single token needs no packing if its columns are whole steps.
+// A single token needs no packing if its columns are a multiple of a step.
 template <> bool needs_packing<TileStep>(const Task& task) { return task.tokens > 1 || task.columns % kDepth; }
 template <> int64_t packed_bytes_of<TileStep>(const Task& task) {
   return tiles_of(task) * lanes_of(task) * task.packed_stride * int64_t(sizeof(uint16_t));

@@ -45,7 +45,7 @@ OVERTONE_FUNCTION(gated, GatedArguments, task) {
   return 0;
 }
 
-// Rotate queries into `out` and keys into their places in the cache, and copy the values into the cache.
+// Rotates queries into `out` and keys into their places in the cache, and copies the values into the cache.
 OVERTONE_FUNCTION(rotary, RotaryArguments, task) {
   if (!inside(task->places, task->tokens, task->cache_rows)) return 2;
   share(*task, task->tokens, (task->heads + 2 * task->kv_heads) * task->dim, kernels_of(task->isa)->rotary);

@@ -1,6 +1,6 @@
 // The element-wise operations between the linear layers. Included inside the namespace of isa.cpp.
 
-// The sum of gates[j] * delta[slots[j]] over a token's experts, for kLanes elements starting at `i`.
+// Returns the sum of gates[j] * delta[slots[j]] over a token's experts, for kLanes elements starting at `i`.
 OVERTONE_INLINE Float shift_of(const Batch& batch, const float* delta, int64_t token, int64_t size, int64_t i) {
   Float shift = {};
   for (int32_t j = 0; j < batch.width; j++) {

@@ -8,7 +8,7 @@
 namespace overtone {
 
 constexpr int kRowBlock = 16;   // rows in a bank's block, and in a block that a thread computes
-constexpr int kMaxTile = 8;     // most tokens whose sums are in registers at once
+constexpr int kMaxTile = 8;     // maximum number of tokens whose sums are in registers at once
 constexpr int kLine = 64;       // bytes of a cache line
 constexpr int kPart = 256;      // keys in a part of a context; parts are counted from the beginning of the context
 
@@ -59,10 +59,10 @@ struct Batch {
   const float* gates;
 };
 
-// Tokens of one group, transposed: element [column][lane] is x[token of that lane][column], in the type of x. With
-// tokens in the lanes, one load of an entry serves all of them. A piece of a single token reads x directly. 32 tokens
-// of bf16 are stored in pairs: lane i has the bits of token i below those of token i + 16, so that a column is one
-// cache line.
+// Tokens of one group, transposed: element [column][lane] is x[token of that lane][column], in the type of x. One load
+// of an entry then serves all tokens. A piece of a single token reads x directly. 32 tokens of bf16 are stored in
+// pairs: the lower half of lane i holds token i, and the upper half holds token i + 16. A column is then one cache
+// line.
 struct Columns {
   int32_t group;
   int32_t first;  // index into Batch::token
@@ -258,7 +258,7 @@ struct PatchArguments {
   const void* value;
   void* weight;     // [rows, columns]
   int64_t* starts;  // [rows + 1]: the index of each row's first change in `position` and `original`
-  void* position;   // [rows * entries], not all of it used
+  void* position;   // [rows * entries], only partly used
   void* original;
 };
 
@@ -288,7 +288,7 @@ struct SamplingArguments {
   int64_t* token;  // [rows]
 };
 
-// The functions of isa_exact.cpp have the names of their instruction sets.
+// isa_exact.cpp defines one function for each instruction set, with the name of the set.
 namespace sampling {
 int64_t generic(const SamplingArguments&, int64_t row, char* memory);
 int64_t avx2(const SamplingArguments&, int64_t row, char* memory);
@@ -314,8 +314,8 @@ struct QuantiseArguments {
 };
 
 // Attention of the query heads that share a key head, for `count` consecutive rows of one sequence, at most
-// `rows_at_once`. `attend` computes the state of keys [first, last), which lie in one part and are all that any of the
-// rows attends to there. `join` adds the state of the next part, and `finish` writes the result. Sizes are in floats.
+// `rows_at_once`. `attend` computes the state of keys [first, last). These keys lie in one part, and no row attends to
+// other keys of that part. `join` adds the state of the next part, and `finish` writes the result. Sizes are in floats.
 struct AttentionKernels {
   int64_t (&rows_at_once)(const AttentionArguments&);
   int64_t (&scratch)(const AttentionArguments&);
@@ -336,9 +336,9 @@ struct Kernels {
   void (&shrink)(const Task&, int thread, int threads);
   void (&run)(const Task&, int64_t first, int64_t last, float* scratch);
   int64_t (&scratch_floats)(const Task&);
-  int32_t (&widest)(int64_t type);  // most tokens in one Columns
+  int32_t (&widest)(int64_t type);  // maximum number of tokens in one Columns
 
-  // They depend on the type and the size of a head, and on nothing else of the task.
+  // Returns the functions for the type and the head size of a task. They do not depend on anything else.
   const AttentionKernels& (&attention)(const AttentionArguments&);
 
   // These compute tokens [first, last). `gated` computes elements [first, last) of the results [tokens, size].

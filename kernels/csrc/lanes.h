@@ -33,7 +33,7 @@ template <class V> OVERTONE_INLINE V load(const void* from) {
 }
 template <class V> OVERTONE_INLINE void store(void* to, V v) { __builtin_memcpy(to, &v, sizeof(V)); }
 
-// bf16 bits as fp32 lanes. Without the intrinsic GCC computes 16 lanes in two halves.
+// Converts bf16 to fp32 lanes. Without the intrinsic, GCC computes 16 lanes in two halves.
 template <int kWidth>
 OVERTONE_INLINE typename Vectors<kWidth>::Float widen_lanes(typename Vectors<kWidth>::Half v) {
 #if defined(__AVX512F__)
@@ -117,7 +117,7 @@ OVERTONE_INLINE void store_part(uint16_t* to, Float v, int64_t count) {
   for (int64_t i = 0; i < count; i++) to[i] = half[i];
 }
 
-// v rounded to the element type of the pointer, as fp32.
+// Rounds v to the element type of the pointer, and returns it as fp32.
 OVERTONE_INLINE Float round_as(const float*, Float v) { return v; }
 OVERTONE_INLINE Float round_as(const uint16_t*, Float v) { return widen_lanes<kLanes>(narrow_lanes(v)); }
 

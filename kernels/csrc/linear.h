@@ -52,8 +52,8 @@ template <class X> void store_rows(const float* from, int64_t count, X* to) {
   for (int64_t r = 0; r < count; r += kLanes) store_part(to + r, load<Float>(from + r), count - r);
 }
 
-// Write `count` rows of a token to y. Each operation after the product is rounded, as separate operations would round
-// it.
+// Writes `count` rows of a token to y. The result of each operation after the product is rounded, as if the operations
+// were separate calls.
 template <class X> void finish_rows(const Task& task, int64_t token, int64_t row, const float* from, int64_t count) {
   X* to = (X*)task.y + token * task.rows + row;
   for (int64_t r = 0; r < count; r += kLanes) {
@@ -82,7 +82,7 @@ inline void fetch_low_rank(const Task& task, int64_t block) {
   with_values(task.low_rank->value_type, [&](auto value) { LowRankResidual<decltype(value)>{task}.fetch(block); });
 }
 
-// Add the low-rank residuals of blocks [first, last) to `out`, [blocks][tokens][kRowBlock].
+// Adds the low-rank residuals of blocks [first, last) to `out`, [blocks][tokens][kRowBlock].
 inline void add_low_rank(const Task& task, int64_t first, int64_t last, float* out) {
   with_values(task.low_rank->value_type, [&](auto value) {
     LowRankResidual<decltype(value)> residual{task};
@@ -93,8 +93,8 @@ inline void add_low_rank(const Task& task, int64_t first, int64_t last, float* o
   });
 }
 
-// Blocks [first, last): products, residuals, then the rounding to y. While residuals are added, the weights of the next
-// blocks are prefetched, one cache line for each 16 entries.
+// Computes blocks [first, last): the products, then the residuals, then the rounding to y. While residuals are added,
+// the weights of the next blocks are prefetched, one cache line for each 16 entries.
 template <class X, class Step, class Value>
 void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
   Walk<Step> walk(task, last);
@@ -130,7 +130,7 @@ void run_whole(const Task& task, int64_t first, int64_t last, float* scratch) {
   }
 }
 
-// Load a block of y for tokens [first, first + count) of the batch, one token after another. `store_block` is the
+// Loads a block of y for tokens [first, first + count) of the batch, one token after another. `store_block` is the
 // inverse.
 template <class X> void load_block(const Task& task, int32_t first, int32_t count, int64_t block, float* out) {
   int64_t rows = rows_in(task, block);
@@ -145,7 +145,7 @@ template <class X> void store_block(const Task& task, int32_t first, int32_t cou
     store_rows(out, rows_in(task, block), (X*)task.y + task.batch->token[first + t] * task.rows + block * kRowBlock);
 }
 
-// Add the residuals to a y that already holds the product. Each piece computes all blocks while its columns are in the
+// Adds the residuals to a y that already holds the product. Each piece computes all blocks while its columns are in the
 // cache.
 template <class X, class Value> void run_residuals(const Task& task, int64_t first, int64_t last) {
   Residual<X, Value> residual{task, *task.bank, *task.batch, true, 0};
@@ -193,7 +193,7 @@ template <class X, class Step> void run_as(const Task& task, int64_t first, int6
 int64_t packed_bytes(Task* task) {
   if (task->quantised) {
     task->packed_stride = quantised_stride(task->columns);
-    // Tiles of 16 tokens are read whole.
+    // If there are several tiles, each of them reads 16 tokens.
     int64_t tokens = task->tokens <= 16 ? task->tokens : (task->tokens + 15) / 16 * 16;
     return tokens * task->packed_stride * int64_t(sizeof(int16_t));
   }

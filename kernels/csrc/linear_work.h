@@ -28,7 +28,7 @@ class LinearWork {
     }
   }
 
-  // Reserve enough memory for this layer, too.
+  // Makes the memory large enough for this layer as well.
   void fit(const LinearArguments& layer) {
     Task task = task_of(layer);
     if (!layer.add_to_y) grow(packed_bytes_, kernels_.packed_bytes(&task));
@@ -81,8 +81,8 @@ class LinearWork {
   }
 
  private:
-  // The fewest tokens of one expert that are transposed. It saves a tenth of the time with eight tokens, nothing with
-  // four.
+  // The fewest tokens of one expert that are transposed. Transposing saves a tenth of the time with eight tokens, and
+  // nothing with four.
   static constexpr int32_t kFewest = 6;
 
   static int32_t lanes_for(int32_t tokens, int32_t widest) {

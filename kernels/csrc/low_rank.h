@@ -3,8 +3,8 @@
 // Every sum has the same order in every tile size: A x adds vectors of columns and then folds their lanes, and B u adds
 // one direction after another with rows in the lanes. So a token has the same bits alone and in a batch.
 
-// Compute u of kRows directions for kTokens tokens. The rows of A are read once for all tokens, and the same number of
-// rows at `ahead` is prefetched.
+// Computes u of kRows directions for kTokens tokens. It reads the rows of A once for all tokens, and prefetches the
+// same number of rows at `ahead`.
 template <class X, class Value, int kRows, int kTokens>
 static void shrink_tile(const Value* a, const Value* ahead, const X* const* x, int64_t columns, const float* scale,
                         float* u, int64_t u_stride) {
@@ -38,7 +38,8 @@ static void shrink_tile(const Value* a, const Value* ahead, const X* const* x, i
 }
 
 // The memory of a tile's sums. The 16 sums of the t-th token in the tile's first block are at `out + place[t] *
-// kRowBlock`, and those of each next block are `stride` further. Only rows [first, last) of a block are changed.
+// kRowBlock`, and the sums of each following block are `stride` further. Only rows [first, last) of a block are
+// changed.
 struct Sums {
   float* out;
   int64_t stride;
@@ -46,7 +47,7 @@ struct Sums {
   int64_t first, last;
 };
 
-// Add gate * B u to the sums of kTokens tokens in kBlocks blocks.
+// Adds gate * B u to the sums of kTokens tokens in kBlocks blocks.
 template <class Value, int kTokens, int kBlocks>
 static void expand_tile(const Value* b, int64_t rank, const float* u, int64_t u_stride, const float* gate, Sums sums) {
   constexpr int kVectors = kRowBlock / kLanes;
@@ -102,7 +103,7 @@ template <class Value> struct LowRankResidual {
     return (const Value*)bank.a + (batch.slot[share.run->group] * bank.directions + share.first) * task.columns;
   }
 
-  // Compute a thread's share of u. All directions of all runs are divided among the threads.
+  // Computes a thread's share of u. All directions of all runs are divided among the threads.
   template <class X> void shrink(int thread, int threads) const {
     int64_t all = 0;
     for (int32_t i = 0; i < task.runs; i++)
@@ -153,7 +154,7 @@ template <class Value> struct LowRankResidual {
     return {from, last < end ? last : end, b + (from - begin) * rank * kRowBlock};
   }
 
-  // Prefetch all of B that the runs read for one block.
+  // Prefetches all of B that the runs read for one block.
   void fetch(int64_t block) const {
     for (int32_t i = 0; i < task.runs; i++) fetch_run(task.run[i], block, block + 1);
   }
@@ -167,7 +168,8 @@ template <class Value> struct LowRankResidual {
     }
   }
 
-  // Add the residuals of a run's tokens in blocks [first, last) to `out`. `Sums` describes `out`, `stride` and `place`.
+  // Adds the residuals of a run's tokens in blocks [first, last) to `out`. `Sums` describes `out`, `stride` and
+  // `place`.
   void add(const Run& run, int64_t first, int64_t last, float* out, int64_t stride, const int32_t* place) const {
     for (int64_t s = 0; s < bank.segments; s++) {
       const Segment& segment = bank.segment[s];

@@ -11,7 +11,7 @@ OVERTONE_INLINE float widen(uint16_t bits) {
 }
 OVERTONE_INLINE float widen(float value) { return value; }
 
-// Round to nearest even, as torch does. A NaN stays a NaN.
+// Rounds to nearest even, as torch does. A NaN stays a NaN.
 OVERTONE_INLINE uint16_t narrow(float value) {
   uint32_t word;
   __builtin_memcpy(&word, &value, 4);

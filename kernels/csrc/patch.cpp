@@ -1,4 +1,4 @@
-// Patching: add a residual's entries to a weight in place, and restore the weight. The same code for every processor.
+// Patching: add a residual's entries to a weight in place, and restore the weight. All processors use the same code.
 #include <omp.h>
 
 #include "kernels.h"
@@ -8,7 +8,8 @@ namespace {
 
 #include "numbers.h"
 
-// The number of entries of a row that are not padding, or -1 if one is outside the weight or the columns do not ascend.
+// Returns the number of entries of a row that are not padding, or -1 if one is outside the weight or the columns do not
+// ascend.
 template <class Index, class Value> int64_t count_row(const Index* index, const Value* value, const PatchArguments& task) {
   int64_t count = 0, before = -1;
   for (int64_t j = 0; j < task.entries; j++) {
@@ -28,7 +29,7 @@ void patch_row(const PatchArguments& task, int64_t row) {
   const Value* value = (const Value*)task.value + row * task.entries;
   Weight* weight = (Weight*)task.weight;
   int64_t at = task.starts[row];
-  // Prefetch the places of the next row, each of which is in another cache line.
+  // Prefetch the places of the next row. Each is in another cache line.
   if (row + 1 < task.rows)
     for (int64_t j = 0; j < task.entries; j++) __builtin_prefetch(weight + (row + 1) * task.columns + index[task.entries + j], 1);
   for (int64_t j = 0; j < task.entries; j++) {

@@ -2,8 +2,8 @@
 //
 // x is rounded to 16-bit integers with one scale for each token, a power of two. Products of the integers of x and of
 // the weights are exact, and sums of integers do not depend on their order. So a token's result is the same in any
-// batch, on any number of threads and, for 8 bits, on every processor. bf16 numbers within 2^7 of the largest are not
-// rounded.
+// batch, on any number of threads and, for 8 bits, on every processor. bf16 numbers of at least 2^-7 times the largest
+// are not rounded.
 //
 // Weights are stored in blocks of 16 rows, with four neighbouring columns side by side, as unsigned integers. The
 // offset that makes them unsigned is subtracted again as offset * sum(x). `vpdpbusd` multiplies unsigned bytes by
@@ -20,7 +20,7 @@ constexpr bool kBytesOfX = false;
 #endif
 
 constexpr int64_t kGroup = 32;              // columns of 4-bit weights that share a scale; rows are padded to it
-constexpr int64_t kHeader = 32;             // of packed x, in units of 16 bits: the scale, and the sum of the integers
+constexpr int64_t kHeader = 32;             // 16-bit units before the integers of packed x: the scale, and their sum
 constexpr int64_t kQuads = 4 * kRowBlock;   // bytes of four columns of a block
 constexpr int64_t kNibbles = kGroup * kRowBlock / 2;
 constexpr int64_t kGroupBytes = kNibbles + kRowBlock * 2;  // including the 16 scales
@@ -60,8 +60,8 @@ inline int64_t quantised_stride(int64_t columns) {
   return (kHeader + padded + 2 * (padded / kGroup) + 31) / 32 * 32;
 }
 
-// The smallest power of two with which no integer exceeds 32639 (16 bits with a signed lower byte) and the sum of
-// absolute values is below 2^24 (so that the sum of products with 8 bits fits into 32 bits). NaN if x is not finite.
+// Returns the smallest power of two for which no integer exceeds 32639 (16 bits with a signed lower byte) and the sum
+// of absolute values is below 2^24 (so that the sum of products with 8 bits fits into 32 bits). NaN if x is not finite.
 template <class X> float scale_of_token(const X* from, int64_t columns) {
   Float largest = {}, sums = {};
   for (int64_t k = 0; k < columns; k += kLanes) {
@@ -154,11 +154,11 @@ struct ByteSums {
 };
 
 template <int kTokens> OVERTONE_INLINE void bytes_sums(const int8_t* w, const PackedToken* x, RowSums* sums) {
-  constexpr int kSplit = kTokens == 1 ? 2 : 1;  // a single token has two sums: an addition waits for the one before
+  constexpr int kSplit = kTokens == 1 ? 2 : 1;  // two sums for a single token: an addition waits for the last one
   ByteSums acc[kTokens][kSplit] = {};
   for (int64_t k = 0; k < x[0].padded; k += 8, w += 2 * kQuads) {
-    // Not for a single token: the hardware prefetcher follows one stream better alone, and with these instructions it
-    // took 2.3 times as long. Eight tokens took 0.6 times as long.
+    // A single token is one stream, which the hardware prefetcher handles better alone: with these instructions it took
+    // 2.3 times as long. Eight tokens took 0.6 times as long.
     if constexpr (kTokens > 1) {
       __builtin_prefetch(w + kAhead, 0, 2);
       __builtin_prefetch(w + kAhead + kLine, 0, 2);
@@ -272,7 +272,8 @@ OVERTONE_INLINE void group_sums(const int8_t* w, const PackedToken* x, int64_t k
 }
 #endif
 
-// The 16 results of kTokens tokens, one token after another. The sum of a row is one integer, which is scaled once.
+// Computes the 16 results of kTokens tokens, one token after another. The sum of a row is one integer, which is scaled
+// once.
 template <int kTokens>
 static void bytes_tile(const int8_t* w, const float* scale, const PackedToken* x, float* out) {
   RowSums sums[kTokens];
@@ -316,7 +317,7 @@ template <int kTokens> static void quantised_tile(const Task& task, int64_t bloc
 #if defined(__AMX_INT8__)
 #include "quantised_amx.h"
 
-// Tiles are configured for layers of bf16.
+// Returns whether the task uses tiles. They are configured only for layers in bf16.
 template <class X> bool takes_tiles(const Task& task) { return sizeof(X) == 2 && task.quantised->bits == 8; }
 #endif
 
@@ -345,7 +346,7 @@ template <class X> void quantised_block(const Task& task, int64_t block, int64_t
   add_bias<X>(task, block * kRowBlock, count, out);
 }
 
-// Load columns [k, k + 4 * kLanes) of kLanes rows. A lane of each vector has the bytes of four columns of a row.
+// Loads columns [k, k + 4 * kLanes) of kLanes rows. A lane of each vector has the bytes of four columns of a row.
 OVERTONE_INLINE void load_columns(const Quantised& weight, const int8_t* block, int64_t padded, int64_t k, int v,
                                   Word* columns) {
   for (int i = 0; i < kLanes; i++) columns[i] = Word{};
@@ -362,7 +363,7 @@ OVERTONE_INLINE void load_columns(const Quantised& weight, const int8_t* block, 
   }
 }
 
-// Dequantise blocks [first, last) of rows.
+// Dequantises blocks [first, last) of rows.
 template <class X> void unpack_as(const UnpackArguments& task, int64_t first, int64_t last) {
   const Quantised& weight = *task.quantised;
   int64_t padded = padded_columns(task.columns), bytes = block_bytes(weight, task.columns);
@@ -377,7 +378,7 @@ template <class X> void unpack_as(const UnpackArguments& task, int64_t first, in
         for (int r = 0; r < kLanes; r++) {
           int64_t row = block * kRowBlock + v * kLanes + r;
           if (row >= task.rows) break;
-          int8_t own[4 * kLanes];  // minus the offset of 8 bits, by their upper bit
+          int8_t own[4 * kLanes];  // flipping the upper bit of 8 bits subtracts their offset, 128
           store(own, weight.bits == 8 ? columns[r] ^ 0x80808080u : columns[r]);
           for (int64_t column = k; column < k + 4 * kLanes && column < task.columns; column += kLanes) {
             const int8_t* scales = from + column / kGroup * kGroupBytes + kNibbles;

@@ -3,7 +3,7 @@
 // A row's entries are added one after another in the order of the bank. The lanes hold rows (for one token) or tokens
 // (for several tokens that share the expert). The order of the sums is the same, so the bits are the same.
 
-// kWidth columns of x, loaded one by one. On Zen 4 this takes 0.24 ns for each column, and a gather instruction takes
+// Loads kWidth columns of x one by one. On Zen 4 this takes 0.24 ns for each column, and a gather instruction takes
 // 0.36 ns. The columns are joined in registers, because a load that covers two recent stores waits until both are in
 // the cache.
 template <int kWidth>
@@ -64,7 +64,7 @@ template <class X, class Value> struct Residual {
     __builtin_prefetch(weights, 0, 2);
   }
 
-  // Prefetch the scales of the block whose entries are being prefetched.
+  // Prefetches the scales of the block whose entries are being prefetched.
   void fetch_scale(const Columns& piece, int64_t block) const {
     if (bank.scale) __builtin_prefetch(scale(piece, block + kSpan), 0, 2);
   }
@@ -103,10 +103,11 @@ template <class X, class Value> struct Residual {
   }
 
 #if defined(__AVX512F__)
-  // Whether gather instructions are faster on this processor and read nothing after the end of x.
+  // Returns whether gather instructions are faster on this processor and read nothing after the end of x.
   static bool gathers(int64_t columns) { return columns % 2 == 0 && __builtin_cpu_is("intel"); }
 
-  // Tokens in half of the lanes. The sums of two rows, half a block apart, share a vector when they are transposed.
+  // Computes tokens in half of the lanes. The sums of two rows, half a block apart, share a vector when they are
+  // transposed.
   void half_lanes(const Columns& piece, int64_t block, float* out, const char* ahead) const {
     constexpr int kWidth = kLanes / 2, kRows = kRowBlock / 2;
     static_assert(kRows == kWidth, "a row from each half of the block has a place in a vector");
@@ -142,8 +143,8 @@ template <class X, class Value> struct Residual {
   }
 #endif
 
-  // Tokens in all lanes of kHalves vectors. The sums of kRows rows stay in registers and are then transposed into rows
-  // of each token. `columns` loads the vectors of a column.
+  // Computes tokens in all lanes of kHalves vectors. The sums of kRows rows stay in registers and are then transposed
+  // into rows of each token. `columns` loads the vectors of a column.
   template <int kHalves, class Load>
   OVERTONE_INLINE void full_lanes(const Columns& piece, int64_t block, float* out, const char* ahead,
                                   Load columns) const {
@@ -205,7 +206,7 @@ template <class X, class Value> struct Residual {
   }
 };
 
-// Transpose columns [first, last) of a piece's tokens. Lanes without a token repeat the first token.
+// Transposes columns [first, last) of a piece's tokens. Lanes without a token repeat the first token.
 template <class X, int kWidth>
 static void lay(const Task& task, const Columns& piece, int64_t first, int64_t last) {
   const X* rows[kWidth];

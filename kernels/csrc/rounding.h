@@ -1,15 +1,15 @@
 // Rounding weights to few bits. Included inside the namespace of isa.cpp.
 
-// v rounded to the nearest integer within [lowest, highest], half to even.
+// Rounds v to the nearest integer within [lowest, highest], half to even.
 OVERTONE_INLINE Float nearest(Float v, float lowest, float highest) {
-  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer; what is larger is clamped
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer; larger values are clamped
   Float n = (v + kShift) - kShift;
   n = n < lowest ? Float{} + lowest : n;
   return n > highest ? Float{} + highest : n;
 }
 
-// The sum of (v - scale * integer)^2 over a row. The integers are those of v * (1 / scale), which differ from those of
-// v / scale only where two integers are equally near.
+// Returns the sum of (v - scale * integer)^2 over a row. The integers are those of v * (1 / scale), which differ from
+// those of v / scale only if two integers are equally near.
 OVERTONE_INLINE float squared_error(const QuantiseArguments& task, const float* v, float scale) {
   float inverse = 1.0f / scale, lowest = float(task.lowest), highest = float(task.highest);
   Float sum{};

@@ -6,10 +6,10 @@
 
 constexpr float kNone = -__builtin_inff();
 constexpr uint32_t kUnit = 1u << 30;  // the weight of the highest logit
-constexpr int kMassBits = 46;         // lower bits of a table's word, for the mass; the number of tokens is above
+constexpr int kMassBits = 46;         // lower bits of a table's word: the mass; the upper bits are the number of tokens
 constexpr uint64_t kMassMask = (uint64_t(1) << kMassBits) - 1;
 constexpr int64_t kSparse = 512;      // a bin is sparse if it has fewer than one token in this many
-constexpr int64_t kTableTokens = int64_t(1) << 18;  // most in all tables: 2^15 weights of 2^30 are 2^45 in each
+constexpr int64_t kTableTokens = int64_t(1) << 18;  // maximum in all tables: 2^15 weights of 2^30 are 2^45 in each
 
 typedef int32_t Signed __attribute__((vector_size(kLanes * 4)));
 typedef uint64_t Wide __attribute__((vector_size(kLanes * 4)));
@@ -69,7 +69,7 @@ struct Extremes {
   bool broken;  // true if there is a NaN
 };
 
-// Convert the row's logits to fp32, padded with -inf, and return their extremes.
+// Converts the row's logits to fp32, padded with -inf, and returns their extremes.
 template <class X> Extremes widen_row(const X* from, int64_t vocab, float* to) {
   Float low = Float{} - kNone, high = Float{} + kNone;
   Word odd = {};
@@ -98,8 +98,8 @@ template <class X> Extremes widen_row(const X* from, int64_t vocab, float* to) {
   return found;
 }
 
-// Apply the penalties to the tokens in `seen`, which has no duplicates. Returns false if one is outside the vocabulary.
-// It is computed in vectors, because branches on the signs of logits are predicted badly.
+// Applies the penalties to the tokens in `seen`, which has no duplicates. Returns false if one is outside the
+// vocabulary. It uses vectors, because branches on the signs of logits are often mispredicted.
 bool penalise(const SamplingRow& row, int64_t vocab, float* logits) {
   float repetition = float(row.repetition), once = float(row.presence), each = float(row.frequency);
   for (int64_t i = 0; i < row.seen_count; i++)
@@ -115,7 +115,7 @@ bool penalise(const SamplingRow& row, int64_t vocab, float* logits) {
   return true;
 }
 
-// The token of the first highest logit, or of the first NaN if there is one.
+// Returns the first token with the highest logit, or the first token with a NaN if there is one.
 int64_t highest_of(const float* logits, int64_t vocab, const Extremes& extremes) {
   for (int64_t i = 0; i < vocab; i += kLanes) {  // the padding follows the last logit
     Float v = load<Float>(logits + i);
@@ -127,7 +127,8 @@ int64_t highest_of(const float* logits, int64_t vocab, const Extremes& extremes)
   return 0;
 }
 
-// round(2^30 * 2^((z - highest) * scale)). Each operation is rounded to fp32, and none are fused (-ffp-contract=off).
+// round(2^30 * 2^((z - highest) * scale)). Each operation is rounded to fp32, and no operations are fused
+// (-ffp-contract=off).
 OVERTONE_INLINE Word weight_of(Float z, float highest, float scale) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   Float y = (z - highest) * scale;
@@ -151,8 +152,8 @@ OVERTONE_INLINE uint64_t added_up(Wide v) {
   return sum;
 }
 
-// The bins of the first search: by the bits of weights as floats, that is by powers of two and fractions of them. Only
-// weights of 0 are in bin 0.
+// The bins of the first search. The bits of a weight as a float select its bin, so a bin covers a fraction of a power
+// of two. Bin 0 holds only weights of 0.
 struct Binning {
   int32_t base;
   int shift;
@@ -226,7 +227,7 @@ class Draw {
     return place < mass ? place : mass - 1;
   }
 
-  // Draw without filters: the candidates are in the order of their ids.
+  // Draws without filters. The candidates are in the order of their ids.
   int64_t in_order() {
     uint64_t total = 0;
     for (int64_t first = 0; first < size_; first += kSpan) {
@@ -245,7 +246,7 @@ class Draw {
     return token;
   }
 
-  // Compute the weights, and the mass and the number of tokens of each bin. Returns the mass of all tokens.
+  // Computes the weights, and the mass and the number of tokens of each bin. Returns the mass of all tokens.
   uint64_t fill_bins() {
     binning_ = binning_of(extremes_.lowest, extremes_.highest, scale_);
     clear_bins();
@@ -284,7 +285,7 @@ class Draw {
       }
   }
 
-  // Keep a copy of the bins of the whole row. Every search begins with them.
+  // Keeps a copy of the bins of the whole row. Every search begins with them.
   void keep_bins() {
     for (int64_t i = 0; i < kBins; i++) {
       mass_[i] = memory_.mass[i];
@@ -292,9 +293,8 @@ class Draw {
     }
   }
 
-  // Find the first token at which the running sum of masses (or the running number of tokens) exceeds `target`. Tokens
-  // are in descending order of weight, and in ascending order of id within a weight. The sum of all must exceed
-  // `target`.
+  // Finds the first token at which the running sum of masses (or the running number of tokens) exceeds `target`. Tokens
+  // are in descending order of weight, and in ascending order of id within a weight. The total must exceed `target`.
   template <bool kByCount> Ties search(uint64_t target) {
     Ties at = {0, 0, 0, 0};
     int64_t bin = descend<kByCount>(mass_, count_, target, at);
@@ -341,8 +341,8 @@ class Draw {
     return bin;
   }
 
-  // Collect the tokens of one bin and their weights, in order of id. Vectors without such a
-  // token are skipped if the bin is sparse. Otherwise that branch is predicted badly, so every vector is packed.
+  // Collects the tokens of one bin and their weights, in the order of their ids. If the bin is sparse, vectors without
+  // such a token are skipped. Otherwise that branch is often mispredicted, so every vector is packed.
   template <bool kDense> int64_t collect(uint32_t bin) {
     const Binning binning = binning_;
     const uint32_t* weight = memory_.weight;
@@ -360,7 +360,7 @@ class Draw {
     return found;
   }
 
-  // The mass of the tokens that are at least `share` times as likely as the most likely token.
+  // Returns the mass of the tokens that are at least `share` times as likely as the most likely token.
   uint64_t mass_from(double share) const {
     double wanted = share * double(kUnit);
     uint32_t floor = uint32_t(wanted);

@@ -2,11 +2,11 @@
 
 constexpr int64_t kSpan = 512;      // tokens whose weights are computed at once; rows are padded to a multiple of it
 constexpr int64_t kBins = 256;      // bins of weights of similar size
-constexpr int64_t kTables = 8;      // neighbouring tokens use different tables: no addition waits for the one before
+constexpr int64_t kTables = 8;      // neighbouring tokens use different tables, so that additions need not wait
 constexpr int64_t kSpare = 16;      // elements that may be written after the last one
 
 struct SamplingMemory {
-  uint32_t* weight;   // [vocab], padded; first holds the fp32 logits
+  uint32_t* weight;   // [vocab], padded; holds the fp32 logits at first
   uint64_t* sums;     // the sum of each span's weights
   uint64_t* tables;   // [kTables, kBins]
   uint64_t* mass;     // [kBins], the sums of all tables

@@ -27,7 +27,7 @@ class Team {
 
   explicit Team(Meeting& meeting) : meeting_(meeting) {}
 
-  // A barrier: wait until all threads have arrived. Afterwards each thread sees what the others wrote before it.
+  // A barrier: waits until all threads have arrived. Afterwards each thread sees what the others wrote before it.
   void wait() {
     int round = meeting_.round.load(std::memory_order_relaxed);
     if (meeting_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
@@ -39,13 +39,13 @@ class Team {
     spin_while([&] { return meeting_.round.load(std::memory_order_acquire) == round; });
   }
 
-  // Announce that this thread has finished its share of something that all threads need later. Does not wait.
+  // Announces that this thread has finished its share of a result that all threads need later. It does not wait.
   void hand_over() {
     meeting_.handed.fetch_add(1, std::memory_order_release);
     handed_ += threads;
   }
 
-  // Wait until all threads have called `hand_over` as often as this one.
+  // Waits until every thread has called `hand_over` as often as this one.
   void wait_for_others() const {
     spin_while([&] { return meeting_.handed.load(std::memory_order_acquire) < handed_; });
   }
