@@ -3,8 +3,8 @@
 #   --build-arg TORCH_INDEX=URL       another index for torch alone: PyTorch's own for the CPU has far smaller wheels
 #   --build-arg TORCH=torch==2.13.0   another version of it
 #   --build-arg EXTRAS=otel           extras of the package
-# Debian's and Python's packages keep to a release's and to pyproject.toml's versions, and are not pinned here again; steps
-# are apart where they change apart.
+# The Debian release and pyproject.toml already limit the versions of packages, so they are not pinned here. Steps that change
+# independently are separate layers.
 # hadolint global ignore=DL3008,DL3013,DL3059
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
@@ -23,7 +23,7 @@ ARG TORCH=torch~=2.13.0
 ARG EXTRAS=
 WORKDIR /src
 RUN python -m venv /opt/overtone
-# torch changes seldom and is most of the image: it comes before the code, in a layer of its own.
+# torch rarely changes and is most of the image, so it has its own layer before the code.
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} "${TORCH}"
 COPY pyproject.toml README.md LICENSE ./
 COPY kernels ./kernels
@@ -44,8 +44,8 @@ WORKDIR /home/overtone
 EXPOSE 8000
 ENV OVERTONE_HOST=0.0.0.0 \
     OVERTONE_PORT=8000
-# The process lives while the model loads: /health is about restarting, /ready about sending requests. The demo fetches and
-# merges its models before it listens.
+# /health answers 200 while the model loads, and /ready answers 200 when the server accepts requests. The demo downloads and
+# merges its models before it opens the port.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=600s --retries=3 \
     CMD ["overtone", "health"]
 STOPSIGNAL SIGTERM

@@ -42,3 +42,10 @@ def test_it_is_given_longer_than_the_server_takes_to_drain():
 def test_crashes_restart_it_and_its_user_is_not_root():
     assert UNIT["Service"]["Restart"] == "on-failure"
     assert UNIT["Service"]["User"] not in {"", "root"}
+
+
+def test_the_docs_install_what_the_unit_runs():
+    section = (DEPLOY.parent / "docs" / "operations.md").read_text().partition("### systemd")[2].partition("###")[0]
+    assert f"sudo {Path(shlex.split(UNIT['Service']['ExecStart'])[0]).parent}/pip install" in section
+    assert f"sudo tee {UNIT['Service']['EnvironmentFile']} " in section
+    assert f"useradd --system {UNIT['Service']['User']}" in section
