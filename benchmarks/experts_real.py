@@ -245,15 +245,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbones", nargs="+", choices=("base", "linear"), default=("base", "linear"))
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="per cent of the backbone's bytes")
-    parser.add_argument("--prompts", choices=("without", "with", "both"), default="both", help="to cut experts with")
+    parser.add_argument(
+        "--prompts",
+        choices=("without", "with", "both"),
+        default="both",
+        help="extract experts without or with prompts (default both)",
+    )
     parser.add_argument("--calibration", type=positive, default=48, help="prompts that an expert is cut with")
     parser.add_argument("--distill", type=int, help="steps of distillation (default: the recipe's)")
     parser.add_argument(
-        "--storage", nargs="+", choices=(PLAIN, *SCHEMES), help="of backbones; KL to the fine-tunes is measured, too"
+        "--storage",
+        nargs="+",
+        choices=(PLAIN, *SCHEMES),
+        help="storage of the backbones; also measures the KL to the fine-tunes",
     )
     parser.add_argument("--routed", action="store_true", help="also train a router, and count what it sends elsewhere")
     parser.add_argument("--requests", type=positive, default=60, help="held-out requests a task (default 60)")
-    parser.add_argument("--seed", type=int, default=1, help="of the requests and prompts (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the requests and prompts (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(arguments)

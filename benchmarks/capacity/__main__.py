@@ -25,8 +25,8 @@ def main() -> None:
     card = parser.add_argument_group("a card's speeds, instead of measured ones (all of them, or none)")
     for name, text in _CARD.items():
         card.add_argument(f"--{name}", type=float, help=text)
-    parser.add_argument("--load-gb-per-s", type=float, default=4.0, help="from host memory to a slot (default 4)")
-    parser.add_argument("--dollars-per-hour", type=float, help="of one replica")
+    parser.add_argument("--load-gb-per-s", type=float, default=4.0, help="speed from host memory to a slot (default 4)")
+    parser.add_argument("--dollars-per-hour", type=float, help="price of one replica")
     parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--experts", type=int, nargs="+", default=[10, 100, 1000, 10000])
     parser.add_argument("--slots", type=int, default=64)

@@ -26,16 +26,25 @@ _NAMES = (*CLIENTS, _SHAPES, *_OWN_SERVERS)
 
 def main() -> int:
     """Run the command line."""
-    parser = command_line("benchmarks.clients", "Let others' clients ask us.", "the demo's real model")
-    parser.add_argument("--only", action="append", choices=_NAMES, help="one of them; may be given several times")
-    parser.add_argument("--url", help="a running server, as in http://127.0.0.1:8000, instead of one of our own")
-    parser.add_argument("--tiny", action="store_true", help="serve the embedded models in its place")
-    parser.add_argument("--model", default="backbone", help="the model that is asked (default backbone)")
-    parser.add_argument(
-        "--requests", type=at_least(1), default=64, help="of vllm bench serve, and of guidellm a route (default 64)"
+    parser = command_line(
+        "benchmarks.clients", "Send requests to the server with third-party clients.", "the demo's real model"
     )
-    parser.add_argument("--examples", type=at_least(1), default=50, help="of schemathesis, an operation (default 50)")
-    parser.add_argument("--seed", type=int, default=0, help="of schemathesis (default 0)")
+    parser.add_argument(
+        "--only", action="append", choices=_NAMES, help="run only this client; may be given several times"
+    )
+    parser.add_argument("--url", help="address of a running server, as in http://127.0.0.1:8000 (default: start one)")
+    parser.add_argument("--tiny", action="store_true", help="serve the embedded models instead of the real model")
+    parser.add_argument("--model", default="backbone", help="model of the requests (default backbone)")
+    parser.add_argument(
+        "--requests",
+        type=at_least(1),
+        default=64,
+        help="requests of vllm bench serve, and of guidellm for each route (default 64)",
+    )
+    parser.add_argument(
+        "--examples", type=at_least(1), default=50, help="examples of schemathesis for each operation (default 50)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of schemathesis (default 0)")
     arguments = parser.parse_args()
     wanted = tuple(arguments.only or _NAMES)
     report: dict[str, Any] = {}

@@ -35,7 +35,7 @@ def main() -> None:
         default="sparse",
         help="a bundle's sparse or low-rank experts, or LoRA adapters of rank 16, of which peers serve the same files",
     )
-    parser.add_argument("--storage", choices=("int8", "bf16"), default="int8", help="of sparse experts' values")
+    parser.add_argument("--storage", choices=("int8", "bf16"), default="int8", help="storage of sparse experts' values")
     parser.add_argument(
         "--sampling", action="store_true", help="also measure steps whose tokens are sampled with filters and penalties"
     )
@@ -43,7 +43,7 @@ def main() -> None:
         "--vocabulary",
         type=int,
         default=Shape.vocabulary,
-        help="of the model: 16,000; 151,936 is that of Qwen2.5, with 494 M parameters",
+        help="vocabulary of the model (default 16,000); 151,936 is that of Qwen2.5, with 494 M parameters",
     )
     parser.add_argument(
         "--backbone",

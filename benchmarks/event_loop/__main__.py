@@ -12,7 +12,9 @@ from serve.config import ApiSettings
 def main() -> int:
     """Run the command line."""
     parser = command_line("benchmarks.event_loop", "Send bodies that are expensive to read, beside a stream.")
-    parser.add_argument("--repeats", type=at_least(1), default=1, help="how often each is sent (default 1)")
+    parser.add_argument(
+        "--repeats", type=at_least(1), default=1, help="number of times that each body is sent (default 1)"
+    )
     arguments = parser.parse_args()
     with server_process(bundle_of(arguments), ["--log-level", "error"]) as server:
         outcomes = measure(server.url, cases(ApiSettings().max_body_bytes), arguments.repeats)

@@ -12,10 +12,10 @@ KEY = "fuzz"
 
 def main() -> int:
     """Run the command line."""
-    parser = command_line("benchmarks.fuzz", "Attack a real server by chance.")
-    parser.add_argument("--requests", type=at_least(1), default=10_000, help="how many (default 10,000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the requests (default 0)")
-    parser.add_argument("--at-once", type=at_least(1), default=16, help="requests under way together (default 16)")
+    parser = command_line("benchmarks.fuzz", "Send random malformed requests to a real server.")
+    parser.add_argument("--requests", type=at_least(1), default=10_000, help="number of requests (default 10,000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the requests (default 0)")
+    parser.add_argument("--at-once", type=at_least(1), default=16, help="requests in flight at once (default 16)")
     arguments = parser.parse_args()
     with server_process(bundle_of(arguments), ["--log-level", "error"], KEY) as server:
         report = asyncio.run(attack(server.url, arguments.requests, arguments.seed, arguments.at_once, KEY))

@@ -17,7 +17,7 @@ def main() -> int:
         description="Greedy tokens in float32 of low-rank experts, by Overtone and, exported as LoRAs, by stock vLLM.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--prompts", type=int, default=50, help="how many")
+    parser.add_argument("--prompts", type=int, default=50, help="number of prompts (default 50)")
     parser.add_argument(
         "--vllm-python", type=Path, help="interpreter of an environment that has vLLM; one is made if not given"
     )

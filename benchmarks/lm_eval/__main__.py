@@ -9,7 +9,7 @@ from benchmarks.server import at_least, bundle_of, command_line, show
 
 def main() -> int:
     """Run the command line."""
-    parser = command_line("benchmarks.lm_eval", "Let lm-eval ask the server.")
+    parser = command_line("benchmarks.lm_eval", "Evaluate a server with lm-eval.")
     parser.add_argument("--prompts", type=at_least(4), default=50, help="unseen prompts a task (default 50)")
     arguments = parser.parse_args()
     report = evaluate(bundle_of(arguments), arguments.prompts)

@@ -36,9 +36,11 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[64, 1000])
     parser.add_argument("--popularity", nargs="+", choices=POPULARITIES, default=list(POPULARITIES))
     parser.add_argument("--slots", type=int, default=64, help="experts resident at once, at most (default 64)")
-    parser.add_argument("--tokens", type=int, default=16, help="to generate for each request (default 16)")
-    parser.add_argument("--requests", type=int, default=1000, help="measured in each run (default 1000)")
-    parser.add_argument("--host-bytes", type=int, default=2**30, help="for experts in host memory (default 1 GiB)")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens to generate for each request (default 16)")
+    parser.add_argument("--requests", type=int, default=1000, help="requests to measure in each run (default 1000)")
+    parser.add_argument(
+        "--host-bytes", type=int, default=2**30, help="bytes of host memory for experts (default 1 GiB)"
+    )
     parser.add_argument("--quick", action="store_true", help="8 and 100 experts, 16 and 100 users, 200 requests a run")
     options = parser.parse_args()
     if options.quick:

@@ -34,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.merge", description="Memory and time of merging.")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     parser.add_argument("--quick", action="store_true", help="models of 5 M parameters and pools of 2, 4 and 8")
-    parser.add_argument("--methods", nargs="+", choices=EVERY, help=f"default: all but {', '.join(SLOW)}")
+    parser.add_argument(
+        "--methods", nargs="+", choices=EVERY, help=f"methods to run (default: all but {', '.join(SLOW)})"
+    )
     parser.add_argument("--mergekit", action="store_true", help="compare with mergekit instead")
     parser.add_argument("--models", type=int, default=8, help="models of --mergekit (default 8)")
     parser.add_argument("--loras", action="store_true", help="compare on LoRAs, which mergekit merges first")
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--estimate", action="store_true", help="print the estimates of --shape and merge nothing")
     parser.add_argument("--out", type=Path, help="leave the bundle of --shape there")
     parser.add_argument("--serve", type=Path, help="serve the bundle that --shape --out left, and measure instead")
-    parser.add_argument("--quantization", choices=("int8", "int4"), help="of --serve")
+    parser.add_argument("--quantization", choices=("int8", "int4"), help="quantization of --serve")
     parser.add_argument("--workers", type=int, default=0, help="workers of --shape (default: as many as fit)")
     arguments = parser.parse_args()
     if arguments.shape is not None and arguments.layers is not None and arguments.layers < 1:

@@ -158,7 +158,7 @@ def over_http(url: str) -> Post:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = Parser(prog="python -m benchmarks.router.soft", description="Compare one expert with two mixed ones.")
-    parser.add_argument("--url", required=True, help="of a server with a bundle of the real zoo")
+    parser.add_argument("--url", required=True, help="address of a server with a bundle of the real zoo")
     parser.add_argument("--count", type=positive, default=100, help="requests a task, at most (default 100)")
     parser.add_argument("--bare", action="store_true", help="ask the contents without a wording that names the task")
     parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -18,7 +18,7 @@ def main() -> None:
         description="Times drawing tokens without a model: rows a second, compiled beside torch, and whole steps.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--rounds", type=int, default=20, help="how often each case is timed")
+    parser.add_argument("--rounds", type=int, default=20, help="number of times that each case is timed (default 20)")
     parser.add_argument("--only", choices=("rows", "steps"), help="measure one of the two")
     options = parser.parse_args()
     kernels = library()

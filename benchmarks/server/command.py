@@ -10,7 +10,7 @@ from typing import Any
 def command_line(module: str, description: str, served: str = "the embedded models") -> argparse.ArgumentParser:
     """A parser with the options that all of them have: `--bundle` and `--json`; `served`: what is served otherwise."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
-    parser.add_argument("--bundle", type=Path, help=f"what to serve (default: {served})")
+    parser.add_argument("--bundle", type=Path, help=f"bundle to serve (default: {served})")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     return parser
 

@@ -39,9 +39,11 @@ def table(measured: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = Parser(prog="python -m benchmarks.zoo.evaluate", description="Measure a zoo's stored checkpoints.")
-    parser.add_argument("--models", type=Path, default=models_dir(), help="default: the shipped models")
+    parser.add_argument(
+        "--models", type=Path, default=models_dir(), help="folder of the checkpoints (default: the shipped models)"
+    )
     parser.add_argument("--count", type=positive, default=240, help="prompts a task (default 240)")
-    parser.add_argument("--seed", type=int, default=1, help="of the prompts (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the prompts (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
     present = [task for task in TASKS if (options.models / "fine_tunes" / task.name / "config.json").is_file()]

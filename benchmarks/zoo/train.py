@@ -132,9 +132,9 @@ def fine_tune(base: Path, name: str, seed: int, schedule: Schedule, path: Path) 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = Parser(prog="python -m benchmarks.zoo.train", description="Train the zoo from nothing.")
+    parser = Parser(prog="python -m benchmarks.zoo.train", description="Train the zoo from random weights.")
     parser.add_argument("--out", type=Path, default=Path("build/zoo"), help="directory (default build/zoo)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and training examples (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and training examples (default 0)")
     parser.add_argument("--tasks", type=_task_list, default=TASKS, help="comma-separated (default: all)")
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count() or 1, help="fine-tunes at a time (default: one a core)"

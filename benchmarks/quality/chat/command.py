@@ -153,9 +153,16 @@ def _parser() -> Parser:
         help="directories of more fine-tunes that are merged into the backbone and not scored",
     )
     parser.add_argument("--backbones", nargs="+", choices=tuple(BACKBONES), default=tuple(BACKBONES))
-    parser.add_argument("--forms", nargs="*", choices=FORMS, default=FORMS, help="of experts; none: backbones alone")
+    parser.add_argument(
+        "--forms", nargs="*", choices=FORMS, default=FORMS, help="forms of experts; none: backbones alone"
+    )
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="per cent of the backbone's bytes")
-    parser.add_argument("--prompts", choices=("without", "with", "both"), default="both", help="to cut experts with")
+    parser.add_argument(
+        "--prompts",
+        choices=("without", "with", "both"),
+        default="both",
+        help="extract experts without or with prompts (default both)",
+    )
     parser.add_argument("--tasks", nargs="+", help="tasks that are scored (default: all of the pool)")
     parser.add_argument(
         "--halvings",

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--models", type=Path, default=zoo_dir() / "lora", help="folder of fine-tunes (default: the cache's LoRAs)"
     )
     parser.add_argument("--count", type=positive, default=100, help="requests a task (default 100)")
-    parser.add_argument("--seed", type=int, default=1, help="of the requests (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the requests (default 1)")
     parser.add_argument("--no-base", action="store_true", help="do not ask the base")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)

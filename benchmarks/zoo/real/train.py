@@ -100,8 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--full", type=_names, default=(), help=f"comma-separated full fine-tunes, of {', '.join(FULL)}"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the initial factors and the examples (default 0)")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="at a time (default: one a core)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial factors and the examples (default 0)")
+    parser.add_argument(
+        "--jobs", type=positive, default=os.cpu_count() or 1, help="fine-tunes at a time (default: one a core)"
+    )
     options = parser.parse_args(arguments)
     missing = [name for name in options.full if name not in FULL]
     if missing:
