@@ -211,7 +211,9 @@ def config_of(metadata: Metadata) -> dict[str, Any]:
     }
     heads = config["num_attention_heads"]
     if not isinstance(heads, int) or not isinstance(config.setdefault("num_key_value_heads", heads), int):
-        raise CheckpointError(f"{metadata.file} has other numbers of heads in other layers, which is not supported")
+        raise CheckpointError(
+            f"{metadata.file} has different numbers of heads in different layers, which is not supported"
+        )
     width = config.setdefault("head_dim", config["hidden_size"] // heads)
     for key in ("attention.value_length", *(() if family.partial else ("rope.dimension_count",))):
         if own.get(key, width) != width:

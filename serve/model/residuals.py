@@ -179,10 +179,12 @@ class ResidualBanks:
         """Add a slot's residuals into the weights themselves, until `unpatch`.
 
         Raises:
-            RuntimeError: the weights are patched already, or the slot is none that `patches` allows.
+            RuntimeError: the weights are patched already, or `patches` does not allow the slot.
         """
         if not self.patches(slot):
-            raise RuntimeError(f"the expert in slot {slot} has a low-rank part, or the weights few bits: no patching")
+            raise RuntimeError(
+                f"slot {slot} cannot be patched: its expert must be sparse and the weights must not be quantised"
+            )
         if self._undo:
             raise RuntimeError("the weights are patched already: unpatch them first")
         try:
