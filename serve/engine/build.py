@@ -162,14 +162,15 @@ def _patch_costs(bundle: Bundle, decoder: Decoder, banks: ResidualBanks, config:
 
 def _dtype(config: EngineConfig) -> torch.dtype | None:
     if config.dtype not in _DTYPES:
-        raise EngineError(f"dtype {config.dtype!r} is not one of {', '.join(_DTYPES)}")
+        raise EngineError(f"dtype is {config.dtype!r}; it must be one of {', '.join(_DTYPES)}")
     return _DTYPES[config.dtype]
 
 
 def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
     if config.max_model_len is not None and config.max_model_len > model.longest_positions:
         raise EngineError(
-            f"max_model_len {config.max_model_len} is more than the {model.longest_positions} the model was made for"
+            f"max_model_len is {config.max_model_len}; it must be at most {model.longest_positions}, the longest "
+            "sequence that the model's config.json allows"
         )
     length = config.max_model_len or model.max_positions
     short = next((layer.rope.original_positions for layer in model.layers if layer.rope.kind == "longrope"), length)

@@ -137,7 +137,7 @@ def _dtype(settings: Settings) -> torch.dtype:
         return _stored_dtype(settings)
     dtype = _DTYPES.get(str(said).removeprefix("torch."))
     if dtype is None:
-        raise ModelError(f"dtype {said!r} is not one of {', '.join(_DTYPES)} and auto")
+        raise ModelError(f"dtype is {said!r}; it must be one of {', '.join(_DTYPES)}, auto")
     return dtype
 
 

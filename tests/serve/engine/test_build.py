@@ -21,8 +21,8 @@ BLOCK_BYTES = 4 * 3 * 2 * 2 * 8 * 4
     ("settings", "message"),
     [
         ({"device": "tpu-ish"}, "device 'tpu-ish' is not one of auto, cpu, cuda, cuda:N"),
-        ({"dtype": "int4"}, "dtype 'int4' is not one of auto, float32, bfloat16, float16"),
-        ({"max_model_len": 257}, "257 is more than the 256"),
+        ({"dtype": "int4"}, "dtype is 'int4'; it must be one of auto, float32, bfloat16, float16"),
+        ({"max_model_len": 257}, "max_model_len is 257; it must be at most 256"),
         ({"kv_cache_bytes": 63 * BLOCK_BYTES}, f"needs {64 * BLOCK_BYTES} bytes of KV cache, of {63 * BLOCK_BYTES}"),
     ],
 )
@@ -129,7 +129,7 @@ def test_the_header_of_each_expert_is_read_once(tiny: TinyBundle, monkeypatch: p
 def test_a_dynamic_rope_reaches_as_far_as_its_factor(tmp_path: Path) -> None:
     model = random_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
     bundle = write_bundle(tmp_path / "bundle", model).bundle
-    with pytest.raises(EngineError, match="513 is more than the 512 the model was made for"):
+    with pytest.raises(EngineError, match="max_model_len is 513; it must be at most 512"):
         engine_of(bundle, max_model_len=513)
     prompt = tuple(token % 90 + 2 for token in range(300))
     engine = engine_of(bundle, max_model_len=512).engine
