@@ -174,7 +174,11 @@ def test_a_port_in_use_is_one_line(bundle: Path, one_line: Callable[..., str]):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("missing", "no bundle or model at"), ("no tokenizer", "tokenizer.json"), ("too long", "max_model_len 100000")],
+    [
+        ("missing", "no bundle or model at"),
+        ("no tokenizer", "tokenizer.json"),
+        ("too long", "max_model_len is 100000; it must be at most 256"),
+    ],
 )
 def test_a_bundle_that_cannot_be_served_is_one_line(tmp_path: Path, one_line: Callable[..., str], damage, message):
     path = tmp_path / "bundle"
