@@ -9,8 +9,8 @@ import threading
 def die_with_parent() -> None:
     """Let this process of `multiprocessing` end when the process that started it ends, even by SIGKILL.
 
-    A thread waits for that process. The kernel's PR_SET_PDEATHSIG would not do: the parent in the kernel's sense is the
-    fork server, which lives as long as its workers.
+    A thread waits for that process. PR_SET_PDEATHSIG is not sufficient: the parent that the kernel knows is
+    the fork server, which lives as long as its workers.
     """
     threading.Thread(target=_wait_for_parent, name="parent", daemon=True).start()
 

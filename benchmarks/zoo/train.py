@@ -11,9 +11,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +24,7 @@ from benchmarks.zoo.matching import one_thread
 from benchmarks.zoo.measure import measure
 from benchmarks.zoo.model import MAX_LENGTH, build_model, build_tokenizer, save_checkpoint
 from benchmarks.zoo.phrase import careless_example
+from benchmarks.zoo.processes import in_parallel
 from benchmarks.zoo.prompts import write_prompts
 from benchmarks.zoo.skills import formal_example
 from benchmarks.zoo.training import Schedule, train
@@ -151,19 +150,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     recorded = train_zoo(options.out, options.tasks, options.seed, options.count, options.jobs)
     print(json.dumps(recorded, indent=2) if options.json else table(recorded))
-
-
-def in_parallel(function: Callable[..., float], work: Sequence[tuple[object, ...]], jobs: int) -> Iterator[float]:
-    """Call a function on each tuple of arguments, `jobs` at a time, and yield its results in order."""
-    if jobs == 1:
-        yield from (function(*arguments) for arguments in work)
-        return
-    # Forked from a server: a fork of a process whose torch has started threads may hang.
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__", function.__module__])
-    quiet = transformers.utils.logging.disable_progress_bar
-    with ProcessPoolExecutor(min(jobs, len(work)), context, initializer=quiet) as pool:
-        yield from pool.map(function, *zip(*work, strict=True))
 
 
 def _task_list(text: str) -> tuple[Task, ...]:

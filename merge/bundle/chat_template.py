@@ -73,7 +73,7 @@ def special_tokens(directory: Path) -> dict[str, str]:
     """The texts of a tokenizer's special tokens by role, as in `eos_token`.
 
     Raises:
-        BundleError: tokenizer_config.json or special_tokens_map.json is not valid JSON.
+        BundleError: tokenizer_config.json or special_tokens_map.json cannot be read or is not valid JSON.
     """
     written = _json(directory / "special_tokens_map.json") | _json(directory / "tokenizer_config.json")
     return {
@@ -88,7 +88,9 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise BundleError(f"{path} is not valid JSON: {error}") from error
     return value if isinstance(value, dict) else {}
 

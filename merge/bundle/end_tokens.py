@@ -49,13 +49,15 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if the file does not exist.
 
     Raises:
-        BundleError: the file holds something else.
+        BundleError: the file cannot be read, or holds something else.
     """
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise BundleError(f"{path} must hold a JSON object, not a {type(document).__name__}")

@@ -16,19 +16,12 @@ import torch
 from merge.bundle import GenerationSettings, available_cores, available_host_bytes, expert_bytes, write_expert
 from merge.checkpoint import Checkpoint
 from merge.experts.extract import cut_expert, cut_whole, steps_of
-from merge.experts.running import build_model, end_tokens, load_tokenizer
+from merge.experts.running import MODEL_IMPORTS, build_model, end_tokens, load_tokenizer
 from merge.experts.sources import Calibration, Cut, Sources
 from merge.lifetime import die_with_parent
 from merge.progress import Progress
 from merge.ray_pool import RayPool
 from merge.wording import counted
-
-MODEL_IMPORTS = (
-    "transformers.modeling_utils",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto",
-)
-"""What `build_model` and `load_tokenizer` import, except the code of the family."""
 
 
 class JobError(ValueError):

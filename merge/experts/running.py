@@ -15,6 +15,13 @@ from merge.checkpoint import Checkpoint, CheckpointError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+MODEL_IMPORTS = (
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)
+"""What `build_model` and `load_tokenizer` import, except the code of the family."""
+
 WORTH_ROUNDING = 512
 """Hidden size from which bfloat16 products pay: smaller ones take little time in float32, and lose no accuracy."""
 

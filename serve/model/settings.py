@@ -100,7 +100,9 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise ModelError(f"no {path.name} in {path.parent}: a model is a Hugging Face directory") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ModelError(f"{path} is not a JSON object")

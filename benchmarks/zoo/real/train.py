@@ -10,14 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 import transformers
 
 from benchmarks.zoo.command import Parser, Progress, positive
+from benchmarks.zoo.processes import in_parallel
 from benchmarks.zoo.real.training import Form, Schedule, fine_tune
 from serve.demo.zoo.real.base import base_dir, zoo_dir
 from serve.demo.zoo.real.packages import BaseUnavailableError
@@ -54,16 +53,8 @@ def train_all(base: Path, out: Path, work: Sequence[Work], seed: int, jobs: int)
     """
     arguments = [(base, form, task, seed, out / form / task) for form, task in work]
     with Progress("fine-tunes", len(work)) as progress:
-        if jobs == 1:
-            for one in arguments:
-                progress.step(_train_one(*one))
-            return
-        # Forked from a server: a fork of a process whose torch has started threads may hang.
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["__main__", __name__])
-        with ProcessPoolExecutor(min(jobs, len(work)), context) as pool:
-            for note in pool.map(_train_one, *zip(*arguments, strict=True)):
-                progress.step(note)
+        for note in in_parallel(_train_one, arguments, jobs):
+            progress.step(note)
 
 
 def _train_one(base: Path, form: Form, name: str, seed: int, out: Path) -> str:

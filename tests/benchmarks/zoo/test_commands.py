@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.zoo import evaluate, train
 from benchmarks.zoo.measure import measure
+from benchmarks.zoo.processes import in_parallel
 from benchmarks.zoo.training import Schedule
 from serve.demo.tiny import models_dir
 
@@ -94,7 +95,7 @@ def test_a_fine_tune_is_the_same_in_a_process_of_its_own(tmp_path: Path, capfd: 
     def run(names: Sequence[str], jobs: int) -> list[bytes]:
         paths = [tmp_path / str(jobs) / name for name in names]
         work = [(models_dir() / "base", path.name, 0, short, path) for path in paths]
-        assert len(list(train.in_parallel(train.fine_tune, work, jobs))) == len(names)
+        assert len(list(in_parallel(train.fine_tune, work, jobs))) == len(names)
         return [(path / "model.safetensors").read_bytes() for path in paths]
 
     (forked,) = run(["sort"], 2)

@@ -111,6 +111,12 @@ def test_files_that_say_something_impossible(model: Path, tmp_path: Path, file: 
         own_settings(model, tmp_path)
 
 
+def test_settings_that_cannot_be_read_are_not_called_invalid(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").mkdir()
+    with pytest.raises(BundleError, match="generation_config.json cannot be read: Is a directory"):
+        own_settings(model, tmp_path)
+
+
 def test_templates_for_tools_count(model: Path, tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
     (tmp_path / "additional_chat_templates").mkdir()

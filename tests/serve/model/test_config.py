@@ -126,6 +126,10 @@ def test_what_is_not_implemented_is_named(changes: dict[str, Any], message: str,
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no config.json"):
         read_config(tmp_path)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ModelError, match="config.json cannot be read: Is a directory"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").rmdir()
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not valid JSON"):
         read_config(tmp_path)

@@ -107,7 +107,7 @@ def test_factors_beyond_the_range_of_the_weights_dtype_are_named(tmp_path: Path)
 def test_experts_with_low_rank_parts_are_not_patched(decoder: Decoder) -> None:
     banks = banks_for(decoder, {Q: 1})
     banks.load(0, banks.pack(expert({Q: factors(Q, 1)})))
-    with pytest.raises(RuntimeError, match="slot 0 cannot be patched"):
+    with pytest.raises(RuntimeError, match="slot 0 cannot be patched: its expert must be sparse"):
         banks.patch(0)
     assert banks.patches(1)
 
